@@ -1,0 +1,7 @@
+"""Data modules: from raw folders to batches. `class_path: data_modules.ADNIDataModule` in a config."""
+
+from data_modules.folder import FolderDataModule
+from data_modules.preprocessing import Preprocessing
+from data_modules.slices import FDMDraw, UniformDraw
+
+__all__ = ["FDMDraw", "FolderDataModule", "Preprocessing", "UniformDraw"]

@@ -1,0 +1,240 @@
+"""`MedicalDataModule`: from a raw folder to batches; every data set is a subclass that lists its scans.
+
+    prepare_data   raw tree -> prepared store (once, on one process, restartable)
+    setup          store -> patient-wise splits, `DataSpec`
+    loaders        store -> `Batch`, in an order that is a function of (seed, position)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data_modules.order import Place, PositionBatches
+from data_modules.preprocessing import Preprocessing
+from data_modules.slices import SliceDraw
+from data_modules.splits import SPLITS, Split, split_of
+from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
+from lit_medgen.batch import Batch, DataSpec
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.seeds import mix
+
+
+class StoreDataset(Dataset[Batch]):
+    """Records of a store as batches of one.
+
+    Args:
+        store: the prepared store.
+        records: the records of one split.
+        draw: the slice sets of cDPM, or None for whole volumes.
+        seed: with the position it decides the draw.
+    """
+
+    def __init__(self, store: Store, records: Sequence[Record], draw: SliceDraw | None, seed: int) -> None:
+        self.store, self.records, self.draw, self.seed = store, list(records), draw, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: Place) -> Batch:
+        position, index = place
+        record = self.records[index]
+        slice_index = observed = None
+        if self.draw is None:
+            image = self.store.read(record)
+        else:
+            slices = self.draw.draw(self.store.num_slices(record), np.random.default_rng(mix("slices", self.seed, position)))
+            real = slices.index >= 0
+            chosen = self.store.read(record, slices.index[real])
+            image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
+            image[real] = chosen
+            slice_index, observed = torch.from_numpy(slices.index)[None], torch.from_numpy(slices.observed)[None]
+        return Batch(
+            image=torch.from_numpy(np.ascontiguousarray(image))[None, None],
+            key=[record.key],
+            affine=torch.from_numpy(record.affine)[None],
+            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+            slice_index=slice_index,
+            observed=observed,
+        )
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """One batch from several."""
+    first = items[0]
+    both = first.slice_index is not None
+    return Batch(
+        image=torch.cat([item.image for item in items]),
+        key=[key for item in items for key in item.key],
+        affine=torch.cat([item.affine for item in items]),
+        attributes={name: torch.cat([item.attributes[name] for item in items]) for name in first.attributes},
+        slice_index=torch.cat([item.slice_index for item in items if item.slice_index is not None]) if both else None,
+        observed=torch.cat([item.observed for item in items if item.observed is not None]) if both else None,
+    )
+
+
+class MedicalDataModule(L.LightningDataModule, ABC):
+    """What every data set shares.
+
+    Args:
+        root: folder of the raw data.
+        preprocessing: grid and intensities.
+        axis: the axis along which slices are stacked.
+        slices: draws the slice sets of cDPM; None for whole volumes (or 2D images).
+        batch_size: samples per step and process.
+        num_workers: data loader processes; 0 reads in the training process.
+        fractions: shares of train, validation and test people.
+        seed: of splits, order and draws.
+        store_dir: folder that holds the prepared stores.
+        num_jobs: processes of the preparation; -1 is one per core.
+    """
+
+    spec: DataSpec
+    batch_size: int  # public, so that Lightning's batch size scaling finds it
+
+    def __init__(
+        self,
+        root: str,
+        preprocessing: Preprocessing = Preprocessing(),  # noqa: B008 (frozen)
+        axis: Literal["axial", "coronal", "sagittal"] = "axial",
+        slices: SliceDraw | None = None,
+        batch_size: int = 1,
+        num_workers: int = 0,
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        seed: int = 0,
+        store_dir: str = "data/prepared",
+        num_jobs: int = -1,
+    ) -> None:
+        super().__init__()
+        if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
+            raise InputError(f"data.init_args.fractions is {list(fractions)}; give three shares that sum to 1.")
+        if batch_size < 1:
+            raise InputError(f"data.init_args.batch_size is {batch_size}; give at least 1.")
+        self.root, self.preprocessing, self.slices = Path(root), preprocessing, slices
+        self.batch_size, self.num_workers, self.num_jobs = batch_size, num_workers, num_jobs
+        self.fractions, self.seed = fractions, seed
+        name = type(self).__name__.removesuffix("DataModule").lower()
+        self.address = StoreAddress(Path(store_dir), name, preprocessing, axis)
+        self.records: dict[Split, list[Record]] = {}
+
+    @abstractmethod
+    def scans(self) -> tuple[list[Scan], list[Rejected]]:
+        """The raw images of the data set, and what was refused on sight (a subject without an image, say)."""
+
+    def prepare_data(self) -> None:
+        """Writes the prepared store; quick where it is already there."""
+        self.prepare()
+
+    def prepare(self, verify: bool = False) -> tuple[list[Record], list[Rejected]]:
+        """Writes the prepared store; returns what was accepted and rejected.
+
+        MissingDataError if there is no data; InputError if every file was rejected.
+        """
+        if not self.root.is_dir():
+            raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
+        scans, refused = self.scans()
+        if not scans and not refused:
+            raise MissingDataError(f"data.init_args.root: no images under '{self.root}'. {self.remedy}")
+        accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify)
+        if not accepted:
+            raise InputError(
+                f"{self.root}: all {len(rejected)} images were rejected; the first: {rejected[0].source}: "
+                f"{rejected[0].reason}. All are listed in {self.address.folder / 'rejected.csv'}."
+            )
+        return accepted, rejected
+
+    remedy: str = "Give the folder that holds the raw data."
+    """What to do when there is no data."""
+
+    def setup(self, stage: str) -> None:
+        """Opens the store, splits people, derives `spec`."""
+        self.store = Store(self.address)
+        self.records = {split: [] for split in SPLITS}
+        for record in self.store.records:
+            self.records[split_of(record.person, self.fractions, self.seed)].append(record)
+        if not self.records["train"]:
+            raise InputError(
+                f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
+                f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
+            )
+        size = self.preprocessing.size
+        self.spec = DataSpec(
+            channels=1,
+            size=size,
+            spacing_mm=self.preprocessing.spacing_mm,
+            orientation="RAS" if len(size) == 3 else "",
+            intensity_window=self.preprocessing.window if self.preprocessing.intensity == "window" else (0.0, 1.0),
+            intensity_unit="raw" if self.preprocessing.intensity == "window" else "normalised",
+            attributes=_ranges(self.records["train"]),
+            slice_axis=self.address.axis if self.slices else "",
+        )
+
+    def dataset(self, split: Split, whole: bool = False) -> StoreDataset:
+        """The data set of a split; `whole` gives whole volumes even where slices are drawn."""
+        seed = self.seed if split == "train" else mix(split, self.seed)
+        return StoreDataset(self.store, self.records[split], None if whole else self.slices, seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless batches, from the step that the trainer has reached."""
+        trainer = self.trainer
+        dataset = self.dataset("train")
+        batches = PositionBatches(
+            len(dataset),
+            self.batch_size,
+            self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            first_step=trainer.global_step * trainer.accumulate_grad_batches if trainer else 0,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation people, in order."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test people, in order."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        places = [(index, index) for index in range(rank, len(self.records[split]), world_size)]
+        return DataLoader(
+            self.dataset(split),
+            batch_size=self.batch_size,
+            sampler=places,  # type: ignore[arg-type]
+            num_workers=self.num_workers,
+            collate_fn=collate,
+        )
+
+    def volumes(self, split: Split) -> torch.Tensor:
+        """All volumes of a split: n c x y z in [-1, 1]; for evaluation."""
+        dataset = self.dataset(split, whole=True)
+        if not len(dataset):
+            return torch.empty(0, self.spec.channels, *self.spec.size)
+        return torch.cat([dataset[(index, index)].image for index in range(len(dataset))])
+
+
+def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """name -> (low, high) of every attribute that is known for anybody."""
+    ranges = {}
+    for name in records[0].attributes:
+        values = np.array([record.attributes[name] for record in records])
+        if np.isfinite(values).any():
+            ranges[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
+    return ranges

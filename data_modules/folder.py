@@ -1,0 +1,119 @@
+"""Any folder of NIfTI, PNG or DICOM images, with or without a table; also cohorts of several sites."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.base import MedicalDataModule
+from data_modules.store import Rejected, Scan
+from lit_medgen.errors import InputError, MissingDataError
+
+SUFFIXES = (".nii", ".nii.gz", ".png", ".dcm")
+
+
+class FolderDataModule(MedicalDataModule):
+    """Images below `root`; a table (CSV or TSV) gives people and attributes.
+
+    A row belongs to a file if its `key` is the file's path below the root, or what the file's name starts with
+    (the longest such key wins). For DICOM, every folder is one series and its path is matched.
+
+    Args:
+        root: folder of the images.
+        pattern: which files, as a glob below the root.
+        table: CSV or TSV file; relative paths are below the root. None: no attributes.
+        key: the table's column that names the image.
+        person: the table's column that names the person; None: `key`, or the file's name without a table.
+        attributes: the table's columns to keep; text columns give the codes of `codes`.
+        codes: column -> text -> number, for text columns (default: sex F 0, M 1).
+    """
+
+    remedy = "Give the folder of the images; `pattern` is '**/*.nii.gz' unless set."
+
+    def __init__(
+        self,
+        root: str,
+        pattern: str = "**/*.nii.gz",
+        table: str | None = None,
+        key: str = "participant_id",
+        person: str | None = None,
+        attributes: list[str] | None = None,
+        codes: dict[str, dict[str, float]] | None = None,
+        **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
+    ) -> None:
+        super().__init__(root, **common)
+        self.pattern, self.table, self.key, self.person = pattern, table, key, person or key
+        self.attributes = attributes or []
+        self.codes = codes or {"sex": {"F": 0.0, "M": 1.0}}
+
+    def scans(self) -> tuple[list[Scan], list[Rejected]]:
+        """One scan for each file (each folder of DICOM files)."""
+        sources = self._sources()
+        if self.table is None:
+            return [Scan(source, _stem(path)) for path, source in sources.items()], []
+        rows = self._rows()
+        scans, rejected, seen = [], [], set()
+        for path, source in sources.items():
+            relative = path.relative_to(self.root).as_posix()
+            matches = [key for key in rows if relative == key or path.name.startswith(key)]
+            if not matches:
+                rejected.append(Rejected(str(path), f"no row of {self.table} has a {self.key} that names this file"))
+                continue
+            best = max(matches, key=len)
+            seen.add(best)
+            scans.append(Scan(source, str(rows[best][self.person]), relative, self._values(rows[best])))
+        rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in rows if key not in seen]
+        return scans, rejected
+
+    def _sources(self) -> dict[Path, Path | list[Path]]:
+        files = sorted(path for path in self.root.glob(self.pattern) if path.is_file() and path.name.endswith(SUFFIXES))
+        sources: dict[Path, Path | list[Path]] = {path: path for path in files if path.suffix != ".dcm"}
+        series: dict[Path, list[Path]] = {}
+        for path in files:
+            if path.suffix == ".dcm":
+                series.setdefault(path.parent, []).append(path)
+        return sources | dict(series.items())
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        path = self.root / str(self.table)
+        table = read_table(path)
+        for column in [self.key, self.person, *self.attributes]:
+            require_column(table, column, path)
+        return {str(row[self.key]): row for row in table.to_dict("records")}
+
+    def _values(self, row: dict[str, Any]) -> dict[str, float]:
+        return {name: number(row[name], self.codes.get(name, {})) for name in self.attributes}
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or TSV file as text; InputError if it is missing or not a table."""
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such table; give the path of a CSV or TSV file.")
+    try:
+        table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
+        raise InputError(f"{path}: not a table ({error}); expected CSV or TSV with a header.") from error
+    return table.rename(columns=str.strip)
+
+
+def require_column(table: pd.DataFrame, column: str, path: Path) -> None:
+    """InputError if the table lacks a column."""
+    if column not in table.columns:
+        raise InputError(f"{path}: no column {column!r}; it has {', '.join(map(repr, table.columns))}.")
+
+
+def number(text: Any, codes: dict[str, float]) -> float:
+    """A cell as a number: its code, its value, or NaN where it is empty or not a number."""
+    if text in codes:
+        return codes[text]
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")

@@ -1,0 +1,131 @@
+"""From a raw volume to the grid and range that every subject of a store shares.
+
+A volume is (voxels, affine): voxels x y z, float32; affine 4 4, voxel to world in mm, RAS. A 2D image is
+(pixels x y, affine 3 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from lit_medgen.errors import InputError
+
+Intensity = Literal["percentile", "minmax", "window"]
+Centre = Literal["brain", "grid"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How raw volumes are brought onto one grid; part of the store's address.
+
+    Args:
+        size: voxels along x, y, z.
+        field_of_view_mm: extent of the grid along x, y, z, mm; spacing is field_of_view_mm / size.
+        centre: middle of the grid on the middle of the brain's bounding box, or of the raw grid.
+        intensity: what becomes [0, 1]: from 0 to a robust percentile of the brain, [min, max], or `window`.
+        percentile: the robust percentile.
+        background: share of the maximum below which a voxel is not brain.
+        window: lowest and highest value kept, used with intensity "window".
+    """
+
+    size: tuple[int, ...] = (128, 128, 128)
+    field_of_view_mm: tuple[float, ...] = (192.0, 192.0, 192.0)
+    centre: Centre = "brain"
+    intensity: Intensity = "percentile"
+    percentile: float = 99.5
+    background: float = 0.05
+    window: tuple[float, float] = (0.0, 255.0)
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (2, 3) or len(self.size) != len(self.field_of_view_mm):
+            raise InputError(
+                f"data.init_args.size is {list(self.size)} and field_of_view_mm {list(self.field_of_view_mm)}; "
+                "give three numbers for each (two for 2D images)."
+            )
+        if min(self.size) < 1 or min(self.field_of_view_mm) <= 0:
+            raise InputError("data.init_args.size and field_of_view_mm must be positive.")
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size of the grid, mm."""
+        return tuple(float(extent) / size for extent, size in zip(self.field_of_view_mm, self.size, strict=True))
+
+    def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> Prepared:
+        """The volume on the grid, in [0, 1]; ValueError for a volume that cannot be normalised."""
+        scaled, brain = self.normalise(voxels)
+        target = self.grid(brain, affine)
+        resampled = resample(scaled, affine, self.size, target)
+        return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target))
+
+    def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels in [0, 1] and the mask of the brain (all that is above the background)."""
+        low, high = float(voxels.min()), float(voxels.max())
+        if high - low <= 1e-6 * max(1.0, abs(high)):
+            raise ValueError(f"constant volume (all voxels {low:g}); expected an image")
+        base, top = {"percentile": (min(low, 0.0), high), "minmax": (low, high), "window": self.window}[self.intensity]
+        if self.intensity == "percentile":
+            inside = voxels[voxels > base + self.background * (high - base)]
+            top = float(np.percentile(inside, self.percentile))
+        scaled = ((voxels - base) / (top - base)).clip(0, 1)
+        return scaled, scaled > self.background
+
+    def grid(self, brain: np.ndarray, affine: np.ndarray) -> np.ndarray:
+        """The affine of the target grid, axes along RAS."""
+        if self.centre == "brain":
+            low, high = bounding_box(brain)
+            middle = (np.array(low) + np.array(high) - 1) / 2
+        else:
+            middle = (np.array(brain.shape) - 1) / 2
+        dim = len(self.size)
+        target = np.diag([*self.spacing_mm, 1.0])
+        extent = np.array(self.spacing_mm) * (np.array(self.size) - 1)
+        target[:dim, dim] = (affine @ [*middle, 1])[:dim] - extent / 2
+        return target
+
+    def cut(self, brain: np.ndarray, affine: np.ndarray, target: np.ndarray) -> float:
+        """The share of brain voxels that fall outside the target grid."""
+        index = np.argwhere(brain)
+        to_target = np.linalg.inv(target) @ affine
+        place = index @ to_target[:-1, :-1].T + to_target[:-1, -1]
+        inside = ((place >= -0.5) & (place <= np.array(self.size) - 0.5)).all(axis=1)
+        return float(1 - inside.mean())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume on the common grid.
+
+    Attributes:
+        voxels: x y z, float32 in [0, 1].
+        affine: voxel to world, mm.
+        cut: share of the brain's voxels that the grid cuts off.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    cut: float
+
+
+def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
+    """First and one past the last index along each axis where the mask is true."""
+    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
+    return [int(f[0]) for f in found], [int(f[-1]) + 1 for f in found]
+
+
+def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray) -> np.ndarray:
+    """Linear interpolation onto a grid, float32; smoothed first along axes that lose resolution.
+
+    The Gaussian has the width that turns a box of the old voxel into one of the new, so that fine detail is
+    averaged rather than aliased (the usual anti-aliasing of image pyramids).
+    """
+    to_source = np.linalg.inv(affine) @ target
+    coarser = np.linalg.norm(to_source[:-1, :-1], axis=1)  # new voxels, measured in old ones, along old axes
+    sigma = np.sqrt(np.maximum(coarser**2 - 1, 0) / 12)
+    smooth = ndimage.gaussian_filter(voxels.astype(np.float32), sigma, mode="nearest") if sigma.any() else voxels
+    return ndimage.affine_transform(
+        smooth.astype(np.float32), to_source[:-1, :-1], to_source[:-1, -1], output_shape=tuple(size), order=1
+    )

@@ -1,0 +1,100 @@
+"""Which slices of a volume make a training item: the sets C (condition) and P (target) of cDPM.
+
+A draw is a pure function of its generator, which the data set seeds from (seed, position), so the sets are known
+before a file is read and a resumed run draws the same ones. Facts: Peng et al. 2023, section 2.2; the authors'
+port and Harvey et al. 2022, "Flexible Diffusion Modeling of Long Videos", section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from lit_medgen.batch import PADDING
+
+
+@dataclass(frozen=True)
+class Slices:
+    """A set of slices in a fixed number of places.
+
+    Attributes:
+        index: n, int64; `PADDING` at the end where the set is smaller than the number of places.
+        observed: n, bool; true for condition slices.
+    """
+
+    index: np.ndarray
+    observed: np.ndarray
+
+    @classmethod
+    def of(cls, condition: list[int], target: list[int], places: int) -> Slices:
+        """Sorted by index, padded to `places`."""
+        both = sorted([(i, True) for i in condition] + [(i, False) for i in target])
+        padding = [(PADDING, False)] * (places - len(both))
+        index, observed = zip(*both, *padding, strict=True)
+        return cls(np.array(index, dtype=np.int64), np.array(observed))
+
+
+class SliceDraw(ABC):
+    """Draws the sets C and P.
+
+    Args:
+        max_slices: tau_max, the most slices that C and P have together.
+    """
+
+    def __init__(self, max_slices: int = 20) -> None:
+        if max_slices < 1:
+            raise ValueError(f"slices.init_args.max_slices is {max_slices}; give at least 1.")
+        self.max_slices = max_slices
+
+    @abstractmethod
+    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
+        """Sets from a volume of `num_slices`."""
+
+
+class UniformDraw(SliceDraw):
+    """Arbitrary sets with |P| >= 1 and |C| + |P| <= tau_max (paper, section 2.2).
+
+    The paper fixes no distribution of the sizes. Here |P| is uniform on 1 ... tau_max, then |C| is uniform on what
+    is left, 0 included, and the slices are drawn without replacement.
+    """
+
+    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
+        """Sets from a volume of `num_slices`."""
+        most = min(self.max_slices, num_slices)
+        num_target = int(random.integers(1, most + 1))
+        num_condition = int(random.integers(0, most - num_target + 1))
+        chosen = random.permutation(num_slices)[: num_target + num_condition].tolist()
+        return Slices.of(chosen[num_target:], chosen[:num_target], self.max_slices)
+
+
+class FDMDraw(SliceDraw):
+    """Groups of evenly spaced slices, as the reference code draws them (Harvey et al. 2022, section 4).
+
+    A group has a uniform size and a log-uniform stride at a random place. The first group is target; each further
+    one is condition or target with equal chance, until the places are full.
+    """
+
+    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
+        """Sets from a volume of `num_slices`."""
+        most = min(self.max_slices, num_slices)
+        role: dict[int, bool] = {}  # slice -> observed
+        observed = False
+        while len(role) < most:
+            for index in self._group(num_slices, most, random):
+                if len(role) < most:
+                    role.setdefault(index, observed)
+            observed = bool(random.integers(2))
+        return Slices.of([i for i, o in role.items() if o], [i for i, o in role.items() if not o], self.max_slices)
+
+    @staticmethod
+    def _group(num_slices: int, most: int, random: np.random.Generator) -> list[int]:
+        size = int(random.integers(1, most + 1))
+        # The longest stride that keeps the group inside: (size - 1) stride <= num_slices - 1; a group of one has any.
+        longest = (num_slices - 1) / max(size - 1, 1)
+        stride = math.exp(random.uniform(0, math.log(max(longest, 1))))
+        span = stride * (size - 1)
+        first = random.uniform(0, num_slices - span)
+        return sorted({min(int(first + k * stride), num_slices - 1) for k in range(size)})

@@ -1,0 +1,30 @@
+"""Patient-wise splits: all visits of a person fall together, and a person never changes sides.
+
+A person's place is a number in [0, 1) hashed from (seed, person), so adding or withdrawing people moves nobody
+else. The price is that the shares are met on average only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lit_medgen.seeds import mix
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def split_of(person: str, fractions: Sequence[float], seed: int) -> Split:
+    """The split of a person.
+
+    Args:
+        person: an identifier that is equal for all visits of one person.
+        fractions: shares of train, val and test, summing to 1.
+        seed: another seed is another split.
+    """
+    place = mix("split", seed, person) / 2**63
+    # From the end, so that the test people stay put when validation is made larger or smaller.
+    if place >= 1 - fractions[2]:
+        return "test"
+    return "val" if place >= 1 - fractions[2] - fractions[1] else "train"

@@ -1,0 +1,8 @@
+"""Callbacks: averaged weights, checkpoints, sample grids, throughput; switched in YAML."""
+
+from lit_medgen.callbacks.checkpoints import Checkpoints
+from lit_medgen.callbacks.ema import EMA
+from lit_medgen.callbacks.sample_grid import SampleGrid
+from lit_medgen.callbacks.throughput import Throughput
+
+__all__ = ["EMA", "Checkpoints", "SampleGrid", "Throughput"]

@@ -1,0 +1,58 @@
+"""Sample grids while training: the same seeds every time, so that pictures of different steps compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_medgen.batch import Condition
+from lit_medgen.callbacks.ema import EMA
+from lit_medgen.callbacks.run_folder import run_folder
+from lit_medgen.images.grids import enlarge, mosaic
+from lit_medgen.images.png import write_png
+from lit_medgen.methods.base import Generator
+
+
+class SampleGrid(Callback):
+    """Every n steps: samples with the averaged weights to `<run folder>/grids/step_<n>.png` and to the loggers.
+
+    Args:
+        every_n_steps: steps between two grids.
+        num: samples in a grid, with seeds 0, 1, ...
+    """
+
+    def __init__(self, every_n_steps: int = 1000, num: int = 4) -> None:
+        self.every_n_steps, self.num = every_n_steps, num
+        self._last = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Samples on the first process; the others wait at their next synchronisation."""
+        step = trainer.global_step
+        if step == self._last or step % self.every_n_steps or not isinstance(pl_module, Generator):
+            return
+        self._last = step
+        if trainer.is_global_zero:
+            self._draw(trainer, pl_module, step)
+
+    @torch.no_grad()
+    def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
+        ema = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
+        model.eval()
+        if ema:
+            ema.swap_in(model)
+        try:
+            with trainer.precision_plugin.forward_context():
+                samples = model.sample(Condition(), range(self.num)).float().cpu()
+        finally:
+            if ema:
+                ema.swap_out(model)
+            model.train()
+        picture = enlarge(mosaic(samples))
+        folder = run_folder(trainer) / "grids"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(folder / f"step_{step:07d}.png", picture.T)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method; CSV has no pictures
+                logger.log_image("samples", [picture], step=step)

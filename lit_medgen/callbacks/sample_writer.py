@@ -1,0 +1,109 @@
+"""Writes samples as they are made, and a manifest that says how each came to be."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from lit_medgen.batch import DataSpec
+from lit_medgen.checkpoints import config_hash, file_hash
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.nifti import read_nifti, write_nifti
+from lit_medgen.images.png import read_png, write_png
+from lit_medgen.methods.base import Generator, Requests
+
+Format = Literal["nifti", "png"]
+
+
+class SampleWriter(BasePredictionWriter):
+    """One file for each sample, named by its seed, and at the end `manifest.csv`, `config.yaml`, `spec.json`.
+
+    Args:
+        folder: where to.
+        format: nifti (volumes) or png (2D images).
+        seeds: all seeds, over all processes.
+        checkpoint: the checkpoint the model came from.
+    """
+
+    def __init__(self, folder: Path, format: Format, seeds: Sequence[int], checkpoint: Path) -> None:
+        super().__init__(write_interval="batch")
+        self.folder, self.format, self.seeds, self.checkpoint = folder, format, list(seeds), checkpoint
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Requests,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes the samples of one batch."""
+        assert isinstance(pl_module, Generator)
+        for seed, image in zip(batch.seeds, prediction, strict=True):
+            write_sample(self.folder / self.file_name(seed), image, pl_module.needed_spec())
+
+    def file_name(self, seed: int) -> str:
+        """The file of a seed."""
+        return f"sample_{seed:08d}" + {"nifti": ".nii.gz", "png": ".png"}[self.format]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The manifest, by the first process; all files follow from the seeds."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Generator)
+        config = pl_module.config
+        made_by = {"checkpoint_sha256": file_hash(self.checkpoint), "config_sha256": config_hash(config), "audit": "none"}
+        with (self.folder / "manifest.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["file", "seed", "condition", *made_by])
+            writer.writeheader()
+            for seed in self.seeds:
+                writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": "", **made_by})
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (self.folder / "spec.json").write_text(json.dumps(pl_module.needed_spec().plain(), indent=2))
+
+
+def write_sample(path: Path, image: Tensor, spec: DataSpec) -> None:
+    """One image (c *s in [-1, 1]) in the intensity window of its data."""
+    values = spec.to_window(image)[0].numpy().astype(np.float32)
+    if path.suffix == ".png":
+        low, high = spec.intensity_window
+        write_png(path, (values - low) / (high - low))
+    else:
+        write_nifti(path, values, spec.affine().numpy(), "SYNTHETIC lit_medgen")
+
+
+def read_samples(folder: Path, spec: DataSpec) -> Tensor:
+    """The samples a manifest lists: n c *s in [-1, 1].
+
+    MissingDataError without a manifest, InputError for a file that does not match the spec.
+    """
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        raise MissingDataError(f"--samples: no {manifest}; give a folder that `sample` wrote.")
+    with manifest.open(newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    images = []
+    for name in names:
+        path = folder / Path(name).name
+        try:
+            values: Any = (read_png if path.suffix == ".png" else read_nifti)(path)[0]
+        except ValueError as error:
+            raise InputError(f"{path}: {error}.") from error
+        if values.shape != tuple(spec.size):
+            raise InputError(f"{path}: size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on.")
+        low, high = (0.0, 255.0) if path.suffix == ".png" else spec.intensity_window
+        images.append(torch.from_numpy((values - low) / (high - low) * 2 - 1))
+    return torch.stack(images)[:, None].float().clamp(-1, 1)

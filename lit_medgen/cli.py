@@ -1,0 +1,208 @@
+"""The command line: Lightning's verbs and ours, on LightningCLI.
+
+What differs from LightningCLI, and why:
+
+* a checkpoint's own config comes first, so `sample --ckpt_path X` needs no `--config` and everything the user
+  writes wins (Lightning lets the checkpoint win, silently);
+* a wrong key or value is one line and exit code 2;
+* no abbreviated keys (`--trainer.max_epoch` would silently mean max_epochs);
+* the resolved config is written by `fit` alone, into the run folder.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import data_modules  # noqa: F401 (lets a config name its classes)
+from data_modules.base import MedicalDataModule
+from lit_medgen.callbacks.run_folder import RunConfig, RunLogger, run_folder
+from lit_medgen.checkpoints import check_classes, config_of
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.methods.base import Method
+from lit_medgen.trainer import Trainer
+
+VERBS = ("fit", "validate", "test", "predict", "sample", "evaluate")
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Called by argparse and jsonargparse with every fault of the user's input."""
+        raise InputError(_shorten(message))
+
+
+class CLI(LightningCLI):
+    """LightningCLI with our verbs, precedence and errors."""
+
+    trainer: Trainer
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Verbs, and the arguments of their methods that the command line supplies itself."""
+        return {
+            **{verb: skipped | {"weights_only"} for verb, skipped in LightningCLI.subcommands().items()},
+            "sample": {"model", "datamodule"},
+            "evaluate": {"model", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The name of the run."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run folder below trainer.default_root_dir.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
+        words = list(args)
+        if (config := known_config(words)) is not None:
+            words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
+        self.config = parser.parse_args(words)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning's own way of reading a checkpoint's config, which would override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses a checkpoint of another method."""
+        section = self.config[self.subcommand]
+        path = section.get("ckpt_path")
+        if path and Path(path).is_file():
+            trained = config_of(Path(path))["model"]["class_path"]
+            if trained != section.model.class_path:
+                raise InputError(
+                    f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for {section.model.class_path}; "
+                    "leave out the model or give the right checkpoint."
+                )
+        elif path and path != "last":
+            raise MissingDataError(f"--ckpt_path: no file '{path}'; give a checkpoint, or `last` with fit.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with its run folder and, unless the config names loggers, a CSV log there."""
+        config = self._get(self.config_init, "trainer")
+        folder = Path(config.get("default_root_dir") or "runs", self.config_init[self.subcommand].name)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = RunLogger(folder) if self.subcommand == "fit" else False
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.run_name = folder.name
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Gives the model the config it was made from, for its checkpoint."""
+        self._dump_config()
+        self.model.config = {key: self.config_dump[key] for key in ("name", "model", "data")}
+
+
+def run_verb(args: list[str]) -> None:
+    """Runs one of `VERBS` with its arguments."""
+    _quiet()
+    CLI(
+        model_class=Method,
+        datamodule_class=MedicalDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_class=Trainer,
+        # The order of samples is already a function of rank and position; Lightning must not cut it again.
+        trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
+        save_config_callback=RunConfig,
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS} | {"parser_mode": "omegaconf+"},
+        load_from_checkpoint_support=False,
+        args=args,
+    )
+
+
+def prepare(args: list[str]) -> None:
+    """Raw data -> prepared store. Options: --config FILE or --data FILE, --verify (re-read every stored volume)."""
+    from rich.console import Console
+
+    parser = Parser(prog="lit_medgen prepare", description=prepare.__doc__, parser_mode="omegaconf+", allow_abbrev=False)
+    parser.add_argument("--verify", action="store_true", help="Compare the SHA-256 of every volume already there.")
+    parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
+    words, verify = [word for word in args if word != "--verify"], "--verify" in args
+    sections = [_data_section(text) for text in _values(words, "--config")]
+    words = _without(words, "--config")
+    for section in reversed(sections):
+        words[:0] = ["--data", yaml.safe_dump(section)]
+    datamodule = parser.instantiate_classes(parser.parse_args(words)).data
+    accepted, rejected = datamodule.prepare(verify)
+    console = Console(soft_wrap=True)
+    for row in rejected:
+        console.print(f"rejected {row.source}: {row.reason}", markup=False, highlight=False)
+    cut = [record.cut for record in accepted]
+    console.print(
+        f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images of {len({r.person for r in accepted})} people; "
+        f"brain voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}; "
+        f"store: {datamodule.address.folder}",
+        highlight=False,
+    )
+
+
+def known_config(words: list[str]) -> dict[str, Any] | None:
+    """The config that a checkpoint (`--ckpt_path FILE`) or a folder of samples (`--samples DIR`) carries."""
+    path = next(iter(_values(words, "--ckpt_path")), None)
+    if path is not None and Path(path).is_file():
+        return config_of(Path(path))
+    samples = next(iter(_values(words, "--samples")), None)
+    if samples is not None and (file := Path(samples, "config.yaml")).is_file():
+        config = yaml.safe_load(file.read_text())
+        check_classes(config, file)
+        return config
+    return None
+
+
+def _values(words: list[str], option: str) -> Iterator[str]:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == option:
+            yield following
+        elif word.startswith(f"{option}="):
+            yield word.removeprefix(f"{option}=")
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != option and not word.startswith(f"{option}="):
+            kept.append(word)
+        skip = word == option
+    return kept
+
+
+def _data_section(path: str) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        raise MissingDataError(f"--config: no file '{path}'.")
+    try:
+        config = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({error}).") from error
+    if not isinstance(config, dict) or "data" not in config:
+        raise InputError(f"{path}: no `data` section to prepare.")
+    return config["data"]
+
+
+def _shorten(message: str) -> str:
+    """jsonargparse's message as one line: the key and what is wrong with it, without the list of all options."""
+    text = re.sub(r"\s+", " ", message).strip()
+    text = re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", text)
+    return text if len(text) <= 600 else text[:600] + " ..."
+
+
+def _quiet() -> None:
+    """Keeps warnings of the stack that ask nothing of the user out of sight."""
+    # Workers are a choice of the config; two cores gain nothing from them.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The train loader is endless by design.
+    warnings.filterwarnings("ignore", message=".*Your `IterableDataset` has `__len__` defined.*")
+    # Resuming is exact: the loader starts at the position that the run has reached.
+    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
+    jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+__all__ = ["CLI", "prepare", "run_folder", "run_verb"]

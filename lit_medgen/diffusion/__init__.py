@@ -1,0 +1,24 @@
+"""The mathematics of diffusion: schedules, processes, denoisers, samplers. No networks, files or Lightning."""
+
+from lit_medgen.diffusion.denoisers import Denoiser, MinSNR, UniformWeight, stratified_times
+from lit_medgen.diffusion.gaussian import GaussianProcess
+from lit_medgen.diffusion.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun, Sampler, times
+from lit_medgen.diffusion.schedules import Cosine, LinearBeta, ScaledLinearBeta, Schedule
+
+__all__ = [
+    "DDIM",
+    "Ancestral",
+    "Cosine",
+    "DPMSolverPP2M",
+    "Denoiser",
+    "GaussianProcess",
+    "Heun",
+    "LinearBeta",
+    "MinSNR",
+    "Sampler",
+    "ScaledLinearBeta",
+    "Schedule",
+    "UniformWeight",
+    "stratified_times",
+    "times",
+]

@@ -1,0 +1,93 @@
+r"""The Gaussian process q: perturbation, posterior, and the conversions between its parametrisations.
+
+    q(x_t | x)      = N(alpha_t x, sigma_t^2 I)
+    q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), sigma_s^2 c I),   c = 1 - SNR_t / SNR_s,   s < t
+
+(Kingma et al. 2021, "Variational Diffusion Models", appendix A.) With x_t = alpha_t x + sigma_t eps the same
+knowledge has four names:
+
+    eps    the noise                                             (Ho et al. 2020)
+    v      alpha_t eps - sigma_t x                               (Salimans & Ho 2022, appendix D)
+    score  the gradient of log q(x_t), equal to -eps / sigma_t   (Song et al. 2021)
+    x      the data
+
+Times have shape b and broadcast over images b c *s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_medgen.diffusion.schedules import Schedule
+
+
+def broadcast(value: Tensor, like: Tensor) -> Tensor:
+    """Trailing axes of size 1, so that a value per image, b, multiplies images, b c *s; in their dtype."""
+    return value.to(like.dtype).view(*value.shape, *[1] * (like.ndim - value.ndim))
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """Gaussian noise added along a schedule."""
+
+    schedule: Schedule
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t, shaped to multiply images."""
+        alpha_t, sigma_t = self.schedule.alpha_sigma(t)
+        return broadcast(alpha_t, like), broadcast(sigma_t, like)
+
+    def perturb(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = alpha_t x + sigma_t eps (Ho et al. 2020, eq. 4); x and eps: b c *s, t: b."""
+        alpha_t, sigma_t = self.coefficients(t, x)
+        return alpha_t * x + sigma_t * eps
+
+    def transition(self, x_s: Tensor, s: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """A draw of q(x_t | x_s) for s < t, made from eps ~ N(0, I)."""
+        alpha_s, _ = self.coefficients(s, x_s)
+        alpha_t, sigma_t = self.coefficients(t, x_s)
+        return alpha_t / alpha_s * x_s + sigma_t * broadcast(self.fresh(t, s), x_s).sqrt() * eps
+
+    def fresh(self, t: Tensor, s: Tensor) -> Tensor:
+        """c = 1 - SNR_t / SNR_s, the share of the noise at t that was added after s; shape of t."""
+        return -torch.expm1(self.schedule.log_snr(t) - self.schedule.log_snr(s))
+
+    def posterior(self, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (b c *s) and standard deviation (broadcastable) of q(x_s | x_t, x)."""
+        alpha_t, _ = self.coefficients(t, x_t)
+        alpha_s, sigma_s = self.coefficients(s, x_t)
+        c = broadcast(self.fresh(t, s), x_t)
+        return alpha_s * ((1 - c) * x_t / alpha_t + c * x), sigma_s * c.sqrt()
+
+    def eps_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise in x_t, given the data."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return (x_t - alpha_t * x) / sigma_t
+
+    def x_from_eps(self, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The data in x_t, given the noise."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return (x_t - sigma_t * eps) / alpha_t
+
+    def v_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """v = alpha_t eps - sigma_t x, given the data."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return (alpha_t * x_t - x) / sigma_t  # alpha_t^2 + sigma_t^2 = 1
+
+    def x_from_v(self, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The data, given v."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return alpha_t * x_t - sigma_t * v
+
+    def score_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The score -eps / sigma_t, given the data."""
+        _, sigma_t = self.coefficients(t, x_t)
+        return -self.eps_from_x(x, x_t, t) / sigma_t
+
+    def x_from_score(self, score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The data, given the score (Tweedie's formula)."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return (x_t + sigma_t**2 * score) / alpha_t

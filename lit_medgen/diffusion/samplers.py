@@ -1,0 +1,196 @@
+r"""Samplers: they walk a denoiser from t = 1 to 0, right at every number of steps.
+
+Each step goes from t to s < t, with x̂ = denoiser(x_t, t) and epŝ = (x_t - alpha_t x̂) / sigma_t:
+
+    DDIM       x_s = alpha_s x̂ + sqrt(sigma_s^2 - tau^2) epŝ + tau n,  tau = eta sigma_s sqrt(1 - SNR_t / SNR_s)
+               (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16)
+    ancestral  a draw of q(x_s | x_t, x̂), which is DDIM with eta = 1 (Ho et al. 2020, algorithm 2, for any s < t)
+    Heun       d(x / alpha) / d(sigma / alpha) = epŝ, trapezoidal rule (Karras et al. 2022, algorithm 1)
+    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂
+               (Lu et al. 2022, "DPM-Solver++", algorithm 2)
+
+The times a sampler visits matter more than its order: see `Spacing`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lit_medgen.batch import Condition
+from lit_medgen.diffusion.denoisers import Denoises
+from lit_medgen.diffusion.gaussian import GaussianProcess
+from lit_medgen.diffusion.schedules import Schedule
+
+Spacing = Literal["uniform", "trailing", "log_snr", "karras"]
+"""uniform: even in t from `start` to t_min, then 0; trailing: even in t from `start` to 0; log_snr: even in
+log-SNR; karras: even in (sigma / alpha)^(1 / 7) (Karras et al. 2022, eq. 5)."""
+
+NoiseLike = Callable[[Tensor], Tensor]
+"""Standard normal noise of the shape, dtype and device of its argument."""
+
+
+def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1.0, stop: float = 0.0) -> Tensor:
+    """num_steps + 1 falling times from start to stop, float64.
+
+    With stop = 0 the last step goes from t_min (the first discrete noise level) to 0: the log-SNR is infinite
+    there, so no even spacing reaches it. At num_steps = T, uniform and trailing both visit the T discrete times.
+    """
+    lowest = stop if stop > 0 or spacing == "trailing" else schedule.t_min
+    count = num_steps + 1 if lowest == stop else num_steps
+    ends = torch.tensor([start, lowest], dtype=torch.float64, device=_device(schedule))
+    match spacing:
+        case "uniform" | "trailing":
+            t = _line(ends, count)
+        case "log_snr":
+            t = schedule.time(_line(schedule.log_snr(ends), count))
+        case "karras":
+            rho = torch.exp(-schedule.log_snr(ends) / 2)  # sigma / alpha
+            t = schedule.time(-2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
+    t[0] = start  # exact, whatever the inversion's rounding
+    if count > 1:
+        t[-1] = lowest
+    return t if lowest == stop else torch.cat([t, t.new_zeros(1)])
+
+
+def _line(ends: Tensor, count: int) -> Tensor:
+    return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, count, dtype=ends.dtype, device=ends.device))
+
+
+def _device(schedule: Schedule) -> torch.device:
+    return next((tensor.device for tensor in [*schedule.buffers(), *schedule.parameters()]), torch.device("cpu"))
+
+
+class Sampler(ABC):
+    """Walks a denoiser from x_1 ~ N(0, I) to a sample.
+
+    Args:
+        num_steps: steps, each with one evaluation of the network (Heun: two).
+        spacing: which times are visited.
+    """
+
+    def __init__(self, num_steps: int = 50, spacing: Spacing = "log_snr") -> None:
+        if num_steps < 1:
+            raise ValueError(f"sampler.init_args.num_steps is {num_steps}; give at least 1.")
+        if spacing not in get_args(Spacing):
+            raise ValueError(f"sampler.init_args.spacing is {spacing!r}; choose from {', '.join(get_args(Spacing))}.")
+        self.num_steps = num_steps
+        self.spacing: Spacing = spacing
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoises,
+        x: Tensor,
+        condition: Condition | None = None,
+        noise: NoiseLike = torch.randn_like,
+        start: float = 1.0,
+        stop: float = 0.0,
+    ) -> Tensor:
+        """x at `stop`, from x at `start`: b c *s each. `noise` supplies the randomness of stochastic samplers."""
+        grid = times(denoiser.schedule, self.num_steps, self.spacing, start, stop)
+        return self.walk(Walker(denoiser, condition or Condition()), x, grid, noise)
+
+    @abstractmethod
+    def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
+        """x at grid[-1], from x at grid[0]."""
+
+
+class Walker:
+    """A denoiser at scalar times: what the samplers' formulas are written in."""
+
+    def __init__(self, denoiser: Denoises, condition: Condition) -> None:
+        self.denoiser, self.condition = denoiser, condition
+        self.process = GaussianProcess(denoiser.schedule)
+
+    def x_hat(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x̂ at a scalar time."""
+        return self.denoiser(x_t, t.to(torch.promote_types(x_t.dtype, torch.float32)).expand(len(x_t)), self.condition)
+
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t at a scalar time, in the dtype of the images."""
+        return self.process.coefficients(t, like)
+
+    def half_log_snr(self, t: Tensor) -> Tensor:
+        """lambda = log(alpha_t / sigma_t), float64."""
+        return self.denoiser.schedule.log_snr(t) / 2
+
+
+class DDIM(Sampler):
+    """Denoising diffusion implicit model (Song et al. 2021, eq. 12); first order.
+
+    Args:
+        num_steps: steps.
+        spacing: which times are visited.
+        eta: 0 is deterministic, 1 is ancestral sampling (eq. 16).
+    """
+
+    def __init__(self, num_steps: int = 50, spacing: Spacing = "log_snr", eta: float = 0.0) -> None:
+        super().__init__(num_steps, spacing)
+        self.eta = eta
+
+    def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
+        """x at grid[-1], from x at grid[0]."""
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            x_hat = walker.x_hat(x, t)
+            eps = walker.process.eps_from_x(x_hat, x, t)
+            alpha_s, sigma_s = walker.alpha_sigma(s, x)
+            share = self.eta**2 * walker.process.fresh(t, s).to(x.dtype)  # tau^2 / sigma_s^2
+            x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt() * eps
+            if self.eta > 0 and s > 0:
+                x = x + sigma_s * share.sqrt() * noise(x)
+        return x
+
+
+class Ancestral(DDIM):
+    """Draws of q(x_s | x_t, x̂) (Ho et al. 2020, algorithm 2, with the variance beta-tilde), for any s < t.
+
+    Args:
+        num_steps: steps.
+        spacing: which times are visited.
+    """
+
+    def __init__(self, num_steps: int = 1000, spacing: Spacing = "uniform") -> None:
+        super().__init__(num_steps, spacing, eta=1.0)
+
+
+class Heun(Sampler):
+    """Second-order deterministic sampler (Karras et al. 2022, algorithm 1); two evaluations a step, one in the last."""
+
+    def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
+        """x at grid[-1], from x at grid[0]."""
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            alpha_t, sigma_t = walker.alpha_sigma(t, x)
+            alpha_s, sigma_s = walker.alpha_sigma(s, x)
+            step = sigma_s / alpha_s - sigma_t / alpha_t
+            slope = walker.process.eps_from_x(walker.x_hat(x, t), x, t)
+            euler = alpha_s * (x / alpha_t + step * slope)
+            if s > 0:  # at s = 0 the slope is 0 / 0; Euler is exact in x̂ there
+                slope = (slope + walker.process.eps_from_x(walker.x_hat(euler, s), euler, s)) / 2
+                euler = alpha_s * (x / alpha_t + step * slope)
+            x = euler
+        return x
+
+
+class DPMSolverPP2M(Sampler):
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order with one evaluation a step."""
+
+    def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
+        """x at grid[-1], from x at grid[0]."""
+        before: tuple[Tensor, Tensor] | None = None  # x̂ and step length in lambda of the step before
+        for t, s in zip(grid[:-1], grid[1:], strict=True):
+            x_hat = walker.x_hat(x, t)
+            h = walker.half_log_snr(s) - walker.half_log_snr(t)
+            direction = x_hat
+            if before is not None and s > 0:  # the last step is infinitely long: first order
+                ratio = (h / (2 * before[1])).to(x.dtype)  # 1 / (2 r), r = h_before / h
+                direction = (1 + ratio) * x_hat - ratio * before[0]
+            _, sigma_t = walker.alpha_sigma(t, x)
+            alpha_s, sigma_s = walker.alpha_sigma(s, x)
+            x = sigma_s / sigma_t * x - alpha_s * torch.expm1(-h).to(x.dtype) * direction
+            before = (x_hat, h)
+        return x

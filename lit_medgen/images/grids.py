@@ -1,0 +1,58 @@
+"""Figures of images: the three planes of volumes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+
+def three_planes(volume: np.ndarray) -> list[np.ndarray]:
+    """Middle axial, coronal and sagittal slice of an x y z volume, turned so that up is up: rows columns each."""
+    x, y, z = (length // 2 for length in volume.shape)
+    return [np.flipud(plane.T) for plane in (volume[:, :, z], volume[:, y, :], volume[x, :, :])]
+
+
+def mosaic(volumes: Tensor) -> np.ndarray:
+    """One image, rows columns in [0, 1]: a column for every volume (b 1 x y z in [-1, 1]), a row for every plane.
+
+    2D images (b 1 x y) make one row.
+    """
+    images = ((volumes[:, 0].float().cpu().numpy() + 1) / 2).clip(0, 1)
+    columns = [three_planes(image) if image.ndim == 3 else [image.T] for image in images]
+    heights = [plane.shape[0] for plane in columns[0]]
+    width = max(plane.shape[1] for plane in columns[0])
+    canvas = np.zeros((sum(heights), width * len(columns)))
+    for c, planes in enumerate(columns):
+        top = 0
+        for plane in planes:
+            left = c * width + (width - plane.shape[1]) // 2
+            canvas[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+            top += plane.shape[0]
+    return canvas
+
+
+def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int = 6, note: str = "") -> None:
+    """A PNG with one labelled block of three planes for each entry (b 1 x y z in [-1, 1])."""
+    from matplotlib.figure import Figure
+
+    blocks = {label: mosaic(volumes[:columns]) for label, volumes in rows.items() if len(volumes)}
+    heights = [block.shape[0] / block.shape[1] for block in blocks.values()]
+    figure = Figure(figsize=(10, 10 * sum(heights) + 0.4 * len(blocks)), facecolor="black", layout="constrained")
+    axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (label, block) in zip(axes, blocks.items(), strict=True):
+        axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+        axis.set_title(label, color="white", fontsize=11, loc="left")
+        axis.axis("off")
+    if note:
+        figure.text(0.01, 0.002, note, color="gray", fontsize=6)
+    figure.savefig(path, dpi=110, facecolor="black")
+
+
+def enlarge(image: np.ndarray, least_side: int = 512) -> np.ndarray:
+    """Whole-number magnification, so that small pictures can be seen."""
+    factor = max(1, least_side // min(image.shape))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+

@@ -1,0 +1,35 @@
+"""PNG in and out: 8-bit grey images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+"""Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
+
+
+def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
+            if image.mode in ("1", "P", "CMYK", "YCbCr"):
+                raise ValueError(f"image mode {image.mode}; expected grey values")
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ValueError(f"cannot be read as an image ({error}); the file is cut off or damaged") from error
+    if pixels.ndim == 3:
+        colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
+        if (colours != colours[..., :1]).any():
+            raise ValueError("a colour image; expected grey values")
+        pixels = colours[..., 0]
+    return pixels.T.astype(np.float32), np.eye(3)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes x y pixels in [0, 1] as 8-bit grey."""
+    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(path)

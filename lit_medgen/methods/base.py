@@ -1,0 +1,176 @@
+"""`Method`: what every paper's model shares. A subclass gives a loss; a `Generator` also gives samples.
+
+Steps, optimizer, logging, seeding and the checkpoint's facts stand here once; a method file reads as its paper.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.diffusion import stratified_times
+from lit_medgen.errors import InputError
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.seeds import mix
+
+FACTS = "lit_medgen"
+"""The checkpoint's key for what Lightning does not keep: the method's config, the data's spec."""
+
+
+def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
+    """AdamW at 1e-4."""
+    return torch.optim.AdamW(parameters, lr=1e-4)
+
+
+class Method(L.LightningModule, ABC):
+    """A paper's model.
+
+    Args:
+        optimizer: makes the optimizer from the trained parameters.
+        learning_rate: factor of the optimizer's rate at each step; None: constant.
+    """
+
+    config: dict[str, Any] | None = None
+    """class_path and init_args this object was made from, and the data and name it was trained with; set by the
+    command line and kept in the checkpoint, so that one file is enough to sample."""
+
+    spec: DataSpec | None = None
+    """Facts of the data it was trained on."""
+
+    def __init__(
+        self, optimizer: OptimizerCallable = default_optimizer, learning_rate: Constant | None = None
+    ) -> None:
+        super().__init__()
+        self.make_optimizer, self.learning_rate = optimizer, learning_rate or Constant()
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars; "loss" is minimised, the others are logged."""
+
+    def check(self, spec: DataSpec) -> None:
+        """InputError if the data does not fit the network; called before the first batch."""
+
+    # Lightning's hooks.
+
+    def setup(self, stage: str) -> None:
+        """Takes the spec from the data module, if there is one, and checks it."""
+        spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
+        if spec is not None:
+            self.check(spec)
+            self.spec = spec
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One loss; all randomness of the step comes from (seed, step, rank)."""
+        self._seed("train", self._step)
+        losses = self.loss(batch)
+        self._log_losses("train", losses, batch, on_step=True)
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss on unseen people, with the same noise every time."""
+        self._seed("val", batch_idx)
+        self._log_losses("val", self.loss(batch), batch, on_step=False)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss on the test people."""
+        self._seed("test", batch_idx)
+        self._log_losses("test", self.loss(batch), batch, on_step=False)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the learning rate, counted in steps."""
+        optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the norm ourselves: Lightning refuses to with a fused optimizer, for the sake of fp16's scaler."""
+        if self.trainer.precision == "16-mixed" or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            self.log("train/gradient_norm", norm)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Batches know how to move themselves; requests hold no tensors."""
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what makes one file enough to sample: the config and the spec, as plain data."""
+        checkpoint[FACTS] = {"config": self.config, "spec": self.spec.plain() if self.spec else None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the spec back."""
+        if spec := checkpoint.get(FACTS, {}).get("spec"):
+            self.spec = DataSpec.from_plain(spec)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An optimizer factory made by the command line cannot be pickled, which copying for DDP needs.
+        return {name: value for name, value in self.__dict__.items() if name != "make_optimizer"}
+
+    # What the losses of subclasses use.
+
+    def times(self, num: int, t_min: float) -> Tensor:
+        """Stratified times for `num` images, b, spread over batch and ranks together."""
+        world_size, rank = (self.trainer.world_size, self.global_rank) if self._trainer else (1, 0)
+        stage = "train" if self.training else "eval"
+        offset = mix("times", self._run_seed, stage, self._step if self.training else 0) / 2**63
+        return stratified_times(num, num * world_size, rank * num, offset, t_min).to(self.device)
+
+    @property
+    def _step(self) -> int:
+        """Batches taken since the start of the run, resumed or not."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx if self._trainer else 0
+
+    @property
+    def _run_seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def _seed(self, stage: str, step: int) -> None:
+        torch.manual_seed(mix(stage, self._run_seed, step, self.global_rank))
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
+        named = {f"{stage}/{name}": value for name, value in losses.items()}
+        self.log_dict(
+            named, on_step=on_step, on_epoch=not on_step, prog_bar=True, batch_size=len(batch.image), sync_dist=not on_step
+        )
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Images asked of a generator, one for each seed."""
+
+    seeds: list[int]
+
+
+class Generator(Method):
+    """A method that makes images."""
+
+    @abstractmethod
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]: one image for each seed; image i depends on seeds[i] and its condition only."""
+
+    def seams(self) -> tuple[int, list[int]] | None:
+        """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
+        return None
+
+    @torch.no_grad()
+    def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:
+        """Samples, on the CPU in float32: b c *size."""
+        return self.sample(Condition(), batch.seeds).float().cpu()
+
+    def needed_spec(self) -> DataSpec:
+        """The spec; InputError if neither data nor checkpoint gave one."""
+        if self.spec is None:
+            raise InputError("this model has seen no data: load it from a checkpoint, or fit it first.")
+        return self.spec

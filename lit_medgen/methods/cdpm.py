@@ -1,0 +1,166 @@
+r"""cDPM: brain MRIs slice set by slice set, each made from slices made before.
+
+Peng, Adeli, Bosschieter, Park, Zhao, Pohl. "Generating Realistic Brain MRIs via a Conditional Diffusion
+Probabilistic Model". MICCAI 2023.
+
+A volume is too large to denoise at once, so a 2D network learns to denoise a target set P of its slices given a
+condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added to the target slices alone,
+
+    q(X_t^P | X^P) = N(sqrt(alpha_bar_t) X^P, (1 - alpha_bar_t) I)                              (eq. 2)
+    loss           = E |eps - eps_theta(X_t^P, X^C, C, P, t)|^2   over the slices of P           (eq. 6)
+    p(X_0:T^P)     = p(X_T^P) prod_t p_theta(X_{t-1}^P | X_t^P, X^C)                             (eq. 5)
+
+and a volume is made in N stages, each from the slices of earlier ones (figure 1).
+
+Beyond the paper, all in the config: any parametrisation and sampler, averaged weights, an absolute slice
+position (`lit_medgen.networks.SliceUNet` says why), x̂ kept in [-1, 1] when sampling, times continuous in
+[1/T, 1] rather than the T discrete ones. The authors' port takes the loss over all slices; here it is eq. 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import reduce
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec
+from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Schedule, UniformWeight
+from lit_medgen.diffusion.denoisers import Parametrisation
+from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.errors import InputError
+from lit_medgen.methods.base import Generator, default_optimizer
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
+from lit_medgen.networks import SliceUNet
+from lit_medgen.seeds import SeededNoise
+
+
+class CDPM(Generator):
+    """Conditional diffusion over sets of slices.
+
+    Args:
+        network: the slice U-Net.
+        schedule: noise schedule; None: `Cosine`.
+        parametrisation: what the network predicts.
+        weight: weight of the loss over time; None: `UniformWeight`.
+        sampler: walks the denoiser in every stage; None: 20 steps of `DPMSolverPP2M`.
+        scheme: which slices each stage makes, and from which; None: `Autoregressive`.
+        optimizer: makes the optimizer.
+        learning_rate: factor of the optimizer's rate at each step.
+    """
+
+    def __init__(
+        self,
+        network: SliceUNet,
+        schedule: Schedule | None = None,
+        parametrisation: Parametrisation = "eps",
+        weight: UniformWeight | None = None,
+        sampler: Sampler | None = None,
+        scheme: Scheme | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate: Constant | None = None,
+    ) -> None:
+        super().__init__(optimizer, learning_rate)
+        self.denoiser = Denoiser(network, schedule or Cosine(), parametrisation, clip=True)
+        self.weight = weight or UniformWeight()
+        self.sampler = sampler or DPMSolverPP2M(20)
+        self.scheme = scheme or Autoregressive()
+
+    def check(self, spec: DataSpec) -> None:
+        """InputError if the slices do not fit the network."""
+        if not spec.slice_axis:
+            raise InputError("data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw.")
+        divisor = self.denoiser.network.divisor
+        plane = _plane(spec)
+        if any(side % divisor for side in plane):
+            raise InputError(
+                f"data.init_args.preprocessing.size gives {spec.slice_axis} slices of {plane[0]} x {plane[1]}; "
+                f"model.init_args.network halves them {divisor.bit_length() - 1} times, so both must be multiples of {divisor}."
+            )
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 6: the weighted squared error of the prediction, averaged over all voxels of target slices."""
+        condition = batch.condition()
+        if condition.slice_index is None or condition.observed is None:
+            raise InputError("data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw.")
+        t = self.times(len(batch.image), self.denoiser.schedule.t_min)
+        eps = torch.randn_like(batch.image)
+        x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
+        prediction = self.denoiser.network(x_t, t, condition).float()
+        target = self.denoiser.target(batch.image, x_t, t)
+        error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
+        wanted = ~condition.observed & (condition.slice_index != PADDING)
+        weight = broadcast(self.weight(self.denoiser.schedule.log_snr(t), self.denoiser.parametrisation), error)
+        return {"loss": (weight * error * wanted).sum() / wanted.sum()}
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """Volumes in N stages (figure 1): b c x y z in [-1, 1].
+
+        `condition.image` (b c x y z) with `condition.observed` (b n, the same slices for all) gives slices that
+        are kept; every stage then also sees the nearest of them, as far as places last.
+        """
+        spec = self.needed_spec()
+        axis = AXES[spec.slice_axis] + 2
+        noise = SeededNoise(seeds)
+        slices = torch.full((len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec)), -1.0, device=self.device)
+        given: list[int] = []
+        if condition.image is not None and condition.observed is not None:
+            slices = condition.image.to(slices).movedim(axis, 2).clone()
+            given = condition.observed[0].nonzero().flatten().tolist()
+        for stage in self._stages(slices.shape[2], given):
+            slices[:, :, stage.target] = self._make(slices, stage, noise)
+        return slices.movedim(2, axis)
+
+    def _make(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
+        """The target slices of a stage, b c p y x (eq. 5)."""
+        num_condition = len(stage.condition)
+        both = stage.condition + stage.target
+        image = slices[:, :, both]
+        index = torch.tensor(both, device=slices.device).expand(len(slices), -1)
+        observed = torch.arange(len(both), device=slices.device).expand(len(slices), -1) < num_condition
+        condition = Condition(image=image, observed=observed, slice_index=index)
+        return self.sampler(
+            _Targets(self.denoiser, num_condition), noise.like(slices[:, :, stage.target]), condition, noise.like
+        )
+
+    def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
+        """The scheme's stages, less the slices that are given, plus the nearest given slices as conditions."""
+        most = self.scheme.num_target + self.scheme.num_condition
+        stages = []
+        for stage in self.scheme.stages(num_slices):
+            target = [i for i in stage.target if i not in given]
+            if not target:
+                continue
+            near = sorted(set(given) - set(stage.condition), key=lambda i: min(abs(i - j) for j in target))
+            condition = stage.condition + near[: most - len(target) - len(stage.condition)]
+            stages.append(Stage(target, sorted(condition)))
+        return stages
+
+    def seams(self) -> tuple[int, list[int]]:
+        """The slice axis, and where neighbouring slices were made in different stages."""
+        spec = self.needed_spec()
+        axis = AXES[spec.slice_axis]
+        made_in = {i: k for k, stage in enumerate(self.scheme.stages(spec.size[axis])) for i in stage.target}
+        return axis, [i for i in range(spec.size[axis] - 1) if made_in[i] != made_in[i + 1]]
+
+
+class _Targets:
+    """The denoiser of the target slices alone; the condition slices stand first in the set and stay clean."""
+
+    def __init__(self, denoiser: Denoiser, num_condition: int) -> None:
+        self.denoiser, self.num_condition, self.schedule = denoiser, num_condition, denoiser.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        assert condition.image is not None
+        both = torch.cat([condition.image[:, :, : self.num_condition], x_t], dim=2)
+        return self.denoiser(both, t, condition)[:, :, self.num_condition :]
+
+
+def _plane(spec: DataSpec) -> list[int]:
+    """The two sides of a slice."""
+    axis = AXES[spec.slice_axis]
+    return [size for place, size in enumerate(spec.size) if place != axis]

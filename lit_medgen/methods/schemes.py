@@ -1,0 +1,90 @@
+"""Schemes: in which stages a cDPM makes the slices of a volume, and from which slices.
+
+`Autoregressive` is the paper's (Peng et al. 2023, section 3.2 and figure 1); `LongRange` and `Hierarchy` follow
+Harvey et al. 2022, "Flexible Diffusion Modeling of Long Videos", section 4 and figure 3.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the sampler: the slices made, and the slices they are made from."""
+
+    target: list[int]
+    condition: list[int]
+
+
+class Scheme(ABC):
+    """Splits a volume into stages.
+
+    Args:
+        num_target: slices made in one stage (the last may make fewer).
+        num_condition: most slices a stage is made from.
+    """
+
+    def __init__(self, num_target: int = 10, num_condition: int = 10) -> None:
+        if num_target < 1 or num_condition < 1:
+            raise ValueError(
+                f"scheme.init_args: num_target {num_target} and num_condition {num_condition} must be at least 1."
+            )
+        self.num_target, self.num_condition = num_target, num_condition
+
+    @abstractmethod
+    def stages(self, num_slices: int) -> list[Stage]:
+        """Stages that make every slice once, each from slices made before."""
+
+    def _runs(self, slices: list[int]) -> list[list[int]]:
+        return [slices[i : i + self.num_target] for i in range(0, len(slices), self.num_target)]
+
+
+class Autoregressive(Scheme):
+    """Neighbouring slices, each stage from the slices just before it (the paper: 13 stages of 10 for 128 slices)."""
+
+    def stages(self, num_slices: int) -> list[Stage]:
+        """Stages that make every slice once, each from slices made before."""
+        runs = self._runs(list(range(num_slices)))
+        return [Stage(run, list(range(max(0, run[0] - self.num_condition), run[0]))) for run in runs]
+
+
+class LongRange(Scheme):
+    """Neighbouring slices, each stage from the slices just before it and as many spread over all earlier ones.
+
+    What was made first stays in view, which checks the drift of a purely autoregressive chain.
+    """
+
+    def stages(self, num_slices: int) -> list[Stage]:
+        """Stages that make every slice once, each from slices made before."""
+        stages = []
+        for run in self._runs(list(range(num_slices))):
+            near = list(range(max(0, run[0] - (self.num_condition + 1) // 2), run[0]))
+            far = spread(near[0] if near else 0, self.num_condition - len(near))
+            stages.append(Stage(run, far + near))
+        return stages
+
+
+class Hierarchy(Scheme):
+    """First slices spread over the whole volume, then the slices between, from the nearest on both sides."""
+
+    def stages(self, num_slices: int) -> list[Stage]:
+        """Stages that make every slice once, each from slices made before."""
+        first = spread(num_slices, self.num_target)
+        stages, known = [Stage(first, [])], set(first)
+        for run in self._runs([i for i in range(num_slices) if i not in known]):
+            middle = (run[0] + run[-1]) / 2
+            nearest = sorted(known, key=lambda i: (abs(i - middle), i))[: self.num_condition]
+            stages.append(Stage(run, sorted(nearest)))
+            known.update(run)
+        return stages
+
+
+def spread(num: int, count: int) -> list[int]:
+    """At most `count` of 0 ... num - 1, evenly spread, ends included."""
+    if count <= 0 or num <= 0:
+        return []
+    if count == 1:
+        return [num // 2]
+    return sorted({round(k * (num - 1) / (count - 1)) for k in range(count)})

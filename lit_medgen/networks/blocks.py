@@ -1,0 +1,122 @@
+"""Building blocks shared by every network, in 2D and 3D.
+
+Shapes: b batch, c channels, *s spatial axes, e embedding, p places (all spatial positions), h heads, d channels
+of a head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def conv(dim: int, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    """A convolution in `dim` dimensions that keeps the size (divided by the stride)."""
+    kind = {2: nn.Conv2d, 3: nn.Conv3d}[dim]
+    return kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 32 groups, or as many as divide the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """Zero-initialised, so that a residual branch starts as the identity (Ho et al. 2020's code)."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoid(position: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal features of a position (Vaswani et al. 2017, section 3.5): * -> * channels, float32."""
+    half = channels // 2
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=position.device) / half)
+    angle = position.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Sequential):
+    """Time in [0, 1] to an embedding: sinusoid of 1000 t, then a two-layer perceptron (Ho et al. 2020)."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.channels = channels
+
+    def forward(self, t: Tensor) -> Tensor:
+        """b -> b e."""
+        return super().forward(sinusoid(1000 * t, self.channels))
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised convolutions with the embedding added between them, around a skip connection."""
+
+    def __init__(self, dim: int, in_channels: int, out_channels: int, embedding: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels)
+        self.conv1 = conv(dim, in_channels, out_channels)
+        self.embed = nn.Linear(embedding, out_channels)
+        self.norm2 = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero(conv(dim, out_channels, out_channels))
+        self.skip = nn.Identity() if in_channels == out_channels else conv(dim, in_channels, out_channels, kernel=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """b c *s and b e -> b c' *s."""
+        h = self.conv1(functional.silu(self.norm1(x)))
+        shift = self.embed(functional.silu(embedding))
+        h = h + shift.view(*shift.shape, *[1] * (x.ndim - 2))
+        return self.skip(x) + self.conv2(self.dropout(functional.silu(self.norm2(h))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all places of an image, around a skip connection."""
+
+    def __init__(self, channels: int, head_channels: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels, head_channels)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c *s -> b c *s."""
+        places = rearrange(self.norm(x), "b c ... -> b (...) c")
+        q, k, v = rearrange(self.qkv(places), "b p (k h d) -> k b h p d", k=3, h=self.heads)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return x + rearrange(self.out(rearrange(mixed, "b h p d -> b p (h d)")), "b p c -> b c p").view(x.shape)
+
+
+class Downsample(nn.Module):
+    """Half the size, by a convolution of stride 2."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dim, channels, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c *s -> b c *s/2."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the size, by nearest neighbours and a convolution."""
+
+    def __init__(self, dim: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dim, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c *s -> b c 2*s."""
+        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def num_heads(channels: int, head_channels: int) -> int:
+    """How many heads of the given width the channels make; ValueError if they do not divide."""
+    if channels % head_channels:
+        raise ValueError(f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels.")
+    return channels // head_channels

@@ -1,0 +1,156 @@
+"""The U-Net of denoising diffusion (Ho et al. 2020, appendix B), in 2D and 3D.
+
+Residual blocks at every level, self-attention at chosen levels and in the middle, a skip connection from every
+block of the way down to its twin on the way up. Shapes: b batch, c channels, *s spatial axes, e embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, cat, channels_last, channels_last_3d, nn
+from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
+
+from lit_medgen.batch import Condition
+from lit_medgen.networks.blocks import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    TimeEmbedding,
+    Upsample,
+    conv,
+    group_norm,
+    zero,
+)
+
+
+class UNet(nn.Module):
+    """U-Net called as unet(x, t, condition); returns the spatial size of x.
+
+    Args:
+        dim: 2 or 3.
+        in_channels: channels of x.
+        out_channels: channels of the result.
+        channels: width of each level; every level but the last halves the size.
+        attention: which levels attend over their places; the middle always does.
+        num_res_blocks: residual blocks per level on the way down (one more on the way up).
+        head_channels: width of an attention head.
+        dropout: between the convolutions of a block.
+        gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        channels: Sequence[int] = (64, 128, 256),
+        attention: Sequence[bool] = (False, False, True),
+        num_res_blocks: int = 2,
+        head_channels: int = 32,
+        dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(attention) != len(channels):
+            raise ValueError(
+                f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
+                "give one for each level."
+            )
+        self.dim, self.channels, self.head_channels = dim, tuple(channels), head_channels
+        self.gradient_checkpointing = gradient_checkpointing
+        embedding = 4 * channels[0]
+        self.time = TimeEmbedding(channels[0], embedding)
+        self.conv_in = conv(dim, in_channels, channels[0])
+
+        def step(wide: int, narrow: int, level: int | None) -> Step:
+            attends = self.attend(narrow, level if level is None else bool(attention[level]), level)
+            return Step(ResidualBlock(dim, wide, narrow, embedding, dropout), attends)
+
+        self.down, skips = nn.ModuleList(), [channels[0]]
+        width = channels[0]
+        for level, level_width in enumerate(channels):
+            for _ in range(num_res_blocks):
+                self.down.append(step(width, level_width, level))
+                width = level_width
+                skips.append(width)
+            if level < len(channels) - 1:
+                self.down.append(Downsample(dim, width))
+                skips.append(width)
+        self.middle = nn.ModuleList([step(width, width, None), Step(ResidualBlock(dim, width, width, embedding, dropout))])
+        self.up = nn.ModuleList()
+        for level, level_width in reversed(list(enumerate(channels))):
+            for _ in range(num_res_blocks + 1):
+                self.up.append(step(width + skips.pop(), level_width, level))
+                width = level_width
+            if level > 0:
+                self.up.append(Upsample(dim, width))
+        self.norm_out = group_norm(width)
+        self.conv_out = zero(conv(dim, width, out_channels))
+        self.channels_last = channels_last if dim == 2 else channels_last_3d
+
+    def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
+        """The attention of a level, called as attention(h, context); None where there is none; level None: middle."""
+        return Alone(Attention(channels, self.head_channels)) if wanted or level is None else None
+
+    @property
+    def divisor(self) -> int:
+        """What every spatial size must be a multiple of."""
+        return 2 ** (len(self.channels) - 1)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """b c *s and b -> b c' *s."""
+        return self.run(x, self.time(t), None)
+
+    def run(self, x: Tensor, embedding: Tensor, context: Any) -> Tensor:
+        """The network proper; `context` reaches every attention block as it is."""
+        call = self._recomputed if self.gradient_checkpointing and self.training else _plainly
+        # Tensor cores want channels last; on a CPU it makes the backward pass of GroupNorm several times slower.
+        h = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
+        skips = [h]
+        for block in self.down:
+            h = call(block, h, embedding, context) if isinstance(block, Step) else block(h)
+            skips.append(h)
+        for block in self.middle:
+            h = call(block, h, embedding, context)
+        for block in self.up:
+            if isinstance(block, Step):
+                h = call(block, cat([h, skips.pop()], dim=1), embedding, context)
+            else:
+                h = block(h)
+        return self.conv_out(silu(self.norm_out(h)))
+
+    @staticmethod
+    def _recomputed(block: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        return checkpoint(block, *arguments, use_reentrant=False)  # type: ignore[return-value]
+
+
+class Step(nn.Module):
+    """A residual block, then attention where there is any."""
+
+    def __init__(self, block: ResidualBlock, attention: nn.Module | None = None) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, h: Tensor, embedding: Tensor, context: Any) -> Tensor:
+        """b c *s -> b c' *s."""
+        h = self.block(h, embedding)
+        return h if self.attention is None else self.attention(h, context)
+
+
+class Alone(nn.Module):
+    """Attention that looks at one image alone and needs no context."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, h: Tensor, context: Any) -> Tensor:
+        """b c *s -> b c *s."""
+        return self.attention(h)
+
+
+def _plainly(block: nn.Module, *arguments: Any) -> Tensor:
+    return block(*arguments)
