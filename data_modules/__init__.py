@@ -1,7 +1,8 @@
 """Data modules: from raw folders to batches. `class_path: data_modules.ADNIDataModule` in a config."""
 
+from data_modules.adni import ADNIDataModule
 from data_modules.folder import FolderDataModule
 from data_modules.preprocessing import Preprocessing
 from data_modules.slices import FDMDraw, UniformDraw
 
-__all__ = ["FDMDraw", "FolderDataModule", "Preprocessing", "UniformDraw"]
+__all__ = ["ADNIDataModule", "FDMDraw", "FolderDataModule", "Preprocessing", "UniformDraw"]

@@ -176,10 +176,10 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             slice_axis=self.address.axis if self.slices else "",
         )
 
-    def dataset(self, split: Split, whole: bool = False) -> StoreDataset:
-        """The data set of a split; `whole` gives whole volumes even where slices are drawn."""
+    def dataset(self, split: Split) -> StoreDataset:
+        """The data set of a split."""
         seed = self.seed if split == "train" else mix(split, self.seed)
-        return StoreDataset(self.store, self.records[split], None if whole else self.slices, seed)
+        return StoreDataset(self.store, self.records[split], self.slices, seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless batches, from the step that the trainer has reached."""
@@ -222,12 +222,13 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             collate_fn=collate,
         )
 
-    def volumes(self, split: Split) -> torch.Tensor:
-        """All volumes of a split: n c x y z in [-1, 1]; for evaluation."""
-        dataset = self.dataset(split, whole=True)
-        if not len(dataset):
-            return torch.empty(0, self.spec.channels, *self.spec.size)
-        return torch.cat([dataset[(index, index)].image for index in range(len(dataset))])
+    def volumes(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
+        """Whole volumes of a split: n c *s in [-1, 1]; the first visit alone if one image a person is wanted."""
+        records = self.records[split]
+        if one_per_person:
+            records = list({record.person: record for record in reversed(records)}.values())[::-1]
+        images = [torch.from_numpy(np.ascontiguousarray(self.store.read(record)))[None] for record in records[:limit]]
+        return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

@@ -1,0 +1,164 @@
+"""ADNI: the LONI download with its collection CSV, or the BIDS tree that clinica makes of it.
+
+    LONI  <root>/[ADNI/]<PTID>/<Description>/<YYYY-MM-DD_HH_MM_SS.0>/<I... or S...>/<.nii or .dcm files>
+          and a CSV with "Image Data ID", "Subject", "Sex", "Age", ... somewhere at the top
+    BIDS  <root>/sub-*/ses-*/anat/*_T1w.nii.gz with participants.tsv and sub-*/*_sessions.tsv
+
+ADNI needs an application to LONI (ida.loni.usc.edu); images must not be passed on.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_modules.base import MedicalDataModule
+from data_modules.folder import number, read_table, require_column
+from data_modules.store import Rejected, Scan
+from lit_medgen.errors import InputError
+
+PTID = re.compile(r"\d{3}_S_\d{4,5}")
+T1_DESCRIPTIONS = ("MPR*Scaled*", "MPR*N3*", "MPR*", "*MPRAGE*", "*MP-RAGE*", "*MP_RAGE*", "*SPGR*")
+SEX = {"F": 0.0, "Female": 0.0, "M": 1.0, "Male": 1.0}
+DIAGNOSIS = dict.fromkeys(("CN", "SMC"), 0.0) | dict.fromkeys(("EMCI", "MCI", "LMCI"), 1.0) | dict.fromkeys(("AD", "Dementia"), 2.0)
+
+
+class ADNIDataModule(MedicalDataModule):
+    """T1-weighted brains of ADNI, one for each person and visit.
+
+    Attributes of every scan: age_years, sex (0 female, 1 male), diagnosis (0 cognitively normal, 1 mild cognitive
+    impairment, 2 dementia); NaN where unknown.
+
+    Args:
+        root: the downloaded folder.
+        table: the collection CSV of a LONI download; None: the CSV at the top of `root` that has the columns.
+        descriptions: series that are taken, as shell patterns, best first; where a visit has several, the best is
+            taken. None: the usual names of T1-weighted series. In folder names, blanks and punctuation are `_`.
+    """
+
+    remedy = (
+        "ADNI needs an application at ida.loni.usc.edu; expected <PTID>/<Description>/<date>/<I...>/*.nii and the "
+        "collection CSV. To try the method without it, add --config configs/demo/cdpm.yaml."
+    )
+
+    def __init__(
+        self,
+        root: str,
+        table: str | None = None,
+        descriptions: list[str] | None = None,
+        **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
+    ) -> None:
+        super().__init__(root, **common)
+        self.table = table
+        self.descriptions = tuple(descriptions or T1_DESCRIPTIONS)
+
+    def scans(self) -> tuple[list[Scan], list[Rejected]]:
+        """One scan for each person and visit, and the people of the table who have none."""
+        return self._bids() if any(self.root.glob("sub-*")) else self._loni()
+
+    # The LONI layout.
+
+    def _loni(self) -> tuple[list[Scan], list[Rejected]]:
+        people = sorted(path for path in [*self.root.glob("*"), *self.root.glob("*/*")] if PTID.fullmatch(path.name))
+        if not people:
+            return [], []
+        path, table = self._collection()
+        by_image = {str(row["Image Data ID"]).lstrip("IS"): row for row in table.to_dict("records")}
+        by_visit = {(row["Subject"], _date(row.get("Acq Date", ""))): row for row in table.to_dict("records")}
+        best: dict[tuple[str, str], tuple[int, Scan]] = {}
+        rejected = []
+        for folder in sorted(folder for person in people for folder in person.glob("*/*/*") if folder.is_dir()):
+            person, description, date = folder.parts[-4:-1]
+            rank = next((k for k, pattern in enumerate(self.descriptions) if fnmatch(description, pattern)), None)
+            if rank is None:
+                continue  # another sequence: a localizer, diffusion, ...
+            row = by_image.get(folder.name.lstrip("IS")) or by_visit.get((person, date[:10]))
+            source = _files(folder)
+            if row is None or not source:
+                reason = f"no row of {path.name} for this image" if row is None else "no .nii or .dcm file in this folder"
+                rejected.append(Rejected(str(folder), reason))
+                continue
+            scan = Scan(source, person, date[:10], self._attributes(row))
+            if (person, date[:10]) not in best or rank < best[person, date[:10]][0]:
+                best[person, date[:10]] = (rank, scan)
+        found = {person for person, _ in best}
+        missing = [person for person in table["Subject"].unique() if person not in found]
+        rejected += [Rejected(f"{path}: {person}", "a subject without an image") for person in missing]
+        return [scan for _, scan in best.values()], rejected
+
+    def _collection(self) -> tuple[Path, pd.DataFrame]:
+        needed = ("Image Data ID", "Subject", "Sex", "Age")
+        if self.table is None:
+            candidates = sorted([*self.root.glob("*.csv"), *self.root.glob("*/*.csv")])
+            tables = [(path, read_table(path)) for path in candidates]
+            fitting = [(path, table) for path, table in tables if set(needed[:2]) <= set(table.columns)]
+            if len(fitting) != 1:
+                raise InputError(
+                    f"data.init_args.table: {len(fitting)} CSV files at the top of {self.root} have the columns "
+                    f"{needed[0]!r} and {needed[1]!r}; give the path of the collection CSV."
+                )
+            path, table = fitting[0]
+        else:
+            path = Path(self.table) if Path(self.table).is_file() else self.root / self.table
+            table = read_table(path)
+        for column in needed:
+            require_column(table, column, path)
+        return path, table
+
+    @staticmethod
+    def _attributes(row: dict[str, Any]) -> dict[str, float]:
+        return {
+            "age_years": number(row["Age"], {}),
+            "sex": number(row["Sex"], SEX),
+            "diagnosis": DIAGNOSIS.get(row.get("Group", ""), math.nan),
+        }
+
+    # The BIDS layout.
+
+    def _bids(self) -> tuple[list[Scan], list[Rejected]]:
+        path = self.root / "participants.tsv"
+        table = read_table(path)
+        require_column(table, "participant_id", path)
+        scans, rejected = [], []
+        for row in table.to_dict("records"):
+            person = str(row["participant_id"])
+            images: dict[str, Path] = {}
+            for image in sorted(self.root.glob(f"{person}/**/anat/*_T1w.nii*")):
+                images.setdefault(image.parent.parent.name, image)  # the first run of a session
+            if not images:
+                rejected.append(Rejected(f"{path}: {person}", "a subject without an image"))
+            sessions = self._sessions(person)
+            for session, image in images.items():
+                facts = {key: value for key, value in (row | sessions.get(session, {})).items() if value not in ("", "n/a")}
+                attributes = {
+                    "age_years": number(facts.get("age", facts.get("age_bl", "")), {}),
+                    "sex": number(facts.get("sex", ""), SEX),
+                    "diagnosis": DIAGNOSIS.get(str(facts.get("diagnosis", facts.get("diagnosis_bl", ""))), math.nan),
+                }
+                scans.append(Scan(image, person, session, attributes))
+        return scans, rejected
+
+    def _sessions(self, person: str) -> dict[str, dict[str, Any]]:
+        path = self.root / person / f"{person}_sessions.tsv"
+        if not path.is_file():
+            return {}
+        table = read_table(path)
+        require_column(table, "session_id", path)
+        return {str(row["session_id"]): row for row in table.to_dict("records")}
+
+
+def _files(folder: Path) -> Path | list[Path] | None:
+    """The NIfTI file of an image's folder, or its DICOM files; None if there are neither."""
+    nifti = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
+    return nifti[0] if nifti else (sorted(folder.glob("*.dcm")) or None)
+
+
+def _date(text: str) -> str:
+    """M/D/YYYY as YYYY-MM-DD, the form of folder names; "" if it is not a date."""
+    match = re.fullmatch(r"(\d{1,2})/(\d{1,2})/(\d{4})", text.strip())
+    return f"{match[3]}-{int(match[1]):02d}-{int(match[2]):02d}" if match else ""

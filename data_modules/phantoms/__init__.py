@@ -1,0 +1,35 @@
+"""Phantoms: drawn subjects in a data set's own raw layout, so that its real loader runs without its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jsonargparse
+
+from lit_medgen.errors import InputError
+
+DATA_SETS = ("adni",)
+
+
+def phantom(args: list[str]) -> None:
+    """The verb `phantom <data set> --out DIR --num_subjects N --seed S`."""
+    if args and args[0] in ("-h", "--help"):
+        print(f"usage: python -m lit_medgen phantom {'|'.join(DATA_SETS)} --out DIR --num_subjects N --seed S")
+        return
+    if not args or args[0] not in DATA_SETS:
+        raise InputError(f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}.")
+    parser = jsonargparse.ArgumentParser(prog=f"lit_medgen phantom {args[0]}", exit_on_error=False)
+    writer = _writer(args[0])
+    parser.add_function_arguments(writer)
+    try:
+        options = parser.parse_args(args[1:])
+    except jsonargparse.ArgumentError as error:
+        raise InputError(f"phantom: {error}") from error
+    writer(**options.as_dict())
+
+
+def _writer(name: str) -> Callable[..., None]:
+    from data_modules.phantoms.heads import write_adni
+
+    return {"adni": write_adni}[name]
+

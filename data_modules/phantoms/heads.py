@@ -1,0 +1,177 @@
+"""Phantom heads: the MNI152 template, deformed at random, written as a LONI download of ADNI.
+
+Each person is the template (averaged real anatomy, carried by nilearn) under a smooth random deformation of a
+few millimetres, with a head size by sex and ventricles that grow with age; each scan adds its own bias field and
+noise. True covariates stand in the collection CSV, true ventricle volumes in `phantom_truth.csv` beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy import ndimage
+
+from lit_medgen.errors import InputError
+from lit_medgen.images.nifti import write_nifti
+from lit_medgen.seeds import mix
+
+SPACING_MM = 2
+DESCRIPTION = "MPR; GradWarp; B1 Correction; N3; Scaled"
+FOLDER = "MPR__GradWarp__B1_Correction__N3__Scaled"
+
+
+@dataclass(frozen=True)
+class Template:
+    """The MNI152 brain on a 2 mm grid.
+
+    Attributes:
+        voxels: x y z in [0, 1], skull-stripped.
+        affine: 4 4, mm.
+        ventricles: x y z, the ventricles' mask, float in [0, 1].
+        distance_mm: x y z, distance to the ventricles.
+        inwards: 3 x y z, unit vectors towards the ventricles, smooth.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    ventricles: np.ndarray
+    distance_mm: np.ndarray
+    inwards: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def template() -> Template:
+    """Loads the template and finds its lateral ventricles: dark and connected, in their box of MNI space."""
+    from nilearn.datasets import load_mni152_template
+
+    image = load_mni152_template(resolution=SPACING_MM)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    voxels /= voxels.max()
+    index = np.moveaxis(np.indices(voxels.shape), 0, -1)
+    x, y, z = np.moveaxis(index @ image.affine[:3, :3].T + image.affine[:3, 3], -1, 0)
+    # The box leaves out the fissure between the hemispheres, which is as dark.
+    dark = (voxels < 0.55) & (np.abs(x) < 36) & (y > -46) & (y < 30) & (z > 0) & (z < 28)
+    parts, _ = ndimage.label(dark)
+    ventricles = parts == np.bincount(parts.flat)[1:].argmax() + 1
+    distance = ndimage.distance_transform_edt(~ventricles) * SPACING_MM
+    slope = np.stack(np.gradient(ndimage.gaussian_filter(distance, 1.5)))
+    inwards = -slope / np.maximum(np.linalg.norm(slope, axis=0), 1e-3)
+    return Template(voxels, np.asarray(image.affine), ventricles.astype(np.float32), distance, inwards)
+
+
+@dataclass(frozen=True)
+class Person:
+    """What stays the same over a phantom person's visits."""
+
+    ptid: str
+    sex: str
+    age_years: float
+    seed: int
+    num_visits: int
+
+
+def people(num: int, seed: int) -> list[Person]:
+    """Phantom people of 55 to 90 years; two of five come back, once or twice."""
+    random = np.random.default_rng(mix("people", seed))
+    rids = random.choice(9000, size=num, replace=False) + 1
+    return [
+        Person(
+            ptid=f"{random.integers(2, 142):03d}_S_{rid:04d}",
+            sex=str(random.choice(["F", "M"])),
+            age_years=float(random.uniform(55, 90)),
+            seed=mix("person", seed, int(rid)),
+            num_visits=int(random.choice([1, 2, 3], p=[0.6, 0.25, 0.15])),
+        )
+        for rid in rids
+    ]
+
+
+def draw(person: Person, age_years: float, scan_seed: int) -> tuple[np.ndarray, float]:
+    """Voxels x y z in [0, 1] of one scan, and the true volume of its ventricles in mL."""
+    brain = template()
+    random = np.random.default_rng(person.seed)
+    growth_mm = 0.08 * (age_years - 55) + random.normal(0, 0.5)
+    scale = (1.03 if person.sex == "M" else 0.97) * random.normal(1, 0.025, 3)
+    wanted = np.indices(brain.voxels.shape).astype(np.float32)
+    middle = (np.array(brain.voxels.shape).reshape(3, 1, 1, 1) - 1) / 2
+    source = middle + (wanted - middle) / scale.reshape(3, 1, 1, 1)
+    source += np.stack([smooth_field(brain.voxels.shape, 5, random) for _ in range(3)]) * 3.0 / SPACING_MM
+    # Near the ventricles, look further inside them: they and what lies around them move outwards.
+    # Never further than 1 mm inside, or the view would reach the tissue on their other side.
+    shift_mm = np.minimum(growth_mm * np.exp(-brain.distance_mm / 15), brain.distance_mm + 1)
+    source += brain.inwards * shift_mm / SPACING_MM
+    voxels = ndimage.map_coordinates(brain.voxels, source, order=1)
+    ventricles_ml = float(ndimage.map_coordinates(brain.ventricles, source, order=1).sum()) * SPACING_MM**3 / 1000
+    scan = np.random.default_rng(scan_seed)
+    bias = np.exp(0.08 * smooth_field(voxels.shape, 3, scan))
+    noisy = voxels * bias + (voxels > 0.02) * scan.normal(0, 0.015, voxels.shape)
+    return noisy.clip(0, None).astype(np.float32), ventricles_ml
+
+
+def smooth_field(shape: tuple[int, ...], knots: int, random: np.random.Generator) -> np.ndarray:
+    """A smooth random field of unit variance at its knots: x y z."""
+    coarse = random.normal(size=(knots,) * len(shape))
+    return ndimage.zoom(coarse, [length / knots for length in shape], order=3, mode="nearest", grid_mode=True).astype(np.float32)
+
+
+def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:
+    """Phantom brains as a LONI download of ADNI, with the collection CSV.
+
+    Args:
+        out: folder to write to.
+        num_subjects: people; some have several visits.
+        seed: another seed is another cohort.
+    """
+    if num_subjects < 1:
+        raise InputError(f"--num_subjects is {num_subjects}; give at least 1.")
+    root = Path(out)
+    root.mkdir(parents=True, exist_ok=True)
+    jobs = (delayed(_write_person)(root, person, number) for number, person in enumerate(people(num_subjects, seed)))
+    rows = [row for person_rows in Parallel(n_jobs=-1)(jobs) for row in person_rows]
+    _write_csv(root / "ADNI_phantoms.csv", [collection for collection, _ in rows])
+    _write_csv(root / "phantom_truth.csv", [truth for _, truth in rows])
+    print(f"{len(rows)} phantom scans of {num_subjects} people in {root}")
+
+
+def _write_person(root: Path, person: Person, number: int) -> list[tuple[dict[str, str], dict[str, str]]]:
+    rows = []
+    for visit in range(person.num_visits):
+        age = person.age_years + visit
+        image_id = f"{40000 + 10 * number + visit}"
+        date = datetime.date(2006, 1, 1) + datetime.timedelta(days=7 * (number % 50) + 365 * visit)
+        voxels, ventricles_ml = draw(person, age, mix("scan", person.seed, visit))
+        folder = root / "ADNI" / person.ptid / FOLDER / f"{date:%Y-%m-%d}_08_00_00.0" / f"I{image_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"ADNI_{person.ptid}_MR_{FOLDER}_Br_{date:%Y%m%d}080000000_S{20000 + number}_I{image_id}.nii"
+        write_nifti(folder / name, (voxels * 1000).astype(np.int16), template().affine, "PHANTOM lit_medgen")
+        group = "CN" if ventricles_ml < 25 else "MCI" if ventricles_ml < 35 else "AD"
+        collection = {
+            "Image Data ID": f"I{image_id}",
+            "Subject": person.ptid,
+            "Group": group,
+            "Sex": person.sex,
+            "Age": f"{age:.0f}",
+            "Visit": "sc" if visit == 0 else f"m{12 * visit:02d}",
+            "Modality": "MRI",
+            "Description": DESCRIPTION,
+            "Type": "Processed",
+            "Acq Date": f"{date.month}/{date.day}/{date.year}",
+            "Format": "NiFTI",
+            "Downloaded": "",
+        }
+        truth = {"Image Data ID": f"I{image_id}", "age_years": f"{age:.2f}", "ventricles_ml": f"{ventricles_ml:.2f}"}
+        rows.append((collection, truth))
+    return rows
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,153 @@
+"""`evaluate`: samples against real people, with floors, intervals and nulls, as a report.
+
+Every score stands beside its real-vs-real value (training people against test people, in equal numbers: what a
+perfect model would get), a jackknife interval, and the same score of three nulls that any model must beat:
+
+    noise         independent normal voxels with the training images' mean and spread
+    mean+noise    the mean training image with independent noise of every voxel's own spread
+    pca_gaussian  a Gaussian with the 10 leading principal components of the training images
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_medgen.errors import InputError
+from lit_medgen.images.grids import save_figure
+from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
+
+NUM_COMPONENTS = 10
+NUM_FLOORS = 8
+"""Real-vs-real values are means over this many random sets of training people."""
+
+MAX_TRAIN = 500
+"""Training images read for floors and nulls; more add nothing but memory."""
+
+
+class RealImages(Protocol):
+    """What evaluation needs of a data module."""
+
+    def volumes(self, split: str, one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
+        """n c *s in [-1, 1]."""
+        ...
+
+
+def metrics_for(seams: tuple[int, list[int]] | None) -> dict[str, Callable[[], TwoSampleMetric]]:
+    """Name -> maker of every score; `seams` as a generator gives them."""
+    metrics: dict[str, Callable[[], TwoSampleMetric]] = {
+        "ms_ssim": PairwiseMSSSIM,
+        "ms_ssim_gap": MSSSIMGap,
+        "mmd_linear_biased": LinearMMD,
+        "mmd_rbf_unbiased": RBFMMD,
+        "sharpness": Sharpness,
+    }
+    if seams and seams[1]:
+        metrics["seam_ratio"] = lambda: SeamRatio(*seams)
+    return metrics
+
+
+def evaluate(
+    samples: Tensor, data: RealImages, out: Path, seams: tuple[int, list[int]] | None = None, source: str = ""
+) -> dict[str, Any]:
+    """Writes report.json, report.md and samples.png; returns the report.
+
+    Args:
+        samples: n c *s in [-1, 1].
+        data: real images; the test people are the reference, the training people give floors and nulls.
+        out: folder of the report.
+        seams: where the parts of a sample meet, as `Generator.seams` gives it.
+        source: where the samples came from, for the report.
+    """
+    real = data.volumes("test", one_per_person=True)
+    train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
+    num = min(len(samples), len(real))
+    if num < 2 or len(train) < 2:
+        raise InputError(f"evaluate: {len(samples)} samples, {len(real)} test and {len(train)} training people; give at least 2 of each.")
+    samples, real = samples[:num], real[:num]  # pairwise scores depend on the number, so both sides are equal
+    sets = {"samples": samples, **nulls(train, num)}
+    report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in sets if name != "samples"}}
+    for name, make in metrics_for(seams).items():
+        metric, estimate = measure(make, samples, real)
+        report["metrics"][name] = {
+            "value": estimate.value,
+            "ci95": list(estimate.ci95),
+            "real_vs_real": floor(make, train, real) if name != "ms_ssim" else measure(make, real, real)[1].value,
+            "num_samples": num,
+            "num_real": num,
+            "features": metric.features,
+        }
+        for null, images in sets.items():
+            if null != "samples":
+                report["nulls"][null][name] = measure(make, images, real)[1].value
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=2))
+    (out / "report.md").write_text(as_markdown(report))
+    pictures = {"samples": samples, "real, unseen people": real} | {f"null: {name}": sets[name] for name in report["nulls"]}
+    save_figure(out / "samples.png", pictures)
+    print(f"report: {out / 'report.md'}; figure: {out / 'samples.png'}")
+    return report
+
+
+def measure(make: Callable[[], TwoSampleMetric], samples: Tensor, real: Tensor) -> tuple[TwoSampleMetric, Any]:
+    """A score of one set against real images, and the metric that made it."""
+    metric = make()
+    metric.update(samples, real=False)
+    metric.update(real, real=True)
+    return metric, metric.estimate()
+
+
+def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor) -> float:
+    """The score that real images get: mean over random sets of training people, as many as there are real ones.
+
+    With fewer training people than that, both sides are cut to their number.
+    """
+    num = min(len(train), len(real))
+    values = []
+    for k in range(NUM_FLOORS):
+        chosen = np.random.default_rng(k).permutation(len(train))[:num]
+        values.append(measure(make, train[chosen], real[:num])[1].value)
+    return float(np.mean(values))
+
+
+def nulls(train: Tensor, num: int) -> dict[str, Tensor]:
+    """Name -> `num` images (n c *s in [-1, 1]) that know the training images only superficially."""
+    from sklearn.decomposition import PCA
+
+    random = torch.Generator().manual_seed(0)
+    shape = (num, *train.shape[1:])
+    noise = torch.randn(shape, generator=random)
+    pca = PCA(min(NUM_COMPONENTS, len(train) - 1), svd_solver="randomized", random_state=0)
+    scores = pca.fit_transform(train.flatten(1).numpy())
+    drawn = np.random.default_rng(0).normal(size=(num, scores.shape[1])) * scores.std(axis=0, ddof=1)
+    return {
+        "noise": (train.mean() + train.std() * noise).clamp(-1, 1),
+        "mean+noise": (train.mean(0) + train.std(0) * noise).clamp(-1, 1),
+        "pca_gaussian": torch.from_numpy(pca.inverse_transform(drawn)).float().view(shape).clamp(-1, 1),
+    }
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a table, a row for each score."""
+    names = list(report["nulls"])
+    lines = [
+        f"# Evaluation of {report['source']}",
+        "",
+        "| score | samples | 95 % interval | real vs real | " + " | ".join(names) + " | n | from |",
+        "|---|---|---|---|" + "---|" * len(names) + "---|---|",
+    ]
+    for name, row in report["metrics"].items():
+        null_cells = " | ".join(f"{report['nulls'][null][name]:.4g}" for null in names)
+        low, high = row["ci95"]
+        lines.append(
+            f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} | {null_cells} "
+            f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
+        )
+    lines += ["", "Real people: the test split, one image each. Intervals: jackknife. Audit: none.", "", "![samples](samples.png)", ""]
+    return "\n".join(lines)

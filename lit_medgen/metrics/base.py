@@ -1,0 +1,81 @@
+"""Scores of samples against real images, with intervals over people.
+
+Every score is a function of statistics per image or per pair of images, so leaving one image out is cheap, and
+the interval is a jackknife: a bootstrap would count an image's likeness to itself, a subsample is biased for
+scores that depend on the number of images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score with its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+class TwoSampleMetric(Metric, ABC):
+    """A score of samples against real images; both are collected by `update`, n c *s in [-1, 1].
+
+    One image a person: the interval treats images as independent.
+    """
+
+    full_state_update = False
+    features: str
+    """What the score is computed from, for the report."""
+
+    samples: list[Tensor]
+    real: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("samples", default=[], dist_reduce_fx="cat")
+        self.add_state("real", default=[], dist_reduce_fx="cat")
+
+    def update(self, images: Tensor, real: bool) -> None:
+        """Adds images, n c *s in [-1, 1]."""
+        (self.real if real else self.samples).append(images)
+
+    def compute(self) -> Tensor:
+        """The score."""
+        return torch.tensor(self.estimate().value)
+
+    def estimate(self) -> Estimate:
+        """The score and its jackknife interval over samples and real images."""
+        samples, real = dim_zero_cat(self.samples), dim_zero_cat(self.real)
+        statistics = self.statistics(samples, real)
+        all_x, all_y = torch.arange(len(samples)), torch.arange(len(real))
+        value = self.score(statistics, all_x, all_y)
+        left_out = [[self.score(statistics, all_x[all_x != i], all_y) for i in all_x]]
+        left_out.append([self.score(statistics, all_x, all_y[all_y != i]) for i in all_y])
+        error = sum(_jackknife_variance(torch.tensor(values, dtype=torch.float64)) for values in left_out) ** 0.5
+        return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
+
+    @abstractmethod
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """What the score is made of; axes named x run over samples, y over real images."""
+
+    @abstractmethod
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+
+
+def _jackknife_variance(values: Tensor) -> float:
+    n = len(values)
+    return float((n - 1) / n * (values - values.mean()).square().sum())
+
+
+def mean_off_diagonal(matrix: Tensor) -> Tensor:
+    """Mean of a square matrix without its diagonal."""
+    n = len(matrix)
+    return (matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1))

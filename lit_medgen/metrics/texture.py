@@ -1,0 +1,61 @@
+"""Sharpness, and the seams of images made in parts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lit_medgen.metrics.base import TwoSampleMetric
+
+
+class Sharpness(TwoSampleMetric):
+    """Mean absolute difference of a voxel from its neighbours, relative to real images: 1 is as sharp as real."""
+
+    features = "voxels, absolute differences of neighbours along every axis"
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Mean difference of every image."""
+        return {"x": _roughness(samples), "y": _roughness(real)}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+        return float(statistics["x"][x].mean() / statistics["y"][y].mean())
+
+
+class SeamRatio(TwoSampleMetric):
+    """Step between slices made in different stages over that between slices of one stage, relative to real: 1 is seamless.
+
+    The step is the mean absolute difference of neighbouring slices; real images are measured at the same places.
+
+    Args:
+        axis: spatial axis along which the slices are stacked.
+        borders: i where slices i and i + 1 were made in different stages.
+    """
+
+    def __init__(self, axis: int, borders: list[int]) -> None:
+        super().__init__()
+        self.axis, self.borders = axis, borders
+        self.features = f"voxels, {len(borders)} borders between stages along axis {axis}"
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Mean step at every place along the axis, for every image."""
+        return {"x": self._steps(samples), "y": self._steps(real)}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+        return float(self._ratio(statistics["x"][x]) / self._ratio(statistics["y"][y]))
+
+    def _steps(self, images: Tensor) -> Tensor:
+        step = images.double().diff(dim=self.axis + 2).abs()
+        return step.movedim(self.axis + 2, 1).flatten(2).mean(2)
+
+    def _ratio(self, steps: Tensor) -> Tensor:
+        at_border = torch.zeros(steps.shape[1], dtype=torch.bool)
+        at_border[self.borders] = True
+        return steps[:, at_border].mean() / steps[:, ~at_border].mean()
+
+
+def _roughness(images: Tensor) -> Tensor:
+    """n: mean absolute difference of neighbours, averaged over the axes."""
+    axes = range(2, images.ndim)
+    return torch.stack([images.double().diff(dim=axis).abs().flatten(1).mean(1) for axis in axes]).mean(0)
