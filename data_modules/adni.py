@@ -18,14 +18,18 @@ from typing import Any
 import pandas as pd
 
 from data_modules.base import MedicalDataModule
-from data_modules.folder import number, read_table, require_column
+from data_modules.folder import as_rows, number, read_table, require_column
 from data_modules.store import Rejected, Scan
 from lit_medgen.errors import InputError
 
 PTID = re.compile(r"\d{3}_S_\d{4,5}")
 T1_DESCRIPTIONS = ("MPR*Scaled*", "MPR*N3*", "MPR*", "*MPRAGE*", "*MP-RAGE*", "*MP_RAGE*", "*SPGR*")
 SEX = {"F": 0.0, "Female": 0.0, "M": 1.0, "Male": 1.0}
-DIAGNOSIS = dict.fromkeys(("CN", "SMC"), 0.0) | dict.fromkeys(("EMCI", "MCI", "LMCI"), 1.0) | dict.fromkeys(("AD", "Dementia"), 2.0)
+DIAGNOSIS = (
+    dict.fromkeys(("CN", "SMC"), 0.0)
+    | dict.fromkeys(("EMCI", "MCI", "LMCI"), 1.0)
+    | dict.fromkeys(("AD", "Dementia"), 2.0)
+)
 
 
 class ADNIDataModule(MedicalDataModule):
@@ -68,8 +72,8 @@ class ADNIDataModule(MedicalDataModule):
         if not people:
             return [], []
         path, table = self._collection()
-        by_image = {str(row["Image Data ID"]).lstrip("IS"): row for row in table.to_dict("records")}
-        by_visit = {(row["Subject"], _date(row.get("Acq Date", ""))): row for row in table.to_dict("records")}
+        by_image = {str(row["Image Data ID"]).lstrip("IS"): row for row in as_rows(table)}
+        by_visit = {(row["Subject"], _date(row.get("Acq Date", ""))): row for row in as_rows(table)}
         best: dict[tuple[str, str], tuple[int, Scan]] = {}
         rejected = []
         for folder in sorted(folder for person in people for folder in person.glob("*/*/*") if folder.is_dir()):
@@ -80,7 +84,9 @@ class ADNIDataModule(MedicalDataModule):
             row = by_image.get(folder.name.lstrip("IS")) or by_visit.get((person, date[:10]))
             source = _files(folder)
             if row is None or not source:
-                reason = f"no row of {path.name} for this image" if row is None else "no .nii or .dcm file in this folder"
+                reason = (
+                    f"no row of {path.name} for this image" if row is None else "no .nii or .dcm file in this folder"
+                )
                 rejected.append(Rejected(str(folder), reason))
                 continue
             scan = Scan(source, person, date[:10], self._attributes(row))
@@ -125,7 +131,7 @@ class ADNIDataModule(MedicalDataModule):
         table = read_table(path)
         require_column(table, "participant_id", path)
         scans, rejected = [], []
-        for row in table.to_dict("records"):
+        for row in as_rows(table):
             person = str(row["participant_id"])
             images: dict[str, Path] = {}
             for image in sorted(self.root.glob(f"{person}/**/anat/*_T1w.nii*")):
@@ -134,7 +140,9 @@ class ADNIDataModule(MedicalDataModule):
                 rejected.append(Rejected(f"{path}: {person}", "a subject without an image"))
             sessions = self._sessions(person)
             for session, image in images.items():
-                facts = {key: value for key, value in (row | sessions.get(session, {})).items() if value not in ("", "n/a")}
+                facts = {
+                    key: value for key, value in (row | sessions.get(session, {})).items() if value not in ("", "n/a")
+                }
                 attributes = {
                     "age_years": number(facts.get("age", facts.get("age_bl", "")), {}),
                     "sex": number(facts.get("sex", ""), SEX),
@@ -149,7 +157,7 @@ class ADNIDataModule(MedicalDataModule):
             return {}
         table = read_table(path)
         require_column(table, "session_id", path)
-        return {str(row["session_id"]): row for row in table.to_dict("records")}
+        return {str(row["session_id"]): row for row in as_rows(table)}
 
 
 def _files(folder: Path) -> Path | list[Path] | None:

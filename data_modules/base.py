@@ -1,8 +1,8 @@
 """`MedicalDataModule`: from a raw folder to batches; every data set is a subclass that lists its scans.
 
-    prepare_data   raw tree -> prepared store (once, on one process, restartable)
-    setup          store -> patient-wise splits, `DataSpec`
-    loaders        store -> `Batch`, in an order that is a function of (seed, position)
+prepare_data   raw tree -> prepared store (once, on one process, restartable)
+setup          store -> patient-wise splits, `DataSpec`
+loaders        store -> `Batch`, in an order that is a function of (seed, position)
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class StoreDataset(Dataset[Batch]):
         if self.draw is None:
             image = self.store.read(record)
         else:
-            slices = self.draw.draw(self.store.num_slices(record), np.random.default_rng(mix("slices", self.seed, position)))
+            slices = self.draw.draw(
+                self.store.num_slices(record), np.random.default_rng(mix("slices", self.seed, position))
+            )
             real = slices.index >= 0
             chosen = self.store.read(record, slices.index[real])
             image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
@@ -217,7 +219,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         return DataLoader(
             self.dataset(split),
             batch_size=self.batch_size,
-            sampler=places,  # type: ignore[arg-type]
+            sampler=places,
             num_workers=self.num_workers,
             collate_fn=collate,
         )

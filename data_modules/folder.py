@@ -82,7 +82,7 @@ class FolderDataModule(MedicalDataModule):
         table = read_table(path)
         for column in [self.key, self.person, *self.attributes]:
             require_column(table, column, path)
-        return {str(row[self.key]): row for row in table.to_dict("records")}
+        return {str(row[self.key]): row for row in as_rows(table)}
 
     def _values(self, row: dict[str, Any]) -> dict[str, float]:
         return {name: number(row[name], self.codes.get(name, {})) for name in self.attributes}
@@ -97,6 +97,11 @@ def read_table(path: Path) -> pd.DataFrame:
     except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
         raise InputError(f"{path}: not a table ({error}); expected CSV or TSV with a header.") from error
     return table.rename(columns=str.strip)
+
+
+def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One dict for each row."""
+    return [dict(zip(map(str, table.columns), row, strict=True)) for row in table.itertuples(index=False)]
 
 
 def require_column(table: pd.DataFrame, column: str, path: Path) -> None:

@@ -32,7 +32,7 @@ def index_at(position: int, num: int, seed: int) -> int:
 
 
 class PositionBatches(Sampler[list[Place]]):
-    """Endless batches for one rank: step k of a run with w ranks and batches of b covers positions k w b ... (k + 1) w b - 1.
+    """Endless batches for one rank: step k of w ranks with batches of b covers positions k w b ... (k + 1) w b - 1.
 
     Args:
         num: samples in the training split.
@@ -43,7 +43,9 @@ class PositionBatches(Sampler[list[Place]]):
         first_step: how many steps were already taken.
     """
 
-    def __init__(self, num: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, first_step: int = 0) -> None:
+    def __init__(
+        self, num: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, first_step: int = 0
+    ) -> None:
         self.num, self.batch_size, self.seed = num, batch_size, seed
         self.rank, self.world_size, self.first_step = rank, world_size, first_step
 

@@ -112,7 +112,9 @@ class Prepared:
 
 def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
     """First and one past the last index along each axis where the mask is true."""
-    found = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
+    found = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
+    ]
     return [int(f[0]) for f in found], [int(f[-1]) + 1 for f in found]
 
 

@@ -104,7 +104,9 @@ class Store:
         self.folder, self.axis = address.folder, AXES.get(address.axis, 0)
         manifest = self.folder / "manifest.csv"
         if not manifest.exists():
-            raise InputError(f"{manifest}: no prepared store; run `python -m lit_medgen prepare` with the same config first.")
+            raise InputError(
+                f"{manifest}: no prepared store; run `python -m lit_medgen prepare` with the same config first."
+            )
         self.digest = _hash(manifest.read_bytes())
         self.records = [_record(row, self.folder) for row in _rows(manifest)]
 
@@ -235,11 +237,19 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _record(row: dict[str, str], folder: Path) -> Record:
     attributes = {
-        name.removeprefix("attribute."): float(value or "nan") for name, value in row.items() if name.startswith("attribute.")
+        name.removeprefix("attribute."): float(value or "nan")
+        for name, value in row.items()
+        if name.startswith("attribute.")
     }
     facts = json.loads((folder / "volumes" / f"{row['key']}.json").read_text())
     return Record(
-        row["key"], row["person"], row["session"], row["sha256"], float(row["cut"]), np.array(facts["affine"]), attributes
+        row["key"],
+        row["person"],
+        row["session"],
+        row["sha256"],
+        float(row["cut"]),
+        np.array(facts["affine"]),
+        attributes,
     )
 
 

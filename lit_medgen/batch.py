@@ -91,7 +91,7 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device. Lightning calls this to move a batch."""
-        moved = {
+        moved: dict[str, Any] = {
             name: _move(getattr(self, name), device, non_blocking)
             for name in ("image", "affine", "label_map", "slice_index", "observed")
         }
@@ -100,7 +100,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins memory."""
-        pinned = {
+        pinned: dict[str, Any] = {
             name: value.pin_memory()
             for name in ("image", "affine", "label_map", "slice_index", "observed")
             if (value := getattr(self, name)) is not None
@@ -154,7 +154,9 @@ class DataSpec:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> DataSpec:
         """The inverse of `plain`."""
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        lists: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
         lists["attributes"] = {name: tuple(value) for name, value in plain["attributes"].items()}
         return cls(**lists)
 

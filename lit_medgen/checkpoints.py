@@ -25,7 +25,9 @@ ALLOWED = ("lit_medgen.", "data_modules.", "torch.optim.")
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's content; InputError if it cannot be read, holds code, or is not ours."""
     if not path.is_file():
-        raise MissingDataError(f"--ckpt_path: no file '{path}'; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt.")
+        raise MissingDataError(
+            f"--ckpt_path: no file '{path}'; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -41,7 +43,7 @@ def config_of(path: Path) -> dict[str, Any]:
     if config is None:
         raise InputError(f"{path}: holds no config (its model was not made by the command line); add --config.")
     check_classes(config, path)
-    return config
+    return dict(config)
 
 
 def check_classes(config: Any, path: Path) -> None:

@@ -56,7 +56,9 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The name of the run."""
-        parser.add_argument("--name", type=str, default="run", help="Name of the run folder below trainer.default_root_dir.")
+        parser.add_argument(
+            "--name", type=str, default="run", help="Name of the run folder below trainer.default_root_dir."
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
@@ -76,8 +78,8 @@ class CLI(LightningCLI):
             trained = config_of(Path(path))["model"]["class_path"]
             if trained != section.model.class_path:
                 raise InputError(
-                    f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for {section.model.class_path}; "
-                    "leave out the model or give the right checkpoint."
+                    f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for "
+                    f"{section.model.class_path}; leave out the model or give the right checkpoint."
                 )
         elif path and path != "last":
             raise MissingDataError(f"--ckpt_path: no file '{path}'; give a checkpoint, or `last` with fit.")
@@ -88,7 +90,7 @@ class CLI(LightningCLI):
         folder = Path(config.get("default_root_dir") or "runs", self.config_init[self.subcommand].name)
         if config.get("logger") in (None, True):
             kwargs["logger"] = RunLogger(folder) if self.subcommand == "fit" else False
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
         trainer.run_name = folder.name
         return trainer
 
@@ -112,7 +114,8 @@ def run_verb(args: list[str]) -> None:
         save_config_callback=RunConfig,
         seed_everything_default=0,
         parser_class=Parser,
-        parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS} | {"parser_mode": "omegaconf+"},
+        parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS}
+        | {"parser_mode": "omegaconf+"},
         load_from_checkpoint_support=False,
         args=args,
     )
@@ -122,7 +125,12 @@ def prepare(args: list[str]) -> None:
     """Raw data -> prepared store. Options: --config FILE or --data FILE, --verify (re-read every stored volume)."""
     from rich.console import Console
 
-    parser = Parser(prog="lit_medgen prepare", description=prepare.__doc__, parser_mode="omegaconf+", allow_abbrev=False)
+    parser = Parser(
+        prog="lit_medgen prepare",
+        description="raw data -> prepared store",
+        parser_mode="omegaconf+",
+        allow_abbrev=False,
+    )
     parser.add_argument("--verify", action="store_true", help="Compare the SHA-256 of every volume already there.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words, verify = [word for word in args if word != "--verify"], "--verify" in args
@@ -137,7 +145,8 @@ def prepare(args: list[str]) -> None:
         console.print(f"rejected {row.source}: {row.reason}", markup=False, highlight=False)
     cut = [record.cut for record in accepted]
     console.print(
-        f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images of {len({r.person for r in accepted})} people; "
+        f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, "
+        f"{len({record.person for record in accepted})} people; "
         f"brain voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}; "
         f"store: {datamodule.address.folder}",
         highlight=False,
@@ -153,7 +162,7 @@ def known_config(words: list[str]) -> dict[str, Any] | None:
     if samples is not None and (file := Path(samples, "config.yaml")).is_file():
         config = yaml.safe_load(file.read_text())
         check_classes(config, file)
-        return config
+        return dict(config)
     return None
 
 
@@ -184,7 +193,7 @@ def _data_section(path: str) -> dict[str, Any]:
         raise InputError(f"{path}: not valid YAML ({error}).") from error
     if not isinstance(config, dict) or "data" not in config:
         raise InputError(f"{path}: no `data` section to prepare.")
-    return config["data"]
+    return dict(config["data"])
 
 
 def _shorten(message: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ MAX_TRAIN = 500
 class RealImages(Protocol):
     """What evaluation needs of a data module."""
 
-    def volumes(self, split: str, one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
+    def volumes(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
         """n c *s in [-1, 1]."""
         ...
 
@@ -69,10 +69,17 @@ def evaluate(
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
     num = min(len(samples), len(real))
     if num < 2 or len(train) < 2:
-        raise InputError(f"evaluate: {len(samples)} samples, {len(real)} test and {len(train)} training people; give at least 2 of each.")
+        raise InputError(
+            f"evaluate: {len(samples)} samples, {len(real)} test and {len(train)} training people; "
+            "give at least 2 of each."
+        )
     samples, real = samples[:num], real[:num]  # pairwise scores depend on the number, so both sides are equal
     sets = {"samples": samples, **nulls(train, num)}
-    report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in sets if name != "samples"}}
+    report: dict[str, Any] = {
+        "source": source,
+        "metrics": {},
+        "nulls": {name: {} for name in sets if name != "samples"},
+    }
     for name, make in metrics_for(seams).items():
         metric, estimate = measure(make, samples, real)
         report["metrics"][name] = {
@@ -89,7 +96,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2))
     (out / "report.md").write_text(as_markdown(report))
-    pictures = {"samples": samples, "real, unseen people": real} | {f"null: {name}": sets[name] for name in report["nulls"]}
+    pictures = {"samples": samples, "real, unseen people": real} | {
+        f"null: {name}": sets[name] for name in report["nulls"]
+    }
     save_figure(out / "samples.png", pictures)
     print(f"report: {out / 'report.md'}; figure: {out / 'samples.png'}")
     return report
@@ -149,5 +158,11 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} | {null_cells} "
             f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
         )
-    lines += ["", "Real people: the test split, one image each. Intervals: jackknife. Audit: none.", "", "![samples](samples.png)", ""]
+    lines += [
+        "",
+        "Real people: the test split, one image each. Intervals: jackknife. Audit: none.",
+        "",
+        "![samples](samples.png)",
+        "",
+    ]
     return "\n".join(lines)

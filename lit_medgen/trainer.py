@@ -47,7 +47,9 @@ class Trainer(L.Trainer):
             format: file format.
         """
         if ckpt_path is None:
-            raise InputError("sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt.")
+            raise InputError(
+                "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
+            )
         wanted = seeds if seeds is not None else list(range(num))
         if not wanted or len(set(wanted)) != len(wanted):
             raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
@@ -90,7 +92,9 @@ class Trainer(L.Trainer):
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
             seeds = list(range(num or len(data.records["test"])))
-            self._write_samples(generator, seeds, batch_size, samples, "nifti" if len(data.spec.size) == 3 else "png", ckpt_path)
+            self._write_samples(
+                generator, seeds, batch_size, samples, "nifti" if len(data.spec.size) == 3 else "png", ckpt_path
+            )
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
@@ -124,5 +128,7 @@ class _Requested(L.LightningDataModule):
 
 def _generator(model: Method) -> Generator:
     if not isinstance(model, Generator):
-        raise InputError(f"model.class_path: {type(model).__name__} makes no images; sample and evaluate need a generator.")
+        raise InputError(
+            f"model.class_path: {type(model).__name__} makes no images; sample and evaluate need a generator."
+        )
     return model

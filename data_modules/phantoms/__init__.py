@@ -17,7 +17,9 @@ def phantom(args: list[str]) -> None:
         print(f"usage: python -m lit_medgen phantom {'|'.join(DATA_SETS)} --out DIR --num_subjects N --seed S")
         return
     if not args or args[0] not in DATA_SETS:
-        raise InputError(f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}.")
+        raise InputError(
+            f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}."
+        )
     parser = jsonargparse.ArgumentParser(prog=f"lit_medgen phantom {args[0]}", exit_on_error=False)
     writer = _writer(args[0])
     parser.add_function_arguments(writer)
@@ -32,4 +34,3 @@ def _writer(name: str) -> Callable[..., None]:
     from data_modules.phantoms.heads import write_adni
 
     return {"adni": write_adni}[name]
-

@@ -117,7 +117,9 @@ def draw(person: Person, age_years: float, scan_seed: int) -> tuple[np.ndarray, 
 def smooth_field(shape: tuple[int, ...], knots: int, random: np.random.Generator) -> np.ndarray:
     """A smooth random field of unit variance at its knots: x y z."""
     coarse = random.normal(size=(knots,) * len(shape))
-    return ndimage.zoom(coarse, [length / knots for length in shape], order=3, mode="nearest", grid_mode=True).astype(np.float32)
+    return ndimage.zoom(coarse, [length / knots for length in shape], order=3, mode="nearest", grid_mode=True).astype(
+        np.float32
+    )
 
 
 def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:

@@ -100,7 +100,9 @@ class EMA(Callback):
             return
         self.num_updates = state["num_updates"]
         parameters = _trained(pl_module)
-        self.average = {name: checkpoint["state_dict"][name].clone().to(parameters[name].device) for name in state["raw"]}
+        self.average = {
+            name: checkpoint["state_dict"][name].clone().to(parameters[name].device) for name in state["raw"]
+        }
         for name, value in state["raw"].items():
             parameters[name].copy_(value)
 

@@ -65,7 +65,11 @@ class SampleWriter(BasePredictionWriter):
             return
         assert isinstance(pl_module, Generator)
         config = pl_module.config
-        made_by = {"checkpoint_sha256": file_hash(self.checkpoint), "config_sha256": config_hash(config), "audit": "none"}
+        made_by = {
+            "checkpoint_sha256": file_hash(self.checkpoint),
+            "config_sha256": config_hash(config),
+            "audit": "none",
+        }
         with (self.folder / "manifest.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["file", "seed", "condition", *made_by])
             writer.writeheader()
@@ -103,7 +107,9 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
         except ValueError as error:
             raise InputError(f"{path}: {error}.") from error
         if values.shape != tuple(spec.size):
-            raise InputError(f"{path}: size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on.")
+            raise InputError(
+                f"{path}: size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on."
+            )
         low, high = (0.0, 255.0) if path.suffix == ".png" else spec.intensity_window
         images.append(torch.from_numpy((values - low) / (high - low) * 2 - 1))
     return torch.stack(images)[:, None].float().clamp(-1, 1)

@@ -26,7 +26,9 @@ class Denoises(Protocol):
     """Anything a sampler can walk: a `Denoiser`, guidance around one, or an exact formula in a test."""
 
     @property
-    def schedule(self) -> Schedule: ...
+    def schedule(self) -> Schedule:
+        """The noise schedule."""
+        ...
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x̂ of the shape of x_t; t: b."""

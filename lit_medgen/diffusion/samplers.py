@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -135,7 +136,7 @@ class DDIM(Sampler):
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in pairwise(grid):
             x_hat = walker.x_hat(x, t)
             eps = walker.process.eps_from_x(x_hat, x, t)
             alpha_s, sigma_s = walker.alpha_sigma(s, x)
@@ -163,7 +164,7 @@ class Heun(Sampler):
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in pairwise(grid):
             alpha_t, sigma_t = walker.alpha_sigma(t, x)
             alpha_s, sigma_s = walker.alpha_sigma(s, x)
             step = sigma_s / alpha_s - sigma_t / alpha_t
@@ -182,7 +183,7 @@ class DPMSolverPP2M(Sampler):
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
         before: tuple[Tensor, Tensor] | None = None  # x̂ and step length in lambda of the step before
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in pairwise(grid):
             x_hat = walker.x_hat(x, t)
             h = walker.half_log_snr(s) - walker.half_log_snr(t)
             direction = x_hat

@@ -37,7 +37,10 @@ def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"{len(found)} different values of {name}; expected one series with one pixel spacing")
     if len({s.pixels.shape for s in slices}) > 1:
         raise ValueError("slices of different sizes; expected one size")
-    if any(not np.allclose(s.rows, first.rows, atol=1e-3) or not np.allclose(s.columns, first.columns, atol=1e-3) for s in slices):
+    if any(
+        not np.allclose(s.rows, first.rows, atol=1e-3) or not np.allclose(s.columns, first.columns, atol=1e-3)
+        for s in slices
+    ):
         raise ValueError("slices of different orientation (a localizer inside the series?); expected one orientation")
     normal = np.cross(first.rows, first.columns)
     slices = _without_duplicates(sorted(slices, key=lambda s: float(s.position @ normal)), normal)
@@ -87,7 +90,10 @@ def _step(slices: list[_Slice], normal: np.ndarray) -> np.ndarray:
     middle = float(np.median(gaps))
     if (gaps > 1.5 * middle).any():
         where = float(slices[int(gaps.argmax())].position @ normal)
-        raise ValueError(f"a gap of {gaps.max():.2f} mm after {where:.2f} mm where slices are {middle:.2f} mm apart; slices are missing")
+        raise ValueError(
+            f"a gap of {gaps.max():.2f} mm after {where:.2f} mm where slices are {middle:.2f} mm apart; "
+            "slices are missing"
+        )
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
     if abs(step @ normal) < 0.99 * float(np.linalg.norm(step)):
         raise ValueError("slices are shifted against each other (gantry tilt); resample the series first")
@@ -99,5 +105,5 @@ def _step(slices: list[_Slice], normal: np.ndarray) -> np.ndarray:
 def _canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import nibabel as nib
 
-    image = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))  # type: ignore[attr-defined]
+    image = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))
     return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)

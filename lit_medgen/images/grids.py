@@ -55,4 +55,3 @@ def enlarge(image: np.ndarray, least_side: int = 512) -> np.ndarray:
     """Whole-number magnification, so that small pictures can be seen."""
     factor = max(1, least_side // min(image.shape))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
-

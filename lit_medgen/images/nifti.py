@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,12 +20,14 @@ MAX_BYTES = 2 * 1024**3
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm)."""
     try:
-        image = nib.load(path)  # type: ignore[attr-defined]
+        image = nib.load(path)
         _check_header(image)
-        canonical = nib.as_closest_canonical(image)  # type: ignore[attr-defined]
+        canonical = nib.as_closest_canonical(image)
         voxels = np.asarray(canonical.dataobj, dtype=np.float32)
     except (EOFError, OSError, zlib.error, ImageFileError) as error:
-        raise ValueError(f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged") from error
+        raise ValueError(
+            f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged"
+        ) from error
     voxels = voxels.reshape(voxels.shape[:3])  # a trailing axis of length 1 is harmless
     bad = int(voxels.size - np.isfinite(voxels).sum())
     if bad:
@@ -32,7 +35,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
-def _check_header(image: nib.Nifti1Image) -> None:
+def _check_header(image: Any) -> None:
     shape = image.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume")
@@ -52,4 +55,4 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, description:
     image.set_qform(affine, code=2)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()[:79]
-    nib.save(image, path)  # type: ignore[attr-defined]
+    nib.save(image, path)

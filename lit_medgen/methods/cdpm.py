@@ -65,6 +65,7 @@ class CDPM(Generator):
     ) -> None:
         super().__init__(optimizer, learning_rate)
         self.denoiser = Denoiser(network, schedule or Cosine(), parametrisation, clip=True)
+        self.divisor = network.divisor
         self.weight = weight or UniformWeight()
         self.sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
@@ -72,20 +73,24 @@ class CDPM(Generator):
     def check(self, spec: DataSpec) -> None:
         """InputError if the slices do not fit the network."""
         if not spec.slice_axis:
-            raise InputError("data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw.")
-        divisor = self.denoiser.network.divisor
+            raise InputError(
+                "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
+            )
         plane = _plane(spec)
-        if any(side % divisor for side in plane):
+        if any(side % self.divisor for side in plane):
             raise InputError(
                 f"data.init_args.preprocessing.size gives {spec.slice_axis} slices of {plane[0]} x {plane[1]}; "
-                f"model.init_args.network halves them {divisor.bit_length() - 1} times, so both must be multiples of {divisor}."
+                f"model.init_args.network.init_args.channels has {self.divisor.bit_length()} levels, so both must be "
+                f"multiples of {self.divisor}."
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6: the weighted squared error of the prediction, averaged over all voxels of target slices."""
         condition = batch.condition()
         if condition.slice_index is None or condition.observed is None:
-            raise InputError("data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw.")
+            raise InputError(
+                "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
+            )
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2

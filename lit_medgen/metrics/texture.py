@@ -23,7 +23,7 @@ class Sharpness(TwoSampleMetric):
 
 
 class SeamRatio(TwoSampleMetric):
-    """Step between slices made in different stages over that between slices of one stage, relative to real: 1 is seamless.
+    """Step between slices of different stages over that between slices of one stage, relative to real: 1 is seamless.
 
     The step is the mean absolute difference of neighbouring slices; real images are measured at the same places.
 

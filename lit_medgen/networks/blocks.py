@@ -49,7 +49,7 @@ class TimeEmbedding(nn.Sequential):
 
     def forward(self, t: Tensor) -> Tensor:
         """b -> b e."""
-        return super().forward(sinusoid(1000 * t, self.channels))
+        return super().forward(sinusoid(1000 * t, self.channels))  # type: ignore[no-untyped-call]
 
 
 class ResidualBlock(nn.Module):
@@ -118,5 +118,7 @@ class Upsample(nn.Module):
 def num_heads(channels: int, head_channels: int) -> int:
     """How many heads of the given width the channels make; ValueError if they do not divide."""
     if channels % head_channels:
-        raise ValueError(f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels.")
+        raise ValueError(
+            f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels."
+        )
     return channels // head_channels

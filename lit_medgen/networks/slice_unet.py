@@ -79,7 +79,7 @@ class SliceAttention(nn.Module):
 
     def forward(self, h: Tensor, context: SliceContext) -> Tensor:
         """(b n) c y x -> (b n) c y x."""
-        b, n = context.may_attend.shape[:2]
+        b = len(context.may_attend)
         places = rearrange(self.norm(h), "(b n) c y x -> b (y x) n c", b=b)
         q, k, v = rearrange(self.qkv(places), "b p n (k h d) -> k b h p n d", k=3, h=self.heads)
         relative_q, relative_k, relative_v = self.positions(context)
@@ -159,13 +159,13 @@ class SliceUNet(UNet):
 
     def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
         """Attention across slices and within them, as asked for; both in the middle."""
-        middle = level is None
-        across = middle or self.across[level]
-        if not (across or wanted):
+        across = level is None or self.across[level]
+        within = level is None or wanted
+        if not (across or within):
             return None
         return SliceAndPlaneAttention(
             SliceAttention(channels, self.head_channels, 4 * self.channels[0]) if across else None,
-            Attention(channels, self.head_channels) if wanted or middle else None,
+            Attention(channels, self.head_channels) if within else None,
         )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:

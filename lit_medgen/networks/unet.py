@@ -79,7 +79,9 @@ class UNet(nn.Module):
             if level < len(channels) - 1:
                 self.down.append(Downsample(dim, width))
                 skips.append(width)
-        self.middle = nn.ModuleList([step(width, width, None), Step(ResidualBlock(dim, width, width, embedding, dropout))])
+        self.middle = nn.ModuleList(
+            [step(width, width, None), Step(ResidualBlock(dim, width, width, embedding, dropout))]
+        )
         self.up = nn.ModuleList()
         for level, level_width in reversed(list(enumerate(channels))):
             for _ in range(num_res_blocks + 1):
@@ -98,7 +100,7 @@ class UNet(nn.Module):
     @property
     def divisor(self) -> int:
         """What every spatial size must be a multiple of."""
-        return 2 ** (len(self.channels) - 1)
+        return int(2 ** (len(self.channels) - 1))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """b c *s and b -> b c' *s."""
@@ -116,15 +118,13 @@ class UNet(nn.Module):
         for block in self.middle:
             h = call(block, h, embedding, context)
         for block in self.up:
-            if isinstance(block, Step):
-                h = call(block, cat([h, skips.pop()], dim=1), embedding, context)
-            else:
-                h = block(h)
+            is_step = isinstance(block, Step)
+            h = call(block, cat([h, skips.pop()], dim=1), embedding, context) if is_step else block(h)
         return self.conv_out(silu(self.norm_out(h)))
 
     @staticmethod
     def _recomputed(block: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        return checkpoint(block, *arguments, use_reentrant=False)  # type: ignore[return-value]
+        return checkpoint(block, *arguments, use_reentrant=False)
 
 
 class Step(nn.Module):

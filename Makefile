@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv; nothing else is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+MEDGEN := $(BIN)/python -m lit_medgen
+DEMO := --config configs/cdpm.yaml --config configs/demo/cdpm.yaml
+# Two test processes with one thread each are faster on two cores than one with two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: setup demo test test-all lint types bench
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: .venv/ready
+	$(MEDGEN) phantom adni --out demo/phantoms --num_subjects 48
+	$(MEDGEN) fit $(DEMO) --ckpt_path last
+	$(MEDGEN) sample --ckpt_path demo/cdpm_demo/checkpoints/last.ckpt --num 4 --out demo/samples
+	$(MEDGEN) evaluate --ckpt_path demo/cdpm_demo/checkpoints/last.ckpt --out demo/report
+	@echo "pictures: demo/report/samples.png, demo/cdpm_demo/grids/; volumes: demo/samples/; scores: demo/report/report.md"
+
+test: .venv/ready
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: .venv/ready
+	$(PYTEST)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.training_step

@@ -1,0 +1,127 @@
+"""`MedicalDataModule`: bad arguments, and loaders that ranks, workers and interruptions do not change."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data_modules.folder import FolderDataModule
+from data_modules.preprocessing import Preprocessing
+from data_modules.slices import UniformDraw
+from lit_medgen.batch import Batch
+from lit_medgen.errors import InputError
+
+
+@pytest.fixture
+def heads(cohort: Path, small: Preprocessing, tmp_path: Path) -> FolderDataModule:
+    """A prepared cohort with slice sets."""
+    module = FolderDataModule(
+        str(cohort),
+        pattern="sub-0[0-7]/*.nii.gz",
+        table="participants.tsv",
+        attributes=["age"],
+        preprocessing=small,
+        slices=UniformDraw(4),
+        batch_size=2,
+        fractions=(0.6, 0.4, 0.0),
+        store_dir=str(tmp_path),
+        num_jobs=1,
+    )
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def at(module: FolderDataModule, step: int = 0, rank: int = 0, ranks: int = 1, accumulate: int = 1) -> FolderDataModule:
+    """The module inside a trainer that has reached a step."""
+    trainer: Any = SimpleNamespace(
+        global_rank=rank, world_size=ranks, global_step=step, accumulate_grad_batches=accumulate
+    )
+    module.trainer = trainer
+    return module
+
+
+def train(module: FolderDataModule, num: int) -> list[Batch]:
+    return list(islice(module.train_dataloader(), num))
+
+
+def assert_equal(first: list[Batch], second: list[Batch]) -> None:
+    assert [batch.key for batch in first] == [batch.key for batch in second]
+    for a, b in zip(first, second, strict=True):
+        for name in ("image", "slice_index", "observed", "affine"):
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.1, 0.1), (1.2, -0.1, -0.1), (1.0, 1.0, 1.0)])
+def test_bad_fractions_are_an_input_error(fractions: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError, match=r"data\.init_args\.fractions is \["):
+        FolderDataModule(".", fractions=fractions)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_bad_batch_size_is_an_input_error(batch_size: int) -> None:
+    with pytest.raises(InputError, match=rf"data\.init_args\.batch_size is {batch_size}"):
+        FolderDataModule(".", batch_size=batch_size)
+
+
+def test_a_misspelt_argument_is_refused() -> None:
+    with pytest.raises(TypeError, match="batchsize"):
+        FolderDataModule(".", batchsize=3)
+
+
+def test_no_training_people_are_an_input_error(heads: FolderDataModule) -> None:
+    heads.fractions = (0.0, 0.5, 0.5)
+    with pytest.raises(InputError, match=r"fractions \[0.0, 0.5, 0.5\] leave no training people of the 8 there are"):
+        heads.setup("fit")
+
+
+def test_without_a_store_prepare_is_named(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lit_medgen prepare"):
+        FolderDataModule(str(cohort), store_dir=str(tmp_path)).setup("fit")
+
+
+def test_an_empty_split_is_no_error(heads: FolderDataModule) -> None:
+    assert list(heads.test_dataloader()) == []
+    assert heads.volumes("test").shape == (0, 1, 10, 12, 9)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_continues_exactly(accumulate: int, heads: FolderDataModule) -> None:
+    through = train(at(heads), 14)
+    assert_equal(train(at(heads, step=6 // accumulate, accumulate=accumulate), 8), through[6:])
+
+
+def test_another_seed_is_another_run(heads: FolderDataModule) -> None:
+    first = train(heads, 5)
+    heads.seed = 1
+    assert [batch.key for batch in first] != [batch.key for batch in train(heads, 5)]
+
+
+def test_workers_do_not_change_the_batches(heads: FolderDataModule) -> None:
+    expected = train(heads, 5)
+    heads.num_workers = 2
+    assert_equal(train(heads, 5), expected)
+
+
+def test_ranks_share_the_steps_of_one(heads: FolderDataModule) -> None:
+    alone = train(at(heads), 6)
+    heads.batch_size = 1
+    ranks = [train(at(heads, rank=rank, ranks=2), 6) for rank in (0, 1)]
+    for step, batch in enumerate(alone):
+        assert batch.key == [rank[step].key[0] for rank in ranks]
+        torch.testing.assert_close(batch.image, torch.cat([rank[step].image for rank in ranks]))
+
+
+def test_ranks_share_the_validation_people(heads: FolderDataModule) -> None:
+    keys = [[key for batch in at(heads, rank=rank, ranks=3).val_dataloader() for key in batch.key] for rank in range(3)]
+    assert sorted(key for rank in keys for key in rank) == sorted(record.key for record in heads.records["val"])
+    assert max(map(len, keys)) - min(map(len, keys)) <= 1
+
+
+def test_spec_survives_a_checkpoint(heads: FolderDataModule) -> None:
+    assert type(heads.spec).from_plain(heads.spec.plain()) == heads.spec

@@ -1,0 +1,360 @@
+"""`FolderDataModule`: which image belongs to whom, and batches from NIfTI, PNG and DICOM folders."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from data_modules.folder import FolderDataModule
+from data_modules.preprocessing import Preprocessing
+from data_modules.slices import FDMDraw, UniformDraw
+from data_modules.splits import SPLITS
+from data_modules.store import Scan
+from lit_medgen.batch import PADDING, Batch
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.png import write_png
+
+WriteHead = Callable[[Path, int], Path]
+Opened = Callable[..., FolderDataModule]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, small: Preprocessing) -> Opened:
+    """Prepares a folder and sets it up; its store lies in a temporary folder."""
+
+    def open_(root: Path, **options: Any) -> FolderDataModule:
+        defaults: dict[str, Any] = {"preprocessing": small, "fractions": (0.5, 0.25, 0.25), "num_jobs": 1}
+        module = FolderDataModule(str(root), store_dir=str(tmp_path / "prepared"), **{**defaults, **options})
+        module.prepare_data()
+        module.setup("fit")
+        return module
+
+    return open_
+
+
+@pytest.fixture
+def heads(opened: Opened, cohort: Path) -> FolderDataModule:
+    """The cohort with its table."""
+    return opened(cohort, table="participants.tsv", attributes=["age", "sex"], slices=UniformDraw(6), batch_size=2)
+
+
+def touch(root: Path, table: str, *files: str) -> FolderDataModule:
+    """Empty files and a table; enough to list scans."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "t.csv").write_text(table)
+    return FolderDataModule(str(root), table="t.csv", key="id", attributes=["age"])
+
+
+def ages(scans: list[Scan]) -> dict[str, float]:
+    return {scan.place.name: scan.attributes["age"] for scan in scans}
+
+
+def test_a_row_belongs_to_the_files_that_begin_with_its_key(tmp_path: Path) -> None:
+    scans, rejected = touch(tmp_path, "id,age\ns1,30\ns2,40\n", "s1_a.nii.gz", "deep/s1_b.nii.gz", "s2.nii.gz").scans()
+    assert ages(scans) == {"s1_a.nii.gz": 30, "s1_b.nii.gz": 30, "s2.nii.gz": 40}
+    assert rejected == []
+    assert [scan.person for scan in scans if scan.place.name.startswith("s1")] == ["s1", "s1"]
+
+
+def test_the_longest_key_wins(tmp_path: Path) -> None:
+    scans, _ = touch(tmp_path, "id,age\ns1_v2,31\ns1,30\n", "s1_v1.nii.gz", "s1_v2.nii.gz").scans()
+    assert ages(scans) == {"s1_v1.nii.gz": 30, "s1_v2.nii.gz": 31}
+
+
+def test_a_key_may_be_a_path_below_the_root(tmp_path: Path) -> None:
+    scans, rejected = touch(tmp_path, "id,age\na/t1.nii.gz,30\nb/t1.nii.gz,40\n", "a/t1.nii.gz", "b/t1.nii.gz").scans()
+    assert {scan.place.parent.name: scan.attributes["age"] for scan in scans} == {"a": 30, "b": 40}
+    assert rejected == []
+
+
+@pytest.mark.parametrize("key", ["s1", ""])
+def test_a_key_does_not_claim_the_files_of_others(key: str, tmp_path: Path) -> None:
+    """s1 is not s12, and a row without a key is nobody."""
+    scans, rejected = touch(tmp_path, f"id,age\n{key},30\n", "s12.nii.gz").scans()
+    assert scans == []
+    assert any(row.source.endswith("s12.nii.gz") for row in rejected)
+
+
+def test_two_rows_for_one_key_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="s1"):
+        touch(tmp_path, "id,age\ns1,30\ns1,99\n", "s1.nii.gz").scans()
+
+
+def test_images_without_row_and_rows_without_image_are_listed(tmp_path: Path) -> None:
+    scans, rejected = touch(tmp_path, "id,age\ns1,30\ns7,70\n", "s1.nii.gz", "other.nii.gz").scans()
+    assert len(scans) == 1
+    assert [(Path(row.source).name, row.reason) for row in rejected] == [
+        ("other.nii.gz", "no row of t.csv has a id that names this file"),
+        ("t.csv: s7", "a row without an image"),
+    ]
+
+
+@pytest.mark.parametrize("options", [{"key": "subject"}, {"person": "subject"}, {"attributes": ["age", "subject"]}])
+def test_a_missing_column_is_named(options: dict[str, Any], cohort: Path) -> None:
+    module = FolderDataModule(str(cohort), table="participants.tsv", **options)
+    with pytest.raises(
+        InputError, match=r"participants\.tsv: no column 'subject'; it has 'participant_id', 'age', 'sex'"
+    ):
+        module.scans()
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2,3,4\n1,2\n", "\x00\xff"])
+def test_what_is_no_table_is_an_input_error(content: str, tmp_path: Path) -> None:
+    module = touch(tmp_path, "", "s1.nii.gz")
+    (tmp_path / "t.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"t\.csv"):
+        module.scans()
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"nowhere\.csv: no such table"):
+        FolderDataModule(str(tmp_path), table="nowhere.csv").scans()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("71.5", 71.5), (" 71 ", 71.0), ("", math.nan), ("n/a", math.nan), ("F", math.nan)]
+)
+def test_cells_become_numbers_or_unknown(text: str, value: float, tmp_path: Path) -> None:
+    scans, _ = touch(tmp_path, f"id,age\ns1,{text}\n", "s1.nii.gz").scans()
+    np.testing.assert_equal(scans[0].attributes["age"], value)
+
+
+def test_text_columns_have_codes(cohort: Path) -> None:
+    module = FolderDataModule(str(cohort), table="participants.tsv", attributes=["sex"])
+    assert [scan.attributes["sex"] for scan in module.scans()[0]] == [0, 0, 1, 1] * 6
+    other = FolderDataModule(str(cohort), table="participants.tsv", attributes=["sex"], codes={"sex": {"F": 5, "M": 6}})
+    assert [scan.attributes["sex"] for scan in other.scans()[0]] == [5, 5, 6, 6] * 6
+
+
+def test_without_a_table_the_file_name_is_the_person(cohort: Path) -> None:
+    scans, rejected = FolderDataModule(str(cohort)).scans()
+    assert rejected == []
+    assert scans[0].person == "sub-00_ses-1_T1w"
+    assert len({scan.person for scan in scans}) == 24
+
+
+def test_a_missing_root_says_what_to_do(tmp_path: Path) -> None:
+    module = FolderDataModule(str(tmp_path / "nowhere"), store_dir=str(tmp_path))
+    with pytest.raises(MissingDataError, match="data.init_args.root: no folder .*nowhere.* Give the folder"):
+        module.prepare_data()
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(MissingDataError, match="no images under .* `pattern`"):
+        FolderDataModule(str(tmp_path), store_dir=str(tmp_path / "prepared")).prepare_data()
+
+
+def test_a_folder_of_bad_files_names_the_first(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    with pytest.raises(
+        InputError, match=r"all 1 images were rejected; the first: .*a\.nii\.gz: .*cut off or damaged.*rejected\.csv"
+    ):
+        FolderDataModule(str(tmp_path), store_dir=str(tmp_path / "prepared"), num_jobs=1).prepare_data()
+
+
+def test_people_stay_together_and_unnamed(heads: FolderDataModule) -> None:
+    owners = [{record.person for record in heads.records[split]} for split in SPLITS]
+    assert sum(map(len, owners)) == len(set().union(*owners)) == 12
+    assert sum(len(heads.records[split]) for split in SPLITS) == 24
+    assert all(owners)
+    manifest = (heads.address.folder / "manifest.csv").read_text()
+    assert not re.search(r"sub-\d\d", manifest)
+
+
+def test_attributes_come_from_the_table(heads: FolderDataModule) -> None:
+    found = [record.attributes for split in SPLITS for record in heads.records[split]]
+    expected = [(math.nan if person == 3 else 50.0 + person, float(person % 2)) for person in range(12) for _ in (1, 2)]
+    assert sorted(map(str, ((a["age"], a["sex"]) for a in found))) == sorted(map(str, expected))
+    train = [r.attributes["age"] for r in heads.records["train"]]
+    assert heads.spec.attributes == {"age": (np.nanmin(train), np.nanmax(train)), "sex": (0, 1)}
+
+
+def test_whole_volumes(opened: Opened, cohort: Path) -> None:
+    module = opened(cohort, table="participants.tsv", attributes=["age"], batch_size=3)
+    batch = next(iter(module.train_dataloader()))
+    assert isinstance(batch, Batch)
+    assert batch.image.shape == (3, 1, *module.spec.size) == (3, 1, 10, 12, 9)
+    assert batch.image.dtype == torch.float32
+    assert batch.affine.shape == (3, 4, 4)
+    assert batch.attributes["age"].shape == (3,)
+    assert batch.slice_index is batch.observed is None
+    images = module.volumes("train")
+    assert images.min() == -1
+    assert 0.5 < images.max() <= 1
+    assert len(set(batch.key)) == 3
+    assert module.spec.slice_axis == ""
+    assert module.spec.spacing_mm == (4, 4, 4)
+
+
+@pytest.mark.parametrize(("axis", "shape"), [("sagittal", (12, 9)), ("coronal", (10, 9)), ("axial", (10, 12))])
+@pytest.mark.parametrize("draw", [UniformDraw(6), FDMDraw(6)])
+def test_slice_sets(
+    axis: str, shape: tuple[int, int], draw: UniformDraw | FDMDraw, opened: Opened, cohort: Path
+) -> None:
+    module = opened(
+        cohort, table="participants.tsv", axis=axis, slices=draw, batch_size=4, pattern="sub-0[0-5]/*.nii.gz"
+    )
+    batch = next(iter(module.train_dataloader()))
+    assert batch.slice_index is not None
+    assert batch.observed is not None
+    assert batch.image.shape == (4, 1, 6, *shape)
+    assert batch.slice_index.shape == batch.observed.shape == (4, 6)
+    assert batch.image.min() >= -1
+    assert batch.image.max() <= 1
+    assert (batch.image[:, 0][batch.slice_index == PADDING] == -1).all()
+    assert module.spec.slice_axis == axis
+    for row, key in enumerate(batch.key):
+        record = next(r for r in module.records["train"] if r.key == key)
+        whole = np.moveaxis(module.store.read(record), {"sagittal": 0, "coronal": 1, "axial": 2}[axis], 0)
+        real = batch.slice_index[row] != PADDING
+        np.testing.assert_array_equal(batch.image[row, 0, real], whole[batch.slice_index[row, real]])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_loaders_give_every_image_once(split: str, heads: FolderDataModule) -> None:
+    loader = heads.val_dataloader() if split == "val" else heads.test_dataloader()
+    first, second = list(loader), list(loader)
+    assert [key for batch in first for key in batch.key] == [record.key for record in heads.records[split]]
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a.image, b.image, rtol=0, atol=0)  # the same slices every time
+
+
+def test_volumes_of_a_split(heads: FolderDataModule) -> None:
+    assert heads.volumes("test").shape == (len(heads.records["test"]), 1, 10, 12, 9)
+
+
+def png_folder(root: Path, num: int = 8) -> Path:
+    for i in range(num):
+        write_png(root / f"{i}.png", np.random.default_rng(i).uniform(size=(16, 12)))
+    return root
+
+
+def test_a_folder_of_pngs_is_two_dimensional(opened: Opened, tmp_path: Path) -> None:
+    grid = Preprocessing((8, 6), (16.0, 12.0), centre="grid", intensity="window", window=(0.0, 255.0))
+    (tmp_path / "png").mkdir()
+    module = opened(png_folder(tmp_path / "png"), pattern="*.png", preprocessing=grid, batch_size=2)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.image.shape == (2, 1, 8, 6)
+    assert -1 <= batch.image.min() < batch.image.max() <= 1
+    assert batch.affine.shape == (2, 4, 4)
+    assert module.spec.orientation == ""
+    assert module.spec.intensity_window == (0, 255)
+
+
+def dicom_series(folder: Path, seed: int, num: int = 4) -> None:
+    folder.mkdir(parents=True)
+    voxels = np.random.default_rng(seed).integers(0, 1000, (num, 8, 8)).astype("<i2")
+    series = pydicom.uid.generate_uid()
+    for k in range(num):
+        data = pydicom.Dataset()
+        data.SOPClassUID, data.SOPInstanceUID, data.SeriesInstanceUID = (
+            CTImageStorage,
+            pydicom.uid.generate_uid(),
+            series,
+        )
+        data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 2 * k]
+        data.PixelSpacing, data.Rows, data.Columns, data.SamplesPerPixel = [1, 1], 8, 8, 1
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.PhotometricInterpretation, data.PixelData = "MONOCHROME2", voxels[k].tobytes()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.save_as(folder / f"{num - k}.dcm", enforce_file_format=True)
+
+
+def test_a_folder_of_dicom_series(opened: Opened, tmp_path: Path) -> None:
+    root = tmp_path / "dicom"
+    for person in range(4):
+        dicom_series(root / f"p{person}" / "ct", seed=person)
+    (root / "t.csv").write_text("id,person\n" + "".join(f"p{person}/ct,p{person}\n" for person in range(4)))
+    grid = Preprocessing((8, 8, 4), (8.0, 8.0, 8.0), centre="grid", intensity="window", window=(0.0, 1000.0))
+    module = opened(root, pattern="**/*.dcm", table="t.csv", key="id", person="person", preprocessing=grid)
+    assert len(module.store.records) == 4
+    assert next(iter(module.train_dataloader())).image.shape == (1, 1, 8, 8, 4)
+
+
+def test_a_bad_series_is_listed_by_its_folder(opened: Opened, tmp_path: Path) -> None:
+    root = tmp_path / "dicom"
+    for person in range(4):
+        dicom_series(root / f"p{person}", seed=person)
+    (root / "p3" / "1.dcm").write_bytes(b"no image")
+    module = opened(
+        root, pattern="**/*.dcm", preprocessing=Preprocessing((8, 8, 4), (8.0,) * 3), fractions=(1.0, 0.0, 0.0)
+    )
+    assert len(module.records["train"]) == 3
+    rejected = (module.address.folder / "rejected.csv").read_text()
+    assert str(root / "p3") in rejected
+    assert "1.dcm" in rejected
+
+
+@pytest.mark.data
+def test_real_brains_are_all_listed_with_attributes(shared_data: Path) -> None:
+    module = FolderDataModule(
+        str(shared_data / "brain" / "ixi"),
+        "brain/*.nii.gz",
+        table="participants.tsv",
+        attributes=["age", "sex", "brain_ml"],
+    )
+    scans, rejected = module.scans()
+    assert (len(scans), rejected) == (138, [])
+    assert len({scan.person for scan in scans}) == 138
+    found = {name: np.array([scan.attributes[name] for scan in scans]) for name in module.attributes}
+    assert [int((found["sex"] == code).sum()) for code in (0, 1)] == [70, 64]
+    assert np.isnan(found["sex"]).sum() == 4
+    assert 20 <= np.nanmin(found["age"]) < np.nanmax(found["age"]) < 83
+    assert 800 < np.nanmin(found["brain_ml"]) < np.nanmax(found["brain_ml"]) < 2000
+
+
+@pytest.mark.data
+def test_real_brains_are_prepared(opened: Opened, shared_data: Path) -> None:
+    module = opened(
+        shared_data / "brain" / "ixi",
+        pattern="brain/IXI0*.nii.gz",
+        table="participants.tsv",
+        attributes=["age", "sex"],
+        preprocessing=Preprocessing((40, 48, 40), (160.0, 192.0, 160.0)),
+        slices=FDMDraw(8),
+        batch_size=2,
+    )
+    files = len(list((shared_data / "brain" / "ixi" / "brain").glob("IXI0*.nii.gz")))
+    assert sum(len(module.records[split]) for split in SPLITS) == files > 5
+    assert max(record.cut for record in module.store.records) == 0
+    for batch in islice(module.train_dataloader(), 3):
+        assert batch.image.shape == (2, 1, 8, 40, 48)
+        assert batch.image.min() == -1
+        assert 0.5 < batch.image.max() <= 1
+
+
+@pytest.mark.data
+def test_real_chest_radiographs_are_split_by_patient(opened: Opened, shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "cxr").mkdir()
+    shutil.copy(shared_data / "cxr" / "Data_Entry_subset.csv", tmp_path / "cxr")
+    for path in sorted((shared_data / "cxr" / "images_256").glob("*.png"))[:30]:
+        (tmp_path / "cxr" / path.name).symlink_to(path)
+    module = opened(
+        tmp_path / "cxr",
+        pattern="*.png",
+        table="Data_Entry_subset.csv",
+        key="Image Index",
+        person="Patient ID",
+        attributes=["Patient Age"],
+        preprocessing=Preprocessing((32, 32), (256.0, 256.0), centre="grid", intensity="window"),
+    )
+    owners = [{record.person for record in module.records[split]} for split in SPLITS]
+    assert (
+        sum(map(len, owners)) == len(set().union(*owners)) < sum(len(module.records[split]) for split in SPLITS) == 30
+    )

@@ -1,0 +1,207 @@
+"""Preprocessing: places in the world stay, intensities are robust, detail is averaged and not aliased."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_modules.preprocessing import Preprocessing, bounding_box
+from lit_medgen.errors import InputError
+
+UNIT = (0.0, 1.0)
+
+
+def unchanged(size: tuple[int, ...], field_of_view_mm: tuple[float, ...]) -> Preprocessing:
+    """No change of intensities in [0, 1], the grid on the middle of the raw grid."""
+    return Preprocessing(size, field_of_view_mm, centre="grid", intensity="window", window=UNIT)
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.25, 1, shape).astype(np.float32)
+
+
+def moved(affine: np.ndarray, *origin: float) -> np.ndarray:
+    affine = affine.astype(float)
+    affine[:-1, -1] = origin
+    return affine
+
+
+def box(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...], value: float = 1.0) -> np.ndarray:
+    voxels = np.zeros(shape, dtype=np.float32)
+    voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = value
+    return voxels
+
+
+def test_a_volume_on_the_grid_is_unchanged() -> None:
+    voxels, affine = noise(7, 8, 9), moved(np.diag([2, 2, 2, 1]), -7, 30, 4)
+    prepared = unchanged((7, 8, 9), (14, 16, 18))(voxels, affine)
+    np.testing.assert_allclose(prepared.voxels, voxels, atol=1e-6)
+    np.testing.assert_allclose(prepared.affine, affine, atol=1e-6)
+    assert prepared.cut == 0
+    assert prepared.voxels.dtype == np.float32
+
+
+@given(
+    size=st.tuples(*[st.integers(2, 12)] * 3),
+    spacing=st.tuples(*[st.floats(0.2, 5)] * 3),
+    origin=st.tuples(*[st.floats(-200, 200)] * 3),
+)
+@settings(max_examples=50, deadline=None, database=None)
+def test_a_volume_on_the_grid_is_unchanged_to_the_rim_for_any_spacing(
+    size: tuple[int, ...], spacing: tuple[float, ...], origin: tuple[float, ...]
+) -> None:
+    field_of_view = tuple(n * s for n, s in zip(size, spacing, strict=True))
+    voxels = noise(*size)
+    prepared = unchanged(size, field_of_view)(voxels, moved(np.diag([*spacing, 1]), *origin))
+    np.testing.assert_allclose(prepared.voxels, voxels, atol=1e-4)
+
+
+def test_enlarging_leaves_no_dark_rim() -> None:
+    prepared = unchanged((16, 16, 16), (8, 8, 8))(noise(8, 8, 8), np.eye(4))
+    assert prepared.voxels.min() >= 0.25 - 1e-6
+
+
+@given(size=st.tuples(*[st.integers(1, 300)] * 3), extent=st.tuples(*[st.floats(1, 400)] * 3))
+@settings(deadline=None, database=None)
+def test_spacing_is_field_of_view_over_size(size: tuple[int, ...], extent: tuple[float, ...]) -> None:
+    np.testing.assert_allclose(np.array(Preprocessing(size, extent).spacing_mm) * size, extent)
+
+
+@pytest.mark.parametrize(
+    ("size", "extent"),
+    [((8, 8), (8.0, 8.0, 8.0)), ((8,), (8.0,)), ((8, 8, 0), (8.0,) * 3), ((8, 8, 8), (8.0, 8.0, -8.0))],
+)
+def test_an_impossible_grid_is_an_input_error(size: tuple[int, ...], extent: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="size"):
+        Preprocessing(size, extent)
+
+
+@pytest.mark.parametrize("window", [(5.0, 5.0), (400.0, -1000.0)])
+def test_an_empty_window_is_an_input_error(window: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="window"):
+        Preprocessing(intensity="window", window=window)
+
+
+@pytest.mark.parametrize("low", [(2, 5, 1), (10, 3, 8)])
+def test_the_brain_is_centred(low: tuple[int, ...]) -> None:
+    high = tuple(n + extent for n, extent in zip(low, (8, 6, 10), strict=True))
+    prepared = Preprocessing((20, 20, 20), (20.0,) * 3)(box((24, 24, 24), low, high), np.eye(4))
+    first, last = bounding_box(prepared.voxels > 0.5)
+    np.testing.assert_allclose((np.array(first) + last) / 2, [10, 10, 10])
+    np.testing.assert_allclose(prepared.affine[:3, 3] - np.array(low) - (np.array((8, 6, 10)) - 20) / 2, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("centre", ["brain", "grid"])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 1.2, 2.5)])
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_a_blob_stays_at_its_place_in_the_world(centre: str, spacing: tuple[float, ...], degrees: int) -> None:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ np.diag(spacing), (-30, 11, 5)
+    size = tuple(int(48 / s) for s in spacing)
+    place = affine @ [*(0.45 * np.array(size)), 1]
+    world = affine[:3, :3] @ np.indices(size).reshape(3, -1) + affine[:3, 3:]
+    blob = np.exp(-((world - place[:3, None]) ** 2).sum(0) / (2 * 4.0**2)).reshape(size)
+
+    prepared = Preprocessing((24, 24, 24), (48.0,) * 3, centre=centre, intensity="window", window=UNIT)(blob, affine)
+    mass = prepared.voxels / prepared.voxels.sum()
+    found = prepared.affine @ [*(np.indices(mass.shape) * mass).sum(axis=(1, 2, 3)), 1]
+    np.testing.assert_allclose(found, place, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("field_of_view", "share"),
+    [((80, 96, 64), 0.0), ((60, 96, 64), 0.25), ((60, 72, 64), 1 - 0.75**2), ((60, 72, 48), 1 - 0.75**3)],
+)
+def test_cut_is_the_share_of_the_brain_outside(field_of_view: tuple[float, ...], share: float) -> None:
+    brain = box((50, 60, 40), (3, 8, 5), (43, 56, 37))  # 80 x 96 x 64 mm
+    size = tuple(int(extent) // 4 for extent in field_of_view)
+    prepared = Preprocessing(size, tuple(map(float, field_of_view)))(brain, np.diag([2.0, 2.0, 2.0, 1.0]))
+    assert prepared.cut == pytest.approx(share, abs=1e-9)
+
+
+@pytest.mark.parametrize("factor", [5, 100])
+def test_percentile_is_robust_to_one_hot_voxel(factor: float) -> None:
+    voxels = box((16, 16, 16), (3, 3, 3), (13, 13, 13)) * np.random.default_rng(0).uniform(100, 200, (16, 16, 16))
+    preprocessing = Preprocessing((16, 16, 16), (16.0,) * 3)
+    expected = preprocessing(voxels, np.eye(4)).voxels
+    voxels[8, 8, 8] = 200 * factor
+    found = preprocessing(voxels, np.eye(4)).voxels
+    found[8, 8, 8] = expected[8, 8, 8]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_percentile_of_the_brain_not_of_the_air() -> None:
+    """Most of a volume is air: the percentile counts from the background on."""
+    brain = np.random.default_rng(0).uniform(100, 200, (10, 10, 10))
+    voxels = np.zeros((40, 40, 40))
+    voxels[15:25, 15:25, 15:25] = brain
+    scaled, mask = Preprocessing(percentile=50).normalise(voxels)
+    assert mask.sum() == 1000
+    np.testing.assert_allclose(scaled[15:25, 15:25, 15:25], (brain / np.median(brain)).clip(0, 1))
+
+
+def test_minmax() -> None:
+    scaled, _ = Preprocessing(intensity="minmax").normalise(np.array([[[-10.0, 0.0, 30.0]]]))
+    np.testing.assert_allclose(scaled.ravel(), [0, 0.25, 1])
+
+
+def test_window() -> None:
+    scaled, _ = Preprocessing(intensity="window", window=(-1000, 400)).normalise(
+        np.array([-2048.0, -1000, -300, 400, 3071])
+    )
+    np.testing.assert_allclose(scaled, [0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -1024.0, 1e6])
+@pytest.mark.parametrize("intensity", ["percentile", "minmax", "window"])
+def test_a_constant_volume_is_refused(value: float, intensity: str) -> None:
+    with pytest.raises(ValueError, match="constant"):
+        Preprocessing((4, 4, 4), (4.0,) * 3, intensity=intensity)(np.full((4, 4, 4), value), np.eye(4))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+@pytest.mark.parametrize("centre", ["brain", "grid"])
+def test_a_volume_below_the_window_is_refused(centre: str) -> None:
+    with pytest.raises(ValueError, match="window|brain|background"):
+        Preprocessing((4, 4, 4), (4.0,) * 3, centre=centre, intensity="window", window=(10, 20))(
+            noise(4, 4, 4), np.eye(4)
+        )
+
+
+@pytest.mark.parametrize("factors", [(4, 4, 4), (2, 4, 1), (1, 1, 8)])
+def test_noise_is_averaged_when_resolution_falls(factors: tuple[int, int, int]) -> None:
+    """As if each new voxel were the mean of the old ones inside it: a variance of 1 / product of the factors."""
+    shape = (32, 32, 32)
+    voxels = np.random.default_rng(0).uniform(0, 1, shape)
+    size = tuple(n // f for n, f in zip(shape, factors, strict=True))
+    found = unchanged(size, (32.0,) * 3)(voxels, np.eye(4)).voxels
+    assert found.mean() == pytest.approx(0.5, abs=0.02)
+    assert 0.4 < found.var() / voxels.var() * np.prod(factors) < 1.3
+
+
+def test_an_axis_that_keeps_its_resolution_is_not_smoothed() -> None:
+    columns = np.broadcast_to(noise(8)[:, None, None], (8, 8, 8))
+    found = unchanged((8, 2, 4), (8.0,) * 3)(columns, np.eye(4)).voxels
+    np.testing.assert_allclose(found, columns[:, :2, :4], atol=1e-5)
+
+
+def test_images_of_two_dimensions() -> None:
+    pixels = np.repeat(np.repeat(noise(8, 6), 2, axis=0), 2, axis=1)
+    prepared = unchanged((8, 6), (16.0, 12.0))(pixels, np.eye(3))
+    assert prepared.voxels.shape == (8, 6)
+    np.testing.assert_allclose(prepared.affine, [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])
+    assert prepared.voxels.mean() == pytest.approx(pixels.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("corner", list(product((0, 1), repeat=2)))
+def test_bounding_box(corner: tuple[int, int]) -> None:
+    mask = np.zeros((5, 6), dtype=bool)
+    mask[1:4, 2:3] = mask[corner] = True
+    rows, columns = np.nonzero(mask)
+    assert bounding_box(mask) == ([rows.min(), columns.min()], [rows.max() + 1, columns.max() + 1])

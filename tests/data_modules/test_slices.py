@@ -1,0 +1,95 @@
+"""Slice sets C (observed) and P (target) of cDPM: laws of every draw, and what the draws reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_modules.slices import FDMDraw, SliceDraw, Slices, UniformDraw
+from lit_medgen.batch import PADDING
+
+DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw]
+
+
+def draws(draw: SliceDraw, num_slices: int, num: int, seed: int = 0) -> list[Slices]:
+    return [draw.draw(num_slices, np.random.default_rng((seed, i))) for i in range(num)]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+@given(most=st.integers(1, 24), num_slices=st.integers(1, 150), seed=st.integers(0, 2**32))
+@settings(deadline=None, database=None)
+def test_laws_of_a_draw(kind: type[SliceDraw], most: int, num_slices: int, seed: int) -> None:
+    slices = kind(most).draw(num_slices, np.random.default_rng(seed))
+    assert slices.index.shape == slices.observed.shape == (most,)
+    assert slices.index.dtype == np.int64
+    assert slices.observed.dtype == bool
+    real = slices.index[slices.index != PADDING]
+    assert (slices.index[: len(real)] == real).all()  # padding only at the end
+    assert not slices.observed[len(real) :].any()  # and never observed
+    assert (np.diff(real) > 0).all()  # sorted, each slice once
+    assert 0 <= real[0] <= real[-1] < num_slices
+    assert len(real) - slices.observed.sum() >= 1  # something to learn
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, database=None, max_examples=20)
+def test_a_draw_is_a_pure_function_of_its_generator(kind: type[SliceDraw], seed: int) -> None:
+    np.random.seed(0)  # noqa: NPY002 (the global state must not matter)
+    first = kind(8).draw(40, np.random.default_rng(seed))
+    np.random.seed(1)  # noqa: NPY002
+    second = kind(8).draw(40, np.random.default_rng(seed))
+    np.testing.assert_array_equal(first.index, second.index)
+    np.testing.assert_array_equal(first.observed, second.observed)
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_other_generators_draw_other_sets(kind: type[SliceDraw]) -> None:
+    assert len({tuple(slices.index) for slices in draws(kind(8), 100, 50)}) > 45
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_every_slice_is_reached_in_either_role(kind: type[SliceDraw]) -> None:
+    found = draws(kind(8), 16, 1000)
+    for role in (True, False):
+        reached = {int(i) for slices in found for i in slices.index[slices.observed == role]} - {PADDING}
+        assert reached == set(range(16))
+
+
+def test_uniform_sizes() -> None:
+    found = draws(UniformDraw(6), 30, 6000)
+    sizes = [(int(s.observed.sum()), int((s.index >= 0).sum() - s.observed.sum())) for s in found]
+    assert set(sizes) == {(c, p) for p in range(1, 7) for c in range(7 - p)}  # empty C and full P among them
+    shares = np.bincount([p for _, p in sizes], minlength=7)[1:] / len(sizes)
+    np.testing.assert_allclose(shares, 1 / 6, atol=0.025)  # |P| is uniform
+    conditions = [c for c, p in sizes if p == 3]
+    np.testing.assert_allclose(np.bincount(conditions) / len(conditions), 1 / 4, atol=0.06)  # so is |C| on what is left
+
+
+@given(most=st.integers(1, 20), num_slices=st.integers(1, 40), seed=st.integers(0, 2**32))
+@settings(deadline=None, database=None)
+def test_fdm_fills_every_place(most: int, num_slices: int, seed: int) -> None:
+    slices = FDMDraw(most).draw(num_slices, np.random.default_rng(seed))
+    assert (slices.index != PADDING).sum() == min(most, num_slices)
+
+
+def test_fdm_reaches_runs_of_neighbours_and_sets_across_the_volume() -> None:
+    spans = np.array([slices.index[-1] - slices.index[0] for slices in draws(FDMDraw(10), 120, 2000)])
+    targets = [slices.index[~slices.observed] for slices in draws(FDMDraw(10), 120, 2000)]
+    runs = np.mean([len(target) >= 4 and (np.diff(target) == 1).all() for target in targets])
+    assert 0.01 < runs < 0.5
+    assert (spans > 100).mean() > 0.05
+
+
+def test_fdm_draws_unconditional_sets_at_times() -> None:
+    share = np.mean([not slices.observed.any() for slices in draws(FDMDraw(10), 120, 2000)])
+    # At least 1 in 10: the first group alone fills the places. At most what also later coins of 1/2 allow.
+    assert 0.1 < share < 0.5
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_at_least_one_slice(kind: type[SliceDraw]) -> None:
+    with pytest.raises(ValueError, match="max_slices is 0"):
+        kind(0)

@@ -1,0 +1,350 @@
+"""The prepared store: what is read is what was prepared, work is done once, and no fault of a file goes unnamed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import resource
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import joblib
+import nibabel as nib
+import numpy as np
+import pytest
+
+import data_modules.store
+from data_modules.preprocessing import Preprocessing
+from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
+from lit_medgen.batch import AXES
+from lit_medgen.errors import InputError
+from lit_medgen.images import read_image
+from lit_medgen.images.png import write_png
+
+WriteHead = Callable[[Path, int], Path]
+
+
+@pytest.fixture
+def scans(cohort: Path) -> list[Scan]:
+    """Six scans of three people."""
+    files = sorted(cohort.rglob("*.nii.gz"))[:6]
+    return [Scan(path, path.parent.name, f"visit {i % 2}", {"age": 50.0 + i}) for i, path in enumerate(files)]
+
+
+@pytest.fixture
+def address(tmp_path: Path, small: Preprocessing) -> StoreAddress:
+    return StoreAddress(tmp_path / "prepared", "heads", small, "axial")
+
+
+def make(address: StoreAddress, scans: Sequence[Scan], **options: Any) -> tuple[list[Record], list[Rejected]]:
+    return prepare(address, scans, num_jobs=1, **options)
+
+
+def volumes(address: StoreAddress) -> dict[str, tuple[int, bytes]]:
+    """What lies in the store's folder of volumes: time of writing and content."""
+    files = sorted((address.folder / "volumes").iterdir())
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def forbid_reading(*_: Any) -> None:
+    pytest.fail("a raw image was read again")
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_what_is_read_is_what_was_prepared(axis: str, address: StoreAddress, scans: list[Scan]) -> None:
+    address = replace(address, axis=axis)
+    records, rejected = make(address, scans)
+    store = Store(address)
+    assert rejected == []
+    assert [vars(r) | {"affine": r.affine.tolist()} for r in store.records] == [
+        vars(r) | {"affine": r.affine.tolist()} for r in records
+    ]
+    expected = {}
+    for scan in scans:
+        assert isinstance(scan.source, Path)
+        expected[scan.attributes["age"]] = (address.preprocessing(*read_image(scan.source)), scan)
+    for record in store.records:
+        prepared, scan = expected[record.attributes["age"]]
+        np.testing.assert_allclose(store.read(record), prepared.voxels * 2 - 1, atol=2e-3)  # float16 in [0, 1]
+        np.testing.assert_allclose(record.affine, prepared.affine)
+        assert record.cut == prepared.cut
+        assert record.session == scan.session
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_slices_are_those_of_the_whole_volume(axis: str, address: StoreAddress, scans: list[Scan]) -> None:
+    address = replace(address, axis=axis)
+    make(address, scans[:1])
+    store = Store(address)
+    whole, index = store.read(store.records[0]), np.array([0, 3, 8])
+    assert whole.shape == (10, 12, 9)
+    assert store.num_slices(store.records[0]) == whole.shape[AXES[axis]]
+    found = store.read(store.records[0], index)
+    np.testing.assert_array_equal(found, np.moveaxis(whole, AXES[axis], 0)[index])
+    assert found.dtype == whole.dtype == np.float32
+    assert (
+        np.load(address.folder / "volumes" / f"{store.records[0].key}.npy", mmap_mode="r").shape[0]
+        == whole.shape[AXES[axis]]
+    )
+
+
+def test_manifest_tells_the_content(address: StoreAddress, scans: list[Scan]) -> None:
+    make(address, scans)
+    manifest = rows(address.folder / "manifest.csv")
+    assert len(manifest) == 6
+    for row in manifest:
+        content = (address.folder / "volumes" / f"{row['key']}.npy").read_bytes()
+        assert row["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_people_are_hashed_alike_over_visits_and_never_written_in_clear(
+    address: StoreAddress, scans: list[Scan]
+) -> None:
+    make(address, scans)
+    assert len({row["person"] for row in rows(address.folder / "manifest.csv")}) == 3
+    for path in address.folder.rglob("*"):
+        assert path.is_dir() or b"sub-" not in path.read_bytes()
+
+
+def test_unknown_attributes_stay_unknown(address: StoreAddress, scans: list[Scan]) -> None:
+    make(address, [replace(scans[0], attributes={"age": float("nan"), "sex": 1.0})])
+    attributes = Store(address).records[0].attributes
+    assert np.isnan(attributes["age"])
+    assert attributes["sex"] == 1
+
+
+def test_a_second_run_does_no_work(address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch) -> None:
+    make(address, scans)
+    before, digest = volumes(address), Store(address).digest
+    monkeypatch.setattr(data_modules.store, "read_image", forbid_reading)
+    make(address, scans)
+    assert volumes(address) == before
+    assert Store(address).digest == digest
+
+
+def test_moved_and_renamed_files_are_found_again(
+    address: StoreAddress, scans: list[Scan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(address, scans[:1])
+    assert isinstance(scans[0].source, Path)
+    moved = Path(shutil.copy(scans[0].source, tmp_path / "renamed.nii.gz"))
+    monkeypatch.setattr(data_modules.store, "read_image", forbid_reading)
+    assert len(make(address, [replace(scans[0], source=moved)])[0]) == 1
+
+
+def test_an_interrupted_run_is_completed(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = iter([read_image] * 3)
+
+    def interrupted(path: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        if (function := next(read, None)) is None:
+            raise KeyboardInterrupt
+        return function(path)
+
+    monkeypatch.setattr(data_modules.store, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(address, scans)
+    assert not (address.folder / "manifest.csv").exists()  # no half a data set to train on
+    done = volumes(address)
+    assert len(done) == 6  # three volumes and their facts
+
+    monkeypatch.setattr(data_modules.store, "read_image", read_image)
+    make(address, scans)
+    assert len(Store(address).records) == 6
+    assert volumes(address).items() >= done.items()
+
+
+@pytest.mark.parametrize("place", ["volumes/0123456789abcdef.npy.999.part", "manifest.csv.999.part"])
+def test_what_a_killed_run_leaves_is_cleaned_and_completed(
+    place: str, address: StoreAddress, scans: list[Scan]
+) -> None:
+    make(address, scans)
+    before = volumes(address)
+    names = sorted(before)
+    (address.folder / "volumes" / names[0]).unlink()  # facts without volume, or the reverse
+    (address.folder / "volumes" / names[3]).unlink()
+    (address.folder / place).write_bytes(b"half")
+    make(address, scans)
+    assert {name: content for name, (_, content) in volumes(address).items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    assert not list(address.folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"percentile": 99.0}, {"size": (10, 12, 8)}, {"field_of_view_mm": (40.0, 48.0, 37.0)}, {"centre": "grid"}],
+)
+def test_changed_preprocessing_makes_another_store(
+    changes: dict[str, Any], address: StoreAddress, scans: list[Scan]
+) -> None:
+    other = replace(address, preprocessing=replace(address.preprocessing, **changes))
+    assert other.folder != address.folder
+    make(address, scans[:1])
+    with pytest.raises(InputError, match="no prepared store"):
+        Store(other)
+
+
+def test_another_axis_makes_another_store(address: StoreAddress) -> None:
+    assert len({replace(address, axis=axis).folder for axis in AXES}) == 3
+
+
+def test_the_same_image_twice_is_taken_once(address: StoreAddress, scans: list[Scan], tmp_path: Path) -> None:
+    assert isinstance(scans[0].source, Path)
+    again = Path(shutil.copy(scans[0].source, tmp_path / "again.nii.gz"))
+    records, rejected = make(address, [*scans, Scan(again, "somebody else")])
+    assert len(records) == 6
+    assert rejected == [Rejected(str(again), "the same image as another file of this data set")]
+
+
+@pytest.fixture
+def prepared(address: StoreAddress, scans: list[Scan]) -> tuple[StoreAddress, list[Scan], dict[str, tuple[int, bytes]]]:
+    """A store, what made it, and what lies in it."""
+    make(address, scans)
+    return address, scans, volumes(address)
+
+
+def flip_bit(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-100, 2)
+        byte = file.read(1)[0]
+        file.seek(-100, 2)
+        file.write(bytes([byte ^ 1]))
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize(("suffix", "damage"), [(".npy", flip_bit), (".npy", cut_off), (".json", cut_off)])
+def test_a_damaged_store_is_found_and_mended(
+    suffix: str,
+    damage: Callable[[Path], None],
+    prepared: tuple[StoreAddress, list[Scan], dict[str, tuple[int, bytes]]],
+) -> None:
+    address, scans, before = prepared
+    damage(next((address.folder / "volumes").glob(f"*{suffix}")))
+    records, rejected = make(address, scans, verify=True)
+    assert (len(records), rejected) == (6, [])
+    assert {name: content for name, (_, content) in volumes(address).items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+
+
+def test_a_mended_volume_is_read_anew_in_the_same_process(address: StoreAddress, scans: list[Scan]) -> None:
+    make(address, scans[:1])
+    store = Store(address)
+    good = store.read(store.records[0]).copy()
+    flip_bit(address.folder / "volumes" / f"{store.records[0].key}.npy")
+    make(address, scans[:1], verify=True)
+    np.testing.assert_array_equal(Store(address).read(store.records[0]), good)
+
+
+def test_many_volumes_need_few_open_files(address: StoreAddress, tmp_path: Path, write_head: WriteHead) -> None:
+    make(address, [Scan(write_head(tmp_path / f"{seed}.nii", seed), str(seed)) for seed in range(60)])
+    store, limits = Store(address), resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 30, limits[1]))
+    try:
+        assert {store.read(record).shape for record in store.records} == {(10, 12, 9)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def faulty_files(folder: Path, write_head: WriteHead) -> dict[str, Path]:
+    """One file for each fault; the key is what the reason must name."""
+    folder.mkdir()
+    shape, eye = (8, 8, 8), np.eye(4)
+
+    def save(name: str, voxels: np.ndarray) -> Path:
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), eye), folder / name)
+        return folder / name
+
+    cut = write_head(folder / "cut.nii.gz", 99)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    codes = save("codes.nii", np.arange(512).reshape(shape))
+    codes.write_bytes(codes.read_bytes()[:252] + bytes(4) + codes.read_bytes()[256:])
+    nan = np.ones(shape)
+    nan[0, 0, :5] = np.nan
+    return {
+        "cut off or damaged": cut,
+        "5 of 512 voxels are NaN": save("nan.nii.gz", nan),
+        "constant": save("constant.nii.gz", np.full(shape, 3)),
+        "4D": save("four.nii.gz", np.random.default_rng(0).uniform(size=(*shape, 2))),
+        "sform_code are both 0": codes,
+        "No such file": folder / "absent.nii.gz",
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bad_files_are_listed_and_good_ones_prepared_all_the_same(
+    address: StoreAddress, scans: list[Scan], tmp_path: Path, write_head: WriteHead
+) -> None:
+    faults = faulty_files(tmp_path / "bad", write_head)
+    bad = [Scan(path, path.name) for path in faults.values()]
+    records, _ = make(address, [*scans[:3], *bad, *scans[3:]], rejected=[Rejected("sub-9", "no image")])
+    assert len(records) == len(Store(address).records) == 6
+    found = {row["source"]: row["reason"] for row in rows(address.folder / "rejected.csv")}
+    assert found.pop("sub-9") == "no image"
+    assert set(found) == {str(path) for path in faults.values()}
+    for text, path in faults.items():
+        assert text in found[str(path)]
+        assert "\n" not in found[str(path)]
+
+
+def test_what_lies_outside_the_field_of_view_is_refused(address: StoreAddress, scans: list[Scan]) -> None:
+    shell = replace(address, preprocessing=Preprocessing((4, 4, 4), (4.0,) * 3, centre="grid"))
+    assert isinstance(scans[0].source, Path)
+    voxels = np.ones((20, 20, 20))
+    voxels[4:-4, 4:-4, 4:-4] = 0
+    path = scans[0].source.parent / "shell.nii"
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    records, rejected = make(shell, [Scan(path, "a")])
+    path.unlink()
+    assert records == []
+    assert "field of view" in rejected[0].reason
+
+
+def test_images_of_two_dimensions(address: StoreAddress, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).uniform(size=(12, 8))
+    write_png(tmp_path / "a.png", pixels)
+    flat = Preprocessing((12, 8), (12.0, 8.0), centre="grid", intensity="window", window=(0.0, 255.0))
+    _, rejected = make(replace(address, preprocessing=flat), [Scan(tmp_path / "a.png", "a")])
+    assert rejected == []
+    store = Store(replace(address, preprocessing=flat))
+    np.testing.assert_allclose(store.read(store.records[0]), pixels * 2 - 1, atol=6e-3)  # 8 bit
+    assert store.records[0].affine.shape == (4, 4)
+
+
+def test_a_full_disk_is_not_the_fault_of_an_image(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(address, scans)
+
+
+# Ray's backend is a multiprocessing backend; loky, the default, spawns, which takes seconds of imports.
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing", pytest.param("loky", marks=pytest.mark.slow)])
+def test_parallel_preparation_makes_the_same_manifest(
+    backend: str, address: StoreAddress, scans: list[Scan], tmp_path: Path
+) -> None:
+    make(address, scans)
+    other = replace(address, parent=tmp_path / "parallel")
+    with joblib.parallel_config(backend=backend):
+        prepare(other, scans, num_jobs=2)
+    for name in ("manifest.csv", "rejected.csv", "preprocessing.json"):
+        assert (other.folder / name).read_bytes() == (address.folder / name).read_bytes()
+    assert {n: c for n, (_, c) in volumes(other).items()} == {n: c for n, (_, c) in volumes(address).items()}

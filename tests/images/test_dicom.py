@@ -1,0 +1,235 @@
+"""DICOM series: every voxel lies where the standard puts it, whatever the files are called; faulty series are refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from lit_medgen.images import read_image
+from lit_medgen.images.dicom import read_series
+
+ORIENTATIONS = {
+    "axial": (1, 0, 0, 0, 1, 0),
+    "axial, feet first": (-1, 0, 0, 0, 1, 0),
+    "axial, prone": (-1, 0, 0, 0, -1, 0),
+    "sagittal": (0, 1, 0, 0, 0, -1),
+    "coronal": (1, 0, 0, 0, 0, -1),
+    "oblique": (0.8, 0.6, 0, 0, 0, -1),
+}
+SERIES = "1.2.826.0.1.3680043.8.498.1"
+
+
+@dataclass(frozen=True)
+class Series:
+    """What the slices of a written series have in common."""
+
+    orientation: tuple[float, ...] = ORIENTATIONS["axial"]
+    rows: int = 6
+    columns: int = 5
+    spacing: tuple[float, float] = (2.0, 1.5)  # between rows, between columns, mm
+    gap: float = 3.0
+    origin: tuple[float, ...] = (-50.0, 20.0, 100.0)
+
+    def position(self, k: float) -> np.ndarray:
+        """Image Position (Patient) of slice k, mm, in DICOM's axes: left, posterior, superior."""
+        along, down = np.array(self.orientation[:3]), np.array(self.orientation[3:])
+        return np.array(self.origin) + k * self.gap * np.cross(along, down)
+
+    def field(self, position: np.ndarray) -> np.ndarray:
+        """rows columns: `world_field` of every pixel (PS3.3, equation C.7.6.2.1-1)."""
+        row, column = np.mgrid[: self.rows, : self.columns][..., None]
+        along, down = np.array(self.orientation[:3]), np.array(self.orientation[3:])
+        return world_field(position + along * self.spacing[1] * column + down * self.spacing[0] * row)
+
+
+def world_field(place: np.ndarray) -> np.ndarray:
+    """A value that tells where a point (..., 3; left, posterior, superior, mm) lies."""
+    return place @ np.array([2.0, 4.0, 8.0])
+
+
+def write_slice(
+    path: Path, series: Series, k: float, slope: float = 1.0, intercept: float = -1024.0, **changes: Any
+) -> None:
+    """One slice; `changes` overwrite its attributes, None removes one."""
+    position = changes.pop("position", series.position(k))
+    pixels = (series.field(position) - intercept) / slope
+    data = pydicom.Dataset()
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, pydicom.uid.generate_uid()
+    data.SeriesInstanceUID, data.PatientName = SERIES, "Doe^Jane"
+    data.InstanceNumber = int(np.random.default_rng(int(10 * k)).integers(1000))  # says nothing about the order
+    data.ImageOrientationPatient, data.ImagePositionPatient = list(series.orientation), [float(p) for p in position]
+    data.PixelSpacing = list(series.spacing)
+    data.Rows, data.Columns, data.SamplesPerPixel = series.rows, series.columns, 1
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.RescaleSlope, data.RescaleIntercept = slope, intercept
+    data.PixelData = pixels.round().astype("<i2").tobytes()
+    for name, value in changes.items():
+        delattr(data, name) if value is None else setattr(data, name, value)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.save_as(path, enforce_file_format=True)
+
+
+def write_series(folder: Path, series: Series = Series(), num: int = 7, **changes: Any) -> list[Path]:  # noqa: B008
+    """The paths, in an order that is not the anatomical one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = np.random.default_rng(1).permutation(num)
+    for k in range(num):
+        write_slice(folder / f"{names[k]:03}.dcm", series, k, **changes)
+    return sorted(folder.glob("*.dcm"))
+
+
+def assert_in_place(voxels: np.ndarray, affine: np.ndarray, atol: float) -> None:
+    """Every voxel has the field's value at the world coordinate that the affine gives it."""
+    ras = affine[:3, :3] @ np.indices(voxels.shape).reshape(3, -1) + affine[:3, 3:]
+    np.testing.assert_allclose(voxels.ravel(), world_field(ras.T * [-1, -1, 1]), atol=atol)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_every_voxel_lies_where_the_standard_puts_it(name: str, tmp_path: Path) -> None:
+    series = Series(orientation=ORIENTATIONS[name])
+    voxels, affine = read_series(write_series(tmp_path, series))
+    assert voxels.dtype == np.float32
+    assert nib.orientations.aff2axcodes(affine) == ("R", "A", "S")
+    assert sorted(voxels.shape) == [5, 6, 7]
+    np.testing.assert_allclose(sorted(np.linalg.norm(affine[:3, :3], axis=0)), [1.5, 2.0, 3.0], rtol=1e-6)
+    assert_in_place(voxels, affine, atol=0.51)  # pixels are whole numbers
+
+
+def test_rescale_is_that_of_each_slice(tmp_path: Path) -> None:
+    for k in range(7):
+        write_slice(tmp_path / f"{k}.dcm", Series(), k, slope=(0.5, 1, 2)[k % 3], intercept=(-1024, 0, -2048)[k % 3])
+    assert_in_place(*read_series(sorted(tmp_path.glob("*.dcm"))), atol=1.01)
+
+
+def test_without_rescale_tags_the_pixels_are_the_values(tmp_path: Path) -> None:
+    assert_in_place(
+        *read_series(write_series(tmp_path, intercept=0, RescaleSlope=None, RescaleIntercept=None)), atol=0.51
+    )
+
+
+def test_identical_duplicates_count_once(tmp_path: Path) -> None:
+    files = write_series(tmp_path)
+    write_slice(tmp_path / "again.dcm", Series(), 3)
+    voxels, affine = read_series([*files, tmp_path / "again.dcm"])
+    assert voxels.shape == (5, 6, 7)
+    assert_in_place(voxels, affine, atol=0.51)
+
+
+def extra(k: float, **changes: Any) -> Callable[[Path], None]:
+    """A further file in a good series."""
+    return lambda folder: write_slice(folder / "extra.dcm", Series(), k, **changes)
+
+
+def without_slice(folder: Path) -> None:
+    for path in folder.glob("*.dcm"):
+        if abs(pydicom.dcmread(path).ImagePositionPatient[2] - 109) < 1e-3:  # slice 3; slice 2 lies at 106 mm
+            path.unlink()
+
+
+def only_one(folder: Path) -> None:
+    for path in sorted(folder.glob("*.dcm"))[1:]:
+        path.unlink()
+
+
+def tilted(folder: Path) -> None:
+    """Slices that move 1 mm to the back for every 3 mm up: a gantry tilt of 18 degrees."""
+    for k, path in enumerate(sorted(folder.glob("*.dcm"))):
+        write_slice(path, Series(), k, position=Series().position(k) + [0, k, 0])
+
+
+def one_shifted(folder: Path) -> None:
+    """One slice 4 mm to the side of the others, as when the table or the patient moved."""
+    for k, path in enumerate(sorted(folder.glob("*.dcm"))):
+        write_slice(path, Series(), k, position=Series().position(k) + [4.0 * (k == 3), 0, 0])
+
+
+def uneven(folder: Path) -> None:
+    for k, path in enumerate(sorted(folder.glob("*.dcm"))):
+        write_slice(path, Series(), k + 0.2 * (k % 2))
+
+
+def cut_off(folder: Path) -> None:
+    (folder / "extra.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-20])
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "different slices at one place": (extra(3, intercept=-1000.0, RescaleIntercept=-1024.0), "two different slices"),
+    "missing slice": (without_slice, r"gap of 6\.00 mm after 106\.00 mm"),
+    "localizer": (extra(3, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "different orientation"),
+    "mixed spacing": (extra(7, PixelSpacing=[2.0, 1.6]), "spacing"),
+    "mixed size": (lambda folder: write_slice(folder / "extra.dcm", Series(rows=7), 7), "different sizes"),
+    "two series": (extra(7, SeriesInstanceUID=SERIES + ".2"), "series"),
+    "gantry tilt": (tilted, "tilt"),
+    "one slice shifted sideways": (one_shifted, "shifted"),
+    "uneven distances": (uneven, "2.40 to 3.60 mm apart"),
+    "single slice": (only_one, "one slice"),
+    "pixel data cut off": (cut_off, "extra.dcm"),
+    "not DICOM": (lambda folder: (folder / "extra.dcm").write_text("no image") and None, "extra.dcm"),
+    "empty file": (lambda folder: (folder / "extra.dcm").write_bytes(b"") and None, "extra.dcm"),
+    "no pixels": (extra(7, PixelData=None), "extra.dcm"),
+    "no position": (extra(7, ImagePositionPatient=None), "extra.dcm"),
+    "empty orientation": (extra(7, ImageOrientationPatient=[]), "extra.dcm"),
+    "empty position": (extra(7, ImagePositionPatient=[]), "extra.dcm"),
+    "several frames": (extra(7, NumberOfFrames=2), "extra.dcm"),
+    "zero spacing": (lambda folder: [write_series(folder, PixelSpacing=[0, 0])] and None, "spacing"),
+    "infinite values": (extra(7, RescaleSlope="1e39"), "extra.dcm|finite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_series_is_refused_with_its_fault(fault: str, tmp_path: Path) -> None:
+    write_series(tmp_path)
+    spoil, text = FAULTS[fault]
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=text) as caught:
+        read_series(sorted(tmp_path.glob("*.dcm")))
+    assert "Doe" not in str(caught.value)
+
+
+def test_damaged_files_either_load_whole_or_are_a_value_error(
+    tmp_path: Path, mutant: Callable[[bytes, np.random.Generator], bytes]
+) -> None:
+    files = write_series(tmp_path, replace(Series(), rows=16, columns=16), num=3)
+    content, random, leaks = files[1].read_bytes(), np.random.default_rng(0), []
+    for _ in range(150):
+        files[1].write_bytes(mutant(content, random))
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                voxels, affine = read_series(files)
+            assert voxels.ndim == 3
+            assert np.isfinite(voxels).all()
+            assert np.isfinite(affine).all()
+        except ValueError:
+            continue
+        except Exception as error:  # the test is that there is none
+            leaks.append(repr(error))
+    assert not leaks
+
+
+@pytest.mark.data
+def test_real_ct_series_agrees_with_its_nifti_copy(shared_data: Path) -> None:
+    voxels, affine = read_image(sorted((shared_data / "lungct" / "dicom").rglob("*.dcm")))
+    assert voxels.shape == (512, 512, 49)
+    np.testing.assert_allclose(np.diag(affine), [0.75976562, 0.75976562, 2, 1], rtol=1e-6)
+    assert (voxels.min(), voxels.max()) == (-1024, 3071)
+    assert abs(np.median(voxels[200:300, -30:, 24]) + 1000) < 100  # the air in front of the chest
+
+    copy, copy_affine = read_image(shared_data / "lungct" / "nifti" / "LungFCP-01-0001_ct_half.nii.gz")
+    blocks = voxels.reshape(256, 2, 256, 2, 49).mean(axis=(1, 3))  # the copy also averages pairs of 1 mm slices
+    np.testing.assert_allclose(
+        copy_affine, affine @ [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 1, 0.25], [0, 0, 0, 1]], atol=1e-4
+    )
+    assert np.corrcoef(blocks[::4, ::4].ravel(), copy[::4, ::4].ravel())[0, 1] > 0.99
