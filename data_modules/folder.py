@@ -19,14 +19,16 @@ class FolderDataModule(MedicalDataModule):
     """Images below `root`; a table (CSV or TSV) gives people and attributes.
 
     A row belongs to a file if its `key` is the file's path below the root, or what the file's name starts with
-    (the longest such key wins). For DICOM, every folder is one series and its path is matched.
+    and no letter or digit follows (the longest such key wins). For DICOM, every folder is one series and its path
+    is matched.
 
     Args:
         root: folder of the images.
         pattern: which files, as a glob below the root.
         table: CSV or TSV file; relative paths are below the root. None: no attributes.
         key: the table's column that names the image.
-        person: the table's column that names the person; None: `key`, or the file's name without a table.
+        person: the table's column that names the person; None: `key`. Without a table, the first folder below the
+            root is the person, or the file's name where there is no folder.
         attributes: the table's columns to keep; text columns give the codes of `codes`.
         codes: column -> text -> number, for text columns (default: sex F 0, M 1).
     """
@@ -53,20 +55,25 @@ class FolderDataModule(MedicalDataModule):
         """One scan for each file (each folder of DICOM files)."""
         sources = self._sources()
         if self.table is None:
-            return [Scan(source, _stem(path)) for path, source in sources.items()], []
+            return [Scan(source, self._guess_person(path)) for path, source in sources.items()], []
         rows = self._rows()
         scans, rejected, seen = [], [], set()
         for path, source in sources.items():
             relative = path.relative_to(self.root).as_posix()
-            matches = [key for key in rows if relative == key or path.name.startswith(key)]
+            matches = [key for key in rows if relative == key or _begins(path.name, key)]
             if not matches:
                 rejected.append(Rejected(str(path), f"no row of {self.table} has a {self.key} that names this file"))
                 continue
             best = max(matches, key=len)
             seen.add(best)
-            scans.append(Scan(source, str(rows[best][self.person]), relative, self._values(rows[best])))
+            scans.append(Scan(source, str(rows[best][self.person]), "", self._values(rows[best])))
         rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in rows if key not in seen]
         return scans, rejected
+
+    def _guess_person(self, path: Path) -> str:
+        """Without a table: the first folder below the root, or the file's name where there is none."""
+        first, *rest = path.relative_to(self.root).parts
+        return first if rest else _stem(path)
 
     def _sources(self) -> dict[Path, Path | list[Path]]:
         files = sorted(path for path in self.root.glob(self.pattern) if path.is_file() and path.name.endswith(SUFFIXES))
@@ -82,7 +89,12 @@ class FolderDataModule(MedicalDataModule):
         table = read_table(path)
         for column in [self.key, self.person, *self.attributes]:
             require_column(table, column, path)
-        return {str(row[self.key]): row for row in as_rows(table)}
+        twice = table[self.key][table[self.key].duplicated() & (table[self.key] != "")]
+        if len(twice):
+            raise InputError(
+                f"{path}: {len(twice)} rows repeat a {self.key}, first {twice.iloc[0]!r}; expected one row each."
+            )
+        return {str(row[self.key]): row for row in as_rows(table) if row[self.key]}
 
     def _values(self, row: dict[str, Any]) -> dict[str, float]:
         return {name: number(row[name], self.codes.get(name, {})) for name in self.attributes}
@@ -118,6 +130,11 @@ def number(text: Any, codes: dict[str, float]) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _begins(name: str, key: str) -> bool:
+    """Whether a file name begins with a key that ends there: s1 begins s1_T1.nii but not s12.nii."""
+    return name.startswith(key) and not name[len(key) : len(key) + 1].isalnum()
 
 
 def _stem(path: Path) -> str:

@@ -48,6 +48,8 @@ class Preprocessing:
             )
         if min(self.size) < 1 or min(self.field_of_view_mm) <= 0:
             raise InputError("data.init_args.size and field_of_view_mm must be positive.")
+        if not self.window[0] < self.window[1]:
+            raise InputError(f"data.init_args.preprocessing.window is {list(self.window)}; give the lower value first.")
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -68,10 +70,16 @@ class Preprocessing:
             raise ValueError(f"constant volume (all voxels {low:g}); expected an image")
         base, top = {"percentile": (min(low, 0.0), high), "minmax": (low, high), "window": self.window}[self.intensity]
         if self.intensity == "percentile":
-            inside = voxels[voxels > base + self.background * (high - base)]
+            bright = np.percentile(voxels[voxels > base], self.percentile)  # not the maximum: one voxel may be hot
+            inside = voxels[voxels > base + self.background * (bright - base)]
             top = float(np.percentile(inside, self.percentile))
         scaled = ((voxels - base) / (top - base)).clip(0, 1)
-        return scaled, scaled > self.background
+        brain = scaled > self.background
+        if not brain.any():
+            raise ValueError(
+                f"no voxel lies above the background of the window {base:g} ... {top:g}; expected an image"
+            )
+        return scaled, brain
 
     def grid(self, brain: np.ndarray, affine: np.ndarray) -> np.ndarray:
         """The affine of the target grid, axes along RAS."""
@@ -128,6 +136,8 @@ def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], targ
     coarser = np.linalg.norm(to_source[:-1, :-1], axis=1)  # new voxels, measured in old ones, along old axes
     sigma = np.sqrt(np.maximum(coarser**2 - 1, 0) / 12)
     smooth = ndimage.gaussian_filter(voxels.astype(np.float32), sigma, mode="nearest") if sigma.any() else voxels
+    # SciPy is zero beyond the outermost centres, so rounding, or a finer grid, would leave a dark rim: repeat the edge.
+    padded = np.pad(smooth.astype(np.float32), 1, mode="edge")
     return ndimage.affine_transform(
-        smooth.astype(np.float32), to_source[:-1, :-1], to_source[:-1, -1], output_shape=tuple(size), order=1
+        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=1
     )

@@ -19,12 +19,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
+from joblib.parallel import get_active_backend
 
 from data_modules.preprocessing import Preprocessing
 from lit_medgen.batch import AXES
@@ -92,6 +92,11 @@ class StoreAddress:
         return {"format": FORMAT, "axis": self.axis, **asdict(self.preprocessing)}
 
     @property
+    def stacked(self) -> int:
+        """The axis along which slices are stacked; 0 for 2D images, whose axes are left as they are."""
+        return AXES[self.axis] if len(self.preprocessing.size) == 3 else 0
+
+    @property
     def folder(self) -> Path:
         """The store's folder: the data set's name and the hash of the recipe."""
         return self.parent / f"{self.name}-{_hash(json.dumps(self.recipe, sort_keys=True).encode())[:12]}"
@@ -101,7 +106,7 @@ class Store:
     """A prepared store, opened for reading."""
 
     def __init__(self, address: StoreAddress) -> None:
-        self.folder, self.axis = address.folder, AXES.get(address.axis, 0)
+        self.folder, self.axis = address.folder, address.stacked
         manifest = self.folder / "manifest.csv"
         if not manifest.exists():
             raise InputError(
@@ -122,12 +127,7 @@ class Store:
         return len(self._map(record))
 
     def _map(self, record: Record) -> np.ndarray:
-        return _open(str(self.folder / "volumes" / f"{record.key}.npy"))
-
-
-@lru_cache(maxsize=2048)
-def _open(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
+        return np.load(self.folder / "volumes" / f"{record.key}.npy", mmap_mode="r")
 
 
 def prepare(
@@ -148,11 +148,12 @@ def prepare(
     """
     folder = address.folder
     (folder / "volumes").mkdir(parents=True, exist_ok=True)
-    for stale in (folder / "volumes").glob("*.part"):
+    for stale in folder.rglob("*.part"):
         stale.unlink(missing_ok=True)
     write_atomically(folder / "preprocessing.json", json.dumps(address.recipe, indent=2).encode())
     jobs = (delayed(_prepare_one)(address, scan, verify) for scan in scans)
-    results = Parallel(n_jobs=num_jobs, return_as="generator")(jobs)
+    streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
+    results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
     accepted: dict[str, Record] = {}
     refused = list(rejected)
     for scan, result in zip(scans, _progress(results, len(scans)), strict=True):
@@ -187,7 +188,7 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool) -> Record | Re
 
 def _write_volume(address: StoreAddress, scan: Scan, path: Path) -> dict[str, Any]:
     prepared = address.preprocessing(*read_image(scan.source))
-    stored = np.moveaxis(prepared.voxels, AXES.get(address.axis, 0), 0).astype(np.float16)
+    stored = np.moveaxis(prepared.voxels, address.stacked, 0).astype(np.float16)
     if not stored.any():
         raise ValueError("nothing is left inside the field of view; expected an image")
     sha256 = write_atomically(path, stored)
@@ -200,7 +201,10 @@ def _write_volume(address: StoreAddress, scan: Scan, path: Path) -> dict[str, An
 def _whole(path: Path, facts_path: Path, verify: bool) -> bool:
     if not (path.exists() and facts_path.exists()):
         return False
-    facts = json.loads(facts_path.read_text())
+    try:
+        facts = json.loads(facts_path.read_text())
+    except ValueError:
+        return False
     return path.stat().st_size == facts["bytes"] and (not verify or _hash(path.read_bytes()) == facts["sha256"])
 
 

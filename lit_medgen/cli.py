@@ -11,6 +11,7 @@ What differs from LightningCLI, and why:
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -211,6 +212,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Your `IterableDataset` has `__len__` defined.*")
     # Resuming is exact: the loader starts at the position that the run has reached.
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
+    # Deprecations inside LightningCLI, which only a newer Lightning can mend.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 

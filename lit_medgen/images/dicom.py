@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 MAX_PIXELS = 64_000_000
 DICOM_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x runs to the left and y to the back
@@ -56,18 +55,27 @@ def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(path: Path) -> _Slice:
     try:
-        data = pydicom.dcmread(path)
-        if data.get("Rows", 0) * data.get("Columns", 0) > MAX_PIXELS or int(data.get("NumberOfFrames", 1) or 1) != 1:
-            raise ValueError(f"{path.name}: too many pixels or frames; expected one slice in each file")
-        pixels = data.pixel_array.astype(np.float32)
-        if pixels.ndim != 2:
-            raise ValueError(f"{path.name}: pixels of shape {pixels.shape}; expected one grey slice")
-        orientation = np.array(data.ImageOrientationPatient, dtype=float)
-        position = np.array(data.ImagePositionPatient, dtype=float)
-        spacing = (float(data.PixelSpacing[0]), float(data.PixelSpacing[1]))
-    except (InvalidDicomError, AttributeError, OSError, TypeError, KeyError, RuntimeError) as error:
+        return _slice(pydicom.dcmread(path))
+    except Exception as error:  # pydicom lets out whatever its parts raise
         raise ValueError(f"{path.name} cannot be read as a DICOM slice ({error})") from error
+
+
+def _slice(data: pydicom.Dataset) -> _Slice:
+    if data.get("Rows", 0) * data.get("Columns", 0) > MAX_PIXELS or int(data.get("NumberOfFrames", 1) or 1) != 1:
+        raise ValueError("too many pixels or frames; expected one slice in each file")
+    pixels = data.pixel_array.astype(np.float32)
+    if pixels.ndim != 2:
+        raise ValueError(f"pixels of shape {pixels.shape}; expected one grey slice")
+    orientation = np.array(data.ImageOrientationPatient, dtype=float)
+    position = np.array(data.ImagePositionPatient, dtype=float)
+    spacing = (float(data.PixelSpacing[0]), float(data.PixelSpacing[1]))
+    if orientation.shape != (6,) or position.shape != (3,):
+        raise ValueError("no orientation or position; expected six and three numbers")
+    if not min(spacing) > 0 or not np.isfinite([*orientation, *position, *spacing]).all():
+        raise ValueError(f"pixel spacing {spacing}, position {position}; expected finite numbers, spacing above 0")
     rescaled = pixels * float(data.get("RescaleSlope", 1) or 1) + float(data.get("RescaleIntercept", 0) or 0)
+    if not np.isfinite(rescaled).all():
+        raise ValueError("rescaled pixels that are not finite")
     rows, columns = orientation[:3] @ DICOM_TO_RAS, orientation[3:] @ DICOM_TO_RAS
     return _Slice(rescaled, rows, columns, position @ DICOM_TO_RAS, spacing, str(data.get("SeriesInstanceUID", "")))
 
@@ -99,6 +107,10 @@ def _step(slices: list[_Slice], normal: np.ndarray) -> np.ndarray:
         raise ValueError("slices are shifted against each other (gantry tilt); resample the series first")
     if np.abs(gaps - middle).max() > 0.1 * middle:
         raise ValueError(f"slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart; expected one distance")
+    line = slices[0].position + np.arange(len(slices))[:, None] * step
+    aside = np.abs(np.stack([s.position for s in slices]) - line).max()
+    if aside > 0.1 * middle:
+        raise ValueError(f"a slice is shifted {aside:.2f} mm away from the line of the others; expected one line")
     return step
 
 

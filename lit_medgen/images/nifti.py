@@ -5,6 +5,7 @@ Every fault of a file is a ValueError whose text says what was found and expecte
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
@@ -22,9 +24,10 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         image = nib.load(path)
         _check_header(image)
+        _check_stream(path)
         canonical = nib.as_closest_canonical(image)
         voxels = np.asarray(canonical.dataobj, dtype=np.float32)
-    except (EOFError, OSError, zlib.error, ImageFileError) as error:
+    except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ValueError(
             f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged"
         ) from error
@@ -44,8 +47,22 @@ def _check_header(image: Any) -> None:
     header = image.header
     if not header["qform_code"] and not header["sform_code"]:
         raise ValueError("qform_code and sform_code are both 0, so left and right are unknown; set one of them")
+    if (
+        header["qform_code"]
+        and header["sform_code"]
+        and not np.allclose(image.get_qform(), image.get_sform(), atol=1e-2)
+    ):
+        raise ValueError("qform and sform disagree by more than 0.01 mm; set the code of the wrong one to 0")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
         raise ValueError("the affine is singular or not finite; expected a voxel-to-world matrix")
+
+
+def _check_stream(path: Path) -> None:
+    """Reads a compressed file to its end, where its checksum is compared; nibabel stops after the last voxel."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, description: str = "") -> None:

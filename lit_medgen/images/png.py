@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,16 @@ MAX_PIXELS = 64_000_000
 def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size."""
     try:
-        with Image.open(path) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
             if image.mode in ("1", "P", "CMYK", "YCbCr"):
                 raise ValueError(f"image mode {image.mode}; expected grey values")
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be read as an image ({error}); the file is cut off or damaged") from error
     if pixels.ndim == 3:
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]

@@ -21,8 +21,11 @@ def conv(dim: int, in_channels: int, out_channels: int, kernel: int = 3, stride:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    """Group normalisation with 32 groups, or as many as leave at least two channels in each.
+
+    A group of one channel would subtract the embedding that a residual block has just added to it.
+    """
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 2)), channels, eps=1e-6)
 
 
 def zero(module: nn.Module) -> nn.Module:

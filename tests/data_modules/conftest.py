@@ -16,15 +16,6 @@ SHAPE = (20, 24, 18)  # voxels of 2 mm
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real sample images beside the repository."""
-    folder = Path(__file__).parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no real sample data in ../shared/data")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def small() -> Preprocessing:
     """A grid onto which a small head fits; its three sizes differ, so that axes cannot be mistaken."""
     return Preprocessing(size=(10, 12, 9), field_of_view_mm=(40.0, 48.0, 36.0))

@@ -96,6 +96,15 @@ def test_training_continues_exactly(accumulate: int, heads: FolderDataModule) ->
     assert_equal(train(at(heads, step=6 // accumulate, accumulate=accumulate), 8), through[6:])
 
 
+def test_every_pass_draws_other_slices_of_an_image(heads: FolderDataModule) -> None:
+    seen: dict[str, set[tuple[int, ...]]] = {}
+    for batch in train(heads, 6 * len(heads.records["train"]) // heads.batch_size):
+        assert batch.slice_index is not None
+        for key, index in zip(batch.key, batch.slice_index.tolist(), strict=True):
+            seen.setdefault(key, set()).add(tuple(index))
+    assert min(map(len, seen.values())) > 1
+
+
 def test_another_seed_is_another_run(heads: FolderDataModule) -> None:
     first = train(heads, 5)
     heads.seed = 1

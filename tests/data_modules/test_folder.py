@@ -149,13 +149,13 @@ def test_without_a_table_the_file_name_is_the_person(cohort: Path) -> None:
 
 def test_a_missing_root_says_what_to_do(tmp_path: Path) -> None:
     module = FolderDataModule(str(tmp_path / "nowhere"), store_dir=str(tmp_path))
-    with pytest.raises(MissingDataError, match="data.init_args.root: no folder .*nowhere.* Give the folder"):
+    with pytest.raises(MissingDataError, match=r"data\.init_args\.root: no folder .*nowhere.* Give the folder"):
         module.prepare_data()
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(MissingDataError, match="no images under .* `pattern`"):
+    with pytest.raises(MissingDataError, match=r"no images under .* `pattern`"):
         FolderDataModule(str(tmp_path), store_dir=str(tmp_path / "prepared")).prepare_data()
 
 

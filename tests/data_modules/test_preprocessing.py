@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -168,7 +168,7 @@ def test_a_constant_volume_is_refused(value: float, intensity: str) -> None:
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
 @pytest.mark.parametrize("centre", ["brain", "grid"])
 def test_a_volume_below_the_window_is_refused(centre: str) -> None:
-    with pytest.raises(ValueError, match="window|brain|background"):
+    with pytest.raises(ValueError, match=r"window|brain|background"):
         Preprocessing((4, 4, 4), (4.0,) * 3, centre=centre, intensity="window", window=(10, 20))(
             noise(4, 4, 4), np.eye(4)
         )
@@ -189,6 +189,16 @@ def test_an_axis_that_keeps_its_resolution_is_not_smoothed() -> None:
     columns = np.broadcast_to(noise(8)[:, None, None], (8, 8, 8))
     found = unchanged((8, 2, 4), (8.0,) * 3)(columns, np.eye(4)).voxels
     np.testing.assert_allclose(found, columns[:, :2, :4], atol=1e-5)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_order_in_which_axes_are_stored_does_not_matter(order: tuple[int, int, int]) -> None:
+    voxels, affine = noise(16, 12, 8), np.diag([0.5, 1.0, 3.0, 1.0])
+    preprocessing = Preprocessing((4, 6, 8), (8.0, 12.0, 24.0), centre="grid", intensity="minmax")
+    found = preprocessing(voxels.transpose(order), affine[:, [*order, 3]])
+    expected = preprocessing(voxels, affine)
+    np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-6)
+    np.testing.assert_allclose(found.affine, expected.affine)
 
 
 def test_images_of_two_dimensions() -> None:

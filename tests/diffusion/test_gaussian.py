@@ -6,6 +6,8 @@ elsewhere; nothing here is sampled.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -15,13 +17,18 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from lit_medgen.diffusion import Cosine, GaussianProcess, LinearBeta, ScaledLinearBeta
+from lit_medgen.diffusion.schedules import DiscreteSchedule
 
 ONE, ZERO = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
 T = 1000
 
 each_process = pytest.mark.parametrize(
-    "process", [GaussianProcess(kind()) for kind in (LinearBeta, ScaledLinearBeta, Cosine)], ids=lambda p: type(p.schedule).__name__
+    "process",
+    [GaussianProcess(kind()) for kind in (LinearBeta, ScaledLinearBeta, Cosine)],
+    ids=lambda p: type(p.schedule).__name__,
 )
+assert_exact = partial(assert_close, rtol=1e-10, atol=1e-10)
+
 value = st.floats(-3, 3)
 pairs = st.tuples(st.integers(0, T * 4 - 1), st.integers(1, T * 4)).filter(lambda pair: pair[0] < pair[1])
 """Times s < t in quarters of a level, as integers: both on the discrete times and between them."""
@@ -53,17 +60,16 @@ def test_x_eps_v_and_score_are_one_knowledge(process: GaussianProcess, x: float,
     alpha_t, sigma_t = process.schedule.alpha_sigma(time)
     x_t = process.perturb(data, time, noise)
     v, score = alpha_t * noise - sigma_t * data, -noise / sigma_t
-    exact = {"rtol": 1e-10, "atol": 1e-10}
-    assert_close(x_t, alpha_t * data + sigma_t * noise, **exact)
-    assert_close(process.eps_from_x(data, x_t, time), noise, **exact)
-    assert_close(process.v_from_x(data, x_t, time), v, **exact)
-    assert_close(process.score_from_x(data, x_t, time), score, **exact)
+    assert_exact(x_t, alpha_t * data + sigma_t * noise)
+    assert_exact(process.eps_from_x(data, x_t, time), noise)
+    assert_exact(process.v_from_x(data, x_t, time), v)
+    assert_exact(process.score_from_x(data, x_t, time), score)
     for back in (
         process.x_from_eps(noise, x_t, time),
         process.x_from_v(v, x_t, time),
         process.x_from_score(score, x_t, time),
     ):
-        assert_close(back, data, **exact)
+        assert_exact(back, data)
 
 
 @each_process
@@ -87,8 +93,8 @@ def test_a_transition_after_the_marginal_is_the_marginal(process: GaussianProces
     alpha_s, sigma_s = process.schedule.alpha_sigma(s)
     alpha_t, sigma_t = process.schedule.alpha_sigma(t)
     mean, variance = transition_moments(process, s, t)
-    assert_close(mean * alpha_s, alpha_t, rtol=1e-10, atol=1e-10)
-    assert_close(mean**2 * sigma_s**2 + variance, sigma_t**2, rtol=1e-10, atol=1e-10)
+    assert_exact(mean * alpha_s, alpha_t)
+    assert_exact(mean**2 * sigma_s**2 + variance, sigma_t**2)
 
 
 @each_process
@@ -100,8 +106,8 @@ def test_posterior_reproduces_the_marginal(process: GaussianProcess, pair: tuple
     alpha_s, sigma_s = process.schedule.alpha_sigma(s)
     alpha_t, sigma_t = process.schedule.alpha_sigma(t)
     from_x_t, from_x, variance = posterior_moments(process, t, s)
-    assert_close(from_x_t * alpha_t + from_x, alpha_s, rtol=1e-10, atol=1e-10)
-    assert_close(from_x_t**2 * sigma_t**2 + variance, sigma_s**2, rtol=1e-10, atol=1e-10)
+    assert_exact(from_x_t * alpha_t + from_x, alpha_s)
+    assert_exact(from_x_t**2 * sigma_t**2 + variance, sigma_s**2)
 
 
 @each_process
@@ -122,6 +128,7 @@ def test_posterior_follows_bayes_rule(process: GaussianProcess, pair: tuple[int,
 @each_process
 def test_neighbouring_levels_are_those_of_ddpm(process: GaussianProcess) -> None:
     """Ho et al. 2020: eq. 2 for q(x_t | x_{t-1}) and eq. 7 for q(x_{t-1} | x_t, x), from the betas, at all T levels."""
+    assert isinstance(process.schedule, DiscreteSchedule)
     beta = process.schedule.betas().numpy()
     alpha_bar = np.cumprod(1 - beta)
     alpha_bar_before = np.concatenate([[1.0], alpha_bar[:-1]])

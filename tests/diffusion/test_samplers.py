@@ -105,6 +105,17 @@ class OneAtATime:
         return noise
 
 
+class Replay:
+    """Noise drawn beforehand, in the dtype asked for."""
+
+    def __init__(self, noises: list[Tensor]) -> None:
+        self.noises = iter(noises)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The next one."""
+        return next(self.noises).to(x.dtype)
+
+
 def marginal_std(schedule: Schedule, t: float) -> float:
     """Standard deviation of x_t for Gaussian data."""
     alpha_t, sigma_t = schedule.alpha_sigma(torch.tensor(t, dtype=torch.float64))
@@ -192,7 +203,10 @@ def test_fifty_deterministic_steps_keep_the_weights_of_modes(make: MakeSampler, 
 )
 @each_spacing
 def test_stochastic_steps_keep_the_weights_of_modes(make: MakeSampler, num_steps: int, spacing: Spacing) -> None:
-    """As above, with draws: the standard error is 0.0015. Ancestral sampling, the coarsest, is given 100 steps."""
+    """As above, with draws: the standard error is 0.0015. Ancestral sampling is given 100 steps:
+
+    with 50 its error of first order leaves 0.286 to 0.290 below zero.
+    """
     random = torch.Generator().manual_seed(0)
     x_1 = torch.randn(100_000, 1, generator=random)
     x = make(num_steps, spacing)(TwoGaussians(), x_1, noise=lambda x: torch.randn(x.shape, generator=random))
@@ -241,8 +255,7 @@ def test_ancestral_is_ddim_with_eta_one_is_a_chain_of_posteriors(spacing: Spacin
     process = GaussianProcess(denoiser.schedule)
     x, *noises = torch.randn(num_steps + 1, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ancestral, ddim = (
-        make(num_steps, spacing)(denoiser, x, noise=lambda _, draw=iter(noises): next(draw))  # type: ignore[misc]
-        for make in (Ancestral, partial(DDIM, eta=1.0))
+        make(num_steps, spacing)(denoiser, x, noise=Replay(noises)) for make in (Ancestral, partial(DDIM, eta=1.0))
     )
     grid = times(denoiser.schedule, num_steps, spacing)
     for t, s, noise in zip(grid[:-1, None], grid[1:, None], noises, strict=True):
@@ -258,7 +271,7 @@ def test_a_walk_in_float32_is_the_walk_in_float64(make: MakeSampler, schedule: S
     """Coefficients are computed in float64, so only the arithmetic of images is rounded."""
     x, *noises = torch.randn(51, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     single, double = (
-        make(50, "log_snr")(Gaussian(schedule), x.to(dtype), noise=lambda x, draw=iter(noises): next(draw).to(x.dtype))
+        make(50, "log_snr")(Gaussian(schedule), x.to(dtype), noise=Replay(noises))
         for dtype in (torch.float32, torch.float64)
     )
     assert single.dtype == torch.float32
@@ -288,8 +301,7 @@ def test_only_noise_levels_matter_not_the_clock(make: MakeSampler, spacing: Spac
     schedule = ScaledLinearBeta()
     x, *noises = torch.randn(21, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     plain, warped = (
-        make(20, spacing)(Gaussian(clock), x, noise=lambda _, draw=iter(noises): next(draw))
-        for clock in (schedule, Warped(schedule))
+        make(20, spacing)(Gaussian(clock), x, noise=Replay(noises)) for clock in (schedule, Warped(schedule))
     )
     assert_close(warped, plain, rtol=1e-8, atol=1e-8)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 
 from lit_medgen.diffusion import Cosine, LinearBeta, ScaledLinearBeta
 from lit_medgen.diffusion.schedules import DiscreteSchedule
 
-Array = np.ndarray[tuple[int], np.dtype[np.float64]]
+Array = NDArray[np.float64]
 Kind = Callable[[int], DiscreteSchedule]
 
 
@@ -39,7 +40,11 @@ def cosine_betas(num_steps: int) -> Array:
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
-PAPERS = {LinearBeta: linear_betas, ScaledLinearBeta: scaled_linear_betas, Cosine: cosine_betas}
+PAPERS: dict[Kind, Callable[[int], Array]] = {
+    LinearBeta: linear_betas,
+    ScaledLinearBeta: scaled_linear_betas,
+    Cosine: cosine_betas,
+}
 each_kind = pytest.mark.parametrize("kind", list(PAPERS))
 
 

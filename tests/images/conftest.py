@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real sample images beside the repository."""
-    folder = Path(__file__).parents[2].parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no real sample data in ../shared/data")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""DICOM series: every voxel lies where the standard puts it, whatever the files are called; faulty series are refused."""
+"""DICOM series: every voxel lies where the standard puts it, whatever the files are called; faults are refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def write_slice(
     data.save_as(path, enforce_file_format=True)
 
 
-def write_series(folder: Path, series: Series = Series(), num: int = 7, **changes: Any) -> list[Path]:  # noqa: B008
+def write_series(folder: Path, series: Series = Series(), num: int = 7, **changes: Any) -> list[Path]:
     """The paths, in an order that is not the anatomical one."""
     folder.mkdir(parents=True, exist_ok=True)
     names = np.random.default_rng(1).permutation(num)
@@ -146,13 +146,13 @@ def only_one(folder: Path) -> None:
 def tilted(folder: Path) -> None:
     """Slices that move 1 mm to the back for every 3 mm up: a gantry tilt of 18 degrees."""
     for k, path in enumerate(sorted(folder.glob("*.dcm"))):
-        write_slice(path, Series(), k, position=Series().position(k) + [0, k, 0])
+        write_slice(path, Series(), k, position=Series().position(k) + np.array([0, k, 0]))
 
 
 def one_shifted(folder: Path) -> None:
     """One slice 4 mm to the side of the others, as when the table or the patient moved."""
     for k, path in enumerate(sorted(folder.glob("*.dcm"))):
-        write_slice(path, Series(), k, position=Series().position(k) + [4.0 * (k == 3), 0, 0])
+        write_slice(path, Series(), k, position=Series().position(k) + np.array([4.0 * (k == 3), 0, 0]))
 
 
 def uneven(folder: Path) -> None:
@@ -164,7 +164,7 @@ def cut_off(folder: Path) -> None:
     (folder / "extra.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-20])
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "different slices at one place": (extra(3, intercept=-1000.0, RescaleIntercept=-1024.0), "two different slices"),
     "missing slice": (without_slice, r"gap of 6\.00 mm after 106\.00 mm"),
     "localizer": (extra(3, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "different orientation"),
@@ -176,14 +176,14 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "uneven distances": (uneven, "2.40 to 3.60 mm apart"),
     "single slice": (only_one, "one slice"),
     "pixel data cut off": (cut_off, "extra.dcm"),
-    "not DICOM": (lambda folder: (folder / "extra.dcm").write_text("no image") and None, "extra.dcm"),
-    "empty file": (lambda folder: (folder / "extra.dcm").write_bytes(b"") and None, "extra.dcm"),
+    "not DICOM": (lambda folder: (folder / "extra.dcm").write_text("no image"), "extra.dcm"),
+    "empty file": (lambda folder: (folder / "extra.dcm").write_bytes(b""), "extra.dcm"),
     "no pixels": (extra(7, PixelData=None), "extra.dcm"),
     "no position": (extra(7, ImagePositionPatient=None), "extra.dcm"),
     "empty orientation": (extra(7, ImageOrientationPatient=[]), "extra.dcm"),
     "empty position": (extra(7, ImagePositionPatient=[]), "extra.dcm"),
     "several frames": (extra(7, NumberOfFrames=2), "extra.dcm"),
-    "zero spacing": (lambda folder: [write_series(folder, PixelSpacing=[0, 0])] and None, "spacing"),
+    "zero spacing": (lambda folder: write_series(folder, PixelSpacing=[0, 0]), "spacing"),
     "infinite values": (extra(7, RescaleSlope="1e39"), "extra.dcm|finite"),
 }
 
