@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from jsonargparse._util import import_object
 
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.methods.base import FACTS, Method
@@ -43,7 +44,20 @@ def config_of(path: Path) -> dict[str, Any]:
     if config is None:
         raise InputError(f"{path}: holds no config (its model was not made by the command line); add --config.")
     check_classes(config, path)
+    method_class(config, path)
     return dict(config)
+
+
+def method_class(config: dict[str, Any], path: Path) -> type[Method]:
+    """The method a config names; InputError if this version does not have it."""
+    name = str(config["model"]["class_path"])
+    try:
+        found: type[Method] = import_object(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: made by {name}, which this version does not have; use the version it was made with."
+        ) from error
+    return found
 
 
 def check_classes(config: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,8 +25,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from lit_medgen.callbacks.run_folder import RunConfig, RunLogger, run_folder
-from lit_medgen.checkpoints import check_classes, config_of
-from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.checkpoints import check_classes, config_of, method_class
+from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.methods.base import Method
 from lit_medgen.trainer import Trainer
 
@@ -76,14 +76,18 @@ class CLI(LightningCLI):
         section = self.config[self.subcommand]
         path = section.get("ckpt_path")
         if path and Path(path).is_file():
-            trained = config_of(Path(path))["model"]["class_path"]
-            if trained != section.model.class_path:
+            trained = method_class(config_of(Path(path)), Path(path))
+            if trained is not method_class({"model": section.model}, Path(path)):
                 raise InputError(
-                    f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for "
+                    f"--ckpt_path {path}: a checkpoint of {trained.__name__}, but the config asks for "
                     f"{section.model.class_path}; leave out the model or give the right checkpoint."
                 )
         elif path and path != "last":
             raise MissingDataError(f"--ckpt_path: no file '{path}'; give a checkpoint, or `last` with fit.")
+
+    def instantiate_classes(self) -> None:
+        """As Lightning does it; a value that a constructor refuses is one line."""
+        _made(super().instantiate_classes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with its run folder and, unless the config names loggers, a CSV log there."""
@@ -116,7 +120,7 @@ def run_verb(args: list[str]) -> None:
         seed_everything_default=0,
         parser_class=Parser,
         parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS}
-        | {"parser_mode": "omegaconf+"},
+        | {"allow_abbrev": False, "parser_mode": "omegaconf+"},
         load_from_checkpoint_support=False,
         args=args,
     )
@@ -139,7 +143,7 @@ def prepare(args: list[str]) -> None:
     words = _without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
-    datamodule = parser.instantiate_classes(parser.parse_args(words)).data
+    datamodule = _made(lambda: parser.instantiate_classes(parser.parse_args(words))).data
     accepted, rejected = datamodule.prepare(verify)
     console = Console(soft_wrap=True)
     for row in rejected:
@@ -152,6 +156,17 @@ def prepare(args: list[str]) -> None:
         f"store: {datamodule.address.folder}",
         highlight=False,
     )
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """What `make` makes; a value that a constructor refuses is the user's to mend, and jsonargparse buries the reason."""
+    try:
+        return make()
+    except (ValueError, TypeError) as error:
+        innermost: BaseException = error
+        while (deeper := innermost.__cause__ or innermost.__context__) is not None:
+            innermost = deeper
+        raise InputError(describe(innermost)) from error
 
 
 def known_config(words: list[str]) -> dict[str, Any] | None:
@@ -200,7 +215,9 @@ def _data_section(path: str) -> dict[str, Any]:
 def _shorten(message: str) -> str:
     """jsonargparse's message as one line: the key and what is wrong with it, without the list of all options."""
     text = re.sub(r"\s+", " ", message).strip()
-    text = re.sub(r"^Parser key \"([^\"]+)\":", r"\1:", text)
+    # A wrong key below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
+    if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", text):
+        text = f"{text.split(':')[0]}: {inner[1]}"
     return text if len(text) <= 600 else text[:600] + " ..."
 
 

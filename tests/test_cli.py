@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from conftest import TinyRun
+from lit_medgen import methods
 from lit_medgen.__main__ import VERBS, main
 from lit_medgen.batch import Condition
 from lit_medgen.checkpoints import load
@@ -127,7 +128,7 @@ def test_bad_words_get_one_line(args: list[str], words: list[str], capsys: pytes
 
 def test_wrong_key_in_a_config_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "typo.yaml"
-    file.write_text("model: {init_args: {netwrok: {}}}")
+    file.write_text("model: {init_args: {netwrok: 3}}")
     assert main(["fit", "--config", "configs/cdpm.yaml", "--config", str(file)]) == 2
     assert "netwrok" in one_line(capsys)
 
@@ -139,13 +140,26 @@ def test_size_that_does_not_fit_the_network(tmp_path: Path, phantoms: Path, caps
     assert "multiples of 2" in line
 
 
-def test_checkpoint_of_another_method(trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_checkpoint_of_another_method(
+    known: bool,
+    trained: TinyRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     checkpoint = torch.load(trained.last, weights_only=True)
     checkpoint["lit_medgen"]["config"]["model"]["class_path"] = "lit_medgen.methods.Other"
     other = tmp_path / "other.ckpt"
     torch.save(checkpoint, other)
+    if known:  # a method of this version, but not the one that the config asks for
+        monkeypatch.setattr(
+            methods, "Other", type("Other", (methods.CDPM,), {"__module__": methods.__name__}), raising=False
+        )
     assert trained.fit(f"--ckpt_path={other}") == 2
-    assert "other.ckpt" in one_line(capsys)
+    line = one_line(capsys)
+    assert "other.ckpt" in line
+    assert "Other" in line
 
 
 @pytest.mark.parametrize("fault", ["cut", "foreign", "code"])

@@ -12,6 +12,7 @@ import yaml
 import lit_medgen
 from conftest import ROOT, TinyRun
 from lit_medgen.__main__ import main
+from lit_medgen.batch import Condition
 
 BASES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml"))
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
@@ -33,6 +34,7 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     run = TinyRun(tmp_path, phantoms, configs)
     if "ixi" in configs[-1]:  # no IXI here: the phantoms serve as a plain folder
         run.options += [
+            f"--data.init_args.root={phantoms / 'ADNI'}",
             "--data.init_args.pattern=**/*.nii",
             "--data.init_args.table=null",
             "--data.init_args.attributes=[]",
@@ -42,20 +44,13 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     assert torch.load(run.last, weights_only=True)["global_step"] == 3
     assert sorted(path.name for path in run.folder.glob("*/grids/*")) == ["step_0000002.png"]
     model = lit_medgen.load(run.last)
-    assert model.sample(lit_medgen_condition(), [0]).shape == (1, 1, 16, 16, 16)
+    assert model.sample(Condition(), [0]).shape == (1, 1, 16, 16, 16)
     assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     assert run.on_checkpoint("evaluate", "--num=2", f"--out={tmp_path / 'report'}") == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     for score in report["metrics"].values():
         assert set(score) == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features"}
     assert (tmp_path / "report" / "samples.png").stat().st_size > 10_000
-
-
-def lit_medgen_condition() -> object:
-    """No condition."""
-    from lit_medgen.batch import Condition
-
-    return Condition()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import zip_longest
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ class Hierarchy(Scheme):
         first = spread(num_slices, self.num_target)
         stages, known = [Stage(first, [])], set(first)
         for run in self._runs([i for i in range(num_slices) if i not in known]):
-            middle = (run[0] + run[-1]) / 2
-            nearest = sorted(known, key=lambda i: (abs(i - middle), i))[: self.num_condition]
-            stages.append(Stage(run, sorted(nearest)))
+            within = sorted(i for i in known if run[0] < i < run[-1])
+            below = sorted((i for i in known if i < run[0]), reverse=True)
+            above = sorted(i for i in known if i > run[-1])
+            in_turn = [i for pair in zip_longest(below, above) for i in pair if i is not None]
+            stages.append(Stage(run, sorted((within + in_turn)[: self.num_condition])))
             known.update(run)
         return stages
 

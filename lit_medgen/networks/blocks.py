@@ -52,7 +52,7 @@ class TimeEmbedding(nn.Sequential):
 
     def forward(self, t: Tensor) -> Tensor:
         """b -> b e."""
-        return super().forward(sinusoid(1000 * t, self.channels))  # type: ignore[no-untyped-call]
+        return super().forward(sinusoid(1000 * t, self.channels).to(self[0].weight.dtype))  # type: ignore[no-untyped-call]
 
 
 class ResidualBlock(nn.Module):

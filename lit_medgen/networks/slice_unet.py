@@ -55,7 +55,9 @@ class SliceContext:
         """From b n slice indices; places of padding see only each other."""
         real = slice_index != PADDING
         d = (slice_index[:, :, None] - slice_index[:, None, :]).float()
-        features = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).float()], dim=-1)
+        features = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).float()], dim=-1).to(
+            embedding.dtype
+        )
         return cls(features, real[:, :, None] == real[:, None, :], embedding)
 
 

@@ -1,0 +1,124 @@
+"""cDPM: what the loss sees, what sampling keeps, that it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.errors import InputError
+from lit_medgen.methods import CDPM
+from lit_medgen.methods.schemes import Autoregressive, Hierarchy, LongRange, Scheme
+from lit_medgen.networks import SliceUNet
+
+SIZE = (8, 12, 10)
+
+
+def spec(axis: str = "axial") -> DataSpec:
+    return DataSpec(channels=1, size=SIZE, spacing_mm=(1.0, 1.0, 1.0), slice_axis=axis)
+
+
+def model(scheme: Scheme | None = None, axis: str = "axial") -> CDPM:
+    """A small cDPM whose zero-initialised layers say something."""
+    torch.manual_seed(0)
+    network = SliceUNet((8, 16), (True, True), (False, True), num_res_blocks=1, head_channels=8)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    method = CDPM(network, sampler=DPMSolverPP2M(3), scheme=scheme or Autoregressive(4, 4)).eval()
+    method.spec = spec(axis)
+    return method
+
+
+def batch(image: Tensor, index: list[int], observed: list[bool]) -> Batch:
+    """Sets of slices, the same for every volume; image: b 1 n y x."""
+    b = len(image)
+    return Batch(
+        image=image,
+        key=["key"] * b,
+        affine=torch.eye(4).expand(b, 4, 4),
+        slice_index=torch.tensor(index).expand(b, -1),
+        observed=torch.tensor(observed).expand(b, -1),
+    )
+
+
+def test_loss_is_over_target_slices_alone() -> None:
+    # A network that predicts zero leaves |eps|^2, whose mean over target voxels is 1; observed and padded places,
+    # blown up here, must not enter.
+    method = model()
+    for parameter in method.denoiser.network.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    image = torch.zeros(64, 1, 4, 8, 12)
+    image[:, :, [0, 3]] = 1e4
+    torch.manual_seed(0)
+    loss = method.loss(batch(image, [3, 5, 6, -1], [True, False, False, False]))["loss"].item()
+    assert loss == pytest.approx(1, abs=0.05)
+
+
+def test_loss_needs_slices() -> None:
+    whole = Batch(image=torch.zeros(1, 1, *SIZE), key=["key"], affine=torch.eye(4)[None])
+    with pytest.raises(InputError, match=r"data\.init_args\.slices"):
+        model().loss(whole)
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize(
+    "scheme", [Autoregressive(4, 4), LongRange(4, 4), Hierarchy(4, 4)], ids=lambda s: type(s).__name__
+)
+def test_sample_has_the_size_of_the_data(axis: str, scheme: Scheme) -> None:
+    samples = model(scheme, axis).sample(Condition(), [0, 1])
+    assert samples.shape == (2, 1, *SIZE)
+    assert samples.abs().max() <= 1
+    assert not torch.equal(samples[0], samples[1])
+
+
+def test_an_image_depends_on_its_seed_alone() -> None:
+    method = model()
+    together = method.sample(Condition(), [3, 1, 2])
+    alone = torch.cat([method.sample(Condition(), [seed]) for seed in (3, 1, 2)])
+    assert torch.allclose(together, alone, atol=2e-4)  # 1e-4 of the range of 2
+    assert torch.equal(together, method.sample(Condition(), [3, 1, 2]))
+
+
+def test_given_slices_are_kept_and_heard() -> None:
+    method = model()
+    image = torch.rand(1, 1, *SIZE) * 2 - 1
+    observed = torch.zeros(1, 10, dtype=torch.bool)
+    observed[:, [2, 7]] = True
+    made = method.sample(Condition(image=image, observed=observed), [0])
+    assert torch.equal(made[..., [2, 7]], image[..., [2, 7]])
+    other = image.clone()
+    other[..., 7] *= -1
+    assert not torch.allclose(method.sample(Condition(image=other, observed=observed), [0])[..., 8], made[..., 8])
+
+
+def test_seams_are_where_stages_meet() -> None:
+    assert model(Autoregressive(4, 4)).seams() == (2, [3, 7])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"slice_axis": ""}, "slices is not set"), ({"size": (9, 12, 10)}, "9 x 12")],
+)
+def test_data_that_does_not_fit_is_refused(wrong: dict[str, object], words: str) -> None:
+    facts = spec().plain() | wrong
+    with pytest.raises(InputError, match=words):
+        model().check(DataSpec.from_plain(facts))
+
+
+def test_overfits_one_batch() -> None:
+    method = model().train()
+    ramp = torch.linspace(-1, 1, 12).expand(2, 1, 4, 8, 12) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1)
+    one = batch(ramp, [0, 1, 2, 3], [True, False, False, False])
+    optimizer = torch.optim.Adam(method.parameters(), 3e-3)
+    losses = []
+    for step in range(150):
+        torch.manual_seed(step % 4)
+        loss = method.loss(one)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-8:]) < 0.25 * sum(losses[:8])

@@ -1,0 +1,114 @@
+"""Scores against references, and intervals that hold what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
+from lit_medgen.metrics.diversity import BETAS, pairwise_ms_ssim, scales_and_window
+
+
+def smooth(n: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
+    """n 1 *size: smooth random images in [-1, 1]."""
+    noise = torch.rand(n, 1, *size, generator=torch.Generator().manual_seed(seed)) ** 2
+    pool = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
+    return pool(noise, 3, stride=1, padding=1) * 2 - 1
+
+
+def measured(metric: TwoSampleMetric, samples: Tensor, real: Tensor) -> TwoSampleMetric:
+    metric.update(samples, real=False)
+    metric.update(real, real=True)
+    return metric
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "window"), [((40, 48, 40), 3, 7), ((16, 20, 17), 2, 7), ((200, 180), 5, 11)]
+)
+def test_ms_ssim_agrees_with_monai(size: tuple[int, ...], scales: int, window: int) -> None:
+    from monai.metrics import MultiScaleSSIMMetric
+
+    assert scales_and_window(size) == (scales, window)
+    x, y = smooth(2, size, 1), smooth(2, size, 2)
+    y = 0.6 * x + 0.4 * y
+    betas = np.array(BETAS[:scales]) / sum(BETAS[:scales])
+    reference = MultiScaleSSIMMetric(
+        len(size), data_range=1.0, kernel_type="gaussian", kernel_size=window, kernel_sigma=1.5, weights=betas.tolist()
+    )
+    ours = pairwise_ms_ssim(x, y)
+    for i in range(2):
+        for j in range(2):
+            assert ours[i, j] == pytest.approx(float(reference((x[[i]] + 1) / 2, (y[[j]] + 1) / 2)), abs=1e-4)
+
+
+def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
+    x = smooth(3, (16, 16, 16))
+    torch.testing.assert_close(pairwise_ms_ssim(x, x).diagonal(), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_pairwise_ms_ssim_leaves_out_the_diagonal() -> None:
+    x, y = smooth(4, (16, 16, 16)), smooth(4, (16, 16, 16), 5)
+    pairs = [pairwise_ms_ssim(x[[i]], x[[j]]).item() for i in range(4) for j in range(4) if i != j]
+    assert measured(PairwiseMSSSIM(), x, y).compute().item() == pytest.approx(np.mean(pairs), abs=1e-6)
+    gap = abs(np.mean(pairs) - measured(PairwiseMSSSIM(), y, x).compute().item())
+    assert measured(MSSSIMGap(), x, y).compute().item() == pytest.approx(gap, abs=1e-6)
+
+
+def test_linear_mmd_is_the_distance_of_the_means() -> None:
+    x, y = smooth(5, (6, 6, 6)), smooth(7, (6, 6, 6), 1) - 0.1
+    expected = ((x.double().mean(0) - y.double().mean(0)) / 2).square().sum().item()
+    assert measured(LinearMMD(), x, y).compute().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_rbf_mmd_agrees_with_a_double_loop() -> None:
+    x, y = smooth(4, (5, 5, 5)), smooth(6, (5, 5, 5), 1)
+    a, b = [((z.double().flatten(1) + 1) / 2).numpy() for z in (x, y)]
+    squared = sorted(((p - q) ** 2).sum() for i, p in enumerate(b) for q in b[i + 1 :])
+    h2 = 2 * squared[(len(squared) - 1) // 2]
+
+    def mean(u: np.ndarray, v: np.ndarray, same: bool) -> float:
+        pairs = [(p, q) for i, p in enumerate(u) for j, q in enumerate(v) if not (same and i == j)]
+        return float(np.mean([np.exp(-((p - q) ** 2).sum() / h2) for p, q in pairs]))
+
+    expected = mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+    assert measured(RBFMMD(), x, y).compute().item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sharpness_sees_blur_and_noise() -> None:
+    real = smooth(4, (12, 12, 12))
+    blurred = torch.nn.functional.avg_pool3d(real, 3, stride=1, padding=1)
+    noisy = real + 0.2 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    assert measured(Sharpness(), real, real).compute().item() == pytest.approx(1)
+    assert measured(Sharpness(), blurred, real).compute().item() < 0.7
+    assert measured(Sharpness(), noisy, real).compute().item() > 1.5
+
+
+def test_seam_ratio_sees_a_step_at_a_border() -> None:
+    real = smooth(4, (8, 8, 12))
+    broken = real.clone()
+    broken[..., 6:] += 0.3
+    assert measured(SeamRatio(2, [5]), real, real).compute().item() == pytest.approx(1)
+    assert measured(SeamRatio(2, [5]), broken, real).compute().item() > 1.2
+
+
+@pytest.mark.slow
+def test_jackknife_interval_covers_the_estimators_mean() -> None:
+    # Gaussian images: over many repetitions the interval must hold the estimator's own mean about 95 times of 100.
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(300):
+        x = torch.randn(20, 1, 3, 3, 3, generator=generator) * 0.3
+        y = torch.randn(20, 1, 3, 3, 3, generator=generator) * 0.3 + 0.2
+        estimates.append(measured(RBFMMD(), x, y).estimate())
+    mean = np.mean([estimate.value for estimate in estimates])
+    covered = np.mean([estimate.ci95[0] <= mean <= estimate.ci95[1] for estimate in estimates])
+    assert 0.9 <= covered <= 0.99
+
+
+def test_interval_holds_the_estimate() -> None:
+    x, y = smooth(5, (8, 8, 8)), smooth(5, (8, 8, 8), 3)
+    for metric in (LinearMMD(), RBFMMD(), PairwiseMSSSIM(), MSSSIMGap(), Sharpness(), SeamRatio(0, [3])):
+        estimate = measured(metric, x, y).estimate()
+        assert estimate.ci95[0] < estimate.value < estimate.ci95[1]
