@@ -72,7 +72,8 @@ class ADNIDataModule(MedicalDataModule):
         if not people:
             return [], []
         path, table = self._collection()
-        by_image = {str(row["Image Data ID"]).lstrip("IS"): row for row in as_rows(table)}
+        # Series (S...) and images (I...) are numbered apart, so the letter may not be dropped from a folder's S.
+        by_image = {(row["Subject"], row["Image Data ID"].removeprefix("I")): row for row in as_rows(table)}
         by_visit = {(row["Subject"], _date(row.get("Acq Date", ""))): row for row in as_rows(table)}
         best: dict[tuple[str, str], tuple[int, Scan]] = {}
         rejected = []
@@ -81,7 +82,7 @@ class ADNIDataModule(MedicalDataModule):
             rank = next((k for k, pattern in enumerate(self.descriptions) if fnmatch(description, pattern)), None)
             if rank is None:
                 continue  # another sequence: a localizer, diffusion, ...
-            row = by_image.get(folder.name.lstrip("IS")) or by_visit.get((person, date[:10]))
+            row = by_image.get((person, folder.name.removeprefix("I"))) or by_visit.get((person, date[:10]))
             source = _files(folder)
             if row is None or not source:
                 reason = (
@@ -140,15 +141,20 @@ class ADNIDataModule(MedicalDataModule):
                 rejected.append(Rejected(f"{path}: {person}", "a subject without an image"))
             sessions = self._sessions(person)
             for session, image in images.items():
-                facts = {
-                    key: value for key, value in (row | sessions.get(session, {})).items() if value not in ("", "n/a")
-                }
+                facts = _known(row) | _known(sessions.get(session, {}))
                 attributes = {
                     "age_years": number(facts.get("age", facts.get("age_bl", "")), {}),
                     "sex": number(facts.get("sex", ""), SEX),
                     "diagnosis": DIAGNOSIS.get(str(facts.get("diagnosis", facts.get("diagnosis_bl", ""))), math.nan),
                 }
                 scans.append(Scan(image, person, session, attributes))
+        listed = set(table["participant_id"])
+        rejected += [
+            Rejected(str(image), f"no row of {path.name} for this image")
+            for folder in sorted(self.root.glob("sub-*"))
+            if folder.name not in listed
+            for image in sorted(folder.glob("**/anat/*_T1w.nii*"))
+        ]
         return scans, rejected
 
     def _sessions(self, person: str) -> dict[str, dict[str, Any]]:
@@ -164,6 +170,11 @@ def _files(folder: Path) -> Path | list[Path] | None:
     """The NIfTI file of an image's folder, or its DICOM files; None if there are neither."""
     nifti = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
     return nifti[0] if nifti else (sorted(folder.glob("*.dcm")) or None)
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row of a BIDS table says, without its empty cells."""
+    return {key: value for key, value in row.items() if value not in ("", "n/a")}
 
 
 def _date(text: str) -> str:

@@ -21,10 +21,11 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
-from lit_medgen.callbacks.run_folder import RunConfig, RunLogger, run_folder
+from lit_medgen.callbacks.run_folder import RunConfig, RunLogger
 from lit_medgen.checkpoints import check_classes, config_of, method_class
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.methods.base import Method
@@ -63,7 +64,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
-        words = list(args)
+        words = [shipped(word) for word in args]
         if (config := known_config(words)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
         self.config = parser.parse_args(words)
@@ -108,6 +109,24 @@ class CLI(LightningCLI):
 def run_verb(args: list[str]) -> None:
     """Runs one of `VERBS` with its arguments."""
     _quiet()
+    try:
+        _run(args)
+    except MisconfigurationException as error:  # Lightning's word for a config that cannot be run
+        raise InputError(describe(error)) from error
+
+
+def shipped(word: str) -> str:
+    """A path below `configs/` that is not here is taken from the installed package."""
+    option, equals, path = word.rpartition("=")
+    inside = Path(__file__).parent / path
+    return (
+        f"{option}{equals}{inside}"
+        if path.startswith("configs/") and not Path(path).exists() and inside.exists()
+        else word
+    )
+
+
+def _run(args: list[str]) -> None:
     CLI(
         model_class=Method,
         datamodule_class=MedicalDataModule,
@@ -139,6 +158,7 @@ def prepare(args: list[str]) -> None:
     parser.add_argument("--verify", action="store_true", help="Compare the SHA-256 of every volume already there.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words, verify = [word for word in args if word != "--verify"], "--verify" in args
+    words = [shipped(word) for word in words]
     sections = [_data_section(text) for text in _values(words, "--config")]
     words = _without(words, "--config")
     for section in reversed(sections):
@@ -159,7 +179,7 @@ def prepare(args: list[str]) -> None:
 
 
 def _made(make: Callable[[], Any]) -> Any:
-    """What `make` makes; a value that a constructor refuses is the user's to mend, and jsonargparse buries the reason."""
+    """What `make` makes; a value that a constructor refuses is one line, which jsonargparse buries."""
     try:
         return make()
     except (ValueError, TypeError) as error:
@@ -233,6 +253,3 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-
-
-__all__ = ["CLI", "prepare", "run_folder", "run_verb"]

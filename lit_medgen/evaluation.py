@@ -1,6 +1,6 @@
 """`evaluate`: samples against real people, with floors, intervals and nulls, as a report.
 
-Every score stands beside its real-vs-real value (training people against test people, in equal numbers: what a
+Every score stands beside its real-vs-real value (as many training people as samples against the test people: what a
 perfect model would get), a jackknife interval, and the same score of three nulls that any model must beat:
 
     noise         independent normal voxels with the training images' mean and spread
@@ -67,38 +67,33 @@ def evaluate(
     """
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
-    num = min(len(samples), len(real))
-    if num < 2 or len(train) < 2:
+    if min(len(samples), len(real), len(train)) < 2:
         raise InputError(
             f"evaluate: {len(samples)} samples, {len(real)} test and {len(train)} training people; "
             "give at least 2 of each."
         )
-    samples, real = samples[:num], real[:num]  # pairwise scores depend on the number, so both sides are equal
-    sets = {"samples": samples, **nulls(train, num)}
-    report: dict[str, Any] = {
-        "source": source,
-        "metrics": {},
-        "nulls": {name: {} for name in sets if name != "samples"},
-    }
+    rivals = nulls(train, len(samples))
+    report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in rivals}}
     for name, make in metrics_for(seams).items():
         metric, estimate = measure(make, samples, real)
         report["metrics"][name] = {
             "value": estimate.value,
             "ci95": list(estimate.ci95),
-            "real_vs_real": floor(make, train, real) if name != "ms_ssim" else measure(make, real, real)[1].value,
-            "num_samples": num,
-            "num_real": num,
+            # A pairwise score of one set has no second one to be compared with: its reference is the real people's own.
+            "real_vs_real": measure(make, real, real)[1].value
+            if make is PairwiseMSSSIM
+            else floor(make, train, real, len(samples)),
+            "num_samples": len(samples),
+            "num_real": len(real),
             "features": metric.features,
         }
-        for null, images in sets.items():
-            if null != "samples":
-                report["nulls"][null][name] = measure(make, images, real)[1].value
+        for null, images in rivals.items():
+            report["nulls"][null][name] = measure(make, images, real)[1].value
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2))
     (out / "report.md").write_text(as_markdown(report))
-    pictures = {"samples": samples, "real, unseen people": real} | {
-        f"null: {name}": sets[name] for name in report["nulls"]
-    }
+    pictures = {"samples": samples, "real, unseen people": real}
+    pictures |= {f"null: {name}": images for name, images in rivals.items()}
     save_figure(out / "samples.png", pictures)
     print(f"report: {out / 'report.md'}; figure: {out / 'samples.png'}")
     return report
@@ -112,17 +107,10 @@ def measure(make: Callable[[], TwoSampleMetric], samples: Tensor, real: Tensor) 
     return metric, metric.estimate()
 
 
-def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor) -> float:
-    """The score that real images get: mean over random sets of training people, as many as there are real ones.
-
-    With fewer training people than that, both sides are cut to their number.
-    """
-    num = min(len(train), len(real))
-    values = []
-    for k in range(NUM_FLOORS):
-        chosen = np.random.default_rng(k).permutation(len(train))[:num]
-        values.append(measure(make, train[chosen], real[:num])[1].value)
-    return float(np.mean(values))
+def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num: int) -> float:
+    """The score that real images get: mean over random sets of training people, as many as there are samples."""
+    sets = [np.random.default_rng(k).permutation(len(train))[:num] for k in range(NUM_FLOORS)]
+    return float(np.mean([measure(make, train[chosen], real)[1].value for chosen in sets]))
 
 
 def nulls(train: Tensor, num: int) -> dict[str, Tensor]:

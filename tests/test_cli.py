@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
 from conftest import TinyRun
+
 from lit_medgen import methods
 from lit_medgen.__main__ import VERBS, main
 from lit_medgen.batch import Condition

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import ROOT, TinyRun
 
 import lit_medgen
-from conftest import ROOT, TinyRun
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 

@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors"}

@@ -22,6 +22,7 @@ from lit_medgen.images.nifti import write_nifti
 from lit_medgen.seeds import mix
 
 SPACING_MM = 2
+MAX_SUBJECTS = 9000  # people are told apart by four digits
 DESCRIPTION = "MPR; GradWarp; B1 Correction; N3; Scaled"
 FOLDER = "MPR__GradWarp__B1_Correction__N3__Scaled"
 
@@ -79,7 +80,7 @@ class Person:
 def people(num: int, seed: int) -> list[Person]:
     """Phantom people of 55 to 90 years; two of five come back, once or twice."""
     random = np.random.default_rng(mix("people", seed))
-    rids = random.choice(9000, size=num, replace=False) + 1
+    rids = random.choice(MAX_SUBJECTS, size=num, replace=False) + 1
     return [
         Person(
             ptid=f"{random.integers(2, 142):03d}_S_{rid:04d}",
@@ -130,10 +131,13 @@ def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:
         num_subjects: people; some have several visits.
         seed: another seed is another cohort.
     """
-    if num_subjects < 1:
-        raise InputError(f"--num_subjects is {num_subjects}; give at least 1.")
+    if not 1 <= num_subjects <= MAX_SUBJECTS:
+        raise InputError(f"phantom: --num_subjects is {num_subjects}; give 1 to {MAX_SUBJECTS}.")
     root = Path(out)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"phantom: --out {out} cannot be made ({error}); give a folder.") from error
     jobs = (delayed(_write_person)(root, person, number) for number, person in enumerate(people(num_subjects, seed)))
     rows = [row for person_rows in Parallel(n_jobs=-1)(jobs) for row in person_rows]
     _write_csv(root / "ADNI_phantoms.csv", [collection for collection, _ in rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -54,5 +55,12 @@ class SampleGrid(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         write_png(folder / f"step_{step:07d}.png", picture.T)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method; CSV has no pictures
-                logger.log_image("samples", [picture], step=step)
+            show(logger, picture, step)
+
+
+def show(logger: Any, picture: np.ndarray, step: int) -> None:
+    """Sends a picture (rows columns in [0, 1]) to any logger that takes one; a CSV log does not."""
+    if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method
+        logger.log_image("samples", [picture], step=step)
+    elif hasattr(logger.experiment, "add_image"):  # TensorBoard
+        logger.experiment.add_image("samples", picture, step, dataformats="HW")

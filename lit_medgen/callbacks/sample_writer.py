@@ -40,6 +40,15 @@ class SampleWriter(BasePredictionWriter):
         self.folder, self.format, self.seeds, self.checkpoint = folder, format, list(seeds), checkpoint
         folder.mkdir(parents=True, exist_ok=True)
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """InputError if the format cannot hold what the model makes."""
+        assert isinstance(pl_module, Generator)
+        dim = len(pl_module.needed_spec().size)
+        if dim != {"nifti": 3, "png": 2}[self.format]:
+            raise InputError(
+                f"--format {self.format}: the model makes {dim}D images; use {'nifti' if dim == 3 else 'png'}."
+            )
+
     def write_on_batch_end(
         self,
         trainer: Trainer,

@@ -31,6 +31,12 @@ Spacing = Literal["uniform", "trailing", "log_snr", "karras"]
 """uniform: even in t from `start` to t_min, then 0; trailing: even in t from `start` to 0; log_snr: even in
 log-SNR; karras: even in (sigma / alpha)^(1 / 7) (Karras et al. 2022, eq. 5)."""
 
+LOG_SNR_FLOOR = -10.5
+"""Where log_snr and karras start at the lowest: sigma / alpha = 190, pure noise to any eye (Karras et al. start at 80).
+
+The linear schedules end above it; the cosine schedule goes on to -20; even steps would spend a third of themselves there, where x̂ is the mean image.
+"""
+
 NoiseLike = Callable[[Tensor], Tensor]
 """Standard normal noise of the shape, dtype and device of its argument."""
 
@@ -39,20 +45,24 @@ def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1
     """num_steps + 1 falling times from start to stop, float64.
 
     With stop = 0 the last step goes from t_min (the first discrete noise level) to 0: the log-SNR is infinite
-    there, so no even spacing reaches it. At num_steps = T, uniform and trailing both visit the T discrete times.
+    there, so no even spacing reaches it. log_snr and karras begin at `LOG_SNR_FLOOR` where `start` is below it. At
+    num_steps = T, uniform and trailing both visit the T discrete times.
     """
     lowest = stop if stop > 0 or spacing == "trailing" else schedule.t_min
     count = num_steps + 1 if lowest == stop else num_steps
     ends = torch.tensor([start, lowest], dtype=torch.float64, device=_device(schedule))
+    log_snr = schedule.log_snr(ends).clamp(min=LOG_SNR_FLOOR)
     match spacing:
         case "uniform" | "trailing":
             t = _line(ends, count)
         case "log_snr":
-            t = schedule.time(_line(schedule.log_snr(ends), count))
+            t = schedule.time(_line(log_snr, count))
         case "karras":
-            rho = torch.exp(-schedule.log_snr(ends) / 2)  # sigma / alpha
+            rho = torch.exp(-log_snr / 2)  # sigma / alpha
             t = schedule.time(-2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
-    t[0] = start  # exact, whatever the inversion's rounding
+    # Exact ends, whatever the inversion's rounding.
+    if spacing in ("uniform", "trailing") or log_snr[0] > LOG_SNR_FLOOR:
+        t[0] = start
     if count > 1:
         t[-1] = lowest
     return t if lowest == stop else torch.cat([t, t.new_zeros(1)])

@@ -32,7 +32,7 @@ from lit_medgen.diffusion import (
     Schedule,
     times,
 )
-from lit_medgen.diffusion.samplers import Spacing
+from lit_medgen.diffusion.samplers import LOG_SNR_FLOOR, Spacing
 
 STD = 0.5
 SPACINGS = get_args(Spacing)
@@ -319,7 +319,10 @@ def test_times_fall_strictly_from_start_to_stop(
     grid = times(schedule, num_steps, spacing, start, stop)
     assert grid.shape == (num_steps + 1,)
     assert grid.dtype == torch.float64
-    assert grid[0] == start
+    if spacing in ("log_snr", "karras") and schedule.log_snr(torch.tensor(start)) < LOG_SNR_FLOOR:
+        assert schedule.log_snr(grid[0]).item() == pytest.approx(LOG_SNR_FLOOR)
+    else:
+        assert grid[0] == start
     assert grid[-1] == stop
     assert (grid.diff() < 0).all()
 

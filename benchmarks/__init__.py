@@ -1,0 +1,1 @@
+"""Speed against peers, measured in one run; nothing here is imported by the packages."""

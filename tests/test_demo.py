@@ -1,0 +1,85 @@
+"""The demo at its full size: it learns, and few steps of a good sampler stand for many of the paper's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from jsonargparse import ArgumentParser
+from test_readme import commands
+
+from data_modules.base import MedicalDataModule
+from lit_medgen.batch import Condition
+from lit_medgen.checkpoints import build_method, config_of, load
+from lit_medgen.diffusion import Ancestral
+from lit_medgen.evaluation import evaluate
+from lit_medgen.methods import CDPM
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+SEEDS = range(32)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's demo commands were run, as printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count())}
+    for words in commands(ROOT / "README.md"):
+        if "demo" in " ".join(words):
+            subprocess.run([sys.executable, "-m", "lit_medgen", *words], cwd=folder, env=environment, check=True)
+    return folder / "demo"
+
+
+def data_of(demo: Path, checkpoint: Path) -> MedicalDataModule:
+    section = config_of(checkpoint)["data"]
+    section["init_args"] |= {"root": str(demo / "phantoms"), "store_dir": str(demo / "prepared")}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(MedicalDataModule, "data")
+    data: MedicalDataModule = parser.instantiate_classes(parser.parse_object({"data": section})).data
+    data.setup("test")
+    return data
+
+
+def scores(model: CDPM, data: MedicalDataModule, out: Path) -> dict[str, float]:
+    """Name -> value for the samples of SEEDS."""
+    model.spec = data.spec
+    with torch.autocast("cpu", torch.bfloat16):
+        samples = torch.cat([model.sample(Condition(), SEEDS[i : i + 4]).float() for i in range(0, len(SEEDS), 4)])
+    report: dict[str, Any] = evaluate(samples, data, out, seams=model.seams())  # type: ignore[arg-type]
+    return {name: row["value"] for name, row in report["metrics"].items()}
+
+
+def test_demo_leaves_what_it_prints(demo: Path) -> None:
+    report = json.loads((demo / "report" / "report.json").read_text())
+    assert report["metrics"]["ms_ssim"]["num_samples"] == report["metrics"]["ms_ssim"]["num_real"]
+    assert (demo / "report" / "samples.png").is_file()
+    assert len(list((demo / "samples").glob("*.nii.gz"))) == 4
+    assert yaml.safe_load((demo / "samples" / "config.yaml").read_text())["name"] == "cdpm_demo"
+
+
+def test_demo_beats_its_untrained_copy_and_twenty_steps_do(demo: Path, tmp_path: Path) -> None:
+    checkpoints = demo / "cdpm_demo" / "checkpoints"
+    last, early = checkpoints / "last.ckpt", checkpoints / "step_0000032.ckpt"
+    data = data_of(demo, last)
+    final = scores(load(last), data, tmp_path / "final")  # type: ignore[arg-type]
+    tenth = scores(load(early), data, tmp_path / "tenth")  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    untrained = scores(build_method(config_of(last)["model"]).eval(), data, tmp_path / "untrained")  # type: ignore[arg-type]
+    assert final["ms_ssim_gap"] < untrained["ms_ssim_gap"]
+    assert final["mmd_linear_biased"] < untrained["mmd_linear_biased"]
+    slow = load(last)
+    assert isinstance(slow, CDPM)
+    slow.sampler = Ancestral(250)
+    many = scores(slow, data, tmp_path / "many")
+    print({name: (final[name], many[name], tenth[name]) for name in final})
+    for name in final:
+        assert abs(final[name] - many[name]) < abs(final[name] - tenth[name]) / 4, name

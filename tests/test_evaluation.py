@@ -1,0 +1,237 @@
+"""`evaluate`: nulls are what they are called, floors are what real people get, samples and reports are read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
+from lit_medgen.methods.base import Generator
+from lit_medgen.metrics import RBFMMD, LinearMMD
+
+NULLS = {"noise", "mean+noise", "pca_gaussian"}
+SIZE = (16, 16, 16)
+
+
+def normal(num: int, seed: int, size: tuple[int, ...] = (8, 8, 8)) -> Tensor:
+    """num 1 *size: independent standard normal voxels."""
+    return torch.randn(num, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def heads(num: int, seed: int) -> Tensor:
+    """num 1 *SIZE in [-1, 1]: a smooth anatomy that all share, and a smooth part of everybody's own."""
+    shared = functional.avg_pool3d(normal(1, 0, SIZE), 5, stride=1, padding=2)
+    own = functional.avg_pool3d(normal(num, seed, SIZE), 3, stride=1, padding=1)
+    return (1.5 * shared + own).clamp(-1, 1)
+
+
+@dataclass
+class People:
+    """Real images of two splits."""
+
+    train: Tensor
+    test: Tensor
+
+    def volumes(
+        self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None
+    ) -> Tensor:
+        """n c *s in [-1, 1]."""
+        assert one_per_person  # two visits of one person are not independent
+        return {"train": self.train, "test": self.test}[split][:limit]
+
+
+@pytest.fixture(scope="module")
+def train() -> Tensor:
+    """Voxels with a mean and a spread of their own, far from -1 and 1, so that nothing is clamped."""
+    place = torch.linspace(-1, 1, 8**3).view(1, 1, 8, 8, 8)
+    return 0.2 * place + (0.03 + 0.02 * place) * normal(40, 1)
+
+
+def test_nulls_have_the_size_of_the_samples_and_the_range_of_images(train: Tensor) -> None:
+    made = nulls(train, 7)
+    assert made.keys() == NULLS
+    for images in nulls(20 * train, 7).values():
+        assert images.shape == (7, 1, 8, 8, 8)
+        assert images.dtype == torch.float32
+        assert images.abs().max() <= 1
+    assert all(torch.equal(images, made[name]) for name, images in nulls(train, 7).items())
+
+
+def test_the_noise_null_has_one_mean_and_spread(train: Tensor) -> None:
+    images = nulls(train, 400)["noise"]
+    assert float(images.mean()) == pytest.approx(float(train.mean()), abs=0.002)
+    assert float(images.std()) == pytest.approx(float(train.std()), rel=0.02)
+    assert float(images.mean(0).std()) < 0.1 * float(train.mean(0).std())  # no anatomy
+
+
+def test_the_mean_noise_null_has_those_of_every_voxel(train: Tensor) -> None:
+    images = nulls(train, 400)["mean+noise"]
+    error = train.std(0) / math.sqrt(400)
+    assert ((images.mean(0) - train.mean(0)).abs() < 5 * error).all()
+    torch.testing.assert_close(images.std(0), train.std(0), rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("num_people", [40, 6])
+def test_the_pca_null_lies_in_the_leading_components(num_people: int, train: Tensor) -> None:
+    known = train[:num_people].flatten(1).double()
+    drawn = nulls(train[:num_people], 400)["pca_gaussian"].flatten(1).double() - known.mean(0)
+    rank = min(NUM_COMPONENTS, num_people - 1)
+    assert torch.linalg.matrix_rank(drawn, rtol=1e-4) == rank
+    _, spread, directions = torch.linalg.svd(known - known.mean(0), full_matrices=False)
+    inside = drawn @ directions[: num_people - 1].T @ directions[: num_people - 1]
+    torch.testing.assert_close(inside, drawn, atol=1e-5, rtol=0)
+    variance = spread[:rank].square().sum() / (num_people - 1)
+    assert float(drawn.square().sum(1).mean()) == pytest.approx(float(variance), rel=0.1)
+
+
+def test_the_floor_of_the_unbiased_mmd_is_zero() -> None:
+    floors = [floor(RBFMMD, normal(60, seed), normal(30, seed + 100), 30) for seed in range(6)]
+    # Kernel values of independent people are about exp(-1).
+    assert abs(sum(floors) / len(floors)) < 0.003
+    moved = floor(RBFMMD, normal(60, 0) + 0.3, normal(30, 1), 30)
+    assert moved > 10 * max(map(abs, floors))
+
+
+def test_the_floor_of_the_biased_mmd_is_that_of_the_numbers() -> None:
+    floors = [floor(LinearMMD, normal(60, seed), normal(30, seed + 100), 20) for seed in range(6)]
+    expected = 8**3 / 4 * (1 / 20 + 1 / 30)  # voxels are halved, so their variance is 1/4
+    assert sum(floors) / len(floors) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_perfect_model_is_at_the_floor_and_every_null_is_not(tmp_path: Path) -> None:
+    people = People(heads(24, 1), heads(12, 2))
+    report = evaluate(heads(12, 3), people, tmp_path)
+
+    def away(null: str | None, name: str) -> float:
+        """How far a score is from that of real people."""
+        score = report["metrics"][name]
+        return abs((report["nulls"][null][name] if null else score["value"]) - score["real_vs_real"])
+
+    for null in NULLS:
+        assert any(away(null, name) > 5 * away(None, name) for name in ("ms_ssim_gap", "sharpness")), null
+    score = report["metrics"]["sharpness"]
+    assert score["value"] == pytest.approx(1, abs=0.05)
+    assert score["ci95"][0] - 0.02 < 1 < score["ci95"][1] + 0.02
+    assert report["metrics"]["mmd_rbf_unbiased"]["value"] == pytest.approx(0, abs=0.02)
+    for name in ("noise", "mean+noise"):
+        assert report["nulls"][name]["sharpness"] > 1.5
+    assert report["nulls"]["pca_gaussian"]["sharpness"] < 0.95  # too smooth
+
+
+@pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two borders"])
+def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
+    report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
+    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness"}
+    assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
+    assert report["nulls"].keys() == NULLS
+    for name, score in report["metrics"].items():
+        assert score.keys() == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features"}
+        low, high = score["ci95"]
+        assert low <= score["value"] <= high
+        assert all(math.isfinite(report["nulls"][null][name]) for null in NULLS)
+        assert (score["num_samples"], score["num_real"]) == (3, 4)
+    assert json.loads((tmp_path / "new" / "folder" / "report.json").read_text()) == report
+    text = (tmp_path / "new" / "folder" / "report.md").read_text()
+    assert "me.ckpt" in text
+    assert "Audit: none" in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(report["metrics"])
+    assert len({line.count("|") for line in table}) == 1
+    assert (tmp_path / "new" / "folder" / "samples.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("samples", "train", "test"), [(1, 4, 4), (4, 1, 4), (4, 4, 1), (4, 4, 0)])
+def test_too_few_images_are_an_input_error(samples: int, train: int, test: int, tmp_path: Path) -> None:
+    people = People(heads(5, 1)[:train], heads(5, 2)[:test])
+    with pytest.raises(InputError, match=f"{samples} samples, {test} test and {train} training people"):
+        evaluate(heads(5, 3)[:samples], people, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+# Samples on disk.
+
+
+class Still(Generator):
+    """Makes the same images whatever it is asked."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.spec, self.config = spec, {"model": {"class_path": "lit_medgen.methods.Still"}}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Nothing to learn."""
+        raise NotImplementedError
+
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]."""
+        return torch.stack([normal(1, seed, self.needed_spec().size)[0] for seed in seeds]).clamp(-1, 1)
+
+
+VOLUME = DataSpec(1, (4, 5, 6), (1.0, 2.0, 3.0), intensity_window=(-1000.0, 400.0))
+PICTURE = DataSpec(1, (7, 5), (1.0, 1.0), orientation="")
+
+
+def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int]) -> Tensor:
+    """Writes samples as the command does, in batches of two; returns them."""
+    checkpoint = folder.parent / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    model, trainer = Still(spec), SimpleNamespace(is_global_zero=True)
+    writer = SampleWriter(folder, format, seeds, checkpoint)
+    for first in range(0, len(seeds), 2):
+        batch: Any = SimpleNamespace(seeds=seeds[first : first + 2])
+        images = model.sample(Condition(), batch.seeds)
+        writer.write_on_batch_end(trainer, model, images, None, batch, first // 2, 0)  # type: ignore[arg-type]
+    writer.on_predict_end(trainer, model)  # type: ignore[arg-type]
+    return model.sample(Condition(), seeds)
+
+
+@pytest.mark.parametrize(
+    ("spec", "format", "precision"), [(VOLUME, "nifti", 1e-5), (PICTURE, "png", 1 / 255 + 1e-6)], ids=["nifti", "png"]
+)
+def test_samples_come_back(spec: DataSpec, format: Format, precision: float, tmp_path: Path) -> None:
+    images = write(tmp_path / "s", spec, format, [4, 0, 9])
+    torch.testing.assert_close(read_samples(tmp_path / "s", spec), images, atol=precision, rtol=0)
+    assert DataSpec.from_plain(json.loads((tmp_path / "s" / "spec.json").read_text())) == spec
+    with (tmp_path / "s" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["4", "0", "9"]
+    assert {row["audit"] for row in rows} == {"none"}
+
+
+def test_without_a_manifest_no_samples(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"--samples.*manifest\.csv"):
+        read_samples(tmp_path, VOLUME)
+
+
+def test_samples_of_another_size_are_an_input_error(tmp_path: Path) -> None:
+    write(tmp_path / "s", VOLUME, "nifti", [0])
+    other = DataSpec(1, (4, 5, 7), (1.0, 2.0, 3.0))
+    with pytest.raises(InputError, match=r"sample_00000000\.nii\.gz: size \(4, 5, 6\), but the data has \(4, 5, 7\)"):
+        read_samples(tmp_path / "s", other)
+
+
+@pytest.mark.parametrize("fault", ["cut", "missing"])
+@pytest.mark.parametrize(("spec", "format"), [(VOLUME, "nifti"), (PICTURE, "png")], ids=["nifti", "png"])
+def test_a_damaged_sample_is_named(fault: str, spec: DataSpec, format: Format, tmp_path: Path) -> None:
+    write(tmp_path / "s", spec, format, [0, 1])
+    victim = next((tmp_path / "s").glob("sample_00000001.*"))
+    content = victim.read_bytes()
+    victim.unlink()
+    if fault == "cut":
+        victim.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="sample_00000001"):
+        read_samples(tmp_path / "s", spec)

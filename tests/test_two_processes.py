@@ -1,0 +1,90 @@
+"""Two processes: training, resuming and sampling under DDP, as `python -m lit_medgen` starts them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TinyRun
+from test_resume import assert_equal, losses
+
+pytestmark = pytest.mark.xdist_group("two")
+
+SEEDS = (7, 0, 4)
+DDP = ("strategy=ddp", "devices=2", "accelerator=cpu")
+
+
+def on_two(*words: str) -> str:
+    """Runs a command on two processes; returns all it printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_medgen", *words, *(f"--trainer.{key}" for key in DDP)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+class TwoRun(TinyRun):
+    """A tiny run on two processes."""
+
+    def fit(self, *more: str) -> int:
+        """Trains two steps unless told otherwise."""
+        printed = on_two("fit", *self.configs, *self.options, f"--trainer.default_root_dir={self.folder}", *more)
+        assert "MEMBER: 2/2" in printed
+        return 0
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TwoRun:
+    """Three steps at one go, with a checkpoint after each."""
+    run = TwoRun(tmp_path_factory.mktemp("straight"), phantoms)
+    run.fit("--trainer.max_steps=3")
+    return run
+
+
+def test_a_killed_run_ends_bit_equal(straight: TwoRun) -> None:
+    a, logged = torch.load(straight.last, weights_only=True), losses(straight.folder)
+    third = straight.last.with_name("step_0000003.ckpt")
+    third.unlink()  # what a run leaves that is killed after two steps
+    shutil.copy(straight.last.with_name("step_0000002.ckpt"), straight.last)
+    straight.fit("--ckpt_path=last", "--trainer.max_steps=3")
+    b = torch.load(straight.last, weights_only=True)
+    assert third.exists()
+    assert a["global_step"] == b["global_step"] == 3
+    assert_equal(a["state_dict"], b["state_dict"])
+    assert_equal(a["callbacks"]["EMA"], b["callbacks"]["EMA"])
+    assert_equal(a["optimizer_states"], b["optimizer_states"])
+    assert losses(straight.folder) == [*logged, logged[-1]]
+    raw = a["callbacks"]["EMA"]["raw"]
+    assert any(not torch.equal(raw[name], a["state_dict"][name]) for name in raw)  # the average is one
+
+
+def test_samples_are_those_of_one_process(straight: TwoRun, tmp_path: Path) -> None:
+    words = ["--ckpt_path", str(straight.last), f"--seeds={list(SEEDS)}", "--batch_size=1"]
+    on_two("sample", *words, f"--out={tmp_path / 'two'}")
+    assert straight.on_checkpoint("sample", *words[2:], f"--out={tmp_path / 'one'}", "--trainer.devices=1") == 0
+    two, one = (list(csv.DictReader((tmp_path / name / "manifest.csv").open())) for name in ("two", "one"))
+    assert two == one
+    assert [int(row["seed"]) for row in two] == list(SEEDS)
+    assert sorted(path.name for path in (tmp_path / "two").glob("*.nii.gz")) == sorted(row["file"] for row in two)
+    for row in two:
+        a, b = (nib.load(tmp_path / name / row["file"]).get_fdata() for name in ("two", "one"))
+        np.testing.assert_allclose(a, b, atol=1e-4)
