@@ -34,7 +34,8 @@ log-SNR; karras: even in (sigma / alpha)^(1 / 7) (Karras et al. 2022, eq. 5)."""
 LOG_SNR_FLOOR = -10.5
 """Where log_snr and karras start at the lowest: sigma / alpha = 190, pure noise to any eye (Karras et al. start at 80).
 
-The linear schedules end above it; the cosine schedule goes on to -20; even steps would spend a third of themselves there, where x̂ is the mean image.
+The linear schedules end above it. The cosine schedule goes on to -20; even steps would spend a third of themselves
+there, where x̂ is the mean image.
 """
 
 NoiseLike = Callable[[Tensor], Tensor]

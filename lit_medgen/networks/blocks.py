@@ -52,7 +52,8 @@ class TimeEmbedding(nn.Sequential):
 
     def forward(self, t: Tensor) -> Tensor:
         """b -> b e."""
-        return super().forward(sinusoid(1000 * t, self.channels).to(self[0].weight.dtype))  # type: ignore[no-untyped-call]
+        features = sinusoid(1000 * t, self.channels).to(next(self.parameters()).dtype)
+        return super().forward(features)
 
 
 class ResidualBlock(nn.Module):
