@@ -1,6 +1,6 @@
 """One training step of cDPM: our slice U-Net against MONAI's 2D DiffusionModelUNet in its place.
 
-Both get the same batch, loss and optimizer (forward, backward, clip-free AdamW); MONAI's network sees the set of
+Both get the same batch, loss and optimizer (forward, backward, AdamW); MONAI's network sees the set of
 slices as a batch of single slices. Widths are chosen so that the parameters agree within 5 %: ours spends a part of
 them on attention across slices, which MONAI's lacks. Variants take turns; figures are medians.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 
@@ -118,9 +119,9 @@ class Store:
     def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
         """float32 in [-1, 1]: the volume x y z, or n of its slices, n a b with (a, b) the axes left, in x y z order."""
         stored = self._map(record)
-        if slices is None:
-            return np.moveaxis(stored.astype(np.float32) * 2 - 1, 0, self.axis)
-        return stored[slices].astype(np.float32) * 2 - 1
+        chosen = torch.from_numpy(np.array(stored) if slices is None else stored[slices])
+        values = chosen.float().mul_(2).sub_(1).numpy()  # torch widens float16 several times faster than numpy
+        return np.moveaxis(values, 0, self.axis) if slices is None else values
 
     def num_slices(self, record: Record) -> int:
         """Slices of a volume along the store's axis."""

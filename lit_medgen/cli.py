@@ -149,6 +149,7 @@ def prepare(args: list[str]) -> None:
     """Raw data -> prepared store. Options: --config FILE or --data FILE, --verify (re-read every stored volume)."""
     from rich.console import Console
 
+    _quiet()
     parser = Parser(
         prog="lit_medgen prepare",
         description="raw data -> prepared store",
@@ -163,7 +164,8 @@ def prepare(args: list[str]) -> None:
     words = _without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
-    datamodule = _made(lambda: parser.instantiate_classes(parser.parse_args(words))).data
+    config = parser.parse_args(words)
+    datamodule = _made(lambda: parser.instantiate_classes(config)).data
     accepted, rejected = datamodule.prepare(verify)
     console = Console(soft_wrap=True)
     for row in rejected:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import TinyRun
+from tiny_run import TinyRun
 
 from lit_medgen import methods
 from lit_medgen.__main__ import VERBS, main

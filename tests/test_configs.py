@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TinyRun
+from tiny_run import ROOT, TinyRun
 
 import lit_medgen
 from lit_medgen.__main__ import main

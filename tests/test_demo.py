@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from jsonargparse import ArgumentParser
 from test_readme import commands
+from tiny_run import ROOT
 
 from data_modules.base import MedicalDataModule
 from lit_medgen.batch import Condition

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from tiny_run import ROOT
 
 
 @pytest.mark.gpu

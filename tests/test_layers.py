@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from tiny_run import ROOT
 
 LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors"}
 # Folder -> what it may import of ours, besides itself. The functions of a verb may import what they run.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT, TinyRun
 from nbclient import NotebookClient
+from tiny_run import ROOT, TinyRun
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

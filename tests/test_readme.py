@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from tiny_run import ROOT
 
 from lit_medgen.__main__ import VERBS, main
 

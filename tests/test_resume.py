@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TinyRun
+from tiny_run import TinyRun
 
 
 def test_interrupted_run_ends_bit_equal(tmp_path: Path, phantoms: Path) -> None:

@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TinyRun
 from test_resume import assert_equal, losses
+from tiny_run import ROOT, TinyRun
 
 pytestmark = pytest.mark.xdist_group("two")
 

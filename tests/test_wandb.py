@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TinyRun
 from PIL import Image
+from tiny_run import ROOT, TinyRun
 
 wandb = pytest.importorskip("wandb")
 

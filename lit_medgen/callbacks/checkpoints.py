@@ -25,6 +25,7 @@ class Checkpoints(ModelCheckpoint):
             mode="max",
             save_top_k=keep,
             save_last=True,
+            enable_version_counter=False,  # a last.ckpt that is already there is this run's, and is replaced
             every_n_train_steps=every_n_steps,
             save_on_train_epoch_end=False,
         )

@@ -107,7 +107,9 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     if not manifest.is_file():
         raise MissingDataError(f"--samples: no {manifest}; give a folder that `sample` wrote.")
     with manifest.open(newline="") as file:
-        names = [row["file"] for row in csv.DictReader(file)]
+        names = [row.get("file", "") for row in csv.DictReader(file)]
+    if not all(names) or not names:
+        raise InputError(f"{manifest}: no rows, or no column 'file'; give a folder that `sample` wrote.")
     images = []
     for name in names:
         path = folder / Path(name).name

@@ -114,6 +114,8 @@ class CDPM(Generator):
         slices = torch.full((len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec)), -1.0, device=self.device)
         given: list[int] = []
         if condition.image is not None and condition.observed is not None:
+            if (condition.observed != condition.observed[:1]).any():
+                raise InputError("condition.observed: the given slices differ between images; sample them one by one.")
             slices = condition.image.to(slices).movedim(axis, 2).clone()
             given = condition.observed[0].nonzero().flatten().tolist()
         for stage in self._stages(slices.shape[2], given):
@@ -133,16 +135,18 @@ class CDPM(Generator):
         )
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
-        """The scheme's stages, less the slices that are given, plus the nearest given slices as conditions."""
+        """The scheme's stages; with given slices, less those, each from the nearest of all that is known by then."""
         most = self.scheme.num_target + self.scheme.num_condition
         stages = []
         for stage in self.scheme.stages(num_slices):
             target = [i for i in stage.target if i not in given]
             if not target:
                 continue
-            near = sorted(set(given) - set(stage.condition), key=lambda i: min(abs(i - j) for j in target))
-            condition = stage.condition + near[: most - len(target) - len(stage.condition)]
-            stages.append(Stage(target, sorted(condition)))
+            known = stage.condition
+            if given:
+                both = sorted({*given, *known})
+                known = sorted(both, key=lambda i: min(abs(i - j) for j in target))[: most - len(target)]
+            stages.append(Stage(target, sorted(known)))
         return stages
 
     def seams(self) -> tuple[int, list[int]]:

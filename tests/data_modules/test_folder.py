@@ -140,11 +140,12 @@ def test_text_columns_have_codes(cohort: Path) -> None:
     assert [scan.attributes["sex"] for scan in other.scans()[0]] == [5, 5, 6, 6] * 6
 
 
-def test_without_a_table_the_file_name_is_the_person(cohort: Path) -> None:
+def test_without_a_table_the_folder_or_the_file_name_is_the_person(cohort: Path) -> None:
     scans, rejected = FolderDataModule(str(cohort)).scans()
     assert rejected == []
-    assert scans[0].person == "sub-00_ses-1_T1w"
-    assert len({scan.person for scan in scans}) == 24
+    assert {scan.person for scan in scans} == {f"sub-{person:02d}" for person in range(12)}
+    flat, _ = FolderDataModule(str(cohort / "sub-00")).scans()
+    assert {scan.person for scan in flat} == {"sub-00_ses-1_T1w", "sub-00_ses-2_T1w"}
 
 
 def test_a_missing_root_says_what_to_do(tmp_path: Path) -> None:
