@@ -13,16 +13,18 @@ condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added
 and a volume is made in N stages, each from the slices of earlier ones (figure 1).
 
 Beyond the paper, all in the config: any parametrisation and sampler, averaged weights, an absolute slice
-position (`lit_medgen.networks.SliceUNet` says why), x̂ kept in [-1, 1] when sampling, times continuous in
+position and an atlas (`lit_medgen.networks.SliceUNet` says why), x̂ kept in [-1, 1] when sampling, times continuous in
 [1/T, 1] rather than the T discrete ones. The authors' port takes the loss over all slices; here it is eq. 6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-from einops import reduce
+from einops import rearrange, reduce
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
@@ -31,11 +33,14 @@ from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Sched
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import Generator, default_optimizer
+from lit_medgen.methods.base import FACTS, Generator, default_optimizer
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks import SliceUNet
 from lit_medgen.seeds import SeededNoise
+
+MAX_ATLAS = 500
+"""Training people that the atlas is the mean of; more change nothing but the time."""
 
 
 class CDPM(Generator):
@@ -65,10 +70,30 @@ class CDPM(Generator):
     ) -> None:
         super().__init__(optimizer, learning_rate)
         self.denoiser = Denoiser(network, schedule or Cosine(), parametrisation, clip=True)
-        self.divisor = network.divisor
+        self.divisor, self.needs_atlas = network.divisor, network.atlas
         self.weight = weight or UniformWeight()
         self.sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
+
+    atlas: Tensor | None = None
+    """c n y x: the mean training volume, as slices; only for a network that takes it."""
+
+    def setup(self, stage: str) -> None:
+        """Makes the atlas from the training people before the first step, unless a checkpoint brings it."""
+        super().setup(stage)
+        if stage == "fit" and self.needs_atlas:
+            volumes = self.trainer.datamodule.volumes("train", one_per_person=True, limit=MAX_ATLAS)  # type: ignore[attr-defined]
+            self.atlas = volumes.mean(0).movedim(AXES[self.needed_spec().slice_axis] + 1, 1).contiguous()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the atlas."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[FACTS]["atlas"] = self.atlas
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the atlas back."""
+        super().on_load_checkpoint(checkpoint)
+        self.atlas = checkpoint[FACTS].get("atlas")
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the slices do not fit the network."""
@@ -94,6 +119,7 @@ class CDPM(Generator):
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
+        condition = replace(condition, image=self._seen(batch.image, condition.slice_index, condition.observed))
         prediction = self.denoiser.network(x_t, t, condition).float()
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
@@ -126,13 +152,20 @@ class CDPM(Generator):
         """The target slices of a stage, b c p y x (eq. 5)."""
         num_condition = len(stage.condition)
         both = stage.condition + stage.target
-        image = slices[:, :, both]
         index = torch.tensor(both, device=slices.device).expand(len(slices), -1)
         observed = torch.arange(len(both), device=slices.device).expand(len(slices), -1) < num_condition
+        image = self._seen(slices[:, :, both], index, observed)
         condition = Condition(image=image, observed=observed, slice_index=index)
         return self.sampler(
             _Targets(self.denoiser, num_condition), noise.like(slices[:, :, stage.target]), condition, noise.like
         )
+
+    def _seen(self, image: Tensor, index: Tensor, observed: Tensor) -> Tensor:
+        """What the network sees beside x_t, b c n y x: given slices, and the atlas in place of the others."""
+        if self.atlas is None:
+            return image  # the network reads it at given slices alone
+        atlas = rearrange(self.atlas.to(image)[:, index.clamp(min=0)], "c b n y x -> b c n y x")
+        return torch.where(observed[:, None, :, None, None], image, atlas)
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
         """The scheme's stages; with given slices, less those, each from the nearest of all that is known by then."""

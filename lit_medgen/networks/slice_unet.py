@@ -124,6 +124,8 @@ class SliceUNet(UNet):
         head_channels: width of an attention head.
         dropout: between the convolutions of a block.
         absolute_position: add the slice's index to the time embedding.
+        atlas: take one more image for every slice, `condition.image` where the slice is not given: the mean training
+            slice there. A short training then starts from average anatomy instead of learning it.
         image_channels: channels of a slice.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
     """
@@ -137,6 +139,7 @@ class SliceUNet(UNet):
         head_channels: int = 64,
         dropout: float = 0.0,
         absolute_position: bool = True,
+        atlas: bool = False,
         image_channels: int = 1,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -148,7 +151,7 @@ class SliceUNet(UNet):
         self.across = tuple(slice_attention)
         super().__init__(
             dim=2,
-            in_channels=image_channels + 1,
+            in_channels=image_channels * (1 + atlas) + 1,
             out_channels=image_channels,
             channels=channels,
             attention=attention,
@@ -157,6 +160,7 @@ class SliceUNet(UNet):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
+        self.atlas = atlas
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
     def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
@@ -178,9 +182,10 @@ class SliceUNet(UNet):
         slice_index = condition.slice_index
         observed = condition.observed if condition.observed is not None else torch.zeros_like(slice_index).bool()
         given = observed[:, None, :, None, None]
-        if condition.image is not None:
-            x = torch.where(given, condition.image.to(x.dtype), x)
-        x = torch.cat([x, given.expand(b, 1, n, *x.shape[3:]).to(x.dtype)], dim=1)
+        image = condition.image.to(x.dtype) if condition.image is not None else torch.zeros_like(x)
+        x = torch.cat([torch.where(given, image, x), given.expand(b, 1, n, *x.shape[3:]).to(x.dtype)], dim=1)
+        if self.atlas:
+            x = torch.cat([x, image], dim=1)
         embedding = self.time(t)
         slice_embedding = repeat(embedding, "b e -> (b n) e", n=n)
         if self.position is not None:
