@@ -20,10 +20,10 @@ def spec(axis: str = "axial") -> DataSpec:
     return DataSpec(channels=1, size=SIZE, spacing_mm=(1.0, 1.0, 1.0), slice_axis=axis)
 
 
-def model(scheme: Scheme | None = None, axis: str = "axial") -> CDPM:
+def model(scheme: Scheme | None = None, axis: str = "axial", atlas: bool = False) -> CDPM:
     """A small cDPM whose zero-initialised layers say something."""
     torch.manual_seed(0)
-    network = SliceUNet((8, 16), (True, True), (False, True), num_res_blocks=1, head_channels=8)
+    network = SliceUNet((8, 16), (True, True), (False, True), num_res_blocks=1, head_channels=8, atlas=atlas)
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -92,6 +92,31 @@ def test_given_slices_are_kept_and_heard() -> None:
     other = image.clone()
     other[..., 7] *= -1
     assert not torch.allclose(method.sample(Condition(image=other, observed=observed), [0])[..., 8], made[..., 8])
+
+
+def test_atlas_stands_in_for_slices_that_are_not_given() -> None:
+    method = model()
+    method.atlas = torch.rand(1, 10, 8, 12)
+    image = torch.rand(2, 1, 3, 8, 12)
+    index = torch.tensor([[4, 7, -1], [0, 9, 2]])
+    observed = torch.tensor([[True, False, False], [False, False, True]])
+    seen = method._seen(image, index, observed)
+    assert torch.equal(seen[0, :, 0], image[0, :, 0])
+    assert torch.equal(seen[0, :, 1], method.atlas[:, 7])
+    assert torch.equal(seen[1, :, 1], method.atlas[:, 9])
+    assert torch.equal(seen[1, :, 2], image[1, :, 2])
+
+
+def test_atlas_travels_in_the_checkpoint_and_changes_samples() -> None:
+    method = model(atlas=True)
+    method.atlas = torch.rand(1, 10, 8, 12)
+    checkpoint: dict[str, object] = {}
+    method.on_save_checkpoint(checkpoint)
+    other = model(atlas=True)
+    other.on_load_checkpoint(checkpoint)
+    assert torch.equal(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
+    other.atlas = -method.atlas
+    assert not torch.allclose(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
 
 
 def test_seams_are_where_stages_meet() -> None:
