@@ -112,18 +112,19 @@ class CDPM(Generator):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6: the weighted squared error of the prediction, averaged over all voxels of target slices."""
         condition = batch.condition()
-        if condition.slice_index is None or condition.observed is None:
+        index, observed = condition.slice_index, condition.observed
+        if index is None or observed is None:
             raise InputError(
                 "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
             )
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
-        condition = replace(condition, image=self._seen(batch.image, condition.slice_index, condition.observed))
+        condition = replace(condition, image=self._seen(batch.image, index, observed))
         prediction = self.denoiser.network(x_t, t, condition).float()
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
-        wanted = ~condition.observed & (condition.slice_index != PADDING)
+        wanted = ~observed & (index != PADDING)
         weight = broadcast(self.weight(self.denoiser.schedule.log_snr(t), self.denoiser.parametrisation), error)
         return {"loss": (weight * error * wanted).sum() / wanted.sum()}
 
