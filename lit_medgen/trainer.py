@@ -91,7 +91,7 @@ class Trainer(L.Trainer):
         generator.spec = data.spec
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
-            seeds = list(range(num or len(data.records["test"])))
+            seeds = list(range(num or len({record.person for record in data.records["test"]})))
             self._write_samples(
                 generator, seeds, batch_size, samples, "nifti" if len(data.spec.size) == 3 else "png", ckpt_path
             )
