@@ -75,12 +75,13 @@ def evaluate(
     rivals = nulls(train, len(samples))
     report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in rivals}}
     for name, make in metrics_for(seams).items():
-        metric, estimate = measure(make, samples, real)
+        metric = measure(make, samples, real)
+        estimate = metric.estimate()
         report["metrics"][name] = {
             "value": estimate.value,
             "ci95": list(estimate.ci95),
             # A pairwise score of one set has no second one to be compared with: its reference is the real people's own.
-            "real_vs_real": measure(make, real, real)[1].value
+            "real_vs_real": measure(make, real, real).compute().item()
             if make is PairwiseMSSSIM
             else floor(make, train, real, len(samples)),
             "num_samples": len(samples),
@@ -88,7 +89,7 @@ def evaluate(
             "features": metric.features,
         }
         for null, images in rivals.items():
-            report["nulls"][null][name] = measure(make, images, real)[1].value
+            report["nulls"][null][name] = measure(make, images, real).compute().item()
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2))
     (out / "report.md").write_text(as_markdown(report))
@@ -99,18 +100,18 @@ def evaluate(
     return report
 
 
-def measure(make: Callable[[], TwoSampleMetric], samples: Tensor, real: Tensor) -> tuple[TwoSampleMetric, Any]:
-    """A score of one set against real images, and the metric that made it."""
+def measure(make: Callable[[], TwoSampleMetric], samples: Tensor, real: Tensor) -> TwoSampleMetric:
+    """A metric that has seen both sets; only the samples' own score needs its interval too."""
     metric = make()
     metric.update(samples, real=False)
     metric.update(real, real=True)
-    return metric, metric.estimate()
+    return metric
 
 
 def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num: int) -> float:
     """The score that real images get: mean over random sets of training people, as many as there are samples."""
     sets = [np.random.default_rng(k).permutation(len(train))[:num] for k in range(NUM_FLOORS)]
-    return float(np.mean([measure(make, train[chosen], real)[1].value for chosen in sets]))
+    return float(np.mean([measure(make, train[chosen], real).compute().item() for chosen in sets]))
 
 
 def nulls(train: Tensor, num: int) -> dict[str, Tensor]:

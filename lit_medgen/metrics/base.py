@@ -47,19 +47,22 @@ class TwoSampleMetric(Metric, ABC):
         (self.real if real else self.samples).append(images)
 
     def compute(self) -> Tensor:
-        """The score."""
-        return torch.tensor(self.estimate().value)
+        """The score alone, float64."""
+        return torch.tensor(self._score_of_all()[0], dtype=torch.float64)
 
     def estimate(self) -> Estimate:
         """The score and its jackknife interval over samples and real images."""
-        samples, real = dim_zero_cat(self.samples), dim_zero_cat(self.real)
-        statistics = self.statistics(samples, real)
-        all_x, all_y = torch.arange(len(samples)), torch.arange(len(real))
-        value = self.score(statistics, all_x, all_y)
+        value, statistics, all_x, all_y = self._score_of_all()
         left_out = [[self.score(statistics, all_x[all_x != i], all_y) for i in all_x]]
         left_out.append([self.score(statistics, all_x, all_y[all_y != i]) for i in all_y])
         error = sum(_jackknife_variance(torch.tensor(values, dtype=torch.float64)) for values in left_out) ** 0.5
         return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
+
+    def _score_of_all(self) -> tuple[float, dict[str, Tensor], Tensor, Tensor]:
+        samples, real = dim_zero_cat(self.samples), dim_zero_cat(self.real)
+        statistics = self.statistics(samples, real)
+        all_x, all_y = torch.arange(len(samples)), torch.arange(len(real))
+        return self.score(statistics, all_x, all_y), statistics, all_x, all_y
 
     @abstractmethod
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
