@@ -15,8 +15,9 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
 from data_modules.preprocessing import Preprocessing
 from data_modules.slices import SliceDraw
@@ -27,7 +28,7 @@ from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
 
 
-class StoreDataset(Dataset[Batch]):
+class StoreDataset(WatchedDataset):
     """Records of a store as batches of one.
 
     Args:
@@ -38,12 +39,18 @@ class StoreDataset(Dataset[Batch]):
     """
 
     def __init__(self, store: Store, records: Sequence[Record], draw: SliceDraw | None, seed: int) -> None:
+        super().__init__()
         self.store, self.records, self.draw, self.seed = store, list(records), draw, seed
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, place: Place) -> Batch:
+    def name(self, place: Place) -> str:
+        """The store's file."""
+        return str(self.store.path(self.records[place[1]]))
+
+    def read(self, place: Place) -> Batch:
+        """One sample."""
         position, index = place
         record = self.records[index]
         slice_index = observed = None
@@ -92,6 +99,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         slices: draws the slice sets of cDPM; None for whole volumes (or 2D images).
         batch_size: samples per step and process.
         num_workers: data loader processes; 0 reads in the training process.
+        worker_timeout_s: seconds after which a batch that does not come ends the run, naming the sample.
         fractions: shares of train, validation and test people.
         seed: of splits, order and draws.
         store_dir: folder that holds the prepared stores.
@@ -109,6 +117,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         slices: SliceDraw | None = None,
         batch_size: int = 1,
         num_workers: int = 0,
+        worker_timeout_s: float = 50,
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
         seed: int = 0,
         store_dir: str = "data/prepared",
@@ -121,6 +130,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.init_args.batch_size is {batch_size}; give at least 1.")
         self.root, self.preprocessing, self.slices = Path(root), preprocessing, slices
         self.batch_size, self.num_workers, self.num_jobs = batch_size, num_workers, num_jobs
+        self.worker_timeout_s = worker_timeout_s
+        self._first_position = self._first_batch = 0
         self.fractions, self.seed = fractions, seed
         name = type(self).__name__.removesuffix("DataModule").lower()
         self.address = StoreAddress(Path(store_dir), name, preprocessing, axis)
@@ -184,25 +195,37 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         return StoreDataset(self.store, self.records[split], self.slices, seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless batches, from the step that the trainer has reached."""
-        trainer = self.trainer
+        """Endless batches, from the position that the run has reached."""
+        self._first_batch = self._num_batches()
         dataset = self.dataset("train")
-        batches = PositionBatches(
-            len(dataset),
-            self.batch_size,
-            self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            first_step=trainer.global_step * trainer.accumulate_grad_batches if trainer else 0,
-        )
-        return DataLoader(
+        rank, world_size = self._place_of_process()
+        batches = PositionBatches(len(dataset), self.batch_size, self.seed, rank, world_size, self._first_position)
+        return WatchedLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            timeout=self.worker_timeout_s if self.num_workers else 0,
         )
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the order of samples, which is what a resumed run needs, on however many processes."""
+        batches = self._num_batches() - self._first_batch
+        return {"position": self._first_position + batches * self._place_of_process()[1] * self.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Starts from a saved position; called before the loaders are made."""
+        self._first_position = state_dict["position"]
+
+    def _num_batches(self) -> int:
+        """Batches that the run has taken since its beginning."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.completed if self.trainer else 0
+
+    def _place_of_process(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation people, in order."""
@@ -213,15 +236,15 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rank, world_size = self._place_of_process()
         places = [(index, index) for index in range(rank, len(self.records[split]), world_size)]
-        return DataLoader(
+        return WatchedLoader(
             self.dataset(split),
             batch_size=self.batch_size,
             sampler=places,
             num_workers=self.num_workers,
             collate_fn=collate,
+            timeout=self.worker_timeout_s if self.num_workers else 0,
         )
 
     def volumes(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -32,7 +33,9 @@ def index_at(position: int, num: int, seed: int) -> int:
 
 
 class PositionBatches(Sampler[list[Place]]):
-    """Endless batches for one rank: step k of w ranks with batches of b covers positions k w b ... (k + 1) w b - 1.
+    """Endless batches for one rank.
+
+    Batch k of w ranks with b samples each covers the b positions from first + (k w + rank) b on.
 
     Args:
         num: samples in the training split.
@@ -40,18 +43,16 @@ class PositionBatches(Sampler[list[Place]]):
         seed: of the order.
         rank: this process.
         world_size: number of processes.
-        first_step: how many steps were already taken.
+        first: position to start from: how many samples the run has used, on all ranks together.
     """
 
     def __init__(
-        self, num: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, first_step: int = 0
+        self, num: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, first: int = 0
     ) -> None:
         self.num, self.batch_size, self.seed = num, batch_size, seed
-        self.rank, self.world_size, self.first_step = rank, world_size, first_step
+        self.rank, self.world_size, self.first = rank, world_size, first
 
     def __iter__(self) -> Iterator[list[Place]]:
-        step = self.first_step
-        while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
-            yield [(p, index_at(p, self.num, self.seed)) for p in range(first, first + self.batch_size)]
-            step += 1
+        for k in count():
+            start = self.first + (k * self.world_size + self.rank) * self.batch_size
+            yield [(p, index_at(p, self.num, self.seed)) for p in range(start, start + self.batch_size)]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from joblib.parallel import get_active_backend
 from data_modules.preprocessing import Preprocessing
 from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, describe
+from lit_medgen.files import remove_stale, replacing, write_atomically
 from lit_medgen.images import read_image
 
 FORMAT = 1  # raised when the layout above changes, so that old stores are not read as new ones
@@ -128,7 +128,11 @@ class Store:
         return len(self._map(record))
 
     def _map(self, record: Record) -> np.ndarray:
-        return np.load(self.folder / "volumes" / f"{record.key}.npy", mmap_mode="r")
+        return np.load(self.path(record), mmap_mode="r")
+
+    def path(self, record: Record) -> Path:
+        """The file of a volume."""
+        return self.folder / "volumes" / f"{record.key}.npy"
 
 
 def prepare(
@@ -149,9 +153,9 @@ def prepare(
     """
     folder = address.folder
     (folder / "volumes").mkdir(parents=True, exist_ok=True)
-    for stale in folder.rglob("*.part"):
-        stale.unlink(missing_ok=True)
-    write_atomically(folder / "preprocessing.json", json.dumps(address.recipe, indent=2).encode())
+    for place in (folder, folder / "volumes"):
+        remove_stale(place)
+    write_atomically(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
     jobs = (delayed(_prepare_one)(address, scan, verify) for scan in scans)
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
@@ -177,7 +181,7 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool) -> Record | Re
         facts_path = path.with_suffix(".json")
         if not _whole(path, facts_path, verify):
             facts = _write_volume(address, scan, path)
-            write_atomically(facts_path, json.dumps(facts).encode())
+            write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError):
@@ -192,11 +196,12 @@ def _write_volume(address: StoreAddress, scan: Scan, path: Path) -> dict[str, An
     stored = np.moveaxis(prepared.voxels, address.stacked, 0).astype(np.float16)
     if not stored.any():
         raise ValueError("nothing is left inside the field of view; expected an image")
-    sha256 = write_atomically(path, stored)
+    with replacing(path, stored.nbytes) as file:
+        np.save(file, stored)
     affine = np.eye(4)
     affine[: len(prepared.affine) - 1, : len(prepared.affine) - 1] = prepared.affine[:-1, :-1]
     affine[: len(prepared.affine) - 1, 3] = prepared.affine[:-1, -1]
-    return {"sha256": sha256, "cut": prepared.cut, "affine": affine.tolist(), "bytes": path.stat().st_size}
+    return {"sha256": file.sha256, "cut": prepared.cut, "affine": affine.tolist(), "bytes": path.stat().st_size}
 
 
 def _whole(path: Path, facts_path: Path, verify: bool) -> bool:
@@ -214,21 +219,6 @@ def _key(address: StoreAddress, scan: Scan) -> str:
     for path in scan.source if isinstance(scan.source, list) else [scan.source]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def write_atomically(path: Path, content: bytes | np.ndarray) -> str:
-    """Writes under a temporary name in the same folder, syncs, renames; returns the file's SHA-256."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            np.save(file, content)
-        file.flush()
-        os.fsync(file.fileno())
-    digest = _hash(temporary.read_bytes())
-    temporary.replace(path)
-    return digest
 
 
 def _hash(content: bytes) -> str:
@@ -274,7 +264,7 @@ def _write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> 
     writer = csv.DictWriter(Lines(), names)
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, "".join(lines).encode())
+    write_atomically(path, "".join(lines))
 
 
 def _progress(results: Iterable[Any], total: int) -> Iterator[Any]:

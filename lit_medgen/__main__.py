@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from lit_medgen.errors import InputError, describe
+from lit_medgen.errors import InputError, Interrupted, RunError, describe, space_for
 
 VERBS = {
     "phantom": "draw subjects in a data set's own raw layout, to try everything without data",
@@ -27,7 +31,11 @@ Precedence: defaults < the checkpoint's config < --config files in order < comma
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 1 a fault of ours, 2 bad input."""
+    """Runs one verb; returns the exit code.
+
+    0 done, 1 a fault of ours or of the machine, 2 bad input, 3 no space, 4 training is not finite, 128 + n stopped by
+    signal n after a save (130 Ctrl-C, 143 SIGTERM), 0 if the cluster starts the job again.
+    """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -35,12 +43,17 @@ def main(args: Sequence[str] | None = None) -> int:
         print(USAGE.format(verbs="\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())))
         return 0
     try:
-        run(words[0], words[1:])
-    except InputError as error:
-        if debug:
+        with space_for(Path.cwd()):
+            run(words[0], words[1:])
+    except RunError as error:
+        if debug and not isinstance(error, Interrupted):
             raise
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+        rank = _rank()
+        if not isinstance(error, Interrupted):
+            print(f"error: {'' if rank is None else f'rank {rank}: '}{describe(error)}", file=sys.stderr)
+        elif not rank:  # all processes stop at the same step; one says so
+            print(f"stopped: {describe(error)}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 
@@ -62,5 +75,28 @@ def run(verb: str, args: list[str]) -> None:
         run_verb([verb, *args])
 
 
+def _rank() -> int | None:
+    """This process among several; None if it is alone."""
+    if "torch.distributed" not in sys.modules:
+        return None
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
+
+
+def program() -> NoReturn:
+    """The whole process. One of several that fails ends at once: no exit handler may wait for peers that are gone."""
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code and _rank() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -1,4 +1,8 @@
-"""Reading checkpoints: plain data and tensors only, and classes only from our own packages.
+"""Checkpoints: written whole, verified when read, plain data and tensors only, classes only from our own packages.
+
+    <run folder>/checkpoints/step_0001000.ckpt           one for each saved step
+    <run folder>/checkpoints/step_0001000.ckpt.sha256    what `sha256sum --check` reads
+    <run folder>/checkpoints/last.ckpt                   a link to the newest
 
 A checkpoint holds the config it was made with, so that one file is enough to sample. What it names is imported
 only from `ALLOWED`, and nothing in it is ever unpickled.
@@ -7,7 +11,11 @@ only from `ALLOWED`, and nothing in it is ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import sys
+import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +23,135 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
+from lightning.fabric.plugins import CheckpointIO
 
 from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.files import file_hash, replacing, write_atomically
 from lit_medgen.methods.base import FACTS, Method
 
 ALLOWED = ("lit_medgen.", "data_modules.", "torch.optim.")
 """Prefixes of the classes that a checkpoint may name."""
 
 
+LAST = "last.ckpt"
+
+
+class CheckpointFiles(CheckpointIO):
+    """Lightning's door to checkpoint files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint whole, its SHA-256, and the link to the newest."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a verified checkpoint, on the CPU; always with `weights_only`."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint and its SHA-256."""
+        Path(path).unlink(missing_ok=True)
+        sidecar(Path(path)).unlink(missing_ok=True)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """A checkpoint, its SHA-256 beside it, and `last.ckpt`; at every moment each of them is whole or not there.
+
+    NoSpaceError if the disk is full; the checkpoints before stay as they were.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A file of the same name may be there from a run that was set back; its hash must not outlive it.
+    sidecar(path).unlink(missing_ok=True)
+    with replacing(path, num_bytes(checkpoint)) as file:
+        torch.save(checkpoint, file)  # type: ignore[arg-type]
+    write_atomically(sidecar(path), f"{file.sha256}  {path.name}\n")
+    link = path.with_name(f".{LAST}.{os.getpid()}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    link.replace(path.with_name(LAST))
+
+
+def sidecar(path: Path) -> Path:
+    """The file with the SHA-256 of a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, newest first, whatever their state."""
+    return sorted(folder.glob("step_*.ckpt"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole, None if there never was one.
+
+    Names those it skips on stderr. InputError if there are checkpoints and none of them is whole: starting afresh
+    would throw the run away.
+    """
+    found = saved(folder) or [path for path in [folder / LAST] if path.is_file()]
+    for path in found:
+        fault = fault_of(path)
+        if fault is None:
+            return path
+        print(f"skipped {path}: {fault}", file=sys.stderr)
+    if found or (folder / LAST).is_symlink():
+        raise InputError(
+            f"{folder}: none of {len(found)} checkpoints is whole; restore one from a backup, or remove the folder to "
+            "start afresh."
+        )
+    return None
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint file, None if it is whole."""
+    status = path.stat()
+    return _fault(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)  # a resumed run finds its checkpoint, reads its config and loads it: one hash is enough
+def _fault(path: Path, size: int, time: int) -> str | None:
+    try:
+        expected = sidecar(path).read_text().split()
+    except FileNotFoundError:
+        return _zip_fault(path)  # copied without its hash, or killed between the two
+    except (OSError, UnicodeDecodeError) as error:
+        return f"its .sha256 cannot be read ({describe(error)})"
+    return None if expected[:1] == [file_hash(path)] else "its SHA-256 is not the one beside it"
+
+
+def _zip_fault(path: Path) -> str | None:
+    """A checkpoint is a zip file, whose parts carry checksums of their own."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        return describe(error)
+    return None if bad is None else f"wrong checksum of {bad}"
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint's content; InputError if it cannot be read, holds code, or is not ours."""
+    """The checkpoint's content; InputError if it is damaged, holds code, or is not ours."""
     if not path.is_file():
         raise MissingDataError(
             f"--ckpt_path: no file '{path}'; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
         )
+    if fault := fault_of(path):
+        raise InputError(f"{path}: damaged, {fault}; use another one.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a whole checkpoint ({describe(error)[:120]}); use another one.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a checkpoint that holds data alone ({describe(error)[:120]}).") from error
     if not isinstance(checkpoint, dict) or FACTS not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of lit_medgen; give one that `fit` wrote.")
     return checkpoint
+
+
+def num_bytes(content: Any) -> int:
+    """Bytes of all tensors in plain data: about the size of its file."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
+    return sum(map(num_bytes, parts))
 
 
 def config_of(path: Path) -> dict[str, Any]:
@@ -90,12 +206,6 @@ def build_method(section: dict[str, Any]) -> Method:
     model: Method = parser.instantiate_classes(parser.parse_object({"model": section})).model
     model.config = {"model": section}
     return model
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def config_hash(config: dict[str, Any] | None) -> str:

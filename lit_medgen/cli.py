@@ -25,9 +25,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
-from lit_medgen.callbacks.run_folder import RunConfig, RunLogger
+from lit_medgen.callbacks.run_folder import RunConfig
 from lit_medgen.checkpoints import check_classes, config_of, method_class
 from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.trainer import Trainer
 

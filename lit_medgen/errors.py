@@ -1,16 +1,31 @@
 """The one-line error: what was found, what was expected, what to do.
 
-A mistake in a config, a file or a command is an `InputError`. The command line prints its text as one line
-and ends with exit code 2; a traceback appears only with ``--debug``. Everything else is a fault of ours and
+A `RunError` ends the program with its own exit code and its text as one line; a traceback appears only with
+``--debug``. A mistake in a config, a file or a command is an `InputError`. Everything else is a fault of ours and
 keeps its traceback.
 """
 
+from __future__ import annotations
 
-class InputError(ValueError):
-    """Bad input: a key, value or file that the user can mend. The text is one line."""
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class RunError(Exception):
+    """Ends the program with one line."""
+
+    exit_code = 1
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class InputError(RunError, ValueError):
+    """Bad input: a key, value or file that the user can mend."""
+
+    exit_code = 2
 
 
 class MissingDataError(InputError, FileNotFoundError):
@@ -19,6 +34,52 @@ class MissingDataError(InputError, FileNotFoundError):
     def __str__(self) -> str:
         # OSError formats its own arguments, which would hide ours.
         return str(self.args[0])
+
+
+class NoSpaceError(RunError):
+    """No room for a file; what stood there before is untouched."""
+
+    exit_code = 3
+
+
+class NonFiniteError(RunError):
+    """A loss or gradient is NaN or infinite; raised before the weights have changed."""
+
+    exit_code = 4
+
+
+class WorkerError(RunError):
+    """A data worker died, failed or hangs; the text names the sample it was reading."""
+
+
+class LostRankError(RunError):
+    """Another process of the run has ended."""
+
+
+class Interrupted(RunError):  # noqa: N818 (no error)
+    """Stopped by a signal, after a save: 128 and the signal's number; 0 if the cluster will start the job again."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def space_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """`NoSpaceError`, naming the file and the bytes it needs, if disk, quota or file size limit is exhausted."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        needed = "" if num_bytes is None else f", {num_bytes:,} bytes needed"
+        raise NoSpaceError(
+            f"{error.filename or path}: no space ({errno.errorcode[error.errno]}{needed}); free some, then give the "
+            "same command again."
+        ) from error
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def describe(error: BaseException) -> str:

@@ -1,27 +1,99 @@
-"""`Trainer`: Lightning's, with the verbs `sample` and `evaluate`."""
+"""`Trainer`: Lightning's, with a border after every step, exact resume, and the verbs `sample` and `evaluate`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader
 
+from lit_medgen.callbacks.checkpoints import Checkpoints
+from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
+from lit_medgen.checkpoints import CheckpointFiles, config_of, method_class, newest, saved
 from lit_medgen.errors import InputError
+from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.methods.base import Generator, Method, Requests
+from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
 
 
 class Trainer(L.Trainer):
-    """Lightning's Trainer with a named run folder and two more verbs."""
+    """Lightning's Trainer with a named run folder, borders between steps and two more verbs."""
 
     run_name: str = ""
     """Name of the run folder below `default_root_dir`."""
+
+    peers: Peers
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
+            die_with_parent()
+        self.strategy.checkpoint_io = CheckpointFiles()
+        self.signals = self._signal_connector = Signals(self)
+        loop = self.fit_loop.epoch_loop
+        self.fit_loop.epoch_loop = _Steps(self, min_steps=loop.min_steps, max_steps=loop.max_steps)
+
+    def fit(
+        self,
+        model: L.LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train a method.
+
+        Args:
+            model: the method.
+            train_dataloaders: instead of a datamodule.
+            val_dataloaders: instead of a datamodule.
+            datamodule: the data.
+            ckpt_path: `last` continues the run in its folder, or starts it if nothing is there; a file continues
+                from that one.
+            weights_only: not read; nothing is ever unpickled.
+        """
+        folder = run_folder(self) / "checkpoints"
+        if ckpt_path == "last":
+            ckpt_path = newest(folder)
+        elif (there := saved(folder)) and (ckpt_path is None or Path(ckpt_path).resolve() != there[0].resolve()):
+            raise InputError(
+                f"{folder} already holds {there[0].name} of an earlier run; continue it with --ckpt_path last, "
+                "or give another --name."
+            )
+        if ckpt_path is not None:
+            _refuse_other_method(Path(ckpt_path), model)
+        for logger in self.loggers:
+            if isinstance(logger, WandbRun) and self.is_global_zero:
+                logger.continue_in(run_folder(self))
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+
+    def _run_stage(self) -> Any:
+        if self.state.fn != "fit":
+            return super()._run_stage()
+        for logger in self.loggers:
+            if isinstance(logger, RunLogger):
+                logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
+        with Peers() as self.peers:
+            return super()._run_stage()
+
+    def border(self) -> None:
+        """Between two steps: all processes agree to go on, to save, or to save and stop."""
+        callbacks = [callback for callback in self.checkpoint_callbacks if isinstance(callback, Checkpoints)]
+        stop, due = self.peers.most([self.signals.received, any(callback.due(self) for callback in callbacks)])
+        paths = [str(callback.save(self)) for callback in callbacks] if stop or due else []
+        if stop:
+            saved_as = f"saved as {paths[0]}" if paths else "not saved, since the config has no Checkpoints callback"
+            raise interrupted(self, stop, saved_as)
 
     def sample(
         self,
@@ -112,6 +184,26 @@ class Trainer(L.Trainer):
             self.callbacks.remove(writer)  # type: ignore[attr-defined]
 
 
+class _Steps(_TrainingEpochLoop):
+    """Lightning's loop over batches, with a border after each optimizer step."""
+
+    trainer: Trainer
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """One batch. Checkpoints are written at borders, so there is no half-done step or validation to go back to."""
+        self.restarting = False
+        super().advance(data_fetcher)
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validation if it is due, then the border."""
+        super().on_advance_end(data_fetcher)
+        if not self._should_accumulate():
+            self.trainer.border()
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Lightning's own agreement, which knows the first process's signals alone."""
+
+
 class _Requested(L.LightningDataModule):
     """Seeds in batches, dealt out over the processes."""
 
@@ -124,6 +216,16 @@ class _Requested(L.LightningDataModule):
         assert self.trainer is not None
         mine = self.seeds[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=Requests)  # type: ignore[arg-type]
+
+
+def _refuse_other_method(path: Path, model: L.LightningModule) -> None:
+    config = config_of(path)
+    trained = method_class(config, path)
+    if trained is not type(model):
+        raise InputError(
+            f"--ckpt_path {path}: a checkpoint of {trained.__name__}, but the config asks for "
+            f"{type(model).__name__}; leave out the model or give the right checkpoint."
+        )
 
 
 def _generator(model: Method) -> Generator:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import ROOT
 
-LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors"}
+LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors", "lit_medgen.files"}
 # Folder -> what it may import of ours, besides itself. The functions of a verb may import what they run.
 ARROWS = {
     "lit_medgen/diffusion": {"lit_medgen.batch"},
@@ -18,7 +18,7 @@ ARROWS = {
     "lit_medgen/methods": LEAVES
     | {"lit_medgen.diffusion", "lit_medgen.networks", "lit_medgen.metrics", "lit_medgen.images"},
     "lit_medgen/callbacks": LEAVES
-    | {"lit_medgen.images", "lit_medgen.metrics", "lit_medgen.methods", "lit_medgen.checkpoints"},
+    | {"lit_medgen.images", "lit_medgen.metrics", "lit_medgen.methods", "lit_medgen.checkpoints", "lit_medgen.loggers"},
     "data_modules": LEAVES | {"lit_medgen.images"},
 }
 FOREIGN = {

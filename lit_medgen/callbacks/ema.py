@@ -108,5 +108,10 @@ class EMA(Callback):
 
 
 def _trained(module: LightningModule) -> dict[str, Tensor]:
-    """Name -> parameter that is trained and of a floating type."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad and p.is_floating_point()}
+    """Name -> parameter that is trained, of a floating type, and not left out by its method."""
+    left_out = getattr(module, "not_averaged", ())
+    return {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.is_floating_point() and not name.startswith(left_out)
+    }

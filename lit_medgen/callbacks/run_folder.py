@@ -1,15 +1,15 @@
-"""The run folder, and what is written there once: the resolved config and the CSV log."""
+"""The run folder, and the resolved config that stands there."""
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
 
-from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+
+from lit_medgen.files import write_atomically
+from lit_medgen.loggers import WandbRun, public
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -26,27 +26,8 @@ class RunConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / "config.yaml", skip_unset=False, overwrite=True, multifile=False)
-
-
-class RunLogger(CSVLogger):
-    """CSV log `metrics.csv` in the run folder; a resumed run appends to it (Lightning's deletes it)."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(save_dir=folder.parent, name=folder.name, version="")
-
-    @property
-    def experiment(self) -> _ExperimentWriter:
-        """The writer, made on first use."""
-        if self._experiment is None:
-            os.makedirs(self.log_dir, exist_ok=True)
-            self._experiment = _AppendingWriter(self.log_dir)
-        return self._experiment
-
-
-class _AppendingWriter(_ExperimentWriter):
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+        config = self.parser.dump(self.config, skip_unset=False)
+        write_atomically(folder / "config.yaml", config)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.log_hyperparams(public(yaml.safe_load(config)))

@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lit_medgen.batch import DataSpec
-from lit_medgen.checkpoints import config_hash, file_hash
+from lit_medgen.checkpoints import config_hash
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.files import file_hash
 from lit_medgen.images.nifti import read_nifti, write_nifti
 from lit_medgen.images.png import read_png, write_png
 from lit_medgen.methods.base import Generator, Requests

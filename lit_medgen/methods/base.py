@@ -15,11 +15,11 @@ from typing import Any, Self
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import stratified_times
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, NonFiniteError
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
 
@@ -47,8 +47,12 @@ class Method(L.LightningModule, ABC):
     spec: DataSpec | None = None
     """Facts of the data it was trained on."""
 
+    not_averaged: tuple[str, ...] = ()
+    """Prefixes of parameters that are trained but not averaged."""
+
     def __init__(self, optimizer: OptimizerCallable = default_optimizer, learning_rate: Constant | None = None) -> None:
         super().__init__()
+        self._suspects: list[tuple[list[str], dict[str, Tensor]]] = []
         self.make_optimizer, self.learning_rate = optimizer, learning_rate or Constant()
 
     @abstractmethod
@@ -71,6 +75,7 @@ class Method(L.LightningModule, ABC):
         """One loss; all randomness of the step comes from (seed, step, rank)."""
         self._seed("train", self._step)
         losses = self.loss(batch)
+        self._suspects.append((batch.key, losses))
         self._log_losses("train", losses, batch, on_step=True)
         return losses["loss"]
 
@@ -93,12 +98,44 @@ class Method(L.LightningModule, ABC):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the norm ourselves: Lightning refuses to with a fused optimizer, for the sake of fp16's scaler."""
-        if self.trainer.precision == "16-mixed" or gradient_clip_algorithm == "value":
+        """The finite guard, then clipping; called before every optimizer step.
+
+        We clip the norm ourselves: Lightning refuses to with a fused optimizer, for the sake of fp16's scaler.
+        """
+        if self.trainer.precision == "16-mixed":  # there, infinite gradients are the scaler's daily business
+            self.refuse_non_finite()
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            self.log("train/gradient_norm", norm)
+            return
+        by_value = gradient_clip_val if gradient_clip_algorithm == "value" else None
+        self.guard_and_clip(optimizer, None if by_value else gradient_clip_val)
+        if by_value:
+            nn.utils.clip_grad_value_(_parameters(optimizer), by_value)
+
+    def guard_and_clip(self, optimizer: Any, max_norm: float | None, name: str = "gradient_norm") -> None:
+        """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
+        parameters = _parameters(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.refuse_non_finite(norm)
+        self.log(f"train/{name}", norm)
+        if max_norm:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+
+    def refuse_non_finite(self, gradient_norm: Tensor | None = None) -> None:
+        """NonFiniteError if a loss since the last optimizer step, or the norm of its gradient, is NaN or infinite."""
+        suspects, self._suspects = self._suspects, []
+        values = [value.detach().float() for _, losses in suspects for value in losses.values()]
+        values += [] if gradient_norm is None else [gradient_norm.float()]
+        if torch.stack(values).isfinite().all():  # one wait for the device
+            return
+        bad = [
+            (keys, name, value) for keys, losses in suspects for name, value in losses.items() if not value.isfinite()
+        ]
+        what = ", ".join(f"{name} = {value.item()}" for _, name, value in bad) or f"gradient norm = {gradient_norm}"
+        keys = " ".join(key for batch_keys, *_ in bad or suspects for key in batch_keys)
+        raise NonFiniteError(
+            f"step {self.trainer.global_step + 1}: {what}; batch: {keys}; the weights were not changed, and the newest "
+            "checkpoint is from before. Look at these volumes of the store, or lower the learning rate."
+        )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Batches know how to move themselves; requests hold no tensors."""
@@ -158,6 +195,10 @@ class Method(L.LightningModule, ABC):
             batch_size=len(batch.image),
             sync_dist=not on_step,
         )
+
+
+def _parameters(optimizer: Any) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Ending a run in order: signals, agreement between processes, lost processes, the cluster's requeue.
+
+A signal only sets a flag. At the border after every step all processes agree on the highest flag and on whether a
+checkpoint is due, so that all of them save and end at the same step, whichever of them was signalled (Lightning saves
+inside the handler, in the middle of a step, and hangs when one process alone gets the signal).
+
+Each process also listens to the next one, in a ring. When a process ends without a farewell, its listener ends too,
+and so on around the ring: a lost process ends all within moments, whatever collective the others are waiting in.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+
+from lit_medgen.errors import Interrupted, RunError, describe
+
+STOPPING = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
+"""In rising order: of several signals at once, SIGTERM decides."""
+
+FOREVER = timedelta(days=365)
+FAULT = "lit_medgen/fault"
+
+
+class Signals(_SignalConnector):
+    """Notes a signal while a run trains; the step goes on to its end. A second Ctrl-C ends it at once."""
+
+    received: int = 0
+
+    def register_signal_handlers(self) -> None:
+        """Called by Lightning before the first step."""
+        if self.trainer.state.fn == "fit":
+            self._original_handlers = {signum: signal.getsignal(signum) for signum in STOPPING}
+            for signum in STOPPING:
+                self._register_signal(signum, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = max(self.received, signum)
+
+
+class Peers:
+    """The other processes of a run: agreement with them, and a watch over them. Alone, it does nothing."""
+
+    def __init__(self) -> None:
+        self.together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._failing = False
+        if self.together:
+            self.rank, num = dist.get_rank(), dist.get_world_size()
+            self._next, self._previous = (self.rank + 1) % num, (self.rank - 1) % num
+            # gloo on the CPU, whatever the gradients use: no accelerator waits for these few bytes.
+            self._agreement = dist.new_group(backend="gloo")
+            self._ring = dist.new_group(backend="gloo", timeout=FOREVER)
+            self._listener = threading.Thread(target=self._listen, daemon=True, name="peers")
+
+    def most(self, flags: Sequence[int]) -> list[int]:
+        """The highest value of each flag over all processes."""
+        if not self.together:
+            return list(flags)
+        values = torch.tensor(flags)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._agreement)
+        return [int(value) for value in values]
+
+    def __enter__(self) -> Self:
+        if self.together:
+            self._listener.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.together:
+            return
+        if error is None or isinstance(error, Interrupted):  # all processes end here, at the same step
+            dist.send(torch.zeros(1), self._previous, group=self._ring)
+            self._listener.join()
+            return
+        if not isinstance(error, RunError):
+            # A collective fails when a peer is lost: then the listener has the better words, and ends this process.
+            self._listener.join(timeout=2)
+        self._failing = True
+        code = error.exit_code if isinstance(error, RunError) else 1
+        dist.distributed_c10d._get_default_store().set(FAULT, f"{self.rank} {code}")
+
+    def _listen(self) -> None:
+        try:
+            dist.recv(torch.zeros(1), self._next, group=self._ring)
+        except RuntimeError:
+            if not self._failing:
+                self._end()
+
+    def _end(self) -> None:
+        rank, code = self._next, 1
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.set_timeout(timedelta(seconds=1))
+            if store.check([FAULT]):
+                rank, code = map(int, store.get(FAULT).decode().split())
+        except (RuntimeError, ValueError):
+            pass  # the store lived in the process that was lost
+        print(
+            f"error: rank {self.rank}: rank {rank} was lost; ending. The run continues from its newest checkpoint with "
+            "--ckpt_path last.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(code or 1)
+
+
+def interrupted(trainer: Trainer, signum: int, saved: str) -> Interrupted:
+    """What ends a run after a signal; under SLURM, SIGUSR1 (sent before the time limit) requeues the job."""
+    environment = trainer._accelerator_connector.cluster_environment
+    code, then = 128 + signum, "the same command with --ckpt_path last continues"
+    if signum == signal.SIGUSR1 and isinstance(environment, SLURMEnvironment):
+        fault = requeue() if trainer.is_global_zero else None
+        code, then = (0, "the job is requeued") if fault is None else (code, f"the job could not be requeued: {fault}")
+    if isinstance(environment, LightningEnvironment) and trainer.global_rank > 0:
+        code = 0  # Lightning's launcher would kill the first process, whose code counts, for any other
+    return Interrupted(f"{signal.Signals(signum).name} after step {trainer.global_step}; {saved}; {then}.", code)
+
+
+def requeue() -> str | None:
+    """Has SLURM start this job again; returns what went wrong, if anything did."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+    if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
+        return f"SLURM_JOB_ID is {job!r}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+    except subprocess.CalledProcessError as error:
+        return describe(RuntimeError(error.stderr))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return describe(error)
+    return None
+
+
+def die_with_parent() -> None:
+    """A process that Lightning's launcher started ends with it, also before they are connected (Linux)."""
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
