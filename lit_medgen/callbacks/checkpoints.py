@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self._saved_at:
             for logger in trainer.loggers:
                 logger.save()  # a resumed run goes on after the last row of before
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             self._saved_at, self._clock = trainer.global_step, time.monotonic()
             if self.keep > 0 and trainer.is_global_zero:
                 for old in saved(self.folder)[self.keep :]:

@@ -37,11 +37,11 @@ def heads(cohort: Path, small: Preprocessing, tmp_path: Path) -> FolderDataModul
     return module
 
 
-def at(module: FolderDataModule, step: int = 0, rank: int = 0, ranks: int = 1, accumulate: int = 1) -> FolderDataModule:
-    """The module inside a trainer that has reached a step."""
-    trainer: Any = SimpleNamespace(
-        global_rank=rank, world_size=ranks, global_step=step, accumulate_grad_batches=accumulate
-    )
+def at(module: FolderDataModule, batches: int = 0, rank: int = 0, ranks: int = 1) -> FolderDataModule:
+    """The module inside a trainer whose run has taken some batches."""
+    progress = SimpleNamespace(total=SimpleNamespace(completed=batches))
+    loop: Any = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    trainer: Any = SimpleNamespace(global_rank=rank, world_size=ranks, fit_loop=loop)
     module.trainer = trainer
     return module
 
@@ -90,10 +90,24 @@ def test_an_empty_split_is_no_error(heads: FolderDataModule) -> None:
     assert heads.volumes("test").shape == (0, 1, 10, 12, 9)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_training_continues_exactly(accumulate: int, heads: FolderDataModule) -> None:
+def test_training_continues_exactly(heads: FolderDataModule) -> None:
     through = train(at(heads), 14)
-    assert_equal(train(at(heads, step=6 // accumulate, accumulate=accumulate), 8), through[6:])
+    state = at(heads, batches=6).state_dict()
+    heads.load_state_dict(state)
+    assert_equal(train(at(heads, batches=6), 8), through[6:])
+
+
+def test_the_order_survives_a_change_of_ranks_and_batch_size(heads: FolderDataModule) -> None:
+    expected = [key for batch in train(at(heads), 12) for key in batch.key]
+    keys: list[str] = []
+    taken = 0
+    for ranks, batch_size, steps in ((2, 1, 3), (1, 4, 2), (2, 3, 1), (1, 2, 2)):  # 6 + 8 + 6 + 4 samples
+        heads.batch_size = batch_size
+        each = [train(at(heads, taken, rank, ranks), steps) for rank in range(ranks)]
+        keys += [key for step in range(steps) for rank in each for key in rank[step].key]
+        taken += steps
+        heads.load_state_dict(at(heads, taken, 0, ranks).state_dict())
+    assert keys == expected
 
 
 def test_every_pass_draws_other_slices_of_an_image(heads: FolderDataModule) -> None:

@@ -36,7 +36,7 @@ def test_each_pass_is_a_permutation(num: int, seed: int, epoch: int) -> None:
 @settings(deadline=None, database=None)
 def test_positions_are_counted_without_gap_or_repeat(num: int, seed: int, batch: int, first: int) -> None:
     places = [place for step in steps(num, batch, seed, 12, first=first) for place in step]
-    assert [position for position, _ in places] == list(range(first * batch, (first + 12) * batch))
+    assert [position for position, _ in places] == list(range(first, first + 12 * batch))
     assert [index for _, index in places] == [index_at(position, num, seed) for position, _ in places]
 
 
@@ -50,11 +50,11 @@ def test_the_order_does_not_depend_on_the_number_of_ranks(ranks: int, num: int, 
 @given(num=SIZES, seed=SEEDS, batch=st.integers(1, 5), first=st.integers(0, 30))
 @settings(deadline=None, database=None)
 def test_a_run_continues_exactly_where_it_stopped(num: int, seed: int, batch: int, first: int) -> None:
-    assert steps(num, batch, seed, 10, first=first) == steps(num, batch, seed, first + 10)[first:]
+    assert steps(num, batch, seed, 10, first=first * batch) == steps(num, batch, seed, first + 10)[first:]
 
 
 def test_an_iterator_starts_anew() -> None:
-    batches = PositionBatches(10, 3, seed=0, first_step=2)
+    batches = PositionBatches(10, 3, seed=0, first=2)
     assert list(islice(batches, 5)) == list(islice(batches, 5))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import resource
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import data_modules.store
 from data_modules.preprocessing import Preprocessing
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from lit_medgen.batch import AXES
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, NoSpaceError
 from lit_medgen.images import read_image
 from lit_medgen.images.png import write_png
 
@@ -163,7 +164,7 @@ def test_an_interrupted_run_is_completed(
     assert volumes(address).items() >= done.items()
 
 
-@pytest.mark.parametrize("place", ["volumes/0123456789abcdef.npy.999.part", "manifest.csv.999.part"])
+@pytest.mark.parametrize("place", ["volumes/.0123456789abcdef.npy", ".manifest.csv"])
 def test_what_a_killed_run_leaves_is_cleaned_and_completed(
     place: str, address: StoreAddress, scans: list[Scan]
 ) -> None:
@@ -172,12 +173,15 @@ def test_what_a_killed_run_leaves_is_cleaned_and_completed(
     names = sorted(before)
     (address.folder / "volumes" / names[0]).unlink()  # facts without volume, or the reverse
     (address.folder / "volumes" / names[3]).unlink()
-    (address.folder / place).write_bytes(b"half")
+    no_such_process = 2**22 + 1  # above the greatest process number of Linux
+    (address.folder / f"{place}.{no_such_process}@{os.uname().nodename}.part").write_bytes(b"half")
+    theirs = address.folder / f"{place}.1@elsewhere.part"
+    theirs.write_bytes(b"half")  # of another machine that prepares the same store
     make(address, scans)
     assert {name: content for name, (_, content) in volumes(address).items()} == {
         name: content for name, (_, content) in before.items()
     }
-    assert not list(address.folder.rglob("*.part"))
+    assert list(address.folder.rglob("*.part")) == [theirs]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_a_full_disk_is_not_the_fault_of_an_image(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(NoSpaceError, match=r"volumes/\w+\.npy: no space \(ENOSPC, [\d,]+ bytes needed\)"):
         make(address, scans)
 
 

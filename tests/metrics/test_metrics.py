@@ -51,9 +51,9 @@ def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
 def test_pairwise_ms_ssim_leaves_out_the_diagonal() -> None:
     x, y = smooth(4, (16, 16, 16)), smooth(4, (16, 16, 16), 5)
     pairs = [pairwise_ms_ssim(x[[i]], x[[j]]).item() for i in range(4) for j in range(4) if i != j]
-    assert measured(PairwiseMSSSIM(), x, y).compute().item() == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert measured(PairwiseMSSSIM(), x, y).compute().item() == pytest.approx(np.mean(pairs), abs=1e-5)
     gap = abs(np.mean(pairs) - measured(PairwiseMSSSIM(), y, x).compute().item())
-    assert measured(MSSSIMGap(), x, y).compute().item() == pytest.approx(gap, abs=1e-6)
+    assert measured(MSSSIMGap(), x, y).compute().item() == pytest.approx(gap, abs=1e-5)
 
 
 def test_linear_mmd_is_the_distance_of_the_means() -> None:
