@@ -47,7 +47,8 @@ class ADNIDataModule(MedicalDataModule):
 
     remedy = (
         "ADNI needs an application at ida.loni.usc.edu; expected <PTID>/<Description>/<date>/<I...>/*.nii and the "
-        "collection CSV. To try the method without it, add --config configs/demo/cdpm.yaml."
+        "collection CSV. To try the method without it, draw phantoms (`python -m lit_medgen phantom adni "
+        "--out demo/phantoms --num_subjects 48`) and add --config configs/demo/cdpm.yaml."
     )
 
     def __init__(

@@ -11,10 +11,9 @@ only from `ALLOWED`, and nothing in it is ever unpickled.
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
 import sys
 import zipfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,14 @@ from jsonargparse._util import import_object
 from lightning.fabric.plugins import CheckpointIO
 
 from lit_medgen.errors import InputError, MissingDataError, describe
-from lit_medgen.files import file_hash, replacing, write_atomically
+from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.methods.base import FACTS, Method
 
 ALLOWED = ("lit_medgen.", "data_modules.", "torch.optim.")
 """Prefixes of the classes that a checkpoint may name."""
 
+TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes")
+"""Options of data modules that are text, and may look like the path of a class: people.csv."""
 
 LAST = "last.ckpt"
 
@@ -51,8 +52,9 @@ class CheckpointFiles(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint and its SHA-256."""
-        Path(path).unlink(missing_ok=True)
+        # In this order, a kill in between leaves a file that the next call finds; a hash alone means a lost file.
         sidecar(Path(path)).unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -66,7 +68,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     with replacing(path, num_bytes(checkpoint)) as file:
         torch.save(checkpoint, file)  # type: ignore[arg-type]
     write_atomically(sidecar(path), f"{file.sha256}  {path.name}\n")
-    link = path.with_name(f".{LAST}.{os.getpid()}.link")
+    link = temporary_name(path.with_name(LAST))
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     link.replace(path.with_name(LAST))
@@ -79,7 +81,11 @@ def sidecar(path: Path) -> Path:
 
 def saved(folder: Path) -> list[Path]:
     """The checkpoints of a folder, newest first, whatever their state."""
-    return sorted(folder.glob("step_*.ckpt"), key=lambda path: (len(path.name), path.name), reverse=True)
+    return _newest_first(folder.glob("step_*.ckpt"))
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def newest(folder: Path) -> Path | None:
@@ -88,7 +94,8 @@ def newest(folder: Path) -> Path | None:
     Names those it skips on stderr. InputError if there are checkpoints and none of them is whole: starting afresh
     would throw the run away.
     """
-    found = saved(folder) or [path for path in [folder / LAST] if path.is_file()]
+    lost = {path.with_suffix("") for path in folder.glob("step_*.ckpt.sha256")}
+    found = _newest_first(lost.union(saved(folder))) or [path for path in [folder / LAST] if path.is_file()]
     for path in found:
         fault = fault_of(path)
         if fault is None:
@@ -104,7 +111,10 @@ def newest(folder: Path) -> Path | None:
 
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint file, None if it is whole."""
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.strerror or describe(error)
     return _fault(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
@@ -116,17 +126,29 @@ def _fault(path: Path, size: int, time: int) -> str | None:
         return _zip_fault(path)  # copied without its hash, or killed between the two
     except (OSError, UnicodeDecodeError) as error:
         return f"its .sha256 cannot be read ({describe(error)})"
-    return None if expected[:1] == [file_hash(path)] else "its SHA-256 is not the one beside it"
+    try:
+        return None if expected[:1] == [file_hash(path)] else "its SHA-256 is not the one beside it"
+    except OSError as error:
+        return error.strerror or describe(error)
 
 
 def _zip_fault(path: Path) -> str | None:
-    """A checkpoint is a zip file, whose parts carry checksums of their own."""
+    """A checkpoint is a zip file, whose parts carry checksums of their own; its directory does not, so it is tried."""
     try:
         with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+            if bad := archive.testzip():
+                return f"wrong checksum of {bad}"
+        _load(path)
+    except Exception as error:  # a damaged directory may lead into any codec, each with errors of its own
         return describe(error)
-    return None if bad is None else f"wrong checksum of {bad}"
+    return None
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        raise InputError(f"not a checkpoint that holds data alone ({describe(error)[:120]})") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -138,9 +160,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if fault := fault_of(path):
         raise InputError(f"{path}: damaged, {fault}; use another one.")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a checkpoint that holds data alone ({describe(error)[:120]}).") from error
+        checkpoint = _load(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}.") from error
     if not isinstance(checkpoint, dict) or FACTS not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of lit_medgen; give one that `fit` wrote.")
     return checkpoint
@@ -176,17 +198,39 @@ def method_class(config: dict[str, Any], path: Path) -> type[Method]:
     return found
 
 
+def refuse_other_method(path: Path, wanted: str) -> None:
+    """InputError if a checkpoint is of another method than the one wanted (the name of its class)."""
+    config = read_checkpoint(path)[FACTS]["config"]  # None if the model was made in Python
+    trained = config["model"]["class_path"].rpartition(".")[2] if config else wanted
+    if trained != wanted:
+        raise InputError(
+            f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for {wanted}; leave out the model, "
+            "or give the right checkpoint."
+        )
+
+
 def check_classes(config: Any, path: Path) -> None:
-    """InputError if a config from a file names a class that is not ours to import."""
-    if isinstance(config, dict):
-        name = config.get("class_path", ALLOWED[0])
-        if not str(name).startswith(ALLOWED):
-            raise InputError(f"{path}: names the class {name!r}; only {', '.join(ALLOWED)} are imported from a file.")
-        for value in config.values():
-            check_classes(value, path)
-    elif isinstance(config, list):
-        for value in config:
-            check_classes(value, path)
+    """InputError if a config from a file is not like `fit` keeps it, or names a class that is not ours to import."""
+    like_ours = isinstance(config, dict) and config.keys() <= {"name", "model", "data"}
+    sections = [config.get("model"), config.get("data") or {"class_path": ALLOWED[0]}] if like_ours else []
+    if not like_ours or not all(isinstance(section, dict) and "class_path" in section for section in sections):
+        raise InputError(f"{path}: its config is not one that `fit` keeps (name, model, data).")
+    for section in sections:
+        _refuse_foreign(section, "", path)
+
+
+def _refuse_foreign(value: Any, key: str, path: Path) -> None:
+    """A class may stand under class_path or, short, as a text alone; naming it is enough to have it imported."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_foreign(inner, key if key in TEXTS else name, path)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_foreign(inner, key, path)
+    elif isinstance(value, str) and not value.startswith(ALLOWED):
+        importable = "." in value and all(part.isidentifier() for part in value.split("."))
+        if key == "class_path" or (importable and key not in TEXTS):
+            raise InputError(f"{path}: names the class {value!r}; only {', '.join(ALLOWED)} are imported from a file.")
 
 
 def load(path: str | Path) -> Method:

@@ -11,6 +11,7 @@ What differs from LightningCLI, and why:
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -26,7 +27,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.checkpoints import check_classes, config_of, method_class
+from lit_medgen.checkpoints import check_classes, config_of, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
@@ -77,15 +78,8 @@ class CLI(LightningCLI):
         """Refuses a checkpoint of another method."""
         section = self.config[self.subcommand]
         path = section.get("ckpt_path")
-        if path and Path(path).is_file():
-            trained = method_class(config_of(Path(path)), Path(path))
-            if trained is not method_class({"model": section.model}, Path(path)):
-                raise InputError(
-                    f"--ckpt_path {path}: a checkpoint of {trained.__name__}, but the config asks for "
-                    f"{section.model.class_path}; leave out the model or give the right checkpoint."
-                )
-        elif path and path != "last":
-            raise MissingDataError(f"--ckpt_path: no file '{path}'; give a checkpoint, or `last` with fit.")
+        if path and path != "last":
+            refuse_other_method(Path(path), section.model.class_path.rpartition(".")[2])
 
     def instantiate_classes(self) -> None:
         """As Lightning does it; a value that a constructor refuses is one line."""
@@ -158,6 +152,7 @@ def prepare(args: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--verify", action="store_true", help="Compare the SHA-256 of every volume already there.")
+    parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words, verify = [word for word in args if word != "--verify"], "--verify" in args
     words = [shipped(word) for word in words]
@@ -195,7 +190,7 @@ def _made(make: Callable[[], Any]) -> Any:
 def known_config(words: list[str]) -> dict[str, Any] | None:
     """The config that a checkpoint (`--ckpt_path FILE`) or a folder of samples (`--samples DIR`) carries."""
     path = next(iter(_values(words, "--ckpt_path")), None)
-    if path is not None and Path(path).is_file():
+    if path is not None and path != "last":
         return config_of(Path(path))
     samples = next(iter(_values(words, "--samples")), None)
     if samples is not None and (file := Path(samples, "config.yaml")).is_file():
@@ -235,12 +230,18 @@ def _data_section(path: str) -> dict[str, Any]:
     return dict(config["data"])
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+
+
 def _shorten(message: str) -> str:
     """jsonargparse's message as one line: the key and what is wrong with it, without the list of all options."""
     text = re.sub(r"\s+", " ", message).strip()
     # A wrong key below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
     if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", text):
         text = f"{text.split(':')[0]}: {inner[1]}"
+    if "arguments are required" in text:
+        text += "; give --config FILE or --ckpt_path FILE"
     return text if len(text) <= 600 else text[:600] + " ..."
 
 
@@ -252,7 +253,11 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Your `IterableDataset` has `__len__` defined.*")
     # Resuming is exact: the loader starts at the position that the run has reached.
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
-    # Deprecations inside LightningCLI, which only a newer Lightning can mend.
+    # Deprecations inside Lightning, which only a newer one can mend.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # A data module that leaves moving batches to the method is no mistake.
+    warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -93,7 +93,7 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2))
     (out / "report.md").write_text(as_markdown(report))
-    pictures = {"samples": samples, "real, unseen people": real}
+    pictures = {"samples": samples, "data, unseen people": real}
     pictures |= {f"null: {name}": images for name, images in rivals.items()}
     save_figure(out / "samples.png", pictures)
     print(f"report: {out / 'report.md'}; figure: {out / 'samples.png'}")
@@ -150,6 +150,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Real people: the test split, one image each. Intervals: jackknife. Audit: none.",
+        "",
+        "Best is a score as near to real vs real as possible. A linear null may match the mean image, and so the MMDs, "
+        "better than a model that makes sharp images.",
         "",
         "![samples](samples.png)",
         "",

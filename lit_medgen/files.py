@@ -66,7 +66,7 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[HashingFile]
     Raises:
         NoSpaceError: the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}@{os.uname().nodename}{PART}")
+    temporary = temporary_name(path)
     try:
         with space_for(path, num_bytes):
             with temporary.open("wb") as raw:
@@ -82,6 +82,11 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[HashingFile]
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process writes what will take the place of `path`; `remove_stale` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{os.uname().nodename}{PART}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> str:

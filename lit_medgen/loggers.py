@@ -147,7 +147,11 @@ class WandbRun(WandbLogger):
 def public(config: Any, inside: str = "") -> Any:
     """What of a config may leave the machine: numbers, switches, class names and the method's words; no other text."""
     if isinstance(config, dict):
-        kept = {key: public(value, "model" if "model" in (key, inside) else key) for key, value in config.items()}
+        kept = {
+            key: public(value, "model" if "model" in (key, inside) else key)
+            for key, value in config.items()
+            if key != "codes"  # its keys are words of the user's table
+        }
         return {key: value for key, value in kept.items() if value is not None}
     if isinstance(config, list):
         return [public(value, inside) for value in config]

@@ -35,6 +35,8 @@ STOPPING = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 
 FOREVER = timedelta(days=365)
 FAULT = "lit_medgen/fault"
+PARENT = "LIT_MEDGEN_PARENT"
+"""Environment variable: the process that Lightning's launcher runs in."""
 
 
 class Signals(_SignalConnector):
@@ -80,6 +82,7 @@ class Peers:
     def __enter__(self) -> Self:
         if self.together:
             self._listener.start()
+            _end_with_parent(False)  # the listener ends this process too, and says why
         return self
 
     def __exit__(
@@ -87,6 +90,7 @@ class Peers:
     ) -> None:
         if not self.together:
             return
+        _end_with_parent(True)
         if error is None or isinstance(error, Interrupted):  # all processes end here, at the same step
             dist.send(torch.zeros(1), self._previous, group=self._ring)
             self._listener.join()
@@ -96,7 +100,10 @@ class Peers:
             self._listener.join(timeout=2)
         self._failing = True
         code = error.exit_code if isinstance(error, RunError) else 1
-        dist.distributed_c10d._get_default_store().set(FAULT, f"{self.rank} {code}")
+        what = (
+            describe(error)[:200] if isinstance(error, RunError) else f"{type(error).__name__}: {describe(error)[:200]}"
+        )
+        dist.distributed_c10d._get_default_store().set(FAULT, f"{self.rank} {code} {what}")
 
     def _listen(self) -> None:
         try:
@@ -106,16 +113,17 @@ class Peers:
                 self._end()
 
     def _end(self) -> None:
-        rank, code = self._next, 1
+        rank, code, what = self._next, 1, "was lost"
         try:
             store = dist.distributed_c10d._get_default_store()
             store.set_timeout(timedelta(seconds=1))
             if store.check([FAULT]):
-                rank, code = map(int, store.get(FAULT).decode().split())
+                first, second, text = store.get(FAULT).decode().split(" ", 2)
+                rank, code, what = int(first), int(second), f"failed ({text})"
         except (RuntimeError, ValueError):
             pass  # the store lived in the process that was lost
         print(
-            f"error: rank {self.rank}: rank {rank} was lost; ending. The run continues from its newest checkpoint with "
+            f"error: rank {self.rank}: rank {rank} {what}; ending. The run continues from its newest checkpoint with "
             "--ckpt_path last.",
             file=sys.stderr,
             flush=True,
@@ -152,6 +160,15 @@ def requeue() -> str | None:
 
 def die_with_parent() -> None:
     """A process that Lightning's launcher started ends with it, also before they are connected (Linux)."""
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and sys.platform == "linux":
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        os.environ[PARENT] = str(os.getpid())  # for those that this process will start
+    elif PARENT in os.environ:
+        _end_with_parent(True)
+        if os.getppid() != int(os.environ[PARENT]):  # lost before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_with_parent(on: bool) -> None:
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and PARENT in os.environ and sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL if on else 0)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
-from lit_medgen.checkpoints import CheckpointFiles, config_of, method_class, newest, saved
+from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.methods.base import Generator, Method, Requests
@@ -71,20 +71,24 @@ class Trainer(L.Trainer):
                 "or give another --name."
             )
         if ckpt_path is not None:
-            _refuse_other_method(Path(ckpt_path), model)
+            refuse_other_method(Path(ckpt_path), type(model).__name__)
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
                 logger.continue_in(run_folder(self))
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
 
-    def _run_stage(self) -> Any:
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.fn != "fit":
-            return super()._run_stage()
-        for logger in self.loggers:
+            return super()._run(*args, **kwargs)
+        self.strategy.setup_environment()  # connects the processes; Lightning's own call then finds them connected
+        with Peers() as self.peers:
+            return super()._run(*args, **kwargs)
+
+    def _run_stage(self) -> Any:
+        for logger in self.loggers if self.state.fn == "fit" else []:
             if isinstance(logger, RunLogger):
                 logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
-        with Peers() as self.peers:
-            return super()._run_stage()
+        return super()._run_stage()
 
     def border(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""
@@ -216,16 +220,6 @@ class _Requested(L.LightningDataModule):
         assert self.trainer is not None
         mine = self.seeds[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=Requests)  # type: ignore[arg-type]
-
-
-def _refuse_other_method(path: Path, model: L.LightningModule) -> None:
-    config = config_of(path)
-    trained = method_class(config, path)
-    if trained is not type(model):
-        raise InputError(
-            f"--ckpt_path {path}: a checkpoint of {trained.__name__}, but the config asks for "
-            f"{type(model).__name__}; leave out the model or give the right checkpoint."
-        )
 
 
 def _generator(model: Method) -> Generator:

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from recorder import recorded
 from test_resume import assert_equal, losses
 from tiny_run import ROOT, TinyRun
 
@@ -28,6 +29,7 @@ def on_two(*words: str) -> str:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment["PYTHONPATH"] = str(ROOT / "tests")
     done = subprocess.run(
         [sys.executable, "-m", "lit_medgen", *words, *(f"--trainer.{key}" for key in DDP)],
         cwd=ROOT,
@@ -73,6 +75,23 @@ def test_a_killed_run_ends_bit_equal(straight: TwoRun) -> None:
     assert losses(straight.folder) == logged
     raw = a["callbacks"]["EMA"]["raw"]
     assert any(not torch.equal(raw[name], a["state_dict"][name]) for name in raw)  # the average is one
+
+
+def test_no_sample_is_lost_or_repeated_on_two_one_and_two_processes(tmp_path: Path, phantoms: Path) -> None:
+    keys = tmp_path / "keys"
+    callbacks = (
+        '[{"class_path": "lit_medgen.callbacks.Checkpoints", "init_args": {"every_n_steps": 100}}, '
+        f'{{"class_path": "recorder.Recorder", "init_args": {{"folder": "{keys}"}}}}]'
+    )
+    two, common = TwoRun(tmp_path, phantoms), (f"--trainer.callbacks={callbacks}", "--ckpt_path=last")
+    two.fit(*common, "--trainer.max_steps=2")  # 2 steps of 2 x 2 samples
+    assert TinyRun.fit(two, *common, "--trainer.max_steps=5") == 0  # 3 of 2
+    two.fit(*common, "--trainer.max_steps=6", "--data.init_args.batch_size=1")  # 1 of 2 x 1
+    straight = TinyRun(tmp_path / "straight", phantoms)
+    alone = f"--trainer.callbacks={callbacks.replace(str(keys), str(tmp_path / 'alone'))}"
+    assert straight.fit(alone, "--trainer.max_steps=8") == 0  # 8 of 2
+    assert len(recorded(keys)) == 8 + 6 + 2
+    assert recorded(keys) == recorded(tmp_path / "alone")
 
 
 def test_samples_are_those_of_one_process(straight: TwoRun, tmp_path: Path) -> None:

@@ -36,3 +36,19 @@ def test_an_offline_run_holds_the_grid(offline: Path, phantoms: Path) -> None:
     np.testing.assert_allclose(a, b, atol=1)  # one rounds, the other cuts
     strays = {path.name for path in set(ROOT.iterdir()) - before}
     assert not strays & {"wandb", "runs", "lightning_logs", "checkpoints", "samples"}
+
+
+def test_a_resumed_run_is_the_same_run(offline: Path, phantoms: Path) -> None:
+    run = TinyRun(offline, phantoms, ("configs/cdpm.yaml", "configs/with/wandb.yaml"))
+    save_dir = f"--trainer.logger.init_args.save_dir={offline}"
+    for steps in (1, 2):
+        assert (
+            run.fit(save_dir, "--ckpt_path=last", f"--trainer.max_steps={steps}", "--trainer.val_check_interval=1") == 0
+        )
+        wandb.finish()
+    (written,) = offline.glob("*/wandb_id")
+    files = list(offline.glob("wandb/offline-run-*/*.wandb"))  # W&B writes one for each start
+    assert len(files) == 2
+    assert {path.name for path in files} == {f"run-{written.read_text()}.wandb"}
+    assert run.fit(save_dir, "--name=other", "--trainer.max_steps=1", "--trainer.val_check_interval=1") == 0
+    assert len({path.read_text() for path in offline.glob("*/wandb_id")}) == 2

@@ -16,6 +16,7 @@
 # --seed_everything=$SLURM_ARRAY_TASK_ID below; every task of the array is requeued on its own.
 
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+export SRUN_CPUS_PER_TASK=$OMP_NUM_THREADS  # since SLURM 22.05 `srun` gives a task one CPU unless told otherwise
 
 # `srun` starts the tasks, hands them the signals, and ends all when one fails. --ckpt_path last continues the run of
 # the same --name, or starts it. With --config configs/with/wandb.yaml the W&B run goes on under the same id.

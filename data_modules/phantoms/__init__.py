@@ -14,7 +14,11 @@ DATA_SETS = ("adni",)
 def phantom(args: list[str]) -> None:
     """The verb `phantom <data set> --out DIR --num_subjects N --seed S`."""
     if args and args[0] in ("-h", "--help"):
-        print(f"usage: python -m lit_medgen phantom {'|'.join(DATA_SETS)} --out DIR --num_subjects N --seed S")
+        print(
+            f"usage: python -m lit_medgen phantom {'|'.join(DATA_SETS)} --out DIR [--num_subjects N] [--seed S]\n\n"
+            "Draws N subjects in the data set's own raw layout into DIR; "
+            f"`phantom {DATA_SETS[0]} --help` gives the defaults."
+        )
         return
     if not args or args[0] not in DATA_SETS:
         raise InputError(

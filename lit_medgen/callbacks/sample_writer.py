@@ -49,6 +49,16 @@ class SampleWriter(BasePredictionWriter):
             raise InputError(
                 f"--format {self.format}: the model makes {dim}D images; use {'nifti' if dim == 3 else 'png'}."
             )
+        if trainer.is_global_zero:
+            self._clear()
+
+    def _clear(self) -> None:
+        """A folder holds one set of samples: those of an earlier run, as its manifest lists them, go."""
+        manifest = self.folder / "manifest.csv"
+        if manifest.is_file():
+            for name in listed(manifest):
+                (self.folder / Path(name).name).unlink(missing_ok=True)
+            manifest.unlink()
 
     def write_on_batch_end(
         self,
@@ -99,6 +109,15 @@ def write_sample(path: Path, image: Tensor, spec: DataSpec) -> None:
         write_nifti(path, values, spec.affine().numpy(), "SYNTHETIC lit_medgen")
 
 
+def listed(manifest: Path) -> list[str]:
+    """The files that a manifest lists; InputError if it is none of ours."""
+    with manifest.open(newline="") as file:
+        names = [row.get("file", "") for row in csv.DictReader(file)]
+    if not all(names) or not names:
+        raise InputError(f"{manifest}: no rows, or no column 'file'; give a folder that `sample` wrote.")
+    return names
+
+
 def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     """The samples a manifest lists: n c *s in [-1, 1].
 
@@ -107,12 +126,8 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         raise MissingDataError(f"--samples: no {manifest}; give a folder that `sample` wrote.")
-    with manifest.open(newline="") as file:
-        names = [row.get("file", "") for row in csv.DictReader(file)]
-    if not all(names) or not names:
-        raise InputError(f"{manifest}: no rows, or no column 'file'; give a folder that `sample` wrote.")
     images = []
-    for name in names:
+    for name in listed(manifest):
         path = folder / Path(name).name
         try:
             values: Any = (read_png if path.suffix == ".png" else read_nifti)(path)[0]

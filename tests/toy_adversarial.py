@@ -1,0 +1,75 @@
+"""The least adversarial method: a generator of means against a linear critic, on whole phantom volumes.
+
+python tests/toy_adversarial.py FOLDER PHANTOMS STEPS DEVICES PRECISION
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from data_modules import ADNIDataModule
+from data_modules.preprocessing import Preprocessing
+from lit_medgen.batch import Batch
+from lit_medgen.callbacks import EMA, Checkpoints
+from lit_medgen.loggers import RunLogger
+from lit_medgen.methods.adversarial import Adversarial
+from lit_medgen.methods.learning_rate import WarmupCosine
+from lit_medgen.trainer import Trainer
+
+
+class Toy(Adversarial):
+    """Makes 8^3 volumes from noise; the critic is a linear function of them."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(512, 1), learning_rate=WarmupCosine(2, 20), gradient_clip=1.0)
+        self.generator = nn.Linear(4, 512)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.fake = self.generator(torch.randn(len(batch.image), 4))
+        return {"loss": softplus(-self.critic(self.fake)).mean()}
+
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        real = self.critic(batch.image.flatten(1))
+        return {"critic_loss": softplus(-real).mean() + softplus(self.critic(self.fake.detach())).mean()}
+
+
+def run(folder: Path, phantoms: Path, steps: int, devices: int = 1, precision: str = "32-true") -> Toy:
+    """Trains, or continues, until so many steps are done."""
+    os.environ["PL_GLOBAL_SEED"] = "0"
+    torch.manual_seed(0)
+    model = Toy()
+    data = ADNIDataModule(
+        str(phantoms),
+        preprocessing=Preprocessing(size=(8, 8, 8)),
+        store_dir=str(phantoms / "toy"),
+        num_jobs=1,
+        fractions=(0.8, 0.2, 0.0),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        strategy="ddp" if devices > 1 else "auto",
+        devices=devices,
+        precision=precision,
+        default_root_dir=folder,
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=RunLogger(folder / "logs"),
+        callbacks=[EMA(0.9), Checkpoints(1, keep=-1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path="last")
+    return model
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
