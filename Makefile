@@ -38,3 +38,4 @@ types: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.overhead

@@ -92,7 +92,7 @@ class FolderDataModule(MedicalDataModule):
         twice = table[self.key][table[self.key].duplicated() & (table[self.key] != "")]
         if len(twice):
             raise InputError(
-                f"{path}: {len(twice)} rows repeat a {self.key}, first {twice.iloc[0]!r}; expected one row each."
+                f"{path}: {len(twice)} rows repeat a {self.key}, first line {twice.index[0] + 2}; give one each."
             )
         return {str(row[self.key]): row for row in as_rows(table) if row[self.key]}
 

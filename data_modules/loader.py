@@ -46,10 +46,8 @@ class WatchedDataset(Dataset[Batch], ABC):
             self._reading[worker.id] = torch.tensor([os.getpid(), *place])
         try:
             sample = self.read(place)
-        except (ValueError, OSError, EOFError) as error:  # numpy's EOFError: an empty file
-            raise InputError(
-                f"{self.name(place)}: cannot be read ({describe(error)}); run `prepare --verify`."
-            ) from None
+        except InputError:  # the store's, which names the file
+            raise
         except Exception as error:
             if worker is None:
                 raise

@@ -128,7 +128,11 @@ class Store:
         return len(self._map(record))
 
     def _map(self, record: Record) -> np.ndarray:
-        return np.load(self.path(record), mmap_mode="r")
+        path = self.path(record)
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:  # EOFError: an empty file
+            raise InputError(f"{path}: cannot be read ({describe(error)}); run `prepare --verify`.") from error
 
     def path(self, record: Record) -> Path:
         """The file of a volume."""
@@ -155,7 +159,7 @@ def prepare(
     (folder / "volumes").mkdir(parents=True, exist_ok=True)
     for place in (folder, folder / "volumes"):
         remove_stale(place)
-    write_atomically(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
+    _write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
     jobs = (delayed(_prepare_one)(address, scan, verify) for scan in scans)
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
@@ -264,7 +268,13 @@ def _write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> 
     writer = csv.DictWriter(Lines(), names)
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, "".join(lines))
+    _write_changed(path, "".join(lines))
+
+
+def _write_changed(path: Path, text: str) -> None:
+    """A store that is complete is only read, so that several runs may use it, from a full disk too."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_atomically(path, text)
 
 
 def _progress(results: Iterable[Any], total: int) -> Iterator[Any]:

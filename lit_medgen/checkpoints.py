@@ -112,14 +112,14 @@ def newest(folder: Path) -> Path | None:
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint file, None if it is whole."""
     try:
-        status = path.stat()
+        status, beside = path.stat(), sidecar(path.resolve())
     except OSError as error:
         return error.strerror or describe(error)
-    return _fault(path.resolve(), status.st_size, status.st_mtime_ns)
+    return _fault(path.resolve(), status.st_mtime_ns, beside.stat().st_mtime_ns if beside.is_file() else 0)
 
 
 @lru_cache(maxsize=8)  # a resumed run finds its checkpoint, reads its config and loads it: one hash is enough
-def _fault(path: Path, size: int, time: int) -> str | None:
+def _fault(path: Path, written: int, hashed: int) -> str | None:
     try:
         expected = sidecar(path).read_text().split()
     except FileNotFoundError:

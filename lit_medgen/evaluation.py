@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.errors import InputError
+from lit_medgen.files import write_atomically
 from lit_medgen.images.grids import save_figure
 from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
 
@@ -91,8 +92,8 @@ def evaluate(
         for null, images in rivals.items():
             report["nulls"][null][name] = measure(make, images, real).compute().item()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2))
-    (out / "report.md").write_text(as_markdown(report))
+    write_atomically(out / "report.json", json.dumps(report, indent=2))
+    write_atomically(out / "report.md", as_markdown(report))
     pictures = {"samples": samples, "data, unseen people": real}
     pictures |= {f"null: {name}": images for name, images in rivals.items()}
     save_figure(out / "samples.png", pictures)

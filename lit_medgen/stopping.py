@@ -51,6 +51,11 @@ class Signals(_SignalConnector):
             for signum in STOPPING:
                 self._register_signal(signum, self._note)
 
+    def expect_requeue(self) -> None:
+        """Under SLURM, a signal that comes while the run is still being set up requeues it after the first step."""
+        if isinstance(self.trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+            self._register_signal(signal.SIGUSR1, self._note)
+
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
@@ -103,6 +108,8 @@ class Peers:
         what = (
             describe(error)[:200] if isinstance(error, RunError) else f"{type(error).__name__}: {describe(error)[:200]}"
         )
+        if not isinstance(error, RunError):  # of those, the command line tells; the store may end with this process
+            print(f"error: rank {self.rank}: {what}", file=sys.stderr, flush=True)
         dist.distributed_c10d._get_default_store().set(FAULT, f"{self.rank} {code} {what}")
 
     def _listen(self) -> None:
@@ -132,21 +139,33 @@ class Peers:
 
 
 def interrupted(trainer: Trainer, signum: int, saved: str) -> Interrupted:
-    """What ends a run after a signal; under SLURM, SIGUSR1 (sent before the time limit) requeues the job."""
+    """What ends a run after a signal; under SLURM, SIGUSR1 (before the time limit) and preemption requeue the job."""
     environment = trainer._accelerator_connector.cluster_environment
     code, then = 128 + signum, "the same command with --ckpt_path last continues"
-    if signum == signal.SIGUSR1 and isinstance(environment, SLURMEnvironment):
-        fault = requeue() if trainer.is_global_zero else None
-        code, then = (0, "the job is requeued") if fault is None else (code, f"the job could not be requeued: {fault}")
-    if isinstance(environment, LightningEnvironment) and trainer.global_rank > 0:
-        code = 0  # Lightning's launcher would kill the first process, whose code counts, for any other
+    if isinstance(environment, SLURMEnvironment) and trainer.is_global_zero:
+        if signum == signal.SIGUSR1 or (signum == signal.SIGTERM and preempted()):
+            fault = requeue()
+            then = "the job is requeued" if fault is None else f"the job could not be requeued: {fault}"
+            code = 0 if fault is None else code
+    elif isinstance(environment, LightningEnvironment | SLURMEnvironment) and trainer.global_rank > 0:
+        code = 0  # Lightning's launcher and `srun` would kill the first process, whose code counts, for any other
     return Interrupted(f"{signal.Signals(signum).name} after step {trainer.global_step}; {saved}; {then}.", code)
+
+
+def preempted() -> bool:
+    """Whether this job has a time of grace before it is preempted; SLURM requeues only a job that outlives it."""
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", _job()], check=True, capture_output=True, text=True, timeout=60
+        ).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "JobState=RUNNING" in shown and "PreemptTime=None" not in shown
 
 
 def requeue() -> str | None:
     """Has SLURM start this job again; returns what went wrong, if anything did."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+    job = _job()
     if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
         return f"SLURM_JOB_ID is {job!r}"
     try:
@@ -156,6 +175,11 @@ def requeue() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return describe(error)
     return None
+
+
+def _job() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def die_with_parent() -> None:

@@ -75,6 +75,7 @@ class Trainer(L.Trainer):
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
                 logger.continue_in(run_folder(self))
+        self.signals.expect_requeue()
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:

@@ -75,6 +75,7 @@ def check(folder: Path, phantoms: Path, reference: Reference, kills: list[float 
 def kill_in_time(args: list[str], log: Path, seconds: float) -> None:
     """Kills a run after some seconds, sooner if the run was faster than that."""
     before = log.parent.with_name(f"{log.parent.name}-before")
+    shutil.rmtree(before, ignore_errors=True)
     shutil.copytree(log.parent, before, symlinks=True)
     while (code := run_in_child(args, log, after=seconds)) != -9:
         assert code == 0, log.read_text()

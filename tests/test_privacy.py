@@ -261,6 +261,7 @@ def test_wandb_learns_nothing(outputs: Outputs, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "codes.yaml").write_text(yaml.safe_dump({"data": yaml.safe_load(data.read_text())}))
     overlay = ["--config", str(ROOT / "configs/with/wandb.yaml"), "--config", str(tmp_path / "codes.yaml")]
     run(*fit, *overlay, f"--trainer.logger.init_args.save_dir={out}")
+    wandb.finish()
     wandb.teardown()
     (folder,) = out.glob("wandb/offline-run-*")
     assert list(folder.glob("*.wandb"))

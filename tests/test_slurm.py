@@ -233,6 +233,7 @@ def test_a_cancelled_run_is_saved_and_continues_when_submitted_again(
 def test_a_preempted_run_starts_again(
     partition: str, cluster: Cluster, straight: Straight, tmp_path: Path, phantoms: Path
 ) -> None:
+    """At once, or with a time of grace, in which a job that ends is not requeued by SLURM."""
     run = Training(cluster, tmp_path / "run", phantoms)
     run.submit(options=(f"--partition={partition}",))
     run.wait_for_step(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import config_hash
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.files import file_hash
+from lit_medgen.files import file_hash, write_atomically
 from lit_medgen.images.nifti import read_nifti, write_nifti
 from lit_medgen.images.png import read_png, write_png
 from lit_medgen.methods.base import Generator, Requests
@@ -90,13 +91,14 @@ class SampleWriter(BasePredictionWriter):
             "config_sha256": config_hash(config),
             "audit": "none",
         }
-        with (self.folder / "manifest.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["file", "seed", "condition", *made_by])
-            writer.writeheader()
-            for seed in self.seeds:
-                writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": "", **made_by})
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        (self.folder / "spec.json").write_text(json.dumps(pl_module.needed_spec().plain(), indent=2))
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, ["file", "seed", "condition", *made_by])
+        writer.writeheader()
+        for seed in self.seeds:
+            writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": "", **made_by})
+        write_atomically(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_atomically(self.folder / "spec.json", json.dumps(pl_module.needed_spec().plain(), indent=2))
+        write_atomically(self.folder / "manifest.csv", table.getvalue())  # last: it says that all is there
 
 
 def write_sample(path: Path, image: Tensor, spec: DataSpec) -> None:

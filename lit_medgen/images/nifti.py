@@ -15,6 +15,8 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from lit_medgen.files import write_atomically
+
 MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
 
@@ -72,4 +74,5 @@ def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, description:
     image.set_qform(affine, code=2)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()[:79]
-    nib.save(image, path)
+    content = image.to_bytes()
+    write_atomically(path, gzip.compress(content, compresslevel=1, mtime=0) if path.suffix == ".gz" else content)

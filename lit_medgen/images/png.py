@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from lit_medgen.files import write_atomically
 
 MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
@@ -36,4 +39,6 @@ def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes x y pixels in [0, 1] as 8-bit grey."""
-    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(path)
+    content = io.BytesIO()
+    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(content, format="png")
+    write_atomically(path, content.getvalue())
