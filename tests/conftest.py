@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_run import ROOT, TinyRun
 
 from lit_medgen.__main__ import main
 
 os.environ.setdefault("WANDB_MODE", "offline")
+
+# The same examples every time: a run that fails must fail again.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def test_a_key_does_not_claim_the_files_of_others(key: str, tmp_path: Path) -> N
 
 
 def test_two_rows_for_one_key_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="s1"):
+    with pytest.raises(InputError, match="1 rows repeat a id, first line 3"):  # the line, not the person
         touch(tmp_path, "id,age\ns1,30\ns1,99\n", "s1.nii.gz").scans()
 
 

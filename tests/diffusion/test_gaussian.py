@@ -121,8 +121,8 @@ def test_posterior_follows_bayes_rule(process: GaussianProcess, pair: tuple[int,
     from_x_t, from_x, variance = posterior_moments(process, t, s)
     expected = 1 / (1 / sigma_s**2 + step**2 / fresh)
     assert_close(variance, expected, rtol=1e-7, atol=0)
-    assert_close(from_x_t, expected * step / fresh, rtol=1e-7, atol=1e-12)
-    assert_close(from_x, expected * alpha_s / sigma_s**2, rtol=1e-7, atol=1e-12)
+    assert_close(from_x_t, expected * step / fresh, rtol=1e-7, atol=1e-10)  # near s = 0 digits cancel
+    assert_close(from_x, expected * alpha_s / sigma_s**2, rtol=1e-7, atol=1e-10)
 
 
 @each_process
