@@ -104,11 +104,11 @@ class Peers:
             # A collective fails when a peer is lost: then the listener has the better words, and ends this process.
             self._listener.join(timeout=2)
         self._failing = True
-        code = error.exit_code if isinstance(error, RunError) else 1
-        what = (
-            describe(error)[:200] if isinstance(error, RunError) else f"{type(error).__name__}: {describe(error)[:200]}"
-        )
-        if not isinstance(error, RunError):  # of those, the command line tells; the store may end with this process
+        code, what = 1, describe(error)[:200]
+        if isinstance(error, RunError):  # of these, the command line tells; the store may end with this process
+            code = error.exit_code
+        else:
+            what = f"{type(error).__name__}: {what}"
             print(f"error: rank {self.rank}: {what}", file=sys.stderr, flush=True)
         dist.distributed_c10d._get_default_store().set(FAULT, f"{self.rank} {code} {what}")
 

@@ -28,7 +28,7 @@ import pytest
 import torch
 import yaml
 from test_resume import assert_equal
-from tiny_run import ROOT, TinyRun
+from tiny_run import ROOT, TinyRun, one_line
 
 from lit_medgen.__main__ import main
 from lit_medgen.callbacks.checkpoints import Checkpoints
@@ -71,15 +71,6 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_symlink() or path.is_file()
     }
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error: one line, and no traceback anywhere."""
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.out + printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1, printed.err
-    return lines[0]
 
 
 # Killed while it saves.

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from tiny_run import one_line
 
 from lit_medgen.__main__ import main
 from lit_medgen.images.nifti import write_nifti
@@ -101,15 +102,6 @@ class Cohort:
 def cohort(tmp_path: Path) -> Cohort:
     """An empty folder of images."""
     return Cohort(tmp_path)
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error: one line, and no traceback anywhere."""
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.out + printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_prepare_lists_every_bad_file(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:

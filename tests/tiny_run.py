@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lit_medgen.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -29,3 +31,12 @@ class TinyRun:
     def on_checkpoint(self, verb: str, *more: str) -> int:
         """Runs a verb on the newest checkpoint, without any config."""
         return main([verb, "--ckpt_path", str(self.last), "--trainer.accelerator=cpu", *more])
+
+
+def one_line(captured: pytest.CaptureFixture[str]) -> str:
+    """The error: one line, and no traceback anywhere."""
+    printed = captured.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    lines = [line for line in printed.err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, printed.err
+    return lines[0]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from test_resume import assert_equal, losses
-from tiny_run import TinyRun
+from tiny_run import TinyRun, one_line
 from torch.multiprocessing import get_context
 from torch.utils.data import get_worker_info
 
@@ -65,15 +65,6 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(tmp_path, phantoms, monkeypatch)
-
-
-def one_line(capfd: pytest.CaptureFixture[str]) -> str:
-    """The error: one line, and no traceback anywhere."""
-    printed = capfd.readouterr()
-    assert "Traceback" not in printed.out + printed.err
-    lines = [line for line in printed.err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def files(line: str) -> set[str]:
