@@ -93,9 +93,13 @@ class Peers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.together:
-            return
-        _end_with_parent(True)
+        if self.together:
+            self._part(error)
+            # Not before: a process that is being killed closes its connections first, and would take its children
+            # with it before they have said why they end.
+            _end_with_parent(True)
+
+    def _part(self, error: BaseException | None) -> None:
         if error is None or isinstance(error, Interrupted):  # all processes end here, at the same step
             dist.send(torch.zeros(1), self._previous, group=self._ring)
             self._listener.join()
@@ -168,8 +172,10 @@ def requeue() -> str | None:
     job = _job()
     if not re.fullmatch(r"[0-9]+(_[0-9]+)?", job):
         return f"SLURM_JOB_ID is {job!r}"
+    # SLURM signals all of the job, this command too, which may not have heard by then that it succeeded.
+    command = ["sh", "-c", 'trap "" TERM; exec scontrol requeue "$0"', job]
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     except subprocess.CalledProcessError as error:
         return describe(RuntimeError(error.stderr))
     except (OSError, subprocess.TimeoutExpired) as error:
