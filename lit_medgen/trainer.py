@@ -106,7 +106,7 @@ class Trainer(L.Trainer):
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
         num: int = 8,
-        seeds: list[int] | None = None,
+        seeds: list[int] | int | None = None,
         batch_size: int = 4,
         out: str = "samples",
         format: Format = "nifti",
@@ -118,7 +118,7 @@ class Trainer(L.Trainer):
             datamodule: not read.
             ckpt_path: the checkpoint to sample from.
             num: how many images, with seeds 0, 1, ...
-            seeds: the seeds, instead of `num`.
+            seeds: the seeds (or one), instead of `num`.
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: file format.
@@ -127,7 +127,7 @@ class Trainer(L.Trainer):
             raise InputError(
                 "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
             )
-        wanted = seeds if seeds is not None else list(range(num))
+        wanted = list(range(num)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         if not wanted or len(set(wanted)) != len(wanted):
             raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
         self._write_samples(_generator(model), wanted, batch_size, out, format, ckpt_path)

@@ -81,8 +81,13 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x̂: b c *s, float32 at least, from x_t: b c *s and t: b."""
-        x = self.to_x(self.network(x_t, t, condition).to(x_t.dtype), x_t, t)
+        x = self.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t)
         return x.clamp(-1, 1) if self.clip else x
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """eps, v or x, as trained."""
+        prediction: Tensor = self.network(x_t, t, condition)
+        return prediction
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network's prediction as x̂."""

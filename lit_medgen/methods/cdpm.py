@@ -13,18 +13,18 @@ condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added
 and a volume is made in N stages, each from the slices of earlier ones (figure 1).
 
 Beyond the paper, all in the config: any parametrisation and sampler, averaged weights, an absolute slice
-position and an atlas (`lit_medgen.networks.SliceUNet` says why), x̂ kept in [-1, 1] when sampling, times continuous in
-[1/T, 1] rather than the T discrete ones. The authors' port takes the loss over all slices; here it is eq. 6.
+position (`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.atlas` says why), x̂ kept in
+[-1, 1] when sampling, times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the
+loss over all slices; here it is eq. 6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Sched
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
+from lit_medgen.methods.atlas import Atlas, AtlasDenoiser
 from lit_medgen.methods.base import FACTS, Generator, default_optimizer
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
@@ -55,6 +56,7 @@ class CDPM(Generator):
         scheme: which slices each stage makes, and from which; None: `Autoregressive`.
         optimizer: makes the optimizer.
         learning_rate: factor of the optimizer's rate at each step.
+        atlas_modes: for a network with an atlas: the directions in which it varies as the training people do.
     """
 
     def __init__(
@@ -67,33 +69,44 @@ class CDPM(Generator):
         scheme: Scheme | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate: Constant | None = None,
+        atlas_modes: int = 0,
     ) -> None:
         super().__init__(optimizer, learning_rate)
-        self.denoiser = Denoiser(network, schedule or Cosine(), parametrisation, clip=True)
-        self.divisor, self.needs_atlas = network.divisor, network.atlas
+        if atlas_modes and not network.atlas:
+            raise ValueError(
+                f"model.init_args.atlas_modes is {atlas_modes}, but the network takes no atlas; "
+                "set network.init_args.atlas to true."
+            )
+        self.denoiser = AtlasDenoiser(network, schedule or Cosine(), parametrisation, clip=True)
+        self.divisor, self.needs_atlas, self.atlas_modes = network.divisor, network.atlas, atlas_modes
         self.weight = weight or UniformWeight()
         self.sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
-
-    atlas: Tensor | None = None
-    """c n y x: the mean training volume, as slices; only for a network that takes it."""
 
     def setup(self, stage: str) -> None:
         """Makes the atlas from the training people before the first step, unless a checkpoint brings it."""
         super().setup(stage)
         if stage == "fit" and self.needs_atlas:
             volumes = self.trainer.datamodule.volumes("train", one_per_person=True, limit=MAX_ATLAS)  # type: ignore[attr-defined]
-            self.atlas = volumes.mean(0).movedim(AXES[self.needed_spec().slice_axis] + 1, 1).contiguous()
+            if self.atlas_modes >= len(volumes):
+                raise InputError(
+                    f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training "
+                    f"people; give at most {len(volumes) - 1}."
+                )
+            axis = AXES[self.needed_spec().slice_axis] + 2
+            self.denoiser.atlas = Atlas.of(volumes.movedim(axis, 2), self.atlas_modes)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the atlas."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[FACTS]["atlas"] = self.atlas
+        atlas = self.denoiser.atlas
+        checkpoint[FACTS]["atlas"] = None if atlas is None else vars(atlas)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the atlas back."""
         super().on_load_checkpoint(checkpoint)
-        self.atlas = checkpoint[FACTS].get("atlas")
+        tensors = checkpoint[FACTS].get("atlas")
+        self.denoiser.atlas = None if tensors is None else Atlas(**tensors)
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the slices do not fit the network."""
@@ -120,8 +133,7 @@ class CDPM(Generator):
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
-        condition = replace(condition, image=self._seen(batch.image, index, observed))
-        prediction = self.denoiser.network(x_t, t, condition).float()
+        prediction = self.denoiser.predict(x_t, t, condition).float()
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
         wanted = ~observed & (index != PADDING)
@@ -155,18 +167,10 @@ class CDPM(Generator):
         both = stage.condition + stage.target
         index = torch.tensor(both, device=slices.device).expand(len(slices), -1)
         observed = torch.arange(len(both), device=slices.device).expand(len(slices), -1) < num_condition
-        image = self._seen(slices[:, :, both], index, observed)
-        condition = Condition(image=image, observed=observed, slice_index=index)
+        condition = Condition(image=slices[:, :, both], observed=observed, slice_index=index)
         return self.sampler(
             _Targets(self.denoiser, num_condition), noise.like(slices[:, :, stage.target]), condition, noise.like
         )
-
-    def _seen(self, image: Tensor, index: Tensor, observed: Tensor) -> Tensor:
-        """What the network sees beside x_t, b c n y x: given slices, and the atlas in place of the others."""
-        if self.atlas is None:
-            return image  # the network reads it at given slices alone
-        atlas = rearrange(self.atlas.to(image)[:, index.clamp(min=0)], "c b n y x -> b c n y x")
-        return torch.where(observed[:, None, :, None, None], image, atlas)
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
         """The scheme's stages; with given slices, less those, each from the nearest of all that is known by then."""

@@ -2,17 +2,35 @@
 
 from lit_medgen.metrics.base import Estimate, TwoSampleMetric
 from lit_medgen.metrics.diversity import MSSSIMGap, PairwiseMSSSIM, pairwise_ms_ssim
+from lit_medgen.metrics.features import (
+    Coverage,
+    Density,
+    Features,
+    FrechetDistance,
+    KernelDistance,
+    Precision,
+    Recall,
+    frechet_distance,
+)
 from lit_medgen.metrics.kernel import RBFMMD, LinearMMD
 from lit_medgen.metrics.texture import SeamRatio, Sharpness
 
 __all__ = [
     "RBFMMD",
+    "Coverage",
+    "Density",
     "Estimate",
+    "Features",
+    "FrechetDistance",
+    "KernelDistance",
     "LinearMMD",
     "MSSSIMGap",
     "PairwiseMSSSIM",
+    "Precision",
+    "Recall",
     "SeamRatio",
     "Sharpness",
     "TwoSampleMetric",
+    "frechet_distance",
     "pairwise_ms_ssim",
 ]

@@ -124,8 +124,8 @@ class SliceUNet(UNet):
         head_channels: width of an attention head.
         dropout: between the convolutions of a block.
         absolute_position: add the slice's index to the time embedding.
-        atlas: take one more image for every slice, `condition.image` where the slice is not given: the mean training
-            slice there. A short training then starts from average anatomy instead of learning it.
+        atlas: take one more image for every slice, `condition.image` also where the slice is not given: what an atlas
+            expects there.
         image_channels: channels of a slice.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
     """

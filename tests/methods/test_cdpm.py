@@ -10,6 +10,7 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM
+from lit_medgen.methods.atlas import Atlas
 from lit_medgen.methods.schemes import Autoregressive, Hierarchy, LongRange, Scheme
 from lit_medgen.networks import SliceUNet
 
@@ -94,29 +95,21 @@ def test_given_slices_are_kept_and_heard() -> None:
     assert not torch.allclose(method.sample(Condition(image=other, observed=observed), [0])[..., 8], made[..., 8])
 
 
-def test_atlas_stands_in_for_slices_that_are_not_given() -> None:
-    method = model()
-    method.atlas = torch.rand(1, 10, 8, 12)
-    image = torch.rand(2, 1, 3, 8, 12)
-    index = torch.tensor([[4, 7, -1], [0, 9, 2]])
-    observed = torch.tensor([[True, False, False], [False, False, True]])
-    seen = method._seen(image, index, observed)
-    assert torch.equal(seen[0, :, 0], image[0, :, 0])
-    assert torch.equal(seen[0, :, 1], method.atlas[:, 7])
-    assert torch.equal(seen[1, :, 1], method.atlas[:, 9])
-    assert torch.equal(seen[1, :, 2], image[1, :, 2])
-
-
 def test_atlas_travels_in_the_checkpoint_and_changes_samples() -> None:
     method = model(atlas=True)
-    method.atlas = torch.rand(1, 10, 8, 12)
+    method.denoiser.atlas = Atlas.of(torch.rand(4, 1, 10, 8, 12), 2)
     checkpoint: dict[str, object] = {}
     method.on_save_checkpoint(checkpoint)
     other = model(atlas=True)
     other.on_load_checkpoint(checkpoint)
     assert torch.equal(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
-    other.atlas = -method.atlas
+    other.denoiser.atlas = Atlas.of(-torch.rand(4, 1, 10, 8, 12), 2)
     assert not torch.allclose(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
+
+
+def test_modes_need_a_network_with_an_atlas() -> None:
+    with pytest.raises(ValueError, match=r"atlas_modes is 3.*network\.init_args\.atlas"):
+        CDPM(SliceUNet((8, 16), (True, True), (False, True), head_channels=8), atlas_modes=3)
 
 
 def test_seams_are_where_stages_meet() -> None:

@@ -1,0 +1,161 @@
+r"""Scores of features: Fréchet distance, kernel distance, precision and recall, density and coverage.
+
+    Fréchet    |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2)           (Heusel et al. 2017, eq. 6)
+    kernel     unbiased MMD^2, kernel (x . y / d + 1)^3                  (Binkowski et al. 2018, section 3; "KID")
+    precision  share of samples within the k-th neighbour's distance of some real image, recall the same with the
+               roles exchanged                                           (Kynkaanniemi et al. 2019, eqs. 1 and 2)
+    density    (1 / k) mean number of real images within whose k-th neighbour's distance a sample lies,
+    coverage   share of real images with a sample within theirs          (Naeem et al. 2020, eqs. 3 and 4)
+
+With A and B the centred features over sqrt(n - 1), S_x S_y = A^T A B^T B has the squared singular values of A B^T
+as eigenvalues, so the trace of its root is their sum: exact, and as small as the lesser of images and features.
+A score is worth as much as its features; `features` names them.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
+
+NUM_NEIGHBOURS = 5
+
+
+class Features(Protocol):
+    """What turns images into features."""
+
+    name: str
+    """Network, hash and view, for the report."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """n c *s in [-1, 1] -> n d."""
+        ...
+
+
+class FeatureMetric(TwoSampleMetric):
+    """A score of features.
+
+    Args:
+        extract: gives them.
+    """
+
+    def __init__(self, extract: Features) -> None:
+        super().__init__()
+        self.extract, self.features = extract, extract.name
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Features of every image, float64."""
+        return {"x": self.extract(samples).double(), "y": self.extract(real).double()}
+
+
+class FrechetDistance(FeatureMetric):
+    """Distance of the two Gaussians with the features' means and covariances; 0 for the same."""
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Features of every image; says so in `features` if there are too few images for a covariance."""
+        statistics = super().statistics(samples, real)
+        people, dimensions = min(len(samples), len(real)), statistics["x"].shape[1]
+        rank = "" if dimensions < people else f"; rank-deficient: {dimensions} dimensions, {people} images"
+        self.features = self.extract.name + rank
+        return statistics
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+        return float(frechet_distance(statistics["x"][x], statistics["y"][y]))
+
+
+class KernelDistance(FeatureMetric):
+    """Unbiased polynomial MMD over all pairs (not averaged over subsets, as public code does to save memory)."""
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Kernel matrices."""
+        x, y = super().statistics(samples, real).values()
+        return {name: (a @ b.T / a.shape[1] + 1) ** 3 for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+        xx, yy, xy = (statistics["xx"][x][:, x], statistics["yy"][y][:, y], statistics["xy"][x][:, y])
+        return float(mean_off_diagonal(xx) + mean_off_diagonal(yy) - 2 * xy.mean())
+
+
+class _Neighbours(FeatureMetric):
+    """A score of distances.
+
+    Args:
+        extract: gives the features.
+        num_neighbours: k.
+    """
+
+    def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS) -> None:
+        super().__init__(extract)
+        self.num_neighbours = num_neighbours
+        self.features = f"{extract.name}, {num_neighbours} neighbours"
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Distances of all pairs."""
+        x, y = super().statistics(samples, real).values()
+        return {"xx": _apart(x, x), "yy": _apart(y, y), "xy": _apart(x, y)}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x and real images y (indices)."""
+        reach = {name: self._reach(statistics[name][i][:, i]) for name, i in (("xx", x), ("yy", y))}
+        return float(self.of(statistics["xy"][x][:, y], reach["xx"], reach["yy"]))
+
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+        """From the distances of samples (rows) and real images, and the distance of each one's k-th neighbour."""
+        raise NotImplementedError
+
+    def _reach(self, apart: Tensor) -> Tensor:
+        return apart.kthvalue(self.num_neighbours + 1).values  # the nearest is the image itself
+
+
+class Precision(_Neighbours):
+    """Share of samples that look real."""
+
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+        """From distances and reaches."""
+        return (apart <= reach_y).any(dim=1).double().mean()
+
+
+class Recall(_Neighbours):
+    """Share of real images that the model could have made."""
+
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+        """From distances and reaches."""
+        return (apart <= reach_x[:, None]).any(dim=0).double().mean()
+
+
+class Density(_Neighbours):
+    """How densely samples lie among real images; 1 as real ones do, and it may be more."""
+
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+        """From distances and reaches."""
+        return (apart <= reach_y).double().sum(dim=1).mean() / self.num_neighbours
+
+
+class Coverage(_Neighbours):
+    """Share of real images that have a sample near them."""
+
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+        """From distances and reaches."""
+        return (apart.amin(dim=0) <= reach_y).double().mean()
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Squared Fréchet distance of the Gaussians fitted to x (n d) and y (m d)."""
+    a, b = (_factor(z) for z in (x, y))
+    root = torch.linalg.svdvals(a @ b.T).sum()
+    return (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * root
+
+
+def _factor(x: Tensor) -> Tensor:
+    """A with A^T A the covariance of x, of no more rows than features."""
+    centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred
+
+
+def _apart(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

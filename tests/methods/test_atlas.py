@@ -1,0 +1,113 @@
+"""The atlas: the closed form against conditioning done by brute force, and what its samples are worth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_medgen.batch import PADDING, Condition, DataSpec
+from lit_medgen.diffusion import Cosine, DPMSolverPP2M
+from lit_medgen.methods import CDPM
+from lit_medgen.methods.atlas import Atlas, AtlasDenoiser
+from lit_medgen.methods.schemes import Autoregressive
+from lit_medgen.networks import SliceUNet
+
+SHAPE = (2, 6, 4, 3)  # c n y x
+NUM = torch.Size(SHAPE).numel()
+
+
+class Silent(nn.Module):
+    """A network that adds nothing, and keeps what it saw."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.seen = condition.image
+        return torch.zeros_like(x)
+
+
+@pytest.fixture
+def atlas() -> Atlas:
+    torch.manual_seed(0)
+    return Atlas.of(torch.randn(20, *SHAPE), 5)
+
+
+def covariance(atlas: Atlas) -> Tensor:
+    """W W^T, without what the modes leave."""
+    modes = atlas.modes.flatten(1).double()
+    return modes.mT @ modes
+
+
+def flat(slices: list[int]) -> Tensor:
+    """Which voxels of a flattened volume the slices hold, in the order c n y x of the set."""
+    return torch.arange(NUM).view(SHAPE)[:, slices].flatten()
+
+
+def expected(atlas: Atlas, known: Tensor, variance: list[float], slices: list[int]) -> tuple[Tensor, Tensor]:
+    """E[mean + W z | known] and E[x | known] at the slices, by the rules of joint Gaussians; known: c n y x."""
+    voxels = flat(slices)
+    noise = torch.tensor(variance).double()[:, None, None].expand(SHAPE[0], *known.shape[1:]).flatten()
+    mean, modes = atlas.mean.flatten().double()[voxels], covariance(atlas)[voxels][:, voxels]
+    rho2 = atlas.residual.double() * torch.eye(len(voxels))
+    gain = torch.linalg.solve(modes + rho2 + noise.diag(), known.flatten().double() - mean)
+    return (mean + modes @ gain).view(known.shape), (mean + (modes + rho2) @ gain).view(known.shape)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bent_is_the_posterior_mean(atlas: Atlas, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    known = torch.randn(2, 2, 4, 4, 3, generator=random)
+    variance = torch.rand(2, 4, generator=random) * torch.tensor([0.0, 1, 1, 100])
+    index = torch.tensor([[5, 0, 3, PADDING], [1, 2, 4, 0]])
+    bent = atlas.bent(known, variance, index)
+    for b, num in ((0, 3), (1, 4)):
+        right, _ = expected(atlas, known[b, :, :num], variance[b, :num].tolist(), index[b, :num].tolist())
+        assert torch.allclose(bent[b, :, :num].double(), right, atol=1e-5)
+
+
+def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas) -> None:
+    network = Silent()
+    denoiser = AtlasDenoiser(network, Cosine(), "v")
+    denoiser.atlas = atlas
+    torch.manual_seed(1)
+    image, x_t, t = torch.randn(1, *SHAPE), torch.randn(1, *SHAPE), torch.tensor([0.6])
+    observed = torch.tensor([[True, False, False, True, False, False]])
+    condition = Condition(image=image, observed=observed, slice_index=torch.arange(6)[None])
+    alpha_t, sigma_t = (value.item() for value in Cosine().alpha_sigma(t))
+    variance = [0.0 if given else (sigma_t / alpha_t) ** 2 for given in observed[0].tolist()]
+    known = torch.where(observed[0, None, :, None, None], image[0], x_t[0] / alpha_t)
+    bent, right = expected(atlas, known, variance, list(range(6)))
+    with torch.autocast("cpu", torch.bfloat16):
+        x = denoiser(x_t, t, condition)
+    target = ~observed[0]
+    assert torch.allclose(x[0, :, target].double(), right[:, target], atol=1e-4)
+    assert network.seen is not None
+    assert torch.allclose(network.seen[0, :, target].double(), bent[:, target], atol=1e-4)
+    assert torch.equal(network.seen[0, :, observed[0]], image[0, :, observed[0]])
+
+
+def test_the_modes_of_a_known_gaussian_are_found() -> None:
+    torch.manual_seed(0)
+    modes = torch.linalg.qr(torch.randn(NUM, 2))[0].mT * torch.tensor([[3.0], [2.0]])
+    volumes = 5 + torch.randn(800, 2) @ modes + 0.1 * torch.randn(800, NUM)
+    atlas = Atlas.of(volumes.view(-1, *SHAPE), 2)
+    assert torch.allclose(atlas.mean, torch.tensor(5.0), atol=0.5)
+    assert atlas.residual.sqrt() == pytest.approx(0.1, rel=0.02)
+    assert torch.allclose(covariance(atlas).float(), modes.mT @ modes, atol=0.05)
+
+
+def test_samples_made_in_stages_vary_as_the_training_volumes_do() -> None:
+    # The mean and covariance of a Gaussian survive any factorisation into stages, if each stage is exact.
+    torch.manual_seed(0)
+    size = (4, 4, 6)
+    smooth = torch.linspace(0, 3, 96).view(size).cos()
+    volumes = 0.1 * torch.randn(40, 1, 1, 1) * smooth + 0.02 * torch.randn(40, *size)
+    network = SliceUNet((8, 16), (True, True), (False, True), num_res_blocks=1, head_channels=8, atlas=True)
+    method = CDPM(network, sampler=DPMSolverPP2M(25, "log_snr"), scheme=Autoregressive(2, 4), atlas_modes=1).eval()
+    method.spec = DataSpec(channels=1, size=size, spacing_mm=(1.0, 1.0, 1.0), slice_axis="axial")
+    method.denoiser.atlas = Atlas.of(volumes[:, None].movedim(4, 2), 1)
+    samples = method.sample(Condition(), range(400)).squeeze(1)
+    direction = (smooth / smooth.norm()).flatten()
+    spread = ((samples - samples.mean(0)).flatten(1) @ direction).std()
+    wanted = ((volumes - volumes.mean(0)).flatten(1) @ direction).std()
+    assert spread == pytest.approx(wanted.item(), rel=0.15)
+    assert torch.allclose(samples.mean(0), volumes.mean(0), atol=0.05)
