@@ -22,7 +22,16 @@ from torch import Tensor
 from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
 from lit_medgen.images.grids import save_figure
-from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
+from lit_medgen.metrics import (
+    RBFMMD,
+    LinearMMD,
+    MSSSIMGap,
+    NearestTraining,
+    PairwiseMSSSIM,
+    SeamRatio,
+    Sharpness,
+    TwoSampleMetric,
+)
 
 NUM_COMPONENTS = 10
 NUM_FLOORS = 8
@@ -48,6 +57,7 @@ def metrics_for(seams: tuple[int, list[int]] | None) -> dict[str, Callable[[], T
         "mmd_linear_biased": LinearMMD,
         "mmd_rbf_unbiased": RBFMMD,
         "sharpness": Sharpness,
+        "nearest_training": NearestTraining,
     }
     if seams and seams[1]:
         metrics["seam_ratio"] = lambda: SeamRatio(*seams)
@@ -76,21 +86,22 @@ def evaluate(
     rivals = nulls(train, len(samples))
     report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in rivals}}
     for name, make in metrics_for(seams).items():
-        metric = measure(make, samples, real)
+        others = train if make is NearestTraining else real
+        metric = measure(make, samples, others)
         estimate = metric.estimate()
         report["metrics"][name] = {
             "value": estimate.value,
             "ci95": list(estimate.ci95),
-            # A pairwise score of one set has no second one to be compared with: its reference is the real people's own.
-            "real_vs_real": measure(make, real, real).compute().item()
-            if make is PairwiseMSSSIM
+            # These two score one set alone: their reference is the real people's own value.
+            "real_vs_real": measure(make, real, others).compute().item()
+            if make in (PairwiseMSSSIM, NearestTraining)
             else floor(make, train, real, len(samples)),
             "num_samples": len(samples),
-            "num_real": len(real),
+            "num_real": len(others),
             "features": metric.features,
         }
         for null, images in rivals.items():
-            report["nulls"][null][name] = measure(make, images, real).compute().item()
+            report["nulls"][null][name] = measure(make, images, others).compute().item()
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(report, indent=2))
     write_atomically(out / "report.md", as_markdown(report))
@@ -153,7 +164,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         "Real people: the test split, one image each. Intervals: jackknife. Audit: none.",
         "",
         "Best is a score as near to real vs real as possible. A linear null may match the mean image, and so the MMDs, "
-        "better than a model that makes sharp images.",
+        "better than a model that makes sharp images. nearest_training compares with training people: above real vs "
+        "real, samples are nearer to them than unseen people are.",
         "",
         "![samples](samples.png)",
         "",

@@ -132,10 +132,19 @@ def test_a_perfect_model_is_at_the_floor_and_every_null_is_not(tmp_path: Path) -
     assert report["nulls"]["pca_gaussian"]["sharpness"] < 0.95  # too smooth
 
 
+def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
+    people = People(heads(24, 1), heads(12, 2))
+    fair = evaluate(heads(12, 3), people, tmp_path)["metrics"]["nearest_training"]
+    assert fair["value"] == pytest.approx(fair["real_vs_real"], abs=0.02)
+    copied = evaluate(people.train[:12], people, tmp_path)["metrics"]["nearest_training"]
+    assert copied["value"] == pytest.approx(1, abs=1e-5)
+    assert copied["real_vs_real"] < 0.9
+
+
 @pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two borders"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
     report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
-    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness"}
+    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness", "nearest_training"}
     assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
     assert report["nulls"].keys() == NULLS
     for name, score in report["metrics"].items():
@@ -143,7 +152,7 @@ def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_p
         low, high = score["ci95"]
         assert low <= score["value"] <= high
         assert all(math.isfinite(report["nulls"][null][name]) for null in NULLS)
-        assert (score["num_samples"], score["num_real"]) == (3, 4)
+        assert (score["num_samples"], score["num_real"]) == (3, 8 if name == "nearest_training" else 4)
     assert json.loads((tmp_path / "new" / "folder" / "report.json").read_text()) == report
     text = (tmp_path / "new" / "folder" / "report.md").read_text()
     assert "me.ckpt" in text

@@ -1,7 +1,13 @@
 """Scores of generated images, as torchmetrics classes with jackknife intervals."""
 
 from lit_medgen.metrics.base import Estimate, TwoSampleMetric
-from lit_medgen.metrics.diversity import MSSSIMGap, PairwiseMSSSIM, pairwise_ms_ssim
+from lit_medgen.metrics.diversity import (
+    MSSSIMGap,
+    NearestTraining,
+    PairwiseMSSSIM,
+    nearest_by_ms_ssim,
+    pairwise_ms_ssim,
+)
 from lit_medgen.metrics.features import (
     Coverage,
     Density,
@@ -25,6 +31,7 @@ __all__ = [
     "KernelDistance",
     "LinearMMD",
     "MSSSIMGap",
+    "NearestTraining",
     "PairwiseMSSSIM",
     "Precision",
     "Recall",
@@ -32,5 +39,6 @@ __all__ = [
     "Sharpness",
     "TwoSampleMetric",
     "frechet_distance",
+    "nearest_by_ms_ssim",
     "pairwise_ms_ssim",
 ]

@@ -21,6 +21,8 @@ BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 PAIR_VOXELS = 2**25
 """Pairs are tiled so that a tile holds about this many voxels (128 MiB in float32)."""
+BLOCK_VOXELS = 2**26
+"""Images are taken in blocks of about this many voxels, whose moments at all scales fill about 1 GiB."""
 
 
 def scales_and_window(size: tuple[int, ...]) -> tuple[int, int]:
@@ -34,33 +36,95 @@ def scales_and_window(size: tuple[int, ...]) -> tuple[int, int]:
 
 def pairwise_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """n m: MS-SSIM of every x (n c *s) with every y (m c *s), both in [-1, 1]."""
-    x, y = (x.float() + 1) / 2, (y.float() + 1) / 2
-    num_scales, window = scales_and_window(tuple(x.shape[2:]))
-    betas = torch.tensor(BETAS[:num_scales])
-    betas = betas / betas.sum()
-    result = x.new_ones(len(x), len(y))
-    for j in range(num_scales):
-        contrast, similarity = _ssim_terms(x, y, window)
-        result *= (similarity if j == num_scales - 1 else contrast).clamp(min=0) ** betas[j]
-        pool = functional.avg_pool3d if x.ndim == 5 else functional.avg_pool2d
-        x, y = pool(x, 2), pool(y, 2)
-    return result
+    rows = []
+    for some_x in _blocks(x):
+        pairs = [Scales(some_x, some_y) for some_y in _blocks(y)]
+        rows += [torch.cat([scales.similarity(i) for scales in pairs]) for i in range(len(some_x))]
+    return torch.stack(rows)
 
 
-def _ssim_terms(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """n m each: mean contrast-structure term, and mean SSIM, at one scale."""
-    mean_x, mean_y = _blur(x, window), _blur(y, window)
-    variance_x, variance_y = _blur(x * x, window) - mean_x**2, _blur(y * y, window) - mean_y**2
-    contrast, similarity = x.new_empty(len(x), len(y)), x.new_empty(len(x), len(y))
-    tile = max(1, PAIR_VOXELS // x[0].numel())
-    for i in range(len(x)):
-        for j in range(0, len(y), tile):
-            k = slice(j, j + tile)
-            covariance = _blur(x[i] * y[k], window) - mean_x[i] * mean_y[k]
-            cs = (2 * covariance + C2) / (variance_x[i] + variance_y[k] + C2)
-            ssim = cs * (2 * mean_x[i] * mean_y[k] + C1) / (mean_x[i] ** 2 + mean_y[k] ** 2 + C1)
-            contrast[i, k], similarity[i, k] = cs.flatten(1).mean(1), ssim.flatten(1).mean(1)
-    return contrast, similarity
+def nearest_by_ms_ssim(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """For every x (n c *s) the place and the MS-SSIM of the y (m c *s) most like it: n each.
+
+    MS-SSIM is a product of terms that are at most 1, so those of the coarse scales, which cost little, bound it from
+    above: a pair whose bound falls below what another pair has reached is looked at no closer. The answer is exact.
+    """
+    places, values = torch.zeros(len(x), dtype=torch.long, device=x.device), x.new_full((len(x),), -1)
+    row = 0
+    for some_x in _blocks(x):
+        column = 0
+        for some_y in _blocks(y):
+            scales = Scales(some_x, some_y)
+            for i in range(len(some_x)):
+                place, value = scales.nearest(i, values[row + i])
+                if value > values[row + i]:
+                    places[row + i], values[row + i] = column + place, value
+            column += len(some_y)
+        row += len(some_x)
+    return places, values
+
+
+def _blocks(images: Tensor) -> tuple[Tensor, ...]:
+    return images.split(max(1, BLOCK_VOXELS // images[0].numel()))
+
+
+class Scales:
+    """Two sets of images at every scale, with their local means and variances: what belongs to one image, once.
+
+    Args:
+        x: n c *s in [-1, 1].
+        y: m c *s in [-1, 1].
+    """
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.num, self.window = scales_and_window(tuple(x.shape[2:]))
+        self.betas = [beta / sum(BETAS[: self.num]) for beta in BETAS[: self.num]]
+        self.num_y, self.x, self.y = len(y), self._moments(x), self._moments(y)
+
+    def _moments(self, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Images, local means and local variances at every scale, the finest first."""
+        pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
+        images = (images.float() + 1) / 2
+        moments = []
+        for _ in range(self.num):
+            mean = _blur(images, self.window)
+            moments.append((images, mean, _blur(images * images, self.window) - mean**2))
+            images = pool(images, 2)
+        return moments
+
+    def nearest(self, i: int, reached: Tensor) -> tuple[Tensor, Tensor]:
+        """Place and MS-SSIM of the y most like x[i], if it is above `reached`; else any place with at most that."""
+        left = torch.arange(self.num_y, device=reached.device)
+        bound = torch.ones(self.num_y, device=reached.device)
+        for j in reversed(range(self.num)):
+            bound[left] *= self.term(i, left, j)
+            if j == self.num // 2:
+                reached = torch.maximum(reached, self.similarity(i, left[bound[left].argmax()][None])[0])
+            if j <= self.num // 2:
+                # Rounding of the same product in another order must not lose the pair that set the mark.
+                left = left[bound[left] >= reached * (1 - 1e-5)]
+            if not len(left):
+                return torch.zeros_like(bound, dtype=torch.long)[0], reached
+        best = left[bound[left].argmax()]
+        return best, bound[best]
+
+    def similarity(self, i: int, places: Tensor | None = None) -> Tensor:
+        """MS-SSIM of x[i] with y[places], or with every y."""
+        if places is None:
+            places = torch.arange(self.num_y, device=self.x[0][0].device)
+        return torch.stack([self.term(i, places, j) for j in range(self.num)]).prod(0)
+
+    def term(self, i: int, places: Tensor, scale: int) -> Tensor:
+        """The factor of one scale, at most 1: cs^beta, with the luminance at the coarsest."""
+        x, mean_x, variance_x = (moment[i] for moment in self.x[scale])
+        parts = []
+        for k in places.split(max(1, PAIR_VOXELS // x.numel())):
+            y, mean_y, variance_y = (moment[k] for moment in self.y[scale])
+            value = (2 * (_blur(x * y, self.window) - mean_x * mean_y) + C2) / (variance_x + variance_y + C2)
+            if scale == self.num - 1:
+                value = value * (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+            parts.append(value.flatten(1).mean(1))
+        return torch.cat(parts).clamp(min=0) ** self.betas[scale]
 
 
 def _blur(x: Tensor, window: int, sigma: float = 1.5) -> Tensor:
@@ -98,3 +162,20 @@ class MSSSIMGap(PairwiseMSSSIM):
         """The score of the samples x and real images y (indices)."""
         samples = mean_off_diagonal(statistics["xx"][x][:, x])
         return float((samples - mean_off_diagonal(statistics["yy"][y][:, y])).abs())
+
+
+class NearestTraining(TwoSampleMetric):
+    """Mean MS-SSIM of a sample with the training image most like it; `real` is the training set here.
+
+    Unseen real people have such a value too. Samples above it are nearer to training people than people are.
+    """
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Likeness of every sample to its nearest."""
+        num_scales, window = scales_and_window(tuple(samples.shape[2:]))
+        self.features = f"voxels in [0, 1], {num_scales} scales, window {window}, {len(real)} training people"
+        return {"x": nearest_by_ms_ssim(samples, real)[1].double()}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x."""
+        return float(statistics["x"][x].mean())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
-from lit_medgen.metrics.diversity import BETAS, pairwise_ms_ssim, scales_and_window
+from lit_medgen.metrics.diversity import BETAS, Scales, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
 
 def smooth(n: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -54,6 +54,28 @@ def test_pairwise_ms_ssim_leaves_out_the_diagonal() -> None:
     assert measured(PairwiseMSSSIM(), x, y).compute().item() == pytest.approx(np.mean(pairs), abs=1e-5)
     gap = abs(np.mean(pairs) - measured(PairwiseMSSSIM(), y, x).compute().item())
     assert measured(MSSSIMGap(), x, y).compute().item() == pytest.approx(gap, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (16, 16, 16), (32, 30, 32), (40, 36)])  # 1, 2, 3 and 3 scales
+def test_the_nearest_image_is_the_same_as_by_all_pairs(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.cat([smooth(20, size, 1), 1 - smooth(4, size, 2)])
+    x = 0.5 * y[torch.randperm(24, generator=torch.Generator().manual_seed(0))[:6]] + 0.5 * smooth(6, size, 3)
+    looked = [0] * 5
+    term = Scales.term
+
+    def counted(self: Scales, i: int, places: Tensor, scale: int) -> Tensor:
+        looked[scale] += len(places)
+        return term(self, i, places, scale)
+
+    monkeypatch.setattr(Scales, "term", counted)
+    monkeypatch.setattr("lit_medgen.metrics.diversity.BLOCK_VOXELS", 10 * x[0].numel())  # several blocks
+    places, values = nearest_by_ms_ssim(x, y)
+    finest = looked[0]
+    every = pairwise_ms_ssim(x, y)
+    assert torch.equal(places, every.argmax(1))
+    torch.testing.assert_close(values, every.amax(1), atol=1e-6, rtol=0)
+    if scales_and_window(size)[0] > 1:  # else there is nothing coarser to judge by
+        assert finest < every.numel() / 2
 
 
 def test_linear_mmd_is_the_distance_of_the_means() -> None:
