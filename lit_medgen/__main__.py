@@ -26,7 +26,8 @@ USAGE = """usage: python -m lit_medgen <verb> [--config FILE ...] [--key value .
 
 {verbs}
 
-python -m lit_medgen <verb> --help lists the keys of a verb; --debug shows the traceback of an error.
+python -m lit_medgen <verb> --help lists the keys of a verb; --debug shows the traceback of an error,
+--trust_config imports classes of any package that a config file names.
 Precedence: defaults < the checkpoint's config < --config files in order < command line."""
 
 

@@ -5,7 +5,7 @@
     <run folder>/checkpoints/last.ckpt                   a link to the newest
 
 A checkpoint holds the config it was made with, so that one file is enough to sample. What it names is imported
-only from `ALLOWED`, and nothing in it is ever unpickled.
+only from `trust.TRUSTED`, and nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.methods.base import FACTS, Method
-
-ALLOWED = ("lit_medgen.", "data_modules.", "torch.optim.")
-"""Prefixes of the classes that a checkpoint may name."""
-
-TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes")
-"""Options of data modules that are text, and may look like the path of a class: people.csv."""
+from lit_medgen.trust import TRUSTED, refuse_foreign_classes
 
 LAST = "last.ckpt"
 
@@ -212,25 +207,10 @@ def refuse_other_method(path: Path, wanted: str) -> None:
 def check_classes(config: Any, path: Path) -> None:
     """InputError if a config from a file is not like `fit` keeps it, or names a class that is not ours to import."""
     like_ours = isinstance(config, dict) and config.keys() <= {"name", "model", "data"}
-    sections = [config.get("model"), config.get("data") or {"class_path": ALLOWED[0]}] if like_ours else []
+    sections = [config.get("model"), config.get("data") or {"class_path": TRUSTED[0]}] if like_ours else []
     if not like_ours or not all(isinstance(section, dict) and "class_path" in section for section in sections):
         raise InputError(f"{path}: its config is not one that `fit` keeps (name, model, data).")
-    for section in sections:
-        _refuse_foreign(section, "", path)
-
-
-def _refuse_foreign(value: Any, key: str, path: Path) -> None:
-    """A class may stand under class_path or, short, as a text alone; naming it is enough to have it imported."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _refuse_foreign(inner, key if key in TEXTS else name, path)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _refuse_foreign(inner, key, path)
-    elif isinstance(value, str) and not value.startswith(ALLOWED):
-        importable = "." in value and all(part.isidentifier() for part in value.split("."))
-        if key == "class_path" or (importable and key not in TEXTS):
-            raise InputError(f"{path}: names the class {value!r}; only {', '.join(ALLOWED)} are imported from a file.")
+    refuse_foreign_classes(sections, path)
 
 
 def load(path: str | Path) -> Method:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +32,9 @@ from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.trainer import Trainer
+from lit_medgen.trust import refuse_foreign_configs
 
+TRUST = "--trust_config"
 VERBS = ("fit", "validate", "test", "predict", "sample", "evaluate")
 
 
@@ -66,7 +68,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
-        words = [shipped(word) for word in args]
+        words = checked(args)
         if (config := known_config(words)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
         self.config = parser.parse_args(words)
@@ -108,6 +110,15 @@ def run_verb(args: list[str]) -> None:
         _run(args)
     except MisconfigurationException as error:  # Lightning's word for a config that cannot be run
         raise InputError(describe(error)) from error
+
+
+def checked(words: Iterable[str]) -> list[str]:
+    """The words of the command line, if its config files name only classes of packages that are trusted."""
+    words = list(words)
+    ready = [shipped(word) for word in words if word != TRUST]
+    if TRUST not in words:
+        refuse_foreign_configs(ready)
+    return ready
 
 
 def shipped(word: str) -> str:
@@ -155,7 +166,7 @@ def prepare(args: list[str]) -> None:
     parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words, verify = [word for word in args if word != "--verify"], "--verify" in args
-    words = [shipped(word) for word in words]
+    words = checked(words)
     sections = [_data_section(text) for text in _values(words, "--config")]
     words = _without(words, "--config")
     for section in reversed(sections):
