@@ -24,9 +24,6 @@ TRUSTED_IN_CONFIGS = (*TRUSTED, "lightning.pytorch.")
 TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes")
 """Options of data modules that are text, and may look like the path of a class: people.csv."""
 
-MAX_CONFIG_BYTES = 2**20
-"""Files named on the command line that are larger are no configs (checkpoints)."""
-
 INTERPOLATION = re.compile(r"\$\{[\w.]+\}|\$\{oc\.env:\w+\}[^.]*/.*")
 """What `${...}` may be: another key's value, which is looked at where it stands, or a folder from the environment."""
 
@@ -48,7 +45,7 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
             continue
         seen.add(path)
         for name in classes(config):
-            if not trusted(name, TRUSTED_IN_CONFIGS):
+            if ("$" in name or _exists(name)) and not trusted(name, TRUSTED_IN_CONFIGS):
                 raise InputError(
                     f"{path}: names the class {name!r}; only {', '.join(TRUSTED_IN_CONFIGS)} are imported without "
                     "--trust_config, which imports whatever the file says."
@@ -59,7 +56,7 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
 def classes(config: Any) -> Iterator[str]:
     """What may be read as the path of a class: under class_path, or, short, as a text alone."""
     for key, text in _texts(config):
-        dotted = "." in text and all(part.isidentifier() for part in text.split(".")) and _exists(text)
+        dotted = "." in text and all(part.isidentifier() for part in text.split("."))
         built = "${" in text and not INTERPOLATION.fullmatch(text)
         if key == "class_path" or ((dotted or built) and key not in TEXTS):
             yield text
@@ -85,7 +82,7 @@ def trusted(name: str, packages: tuple[str, ...]) -> bool:
 
 
 def _exists(name: str) -> bool:
-    """Whether the text can be imported at all; run.v2 cannot."""
+    """Whether a text can be imported at all: run.v2 cannot, nor a class by its short name."""
     try:
         return find_spec(name.partition(".")[0]) is not None
     except ValueError:
@@ -107,8 +104,11 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _content(path: Path) -> Any:
     """What a config file holds; None if it is no such file. One that cannot be read is reported by its reader."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES:
+        if not path.is_file():
             return None
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":  # an archive: a checkpoint, which may be large
+                return None
         content = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return None

@@ -95,6 +95,7 @@ def test_ordinary_texts_are_no_classes(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     init = {"root": "${oc.env:SCRATCH}/os.path", "table": "os.csv", "pattern": "os.path", "attributes": ["os.path"]}
     config = {"name": "run.v2", "data": {"init_args": init}, "trainer": {"max_steps": "${model.init_args.total}"}}
+    config["model"] = {"init_args": {"sampler": {"class_path": "Heun"}}}
     file.write_text(yaml.safe_dump(config))
     checked(["fit", "--config", str(file)])
 
