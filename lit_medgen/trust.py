@@ -24,8 +24,8 @@ TRUSTED_IN_CONFIGS = (*TRUSTED, "lightning.pytorch.")
 TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes")
 """Options of data modules that are text, and may look like the path of a class: people.csv."""
 
-INTERPOLATION = re.compile(r"\$\{[\w.]+\}|\$\{oc\.env:\w+\}[^.]*/.*")
-"""What `${...}` may be: another key's value, which is looked at where it stands, or a folder from the environment."""
+INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{oc\.env:\w+\}}[^.]*/.*")
+"""What `${...}` may be: the value of another key, which is looked at where it stands, or a folder from the environment."""
 
 
 def refuse_foreign_classes(config: Any, path: Path) -> None:

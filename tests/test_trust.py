@@ -38,6 +38,10 @@ CALLBACKS: dict[str, Any] = {
     "data": {"data": {"class_path": "evil.Thing", "init_args": {}}},
     "built": {"name": "evil", "model": {"init_args": {"sampler": "${name}.Thing"}}},
     "built by a resolver": {"model": {"init_args": {"sampler": "${oc.decode:'evil.Thing'}"}}},
+    "a text's value": {
+        "data": {"init_args": {"table": "evil.Thing"}},
+        "model": {"init_args": {"sampler": "${data.init_args.table}"}},
+    },
     "from the environment": {"model": {"class_path": "${oc.env:EVIL}"}},
 }
 
