@@ -25,7 +25,7 @@ TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes",
 """Options of data modules that are text, and may look like the path of a class: people.csv."""
 
 INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{oc\.env:\w+\}}[^.]*/.*")
-"""What `${...}` may be: the value of another key, which is looked at where it stands, or a folder from the environment."""
+"""What `${...}` may be: the value of another key, looked at where it stands, or a folder from the environment."""
 
 
 def refuse_foreign_classes(config: Any, path: Path) -> None:
