@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,6 +26,7 @@ from lit_medgen.images.grids import save_figure
 from lit_medgen.metrics import (
     RBFMMD,
     LinearMMD,
+    ModeSpread,
     MSSSIMGap,
     NearestTraining,
     PairwiseMSSSIM,
@@ -49,7 +51,7 @@ class RealImages(Protocol):
         ...
 
 
-def metrics_for(seams: tuple[int, list[int]] | None) -> dict[str, Callable[[], TwoSampleMetric]]:
+def metrics_for(seams: tuple[int, list[int]] | None, train: Tensor) -> dict[str, Callable[[], TwoSampleMetric]]:
     """Name -> maker of every score; `seams` as a generator gives them."""
     metrics: dict[str, Callable[[], TwoSampleMetric]] = {
         "ms_ssim": PairwiseMSSSIM,
@@ -57,10 +59,11 @@ def metrics_for(seams: tuple[int, list[int]] | None) -> dict[str, Callable[[], T
         "mmd_linear_biased": LinearMMD,
         "mmd_rbf_unbiased": RBFMMD,
         "sharpness": Sharpness,
+        "mode_spread": partial(ModeSpread, torch.from_numpy(principal_components(train).components_)),
         "nearest_training": NearestTraining,
     }
     if seams and seams[1]:
-        metrics["seam_ratio"] = lambda: SeamRatio(*seams)
+        metrics["seam_ratio"] = partial(SeamRatio, *seams)
     return metrics
 
 
@@ -85,7 +88,7 @@ def evaluate(
         )
     rivals = nulls(train, len(samples))
     report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in rivals}}
-    for name, make in metrics_for(seams).items():
+    for name, make in metrics_for(seams, train).items():
         others = train if make is NearestTraining else real
         metric = measure(make, samples, others)
         estimate = metric.estimate()
@@ -128,19 +131,25 @@ def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num:
 
 def nulls(train: Tensor, num: int) -> dict[str, Tensor]:
     """Name -> `num` images (n c *s in [-1, 1]) that know the training images only superficially."""
-    from sklearn.decomposition import PCA
-
     random = torch.Generator().manual_seed(0)
     shape = (num, *train.shape[1:])
     noise = torch.randn(shape, generator=random)
-    pca = PCA(min(NUM_COMPONENTS, len(train) - 1), svd_solver="randomized", random_state=0)
-    scores = pca.fit_transform(train.flatten(1).numpy())
+    pca = principal_components(train)
+    scores = pca.transform(train.flatten(1).numpy())
     drawn = np.random.default_rng(0).normal(size=(num, scores.shape[1])) * scores.std(axis=0, ddof=1)
     return {
         "noise": (train.mean() + train.std() * noise).clamp(-1, 1),
         "mean+noise": (train.mean(0) + train.std(0) * noise).clamp(-1, 1),
         "pca_gaussian": torch.from_numpy(pca.inverse_transform(drawn)).float().view(shape).clamp(-1, 1),
     }
+
+
+def principal_components(train: Tensor) -> Any:
+    """The fitted PCA of scikit-learn, of at most `NUM_COMPONENTS`."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(NUM_COMPONENTS, len(train) - 1), svd_solver="randomized", random_state=0)
+    return pca.fit(train.flatten(1).numpy())
 
 
 def as_markdown(report: dict[str, Any]) -> str:

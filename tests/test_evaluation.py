@@ -144,7 +144,8 @@ def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two borders"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
     report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
-    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness", "nearest_training"}
+    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness"}
+    names |= {"mode_spread", "nearest_training"}
     assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
     assert report["nulls"].keys() == NULLS
     for name, score in report["metrics"].items():

@@ -2,6 +2,7 @@
 
 from lit_medgen.metrics.base import Estimate, TwoSampleMetric
 from lit_medgen.metrics.diversity import (
+    ModeSpread,
     MSSSIMGap,
     NearestTraining,
     PairwiseMSSSIM,
@@ -31,6 +32,7 @@ __all__ = [
     "KernelDistance",
     "LinearMMD",
     "MSSSIMGap",
+    "ModeSpread",
     "NearestTraining",
     "PairwiseMSSSIM",
     "Precision",

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_medgen.metrics import RBFMMD, LinearMMD, MSSSIMGap, PairwiseMSSSIM, SeamRatio, Sharpness, TwoSampleMetric
+from lit_medgen.metrics import (
+    RBFMMD,
+    LinearMMD,
+    ModeSpread,
+    MSSSIMGap,
+    PairwiseMSSSIM,
+    SeamRatio,
+    Sharpness,
+    TwoSampleMetric,
+)
 from lit_medgen.metrics.diversity import BETAS, Scales, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
 
@@ -105,6 +114,21 @@ def test_sharpness_sees_blur_and_noise() -> None:
     assert measured(Sharpness(), real, real).compute().item() == pytest.approx(1)
     assert measured(Sharpness(), blurred, real).compute().item() < 0.7
     assert measured(Sharpness(), noisy, real).compute().item() > 1.5
+
+
+def test_mode_spread_sees_one_head_with_fresh_detail() -> None:
+    modes = smooth(3, (8, 8, 8), 9)
+
+    def people(n: int, seed: int, spread: float) -> Tensor:
+        random = torch.Generator().manual_seed(seed)
+        shape = torch.tensordot(spread * torch.randn(n, 3, generator=random), modes, dims=1)
+        return shape + 0.01 * torch.randn(n, 1, 8, 8, 8, generator=random)
+
+    train, real = people(60, 0, 0.3), people(200, 1, 0.3)
+    components = torch.linalg.svd((train - train.mean(0)).flatten(1), full_matrices=False)[2][:3]
+    for spread, value in ((0.3, 1), (0.1, 1 / 3), (0.6, 2)):
+        score = measured(ModeSpread(components), people(200, 2, spread), real).compute().item()
+        assert score == pytest.approx(value, rel=0.15)
 
 
 def test_seam_ratio_sees_a_step_at_a_border() -> None:
