@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_run import ROOT, TinyRun
+from tiny_run import ROOT, TinyRun, one_line
 
 import lit_medgen
 from lit_medgen.__main__ import main
@@ -29,6 +29,12 @@ def test_every_config_is_tried() -> None:
     assert shipped - tried == set(OVERLAYS) | {"configs/data/adni.yaml", "configs/data/folder.yaml"}
 
 
+def test_more_modes_than_people_are_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
+    assert run.fit("--model.init_args.atlas_modes=24") == 2
+    assert "atlas_modes is 24, but there are" in one_line(capsys)
+
+
 @pytest.mark.parametrize("configs", EXPERIMENTS, ids=lambda configs: Path(configs[-1]).parent.name)
 def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, configs)
@@ -38,6 +44,7 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
             "--data.init_args.pattern=**/*.nii",
             "--data.init_args.table=null",
             "--data.init_args.attributes=[]",
+            "--model.init_args.atlas_modes=2",  # of four people
         ]
     assert run.fit() == 0
     assert run.fit("--ckpt_path=last", "--trainer.max_steps=3") == 0

@@ -202,4 +202,10 @@ class ModeSpread(TwoSampleMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        return float((statistics["x"][x].std(0) / statistics["y"][y].std(0)).mean())
+        x_spread, y_spread = (_spread(statistics[name][chosen]) for name, chosen in (("x", x), ("y", y)))
+        return float((x_spread / y_spread).mean())
+
+
+def _spread(z: Tensor) -> Tensor:
+    """Standard deviations of n d; those of a single image are 0."""
+    return ((z - z.mean(0)).square().sum(0) / max(len(z) - 1, 1)).sqrt()
