@@ -29,7 +29,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("evil", None)
 
 
-CALLBACKS: dict[str, Any] = {
+FOREIGN: dict[str, Any] = {
     "class_path": {"trainer": {"callbacks": [{"class_path": "evil.Thing"}]}},
     "text": {"trainer": {"callbacks": ["evil.Thing"]}},
     "model": {"model": {"class_path": "evil.Thing"}},
@@ -46,14 +46,14 @@ CALLBACKS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("place", CALLBACKS)
+@pytest.mark.parametrize("place", FOREIGN)
 def test_foreign_code_is_not_imported(
     place: str, trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EVIL", "evil.Thing")
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "overlay.yaml"
-    file.write_text(yaml.safe_dump(CALLBACKS[place]))
+    file.write_text(yaml.safe_dump(FOREIGN[place]))
     assert main(["fit", "--config", str(ROOT / "configs/cdpm.yaml"), f"--config={file}"]) == 2
     line = one_line(capsys)
     assert str(file) in line

@@ -41,7 +41,7 @@ from lit_medgen.networks import SliceUNet
 from lit_medgen.seeds import SeededNoise
 
 MAX_ATLAS = 500
-"""Training people that the atlas is the mean of; more change nothing but the time."""
+"""Training people that the atlas is made of, at most; more cost time and memory."""
 
 
 class CDPM(Generator):

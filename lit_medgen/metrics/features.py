@@ -14,12 +14,14 @@ A score is worth as much as its features; `features` names them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
+from lit_medgen.metrics.base import TwoSampleMetric
+from lit_medgen.metrics.kernel import unbiased_mmd
 
 NUM_NEIGHBOURS = 5
 
@@ -77,8 +79,7 @@ class KernelDistance(FeatureMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        xx, yy, xy = (statistics["xx"][x][:, x], statistics["yy"][y][:, y], statistics["xy"][x][:, y])
-        return float(mean_off_diagonal(xx) + mean_off_diagonal(yy) - 2 * xy.mean())
+        return unbiased_mmd(statistics, x, y)
 
 
 class _Neighbours(FeatureMetric):
@@ -104,9 +105,9 @@ class _Neighbours(FeatureMetric):
         reach = {name: self._reach(statistics[name][i][:, i]) for name, i in (("xx", x), ("yy", y))}
         return float(self.of(statistics["xy"][x][:, y], reach["xx"], reach["yy"]))
 
+    @abstractmethod
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
         """From the distances of samples (rows) and real images, and the distance of each one's k-th neighbour."""
-        raise NotImplementedError
 
     def _reach(self, apart: Tensor) -> Tensor:
         return apart.kthvalue(self.num_neighbours + 1).values  # the nearest is the image itself

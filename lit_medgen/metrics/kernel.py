@@ -48,8 +48,13 @@ class RBFMMD(TwoSampleMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        xx, yy, xy = (statistics["xx"][x][:, x], statistics["yy"][y][:, y], statistics["xy"][x][:, y])
-        return float(mean_off_diagonal(xx) + mean_off_diagonal(yy) - 2 * xy.mean())
+        return unbiased_mmd(statistics, x, y)
+
+
+def unbiased_mmd(kernels: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+    """MMD^2 without diagonals, of the kernel matrices xx, yy, xy at the samples x and real images y (indices)."""
+    xx, yy, xy = (kernels["xx"][x][:, x], kernels["yy"][y][:, y], kernels["xy"][x][:, y])
+    return float(mean_off_diagonal(xx) + mean_off_diagonal(yy) - 2 * xy.mean())
 
 
 def _voxels(images: Tensor) -> Tensor:

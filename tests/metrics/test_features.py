@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from test_metrics import measured
 from torch import Tensor
 
 from lit_medgen.metrics import (
@@ -15,7 +16,6 @@ from lit_medgen.metrics import (
     KernelDistance,
     Precision,
     Recall,
-    TwoSampleMetric,
     frechet_distance,
 )
 
@@ -31,12 +31,6 @@ class Flat:
 
 def draws(n: int, d: int, seed: int, scale: float = 1, shift: float = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift
-
-
-def measured(metric: TwoSampleMetric, x: Tensor, y: Tensor) -> TwoSampleMetric:
-    metric.update(x, real=False)
-    metric.update(y, real=True)
-    return metric
 
 
 def whitened(x: Tensor) -> Tensor:
