@@ -247,11 +247,16 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             timeout=self.worker_timeout_s if self.num_workers else 0,
         )
 
+    def people(self, split: Split) -> dict[str, str]:
+        """Store key -> whose image it is (hashed)."""
+        return {record.key: record.person for record in self.records[split]}
+
     def volumes(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
         """Whole volumes of a split: n c *s in [-1, 1]; the first visit alone if one image a person is wanted."""
         records = self.records[split]
         if one_per_person:
-            records = list({record.person: record for record in reversed(records)}.values())[::-1]
+            first = {record.person: record for record in reversed(records)}
+            records = [first[person] for person in dict.fromkeys(self.people(split).values())]
         images = [torch.from_numpy(np.ascontiguousarray(self.store.read(record)))[None] for record in records[:limit]]
         return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
 

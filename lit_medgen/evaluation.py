@@ -11,7 +11,7 @@ perfect model would get), a jackknife interval, and the same score of three null
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,19 +23,39 @@ from torch import Tensor
 from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
 from lit_medgen.images.grids import save_figure
+from lit_medgen.images.plots import save_map, save_scores
 from lit_medgen.metrics import (
     RBFMMD,
+    Coverage,
+    Density,
+    Features,
+    FrechetDistance,
+    KernelDistance,
     LinearMMD,
     ModeSpread,
     MSSSIMGap,
     NearestTraining,
     PairwiseMSSSIM,
+    Precision,
+    Recall,
     SeamRatio,
     Sharpness,
     TwoSampleMetric,
+    nearest_by_ms_ssim,
 )
+from lit_medgen.metrics.extractors import LEARNED, AllViews, extractors, ranking
 
 NUM_COMPONENTS = 10
+NONE = "none"
+LEAST_FOR_FEATURES = 8
+"""Images of each kind: below that, neighbours and covariances mean nothing."""
+OF_ALL_VIEWS: dict[str, Callable[[Features], TwoSampleMetric]] = {
+    "kernel_distance": KernelDistance,
+    "precision": Precision,
+    "recall": Recall,
+    "density": Density,
+    "coverage": Coverage,
+}
 NUM_FLOORS = 8
 """Real-vs-real values are means over this many random sets of training people."""
 
@@ -51,8 +71,10 @@ class RealImages(Protocol):
         ...
 
 
-def metrics_for(seams: tuple[int, list[int]] | None, train: Tensor) -> dict[str, Callable[[], TwoSampleMetric]]:
-    """Name -> maker of every score; `seams` as a generator gives them."""
+def metrics_for(
+    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, Features]
+) -> dict[str, Callable[[], TwoSampleMetric]]:
+    """Name -> maker of every score; `seams` as a generator gives them, `views` as `extractors` does."""
     metrics: dict[str, Callable[[], TwoSampleMetric]] = {
         "ms_ssim": PairwiseMSSSIM,
         "ms_ssim_gap": MSSSIMGap,
@@ -64,13 +86,23 @@ def metrics_for(seams: tuple[int, list[int]] | None, train: Tensor) -> dict[str,
     }
     if seams and seams[1]:
         metrics["seam_ratio"] = partial(SeamRatio, *seams)
+    metrics |= {f"frechet_{view}": partial(FrechetDistance, features) for view, features in views.items()}
+    if views:
+        together = AllViews(tuple(views.values()))
+        metrics |= {name: partial(score, together) for name, score in OF_ALL_VIEWS.items()}
     return metrics
 
 
 def evaluate(
-    samples: Tensor, data: RealImages, out: Path, seams: tuple[int, list[int]] | None = None, source: str = ""
+    samples: Tensor,
+    data: RealImages,
+    out: Path,
+    seams: tuple[int, list[int]] | None = None,
+    source: str = "",
+    features: str = LEARNED,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes report.json, report.md and samples.png; returns the report.
+    """Writes report.json, report.md and figures; returns the report.
 
     Args:
         samples: n c *s in [-1, 1].
@@ -78,26 +110,36 @@ def evaluate(
         out: folder of the report.
         seams: where the parts of a sample meet, as `Generator.seams` gives it.
         source: where the samples came from, for the report.
+        features: what feature scores are made of: `learned` from the training people, a TorchScript file, or `none`.
+        cache: folder where learned features are kept.
     """
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
-    if min(len(samples), len(real), len(train)) < 2:
-        raise InputError(
-            f"evaluate: {len(samples)} samples, {len(real)} test and {len(train)} training people; "
-            "give at least 2 of each."
-        )
+    numbers = f"{len(samples)} samples, {len(real)} test and {len(train)} training people"
+    least = min(len(samples), len(real), len(train))
+    if least < 2:
+        raise InputError(f"evaluate: {numbers}; give at least 2 of each.")
+    views: Mapping[str, Features] = {}
+    if features != NONE and least >= LEAST_FOR_FEATURES:
+        views = extractors(features, train, len(real), cache)
     rivals = nulls(train, len(samples))
-    report: dict[str, Any] = {"source": source, "metrics": {}, "nulls": {name: {} for name in rivals}}
-    for name, make in metrics_for(seams, train).items():
-        others = train if make is NearestTraining else real
+    report: dict[str, Any] = {
+        "source": source,
+        "metrics": {},
+        "nulls": {name: {} for name in rivals},
+        "ranking": {view: ranking(extract, real) for view, extract in views.items()},
+    }
+    if features != NONE and not views:
+        report["note"] = f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each."
+    for name, make in metrics_for(train, seams, views).items():
+        others = train if make().against == "train" else real
         metric = measure(make, samples, others)
         estimate = metric.estimate()
         report["metrics"][name] = {
             "value": estimate.value,
             "ci95": list(estimate.ci95),
-            # These two score one set alone: their reference is the real people's own value.
             "real_vs_real": measure(make, real, others).compute().item()
-            if make in (PairwiseMSSSIM, NearestTraining)
+            if metric.of_one_set
             else floor(make, train, real, len(samples)),
             "num_samples": len(samples),
             "num_real": len(others),
@@ -105,13 +147,27 @@ def evaluate(
         }
         for null, images in rivals.items():
             report["nulls"][null][name] = measure(make, images, others).compute().item()
+    places, likeness = nearest_by_ms_ssim(samples, train)
+    report["nearest"] = [
+        {"sample": i, "training_image": int(place), "ms_ssim": float(value)}
+        for i, (place, value) in enumerate(zip(places, likeness, strict=True))
+    ]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(report, indent=2))
     write_atomically(out / "report.md", as_markdown(report))
-    pictures = {"samples": samples, "data, unseen people": real}
+    pictures = {"samples": samples, "training people most like them": train[places], "data, unseen people": real}
     pictures |= {f"null: {name}": images for name, images in rivals.items()}
     save_figure(out / "samples.png", pictures)
-    print(f"report: {out / 'report.md'}; figure: {out / 'samples.png'}")
+    save_scores(out / "scores.png", report)
+    seen = AllViews(tuple(views.values())) if views else _voxels
+    save_map(
+        out / "map.png",
+        {
+            name: seen(images).numpy()
+            for name, images in (("samples", samples), ("nearest", train[places]), ("unseen", real))
+        },
+    )
+    print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png")
     return report
 
 
@@ -168,6 +224,21 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} | {null_cells} "
             f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
         )
+    if "note" in report:
+        lines += ["", report["note"]]
+    if report["ranking"]:
+        lines += [
+            "",
+            "Fréchet distance of unseen people from themselves, distorted a little, more and much:",
+            "",
+            "| features | distortion | a little | more | much | ranked |",
+            "|---|---|---|---|---|---|",
+        ]
+        for view, distortions in report["ranking"].items():
+            for name, distances in distortions.items():
+                cells = " | ".join(f"{distance:.4g}" for distance in distances)
+                ranked = "yes" if 0 < distances[0] < distances[1] < distances[2] else "NO"
+                lines.append(f"| {view} | {name} | {cells} | {ranked} |")
     lines += [
         "",
         "Real people: the test split, one image each. Intervals: jackknife. Audit: none.",
@@ -177,6 +248,12 @@ def as_markdown(report: dict[str, Any]) -> str:
         "real, samples are nearer to them than unseen people are.",
         "",
         "![samples](samples.png)",
+        "![scores](scores.png)",
+        "![map](map.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def _voxels(images: Tensor) -> Tensor:
+    return images.flatten(1)

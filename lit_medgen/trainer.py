@@ -143,8 +143,9 @@ class Trainer(L.Trainer):
         num: int | None = None,
         batch_size: int = 4,
         out: str = "report",
+        features: str = "learned",
     ) -> None:
-        """Score samples against the test people and write report.json, report.md and a figure.
+        """Score samples against the test people and write report.json, report.md and figures.
 
         Args:
             model: the method; from the checkpoint unless given.
@@ -154,6 +155,9 @@ class Trainer(L.Trainer):
             num: how many samples are drawn; None: as many as there are test people. Read samples are all used.
             batch_size: images made at once.
             out: folder of the report.
+            features: what Fréchet distance and other scores of features are made of: `learned` (a network trained on
+                the training people, kept beside the prepared data), a TorchScript file (inception-2015-12-05.pt gives
+                what papers call FID), or `none`.
         """
         from lit_medgen.evaluation import evaluate
 
@@ -175,7 +179,17 @@ class Trainer(L.Trainer):
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
-            evaluate(images, data, Path(out), seams=generator.seams(), source=ckpt_path or samples)
+            report = evaluate(
+                images,
+                data,
+                Path(out),
+                seams=generator.seams(),
+                source=ckpt_path or samples,
+                features=features,
+                cache=data.store.folder / "features",
+            )
+            for logger in self.loggers:
+                logger.log_metrics({f"metrics.{name}.value": row["value"] for name, row in report["metrics"].items()})
 
     def _write_samples(
         self, model: Generator, seeds: Sequence[int], batch_size: int, out: str, format: Format, ckpt_path: str

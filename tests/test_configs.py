@@ -44,7 +44,6 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
             "--data.init_args.pattern=**/*.nii",
             "--data.init_args.table=null",
             "--data.init_args.attributes=[]",
-            "--model.init_args.atlas_modes=2",  # of four people
         ]
     assert run.fit() == 0
     assert run.fit("--ckpt_path=last", "--trainer.max_steps=3") == 0

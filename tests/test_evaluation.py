@@ -20,8 +20,10 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
+from lit_medgen.files import file_hash
 from lit_medgen.methods.base import Generator
 from lit_medgen.metrics import RBFMMD, LinearMMD
+from lit_medgen.metrics.extractors import extractors
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
 SIZE = (16, 16, 16)
@@ -37,6 +39,16 @@ def heads(num: int, seed: int) -> Tensor:
     shared = functional.avg_pool3d(normal(1, 0, SIZE), 5, stride=1, padding=2)
     own = functional.avg_pool3d(normal(num, seed, SIZE), 3, stride=1, padding=1)
     return (1.5 * shared + own).clamp(-1, 1)
+
+
+def skulls(num: int, seed: int) -> Tensor:
+    """num 1 24 24 24: bright ellipsoids of everybody's own size with a texture of their own, on black."""
+    random = torch.Generator().manual_seed(seed)
+    radius = 8 + torch.randn(num, 3, 1, 1, 1, generator=random)
+    place = torch.stack(torch.meshgrid(*[torch.arange(24) - 11.5] * 3, indexing="ij"))
+    inside = torch.sigmoid(6 * (1 - (place / radius).square().sum(1, keepdim=True)))
+    texture = functional.avg_pool3d(normal(num, seed, (24, 24, 24)), 3, stride=1, padding=1)
+    return (inside * (1.4 + 0.7 * texture) - 1).clamp(-1, 1)
 
 
 @dataclass
@@ -146,6 +158,7 @@ def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_p
     report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
     names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness"}
     names |= {"mode_spread", "nearest_training"}
+    assert "No scores of features: 3 samples, 4 test and 8 training people" in report["note"]
     assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
     assert report["nulls"].keys() == NULLS
     for name, score in report["metrics"].items():
@@ -161,7 +174,8 @@ def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_p
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(report["metrics"])
     assert len({line.count("|") for line in table}) == 1
-    assert (tmp_path / "new" / "folder" / "samples.png").stat().st_size > 1000
+    for figure in ("samples", "scores", "map"):
+        assert (tmp_path / "new" / "folder" / f"{figure}.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(("samples", "train", "test"), [(1, 4, 4), (4, 1, 4), (4, 4, 1), (4, 4, 0)])
@@ -170,6 +184,69 @@ def test_too_few_images_are_an_input_error(samples: int, train: int, test: int, 
     with pytest.raises(InputError, match=f"{samples} samples, {test} test and {train} training people"):
         evaluate(heads(5, 3)[:samples], people, tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_features_are_learned_and_see_what_is_wrong(tmp_path: Path) -> None:
+    people = People(skulls(40, 1), skulls(24, 2))
+    report = evaluate(skulls(24, 3), people, tmp_path, cache=tmp_path / "cache")
+    scores = {name: row for name, row in report["metrics"].items() if "contrastive" in row["features"]}
+    views = {"frechet_axial", "frechet_coronal", "frechet_sagittal"}
+    assert scores.keys() == views | {"kernel_distance", "precision", "recall", "density", "coverage"}
+    for name in views:
+        row = scores[name]
+        assert "40 training people (6 features" in row["features"]
+        assert "rank-deficient" not in row["features"]
+        for null in ("noise", "mean+noise"):
+            assert report["nulls"][null][name] > 2 * row["value"], (null, name)
+    assert scores["coverage"]["value"] > 0.7
+    assert report["nulls"]["noise"]["coverage"] < 0.3
+    for view in report["ranking"].values():
+        for little, more, much in (view["blur"], view["noise"]):
+            assert 0 < little < more < much
+        assert 0 < view["shift"][0] < view["shift"][1]  # by 4 of 24 voxels there is little head left to compare
+    ranked = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.endswith("| yes |")]
+    assert len(ranked) >= 6
+    (kept,) = (tmp_path / "cache").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert evaluate(skulls(24, 3), people, tmp_path, cache=tmp_path / "cache") == report
+    assert kept.stat().st_mtime_ns == before
+
+
+class Detector(torch.nn.Module):
+    """Called as StyleGAN's Inception is."""
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        if return_features:
+            return torch.stack([x.mean(dim=(1, 2, 3)), x.amax(dim=(1, 2, 3))], dim=1)
+        return x.flatten(1)
+
+
+def test_features_from_a_torchscript_file(tmp_path: Path) -> None:
+    file = tmp_path / "detector.pt"
+    torch.jit.script(Detector()).save(str(file))
+    views = extractors(str(file), heads(9, 0), 9)
+    images = heads(5, 1)
+    found = views["coronal"](images)
+    middle = (images[:, 0, :, 8] + 1) * 127.5
+    torch.testing.assert_close(found, torch.stack([middle.mean(dim=(1, 2)), middle.amax(dim=(1, 2))], dim=1))
+    assert views["coronal"].name == f"detector.pt (SHA-256 {file_hash(file)[:12]}), middle coronal slice"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a network"])
+def test_a_bad_feature_file_is_one_line(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "detector.pt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=r"--features .*detector\.pt: not a TorchScript file.*learned.*none"):
+        evaluate(heads(8, 3), People(heads(8, 1), heads(8, 2)), tmp_path / "report", features=str(file))
+    assert not (tmp_path / "report").exists()
+
+
+def test_two_dimensional_images_have_one_view() -> None:
+    pictures = torch.rand(12, 1, 24, 24) * 2 - 1
+    (view,) = extractors("learned", pictures, 6).items()
+    assert view[0] == "image"
+    assert view[1](pictures).shape == (12, 2)
 
 
 # Samples on disk.

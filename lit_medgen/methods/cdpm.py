@@ -33,7 +33,7 @@ from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Sched
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.methods.atlas import Atlas, AtlasDenoiser
+from lit_medgen.methods.atlas import Atlas, AtlasDenoiser, most_modes, without
 from lit_medgen.methods.base import FACTS, Generator, default_optimizer
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
@@ -79,6 +79,7 @@ class CDPM(Generator):
             )
         self.denoiser = AtlasDenoiser(network, schedule or Cosine(), parametrisation, clip=True)
         self.divisor, self.needs_atlas, self.atlas_modes = network.divisor, network.atlas, atlas_modes
+        self.atlas_without: dict[str, int] = {}
         self.weight = weight or UniformWeight()
         self.sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
@@ -87,14 +88,22 @@ class CDPM(Generator):
         """Makes the atlas from the training people before the first step, unless a checkpoint brings it."""
         super().setup(stage)
         if stage == "fit" and self.needs_atlas:
-            volumes = self.trainer.datamodule.volumes("train", one_per_person=True, limit=MAX_ATLAS)  # type: ignore[attr-defined]
-            if self.atlas_modes >= len(volumes):
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            volumes = data.volumes("train", one_per_person=True, limit=MAX_ATLAS)
+            most = most_modes(len(volumes))
+            if self.atlas_modes > most:
                 raise InputError(
-                    f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training "
-                    f"people; give at most {len(volumes) - 1}."
+                    f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training people; "
+                    + (f"give at most {most}." if most >= 0 else "an atlas needs at least two.")
                 )
             axis = AXES[self.needed_spec().slice_axis] + 2
             self.denoiser.atlas = Atlas.of(volumes.movedim(axis, 2), self.atlas_modes)
+            place = {person: i for i, person in enumerate(dict.fromkeys(data.people("train").values()))}
+            self.atlas_without = {
+                key: without(place[person])
+                for key, person in data.people("train").items()
+                if place[person] < len(volumes)
+            }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the atlas."""
@@ -133,7 +142,8 @@ class CDPM(Generator):
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
-        prediction = self.denoiser.predict(x_t, t, condition).float()
+        which = torch.tensor([self.atlas_without.get(key, 0) for key in batch.key], device=t.device)
+        prediction = self.denoiser.predict(x_t, t, condition, which).float()
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
         wanted = ~observed & (index != PADDING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class TwoSampleMetric(Metric, ABC):
     full_state_update = False
     features: str
     """What the score is computed from, for the report."""
+    against: Literal["test", "train"] = "test"
+    """The people that samples are compared with."""
+    of_one_set = False
+    """Whether it says something of the samples alone, so that real images have such a value too."""
 
     samples: list[Tensor]
     real: list[Tensor]

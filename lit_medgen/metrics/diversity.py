@@ -144,6 +144,8 @@ def _blur(x: Tensor, window: int, sigma: float = 1.5) -> Tensor:
 class PairwiseMSSSIM(TwoSampleMetric):
     """Mean MS-SSIM of two different samples: 1 means all alike. Compare it with real images' own value."""
 
+    of_one_set = True
+
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Similarity of all pairs within each set."""
         num_scales, window = scales_and_window(tuple(samples.shape[2:]))
@@ -158,6 +160,8 @@ class PairwiseMSSSIM(TwoSampleMetric):
 class MSSSIMGap(PairwiseMSSSIM):
     """How far the samples' pairwise MS-SSIM is from that of real images: |mean xx' - mean yy'|."""
 
+    of_one_set = False
+
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         samples = mean_off_diagonal(statistics["xx"][x][:, x])
@@ -169,6 +173,9 @@ class NearestTraining(TwoSampleMetric):
 
     Unseen real people have such a value too. Samples above it are nearer to training people than people are.
     """
+
+    against = "train"
+    of_one_set = True
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Likeness of every sample to its nearest."""

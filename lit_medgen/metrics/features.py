@@ -29,8 +29,10 @@ NUM_NEIGHBOURS = 5
 class Features(Protocol):
     """What turns images into features."""
 
-    name: str
-    """Network, hash and view, for the report."""
+    @property
+    def name(self) -> str:
+        """Network, hash and view, for the report."""
+        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n d."""

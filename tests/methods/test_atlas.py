@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from lit_medgen.batch import PADDING, Condition, DataSpec
 from lit_medgen.diffusion import Cosine, DPMSolverPP2M
+from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.atlas import Atlas, AtlasDenoiser
+from lit_medgen.methods.atlas import LEAST_VARIANCE, NUM_PARTS, Atlas, AtlasDenoiser, most_modes, without
 from lit_medgen.methods.schemes import Autoregressive
 from lit_medgen.networks import SliceUNet
 
@@ -21,7 +22,7 @@ class Silent(nn.Module):
     """A network that adds nothing, and keeps what it saw."""
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        self.seen = condition.image
+        self.seen, self.x = condition.image, x
         return torch.zeros_like(x)
 
 
@@ -31,9 +32,9 @@ def atlas() -> Atlas:
     return Atlas.of(torch.randn(20, *SHAPE), 5)
 
 
-def covariance(atlas: Atlas) -> Tensor:
+def covariance(atlas: Atlas, which: int = 0) -> Tensor:
     """W W^T, without what the modes leave."""
-    modes = atlas.modes.flatten(1).double()
+    modes = atlas.modes[which].flatten(1).double()
     return modes.mT @ modes
 
 
@@ -42,31 +43,41 @@ def flat(slices: list[int]) -> Tensor:
     return torch.arange(NUM).view(SHAPE)[:, slices].flatten()
 
 
-def expected(atlas: Atlas, known: Tensor, variance: list[float], slices: list[int]) -> tuple[Tensor, Tensor]:
-    """E[mean + W z | known] and E[x | known] at the slices, by the rules of joint Gaussians; known: c n y x."""
+def expected(
+    atlas: Atlas, known: Tensor, variance: list[float], slices: list[int], which: int = 0
+) -> dict[str, Tensor]:
+    """The parts of a posterior, by the rules of joint Gaussians."""
     voxels = flat(slices)
     noise = torch.tensor(variance).double()[:, None, None].expand(SHAPE[0], *known.shape[1:]).flatten()
-    mean, modes = atlas.mean.flatten().double()[voxels], covariance(atlas)[voxels][:, voxels]
-    rho2 = atlas.residual.double() * torch.eye(len(voxels))
-    gain = torch.linalg.solve(modes + rho2 + noise.diag(), known.flatten().double() - mean)
-    return (mean + modes @ gain).view(known.shape), (mean + (modes + rho2) @ gain).view(known.shape)
+    mean, modes = atlas.mean[which].flatten().double()[voxels], covariance(atlas, which)[voxels][:, voxels]
+    psi = atlas.residual.flatten().double()[voxels]
+    gain = torch.linalg.solve(modes + (psi + noise).diag(), known.flatten().double() - mean)
+    parts = {
+        "bent": mean + modes @ gain,
+        "x": mean + (modes + psi.diag()) @ gain,
+        "deviation": (psi - psi**2 / (psi + noise)).sqrt(),
+        "surprise": (known.flatten().double() - mean - modes @ gain) / (psi + noise).sqrt(),
+    }
+    return {name: part.view(known.shape) for name, part in parts.items()}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bent_is_the_posterior_mean(atlas: Atlas, seed: int) -> None:
+def test_posterior_is_that_of_joint_gaussians(atlas: Atlas, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     known = torch.randn(2, 2, 4, 4, 3, generator=random)
     variance = torch.rand(2, 4, generator=random) * torch.tensor([0.0, 1, 1, 100])
     index = torch.tensor([[5, 0, 3, PADDING], [1, 2, 4, 0]])
-    bent = atlas.bent(known, variance, index)
-    for b, num in ((0, 3), (1, 4)):
-        right, _ = expected(atlas, known[b, :, :num], variance[b, :num].tolist(), index[b, :num].tolist())
-        assert torch.allclose(bent[b, :, :num].double(), right, atol=1e-5)
+    found = atlas.posterior(known, variance, index, torch.tensor([0, 3]))
+    for b, num, which in ((0, 3, 0), (1, 4, 3)):
+        right = expected(atlas, known[b, :, :num], variance[b, :num].tolist(), index[b, :num].tolist(), which)
+        for name, exact in right.items():
+            assert torch.allclose(getattr(found, name)[b, :, :num].double(), exact, atol=1e-4), name
 
 
-def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas) -> None:
+@pytest.mark.parametrize("parametrisation", ["x", "eps", "v"])
+def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas, parametrisation: Parametrisation) -> None:
     network = Silent()
-    denoiser = AtlasDenoiser(network, Cosine(), "v")
+    denoiser = AtlasDenoiser(network, Cosine(), parametrisation)
     denoiser.atlas = atlas
     torch.manual_seed(1)
     image, x_t, t = torch.randn(1, *SHAPE), torch.randn(1, *SHAPE), torch.tensor([0.6])
@@ -75,24 +86,63 @@ def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas) -> None:
     alpha_t, sigma_t = (value.item() for value in Cosine().alpha_sigma(t))
     variance = [0.0 if given else (sigma_t / alpha_t) ** 2 for given in observed[0].tolist()]
     known = torch.where(observed[0, None, :, None, None], image[0], x_t[0] / alpha_t)
-    bent, right = expected(atlas, known, variance, list(range(6)))
+    right = expected(atlas, known, variance, list(range(6)))
     with torch.autocast("cpu", torch.bfloat16):
         x = denoiser(x_t, t, condition)
     target = ~observed[0]
-    assert torch.allclose(x[0, :, target].double(), right[:, target], atol=1e-4)
+    assert torch.allclose(x[0, :, target].double(), right["x"][:, target], atol=1e-4)
     assert network.seen is not None
-    assert torch.allclose(network.seen[0, :, target].double(), bent[:, target], atol=1e-4)
+    assert torch.allclose(network.seen[0, :, target].double(), right["bent"][:, target], atol=1e-4)
+    assert torch.allclose(network.x[0, :, target].double(), right["surprise"][:, target], atol=1e-4)
     assert torch.equal(network.seen[0, :, observed[0]], image[0, :, observed[0]])
+
+
+def test_nobody_is_in_the_atlas_they_are_trained_with() -> None:
+    torch.manual_seed(0)
+    volumes = (torch.randn(10, 3) @ torch.randn(3, NUM) + 0.1 * torch.randn(10, NUM)).view(-1, *SHAPE)
+    for person in range(len(volumes)):
+        changed = volumes.clone()
+        changed[person] += torch.randn(SHAPE)
+        before, after = Atlas.of(volumes, 3), Atlas.of(changed, 3)
+        assert torch.equal(before.mean[without(person)], after.mean[without(person)])
+        axes = [torch.nn.functional.normalize(atlas.modes[without(person)].flatten(1)) for atlas in (before, after)]
+        assert torch.allclose(axes[0], axes[1], atol=1e-6)
+        assert not torch.allclose(before.mean[0], after.mean[0])
+
+
+def test_what_the_modes_leave_is_judged_on_people_left_out() -> None:
+    # More modes than there is anything to find: on their own people they would leave almost nothing.
+    torch.manual_seed(0)
+    atlas = Atlas.of(0.3 * torch.randn(40, *SHAPE), 25)
+    assert atlas.residual.mean().sqrt() == pytest.approx(0.3, rel=0.1)
+    variance = (covariance(atlas).diag() + atlas.residual.flatten()).mean()
+    assert variance.sqrt().item() == pytest.approx(0.3, rel=0.1)
+
+
+def test_a_voxel_equal_in_all_people_stays_possible_elsewhere() -> None:
+    volumes = torch.rand(8, *SHAPE)
+    volumes[:, 0, 0, 0, 0] = -1
+    atlas = Atlas.of(volumes, 2)
+    assert atlas.residual[0, 0, 0, 0] == LEAST_VARIANCE
+    known = volumes[:1]
+    assert atlas.posterior(known, torch.zeros(1, 6), torch.arange(6)[None]).x.isfinite().all()
+
+
+@pytest.mark.parametrize("people", [2, 3, 4, 5, 9])
+def test_as_many_modes_as_people_allow(people: int) -> None:
+    assert Atlas.of(torch.randn(people, *SHAPE), most_modes(people)).modes.isfinite().all()
 
 
 def test_the_modes_of_a_known_gaussian_are_found() -> None:
     torch.manual_seed(0)
     modes = torch.linalg.qr(torch.randn(NUM, 2))[0].mT * torch.tensor([[3.0], [2.0]])
-    volumes = 5 + torch.randn(800, 2) @ modes + 0.1 * torch.randn(800, NUM)
+    rough = torch.linspace(0.05, 0.2, NUM)
+    volumes = 5 + torch.randn(800, 2) @ modes + rough * torch.randn(800, NUM)
     atlas = Atlas.of(volumes.view(-1, *SHAPE), 2)
     assert torch.allclose(atlas.mean, torch.tensor(5.0), atol=0.5)
-    assert atlas.residual.sqrt() == pytest.approx(0.1, rel=0.02)
-    assert torch.allclose(covariance(atlas).float(), modes.mT @ modes, atol=0.05)
+    assert torch.allclose(atlas.residual.flatten().sqrt(), rough, rtol=0.15)
+    for which in range(NUM_PARTS + 1):
+        assert torch.allclose(covariance(atlas, which).float(), modes.mT @ modes, atol=0.1)
 
 
 def test_samples_made_in_stages_vary_as_the_training_volumes_do() -> None:

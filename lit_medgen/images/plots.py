@@ -1,0 +1,71 @@
+"""Plots of an evaluation: scores with floors and nulls, and a map of samples among people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_medgen.files import write_atomically
+
+
+def save_scores(path: Path, report: Mapping[str, Any]) -> None:
+    """A PNG with one row for each score: the value with its interval, the real-vs-real value, and the nulls."""
+    from matplotlib.figure import Figure
+
+    rows = report["metrics"]
+    figure = Figure(figsize=(9, 0.55 * len(rows) + 0.8), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (name, row) in zip(axes, rows.items(), strict=True):
+        low, high = row["ci95"]
+        axis.plot([low, high], [0, 0], color="tab:blue", linewidth=3, alpha=0.5)
+        axis.plot(row["value"], 0, "o", color="tab:blue", label="samples, 95 % interval")
+        axis.plot(row["real_vs_real"], 0, "|", color="black", markersize=16, markeredgewidth=2, label="real vs real")
+        for marker, (null, scores) in zip("x+1234", report["nulls"].items(), strict=False):
+            axis.plot(scores[name], 0, marker, color="tab:red", label=f"null: {null}")
+        # A null far away would leave no room for what matters.
+        near = sorted([low, high, row["real_vs_real"], *(scores[name] for scores in report["nulls"].values())])
+        if near[-1] > 20 * max(abs(high), abs(row["real_vs_real"]), 1e-12):
+            axis.set_xscale("symlog", linthresh=max(abs(row["value"]), abs(row["real_vs_real"]), 1e-12))
+        axis.set_yticks([])
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.tick_params(labelsize=6)
+        for side in ("left", "right", "top"):
+            axis.spines[side].set_visible(False)
+    axes[0].legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False)
+    _save(figure, path)
+
+
+def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
+    """A PNG of all images in two dimensions (t-SNE: van der Maaten & Hinton 2008).
+
+    Args:
+        path: the file.
+        features: name -> n d. Rows of "samples" and "nearest" belong together and are joined by a line.
+    """
+    from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
+
+    every = np.concatenate(list(features.values()))
+    perplexity = min(30.0, (len(every) - 1) / 3)
+    place = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(every)
+    parts = dict(zip(features, np.split(place, np.cumsum([len(part) for part in features.values()])[:-1]), strict=True))
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axis = figure.subplots()
+    for one, other in zip(parts["samples"], parts["nearest"], strict=True):
+        axis.plot(*np.stack([one, other]).T, color="lightgray", linewidth=0.8, zorder=0)
+    labels = {"samples": "samples", "nearest": "training people most like them", "unseen": "unseen people"}
+    for (name, points), marker in zip(parts.items(), "o^s", strict=True):
+        axis.plot(*points.T, marker, markersize=5, alpha=0.8, label=labels[name])
+    axis.set_axis_off()
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,207 @@
+r"""What turns images into features: a network that has learned to tell the training people apart, or one from a file.
+
+Scores of features are only as good as the features, and the Inception network that papers use knows no anatomy and
+must be downloaded. So the default learns here, from the training people alone: of two neighbouring slices of one
+person and those of others at the same place of the head, which belong together (contrastive learning: van den Oord et
+al. 2018, eq. 4; Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", eq. 1).
+That needs detail which is a person's own and no labels; position cannot help, being the same for all. `ranking` shows
+on real people whether the features see what they should: a stronger blur, noise or shift is further away.
+
+A file is TorchScript, called as StyleGAN's detectors are: n 3 y x in 0 to 255 gives n d, with `return_features=True`
+where its forward has that argument. `inception-2015-12-05.pt` is one; only its scores are what papers call FID.
+
+Shapes: n images, c channels, *s spatial axes, y x the plane, d features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lit_medgen.batch import AXES
+from lit_medgen.errors import InputError, describe
+from lit_medgen.files import file_hash, write_atomically
+from lit_medgen.metrics.features import Features, frechet_distance
+
+LEARNED = "learned"
+MOST_DIMENSIONS = 16
+NUM_STEPS = 400
+PEOPLE_A_STEP = 32
+TEMPERATURE = 0.1
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class CentreSlice:
+    """Features of the middle slice of every volume; of a 2D image, of the image itself.
+
+    Attributes:
+        network: n c y x in [-1, 1] -> n d.
+        name: network, hash and view, for the report.
+        axis: the spatial axis that the slices are stacked along; None: images are 2D.
+    """
+
+    network: Network
+    name: str
+    axis: int | None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """n c *s in [-1, 1] -> n d."""
+        with torch.no_grad():
+            return torch.cat([self.network(some) for some in _slices(images, self.axis).split(64)])
+
+
+class AllViews:
+    """Features of several views of an image, side by side.
+
+    Args:
+        views: their extractors.
+    """
+
+    def __init__(self, views: tuple[Features, ...]) -> None:
+        self.views, self.name = views, "; ".join(view.name for view in views)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """n c *s in [-1, 1] -> n d."""
+        return torch.cat([view(images) for view in self.views], dim=1)
+
+
+def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = None) -> dict[str, CentreSlice]:
+    """View -> features of that view; one view, "image", of 2D images.
+
+    Args:
+        source: `LEARNED`, or a TorchScript file.
+        train: images of the training people, one each, n c *s in [-1, 1].
+        num_real: people that the features will be asked about. Learned features have a quarter as many dimensions: the
+            distance of two sets from one distribution grows with dimensions squared over people.
+        cache: folder where the learned network is kept, under the hash of what it was made from.
+    """
+    views: dict[str, int | None] = {**AXES} if train.ndim == 5 else {"image": None}
+    if source == LEARNED:
+        network, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
+        networks = {view: _standardised(network, _slices(train, axis)) for view, axis in views.items()}
+    else:
+        network, name = from_file(Path(source))
+        networks = dict.fromkeys(views, network)
+    return {
+        view: CentreSlice(networks[view], name if axis is None else f"{name}, middle {view} slice", axis)
+        for view, axis in views.items()
+    }
+
+
+def from_file(path: Path) -> tuple[Network, str]:
+    """A TorchScript network and its name with hash."""
+    try:
+        script = torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"--features {path}: not a TorchScript file that can be read ({describe(error)}); give one, "
+            f"or {LEARNED}, or none."
+        ) from error
+    arguments = {argument.name for argument in script.forward.schema.arguments}
+    options = {"return_features": True} if "return_features" in arguments else {}
+
+    def network(slices: Tensor) -> Tensor:
+        rgb = ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
+        return script(rgb, **options).flatten(1).float()
+
+    return network, f"{path.name} (SHA-256 {file_hash(path)[:12]})"
+
+
+def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[Network, str]:
+    """The contrastive network of the training people, trained unless the cache has it, and its name with hash."""
+    recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} {tuple(train.shape)}"
+    digest = hashlib.sha256(recipe.encode() + train.contiguous().numpy().tobytes()).hexdigest()[:12]
+    name = f"contrastive network of {len(train)} training people ({dimensions} features, SHA-256 {digest})"
+    kept = cache / f"features-{digest}.pt" if cache else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _embedding(train.shape[1], dimensions)
+        if kept and kept.exists():
+            network.load_state_dict(torch.load(kept, weights_only=True))
+            return network, name
+        _teach(network, train)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(network.state_dict(), content)
+        write_atomically(kept, content.getvalue())
+    return network, name
+
+
+def _embedding(channels: int, dimensions: int) -> nn.Module:
+    """Strided convolutions, then what is left of the plane: a shift of the head must stay visible."""
+    widths = [channels, 16, 32, 64]
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        layers += [nn.Conv2d(wide, narrow, 3, stride=2, padding=1), nn.SiLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(widths[-1] * 16, dimensions))
+
+
+def _teach(network: nn.Module, train: Tensor) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    axes = list(AXES.values()) if train.ndim == 5 else [None]
+    for step in range(NUM_STEPS):
+        people = torch.randperm(len(train))[:PEOPLE_A_STEP]
+        one, other = _pair(train[people], axes[step % len(axes)])
+        a, b = (functional.normalize(network(slices)) for slices in (one, other))
+        alike = a @ b.T / TEMPERATURE
+        own = torch.arange(len(people))
+        loss = functional.cross_entropy(alike, own) + functional.cross_entropy(alike.T, own)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _pair(images: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+    """Two neighbouring slices of the middle half, at the same place in all; of 2D images, the image moved a little."""
+    if axis is None:
+        step = torch.randint(-1, 2, (2,)).tolist()
+        return images, images.roll(step, dims=(2, 3))
+    length = images.shape[axis + 2]
+    off = int(torch.randint(-(length // 4), length // 4 + 1, ()))
+    return _slices(images, axis, off), _slices(images, axis, off + 1 if off < 0 else off - 1)
+
+
+def _slices(images: Tensor, axis: int | None, off: int = 0) -> Tensor:
+    """n c y x: the slice `off` the middle."""
+    return images if axis is None else images.select(axis + 2, images.shape[axis + 2] // 2 + off)
+
+
+def _standardised(network: Network, slices: Tensor) -> Network:
+    """Features with mean 0 and variance 1 on the given slices: what was learned has no unit of its own."""
+    with torch.no_grad():
+        known = network(slices)
+    mean, deviation = known.mean(0), known.std(0).clamp(min=1e-6)
+    return lambda images: (network(images) - mean) / deviation
+
+
+def ranking(features: Features, real: Tensor) -> dict[str, list[float]]:
+    """Distortion -> Fréchet distance of real images from themselves distorted, a little, more and much."""
+    own = features(real).double()
+    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    distortions: dict[str, list[Tensor]] = {
+        "blur": [_blurred(real, times) for times in (1, 2, 4)],
+        "noise": [(real + spread * noise).clamp(-1, 1) for spread in (0.1, 0.2, 0.4)],
+        "shift": [real.roll([voxels] * (real.ndim - 2), dims=list(range(2, real.ndim))) for voxels in (1, 2, 4)],
+    }
+    return {
+        name: [float(frechet_distance(features(images).double(), own)) for images in strengths]
+        for name, strengths in distortions.items()
+    }
+
+
+def _blurred(images: Tensor, times: int) -> Tensor:
+    pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
+    for _ in range(times):
+        images = pool(images, 3, stride=1, padding=1, count_include_pad=False)
+    return images
