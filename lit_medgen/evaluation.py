@@ -43,7 +43,7 @@ from lit_medgen.metrics import (
     TwoSampleMetric,
     nearest_by_ms_ssim,
 )
-from lit_medgen.metrics.extractors import LEARNED, AllViews, extractors, ranking
+from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, ranking
 
 NUM_COMPONENTS = 10
 NONE = "none"
@@ -72,7 +72,7 @@ class RealImages(Protocol):
 
 
 def metrics_for(
-    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, Features]
+    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice]
 ) -> dict[str, Callable[[], TwoSampleMetric]]:
     """Name -> maker of every score; `seams` as a generator gives them, `views` as `extractors` does."""
     metrics: dict[str, Callable[[], TwoSampleMetric]] = {
@@ -119,7 +119,7 @@ def evaluate(
     least = min(len(samples), len(real), len(train))
     if least < 2:
         raise InputError(f"evaluate: {numbers}; give at least 2 of each.")
-    views: Mapping[str, Features] = {}
+    views: Mapping[str, CentreSlice] = {}
     if features != NONE and least >= LEAST_FOR_FEATURES:
         views = extractors(features, train, len(real), cache)
     rivals = nulls(train, len(samples))

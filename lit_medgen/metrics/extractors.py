@@ -46,29 +46,39 @@ class CentreSlice:
 
     Attributes:
         network: n c y x in [-1, 1] -> n d.
-        name: network, hash and view, for the report.
-        axis: the spatial axis that the slices are stacked along; None: images are 2D.
+        source: which network it is, with hash.
+        view: "axial", "coronal" or "sagittal"; "image" where images are 2D.
     """
 
     network: Network
-    name: str
-    axis: int | None
+    source: str
+    view: str
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+        return f"{self.source}, middle {self.view} slice" if self.view in AXES else self.source
 
     def __call__(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n d."""
         with torch.no_grad():
-            return torch.cat([self.network(some) for some in _slices(images, self.axis).split(64)])
+            return torch.cat([self.network(some) for some in _slices(images, AXES.get(self.view)).split(64)])
 
 
+@dataclass(frozen=True)
 class AllViews:
     """Features of several views of an image, side by side.
 
-    Args:
-        views: their extractors.
+    Attributes:
+        views: of one network.
     """
 
-    def __init__(self, views: tuple[Features, ...]) -> None:
-        self.views, self.name = views, "; ".join(view.name for view in views)
+    views: tuple[CentreSlice, ...]
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+        return f"{self.views[0].source}, {', '.join(view.view for view in self.views)}"
 
     def __call__(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n d."""
@@ -85,17 +95,14 @@ def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = N
             distance of two sets from one distribution grows with dimensions squared over people.
         cache: folder where the learned network is kept, under the hash of what it was made from.
     """
-    views: dict[str, int | None] = {**AXES} if train.ndim == 5 else {"image": None}
+    views = list(AXES) if train.ndim == 5 else ["image"]
     if source == LEARNED:
         network, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
-        networks = {view: _standardised(network, _slices(train, axis)) for view, axis in views.items()}
+        networks = {view: _standardised(network, _slices(train, AXES.get(view))) for view in views}
     else:
         network, name = from_file(Path(source))
         networks = dict.fromkeys(views, network)
-    return {
-        view: CentreSlice(networks[view], name if axis is None else f"{name}, middle {view} slice", axis)
-        for view, axis in views.items()
-    }
+    return {view: CentreSlice(networks[view], name, view) for view in views}
 
 
 def from_file(path: Path) -> tuple[Network, str]:
