@@ -14,7 +14,8 @@ and a volume is made in N stages, each from the slices of earlier ones (figure 1
 
 Beyond the paper, all in the config: any parametrisation and sampler, averaged weights, an absolute slice
 position (`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.atlas` says why), x̂ kept in
-[-1, 1] when sampling, times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the
+[-1, 1] at every step (with an atlas, whose posterior is Gaussian, at the end alone: clipping in between takes spread
+out of the samples), times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the
 loss over all slices; here it is eq. 6.
 """
 
@@ -77,7 +78,7 @@ class CDPM(Generator):
                 f"model.init_args.atlas_modes is {atlas_modes}, but the network takes no atlas; "
                 "set network.init_args.atlas to true."
             )
-        self.denoiser = AtlasDenoiser(network, schedule or Cosine(), parametrisation, clip=True)
+        self.denoiser = AtlasDenoiser(network, schedule or Cosine(), parametrisation, clip=not network.atlas)
         self.divisor, self.needs_atlas, self.atlas_modes = network.divisor, network.atlas, atlas_modes
         self.atlas_without: dict[str, int] = {}
         self.weight = weight or UniformWeight()
@@ -98,11 +99,10 @@ class CDPM(Generator):
                 )
             axis = AXES[self.needed_spec().slice_axis] + 2
             self.denoiser.atlas = Atlas.of(volumes.movedim(axis, 2), self.atlas_modes)
-            place = {person: i for i, person in enumerate(dict.fromkeys(data.people("train").values()))}
+            people = data.people("train")
+            place = {person: i for i, person in enumerate(dict.fromkeys(people.values()))}
             self.atlas_without = {
-                key: without(place[person])
-                for key, person in data.people("train").items()
-                if place[person] < len(volumes)
+                key: without(place[person]) for key, person in people.items() if place[person] < len(volumes)
             }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ class CDPM(Generator):
             given = condition.observed[0].nonzero().flatten().tolist()
         for stage in self._stages(slices.shape[2], given):
             slices[:, :, stage.target] = self._make(slices, stage, noise)
-        return slices.movedim(2, axis)
+        return slices.clamp(-1, 1).movedim(2, axis)
 
     def _make(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5)."""

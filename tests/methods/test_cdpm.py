@@ -140,3 +140,18 @@ def test_overfits_one_batch() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-8:]) < 0.25 * sum(losses[:8])
+
+
+@pytest.mark.parametrize("atlas", [False, True])
+def test_only_the_last_step_clips_what_comes_from_an_atlas(atlas: bool) -> None:
+    method = model(atlas=atlas)
+    if atlas:
+        method.denoiser.atlas = Atlas.of(3 * torch.randn(8, 1, 10, 8, 12), 2)
+    condition = Condition(
+        image=torch.zeros(2, 1, 4, 8, 12),
+        observed=torch.zeros(2, 4, dtype=torch.bool),
+        slice_index=torch.arange(4).expand(2, -1),
+    )
+    x = method.denoiser(3 * torch.randn(2, 1, 4, 8, 12), torch.full((2,), 0.3), condition)
+    assert (x.abs().amax() > 1) == atlas
+    assert method.sample(Condition(), range(2)).abs().amax() <= 1
