@@ -27,6 +27,8 @@ from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
 
+Anatomy = Literal["", "brain"]
+
 
 class StoreDataset(WatchedDataset):
     """Records of a store as batches of one.
@@ -57,9 +59,7 @@ class StoreDataset(WatchedDataset):
         if self.draw is None:
             image = self.store.read(record)
         else:
-            slices = self.draw.draw(
-                self.store.num_slices(record), np.random.default_rng(mix("slices", self.seed, position))
-            )
+            slices = self.draw.draw(self.store.num_slices, np.random.default_rng(mix("slices", self.seed, position)))
             real = slices.index >= 0
             chosen = self.store.read(record, slices.index[real])
             image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
@@ -106,6 +106,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         num_jobs: processes of the preparation; -1 is one per core.
     """
 
+    anatomy: Anatomy = ""
+    """What images show; brains (T1-weighted) have scores of their own."""
     spec: DataSpec
     batch_size: int  # public, so that Lightning's batch size scaling finds it
 
@@ -145,8 +147,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """Writes the prepared store; quick where it is already there."""
         self.prepare()
 
-    def prepare(self, verify: bool = False) -> tuple[list[Record], list[Rejected]]:
-        """Writes the prepared store; returns what was accepted and rejected.
+    def prepare(self, verify: bool = False, figures: bool = False) -> tuple[list[Record], list[Rejected]]:
+        """Writes the prepared store; returns what was accepted and rejected. Arguments: as those of `store.prepare`.
 
         MissingDataError if there is no data; InputError if every file was rejected.
         """
@@ -155,7 +157,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         scans, refused = self.scans()
         if not scans and not refused:
             raise MissingDataError(f"data.init_args.root: no images under '{self.root}'. {self.remedy}")
-        accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify)
+        accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
         if not accepted:
             raise InputError(
                 f"{self.root}: all {len(rejected)} images were rejected; the first: {rejected[0].source}: "

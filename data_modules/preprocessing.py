@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
+from data_modules.raw_heads import RawHead
+from data_modules.resampling import resample
 from lit_medgen.errors import InputError
 
 Intensity = Literal["percentile", "minmax", "window"]
@@ -30,6 +31,7 @@ class Preprocessing:
         percentile: the robust percentile.
         background: share of the maximum below which a voxel is not brain.
         window: lowest and highest value kept, used with intensity "window".
+        raw_head: what makes a brain of a head as the scanner gives it; None: images are brains already, or no heads.
     """
 
     size: tuple[int, ...] = (128, 128, 128)
@@ -39,6 +41,7 @@ class Preprocessing:
     percentile: float = 99.5
     background: float = 0.05
     window: tuple[float, float] = (0.0, 255.0)
+    raw_head: RawHead | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3) or len(self.size) != len(self.field_of_view_mm):
@@ -58,10 +61,14 @@ class Preprocessing:
 
     def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> Prepared:
         """The volume on the grid, in [0, 1]; ValueError for a volume that cannot be normalised."""
+        moved = np.eye(len(affine))
+        if self.raw_head:
+            voxels, moved = self.raw_head(voxels, affine)
+        affine = moved @ affine
         scaled, brain = self.normalise(voxels)
         target = self.grid(brain, affine)
         resampled = resample(scaled, affine, self.size, target)
-        return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target))
+        return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target), moved)
 
     def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Voxels in [0, 1] and the mask of the brain (all that is above the background)."""
@@ -111,11 +118,13 @@ class Prepared:
         voxels: x y z, float32 in [0, 1].
         affine: voxel to world, mm.
         cut: share of the brain's voxels that the grid cuts off.
+        moved: world of the raw volume to that of this one.
     """
 
     voxels: np.ndarray
     affine: np.ndarray
     cut: float
+    moved: np.ndarray
 
 
 def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
@@ -124,20 +133,3 @@ def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
         np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
     ]
     return [int(f[0]) for f in found], [int(f[-1]) + 1 for f in found]
-
-
-def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray) -> np.ndarray:
-    """Linear interpolation onto a grid, float32; smoothed first along axes that lose resolution.
-
-    The Gaussian has the width that turns a box of the old voxel into one of the new, so that fine detail is
-    averaged rather than aliased (the usual anti-aliasing of image pyramids).
-    """
-    to_source = np.linalg.inv(affine) @ target
-    coarser = np.linalg.norm(to_source[:-1, :-1], axis=1)  # new voxels, measured in old ones, along old axes
-    sigma = np.sqrt(np.maximum(coarser**2 - 1, 0) / 12)
-    smooth = ndimage.gaussian_filter(voxels.astype(np.float32), sigma, mode="nearest") if sigma.any() else voxels
-    # SciPy is zero beyond the outermost centres, so rounding, or a finer grid, would leave a dark rim: repeat the edge.
-    padded = np.pad(smooth.astype(np.float32), 1, mode="edge")
-    return ndimage.affine_transform(
-        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=1
-    )

@@ -1,10 +1,12 @@
-"""The prepared store: volumes on one grid, written once, read by memory map.
+"""The prepared store: volumes on one grid, written once, of which any slices are read and nothing else.
 
     <store>/volumes/<key>.npy     float16 in [0, 1], the slice axis first
-    <store>/volumes/<key>.json    SHA-256, affine and cut of that volume
-    <store>/manifest.csv          what was accepted: key, person (hashed), session, SHA-256, attributes
+    <store>/volumes/<key>.json    SHA-256, affine and cut of that volume, and how it was moved
+    <store>/manifest.csv          what was accepted: key, person (hashed), session, SHA-256, attributes; of raw
+                                  heads, the tools that treated them and their versions
     <store>/rejected.csv          what was not, and why
     <store>/preprocessing.json    how it was made
+    <store>/figures/<key>.png     raw and prepared image, if asked for
 
 A key is the hash of the raw bytes and of everything done to them, so work already done is found again after an
 interruption, and changed settings make a new store beside the old one. Every file is written under a temporary
@@ -15,7 +17,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -67,7 +71,18 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Record:
-    """One volume of a store."""
+    """One volume of a store.
+
+    Attributes:
+        key: hash of the raw bytes and of all that was done to them.
+        person: hash of whose it is.
+        session: name of the visit.
+        sha256: of the volume's file.
+        cut: share of the brain that the grid cuts off.
+        affine: voxel to world, mm.
+        attributes: numbers known about it; NaN where unknown.
+        tools: what treated a raw head, with versions.
+    """
 
     key: str
     person: str
@@ -76,6 +91,7 @@ class Record:
     cut: float
     affine: np.ndarray
     attributes: dict[str, float]
+    tools: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,8 @@ class StoreAddress:
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything that is done to the raw bytes, as plain data."""
-        return {"format": FORMAT, "axis": self.axis, **asdict(self.preprocessing)}
+        steps = {name: value for name, value in asdict(self.preprocessing).items() if value is not None}
+        return {"format": FORMAT, "axis": self.axis, **steps}
 
     @property
     def stacked(self) -> int:
@@ -108,6 +125,9 @@ class Store:
 
     def __init__(self, address: StoreAddress) -> None:
         self.folder, self.axis = address.folder, address.stacked
+        size = list(address.preprocessing.size)
+        self.shape = (size.pop(self.axis), *size)
+        self._header = _header(np.empty(self.shape, np.float16))
         manifest = self.folder / "manifest.csv"
         if not manifest.exists():
             raise InputError(
@@ -118,21 +138,27 @@ class Store:
 
     def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
         """float32 in [-1, 1]: the volume x y z, or n of its slices, n a b with (a, b) the axes left, in x y z order."""
-        stored = self._map(record)
-        chosen = torch.from_numpy(np.array(stored) if slices is None else stored[slices])
-        values = chosen.float().mul_(2).sub_(1).numpy()  # torch widens float16 several times faster than numpy
+        # Not through a memory map: its page faults and header take longer than to read 20 slices of 128 x 128, and a
+        # file that was cut off would end the process instead of being an error.
+        path, stride = self.path(record), 2 * math.prod(self.shape[1:])
+        stored = np.empty(self.shape if slices is None else (len(slices), *self.shape[1:]), np.float16)
+        try:
+            with path.open("rb", buffering=0) as file:
+                if file.read(len(self._header)) != self._header:
+                    raise ValueError(f"its header is not that of float16 {self.shape}")
+                for part, index in [(stored, 0)] if slices is None else zip(stored, slices, strict=True):
+                    file.seek(len(self._header) + int(index) * stride)
+                    if file.readinto(part.data) != part.nbytes:
+                        raise ValueError("it ends early")
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path}: cannot be read ({describe(error)}); run `prepare --verify`.") from error
+        values = torch.from_numpy(stored).float().mul_(2).sub_(1).numpy()  # torch widens faster than numpy
         return np.moveaxis(values, 0, self.axis) if slices is None else values
 
-    def num_slices(self, record: Record) -> int:
-        """Slices of a volume along the store's axis."""
-        return len(self._map(record))
-
-    def _map(self, record: Record) -> np.ndarray:
-        path = self.path(record)
-        try:
-            return np.load(path, mmap_mode="r")
-        except (ValueError, OSError, EOFError) as error:  # EOFError: an empty file
-            raise InputError(f"{path}: cannot be read ({describe(error)}); run `prepare --verify`.") from error
+    @property
+    def num_slices(self) -> int:
+        """Of every volume, along the store's axis."""
+        return self.shape[0]
 
     def path(self, record: Record) -> Path:
         """The file of a volume."""
@@ -145,6 +171,7 @@ def prepare(
     rejected: Iterable[Rejected] = (),
     num_jobs: int = -1,
     verify: bool = False,
+    figures: bool = False,
 ) -> tuple[list[Record], list[Rejected]]:
     """Writes the store for these scans; returns what was accepted and what was rejected.
 
@@ -154,13 +181,15 @@ def prepare(
         rejected: what the layout's reader already refused.
         num_jobs: joblib workers, -1 for one per core; a Dask or Ray backend of joblib is used if one is active.
         verify: read every volume already there and compare its SHA-256; a bad one is made again.
+        figures: draw every image as it came and as it was prepared.
     """
-    folder = address.folder
+    folder, raw_head = address.folder, address.preprocessing.raw_head
+    tools = raw_head.tools() if raw_head else ""
     (folder / "volumes").mkdir(parents=True, exist_ok=True)
     for place in (folder, folder / "volumes"):
         remove_stale(place)
     _write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
-    jobs = (delayed(_prepare_one)(address, scan, verify) for scan in scans)
+    jobs = (delayed(_prepare_one)(address, scan, tools, verify, figures) for scan in scans)
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
     accepted: dict[str, Record] = {}
@@ -178,34 +207,74 @@ def prepare(
     return records, refused
 
 
-def _prepare_one(address: StoreAddress, scan: Scan, verify: bool) -> Record | Rejected:
+def _prepare_one(address: StoreAddress, scan: Scan, tools: str, verify: bool, figures: bool) -> Record | Rejected:
     try:
         key = _key(address, scan)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
         if not _whole(path, facts_path, verify):
-            facts = _write_volume(address, scan, path)
+            facts = _write_volume(address, scan, path) | ({"tools": tools} if tools else {})
             write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())
+        if figures:
+            _draw(address, scan, path, facts)
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError):
             raise  # a full or broken disk is no fault of this scan
         return Rejected(str(scan.place), describe(error))
     person = _hash(f"person/{scan.person}".encode())[:16]
-    return Record(key, person, scan.session, facts["sha256"], facts["cut"], np.array(facts["affine"]), scan.attributes)
+    return Record(
+        key,
+        person,
+        scan.session,
+        facts["sha256"],
+        facts["cut"],
+        np.array(facts["affine"]),
+        scan.attributes,
+        facts.get("tools", ""),
+    )
 
 
 def _write_volume(address: StoreAddress, scan: Scan, path: Path) -> dict[str, Any]:
     prepared = address.preprocessing(*read_image(scan.source))
-    stored = np.moveaxis(prepared.voxels, address.stacked, 0).astype(np.float16)
+    stored = np.moveaxis(prepared.voxels, address.stacked, 0).astype(np.float16, order="C")
     if not stored.any():
         raise ValueError("nothing is left inside the field of view; expected an image")
     with replacing(path, stored.nbytes) as file:
         np.save(file, stored)
-    affine = np.eye(4)
-    affine[: len(prepared.affine) - 1, : len(prepared.affine) - 1] = prepared.affine[:-1, :-1]
-    affine[: len(prepared.affine) - 1, 3] = prepared.affine[:-1, -1]
-    return {"sha256": file.sha256, "cut": prepared.cut, "affine": affine.tolist(), "bytes": path.stat().st_size}
+    return {
+        "sha256": file.sha256,
+        "cut": prepared.cut,
+        "affine": _affine_of(3, prepared.affine).tolist(),
+        "moved": _affine_of(3, prepared.moved).tolist(),
+        "bytes": path.stat().st_size,
+    }
+
+
+def _draw(address: StoreAddress, scan: Scan, path: Path, facts: dict[str, Any]) -> None:
+    from data_modules.figures import save_preparation
+
+    raw, affine = read_image(scan.source)
+    moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
+    prepared = np.moveaxis(np.load(path).astype(np.float32), 0, address.stacked)
+    figure = address.folder / "figures" / f"{path.stem}.png"
+    figure.parent.mkdir(exist_ok=True)
+    save_preparation(figure, raw, moved @ affine, prepared, grid)
+
+
+def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
+    """The affine of 3D images as that of 2D images (3 3), or the other way round."""
+    shared = min(dim, len(affine) - 1)
+    full = np.eye(dim + 1)
+    full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
+    return full
+
+
+def _header(volume: np.ndarray) -> bytes:
+    """What stands before the numbers in a .npy file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(volume))
+    return file.getvalue()
 
 
 def _whole(path: Path, facts_path: Path, verify: bool) -> bool:
@@ -231,6 +300,7 @@ def _hash(content: bytes) -> str:
 
 def _row(record: Record) -> dict[str, Any]:
     fixed = {name: getattr(record, name) for name in ("key", "person", "session", "sha256", "cut")}
+    fixed |= {"tools": record.tools} if record.tools else {}
     return fixed | {f"attribute.{name}": value for name, value in record.attributes.items()}
 
 
@@ -249,6 +319,7 @@ def _record(row: dict[str, str], folder: Path) -> Record:
         float(row["cut"]),
         np.array(facts["affine"]),
         attributes,
+        row.get("tools", ""),
     )
 
 

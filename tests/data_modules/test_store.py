@@ -87,14 +87,32 @@ def test_slices_are_those_of_the_whole_volume(axis: str, address: StoreAddress, 
     store = Store(address)
     whole, index = store.read(store.records[0]), np.array([0, 3, 8])
     assert whole.shape == (10, 12, 9)
-    assert store.num_slices(store.records[0]) == whole.shape[AXES[axis]]
+    assert store.num_slices == whole.shape[AXES[axis]]
     found = store.read(store.records[0], index)
     np.testing.assert_array_equal(found, np.moveaxis(whole, AXES[axis], 0)[index])
     assert found.dtype == whole.dtype == np.float32
-    assert (
-        np.load(address.folder / "volumes" / f"{store.records[0].key}.npy", mmap_mode="r").shape[0]
-        == whole.shape[AXES[axis]]
-    )
+    assert np.load(store.path(store.records[0])).shape[0] == whole.shape[AXES[axis]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:-1], "it ends early"),
+        (lambda content: content[:200], "it ends early"),
+        (lambda content: b"", "its header is not that of float16"),
+        (lambda content: content.replace(b"f2", b"f4", 1), "its header is not that of float16"),
+    ],
+)
+def test_a_damaged_volume_is_named(
+    damage: Callable[[bytes], bytes], reason: str, address: StoreAddress, scans: list[Scan]
+) -> None:
+    make(address, scans[:1])
+    store = Store(address)
+    path = store.path(store.records[0])
+    path.write_bytes(damage(path.read_bytes()))
+    for slices in (None, np.array([0, store.num_slices - 1])):
+        with pytest.raises(InputError, match=f"{path.name}: cannot be read \\({reason}.*run `prepare --verify`"):
+            store.read(store.records[0], slices)
 
 
 def test_manifest_tells_the_content(address: StoreAddress, scans: list[Scan]) -> None:

@@ -1,0 +1,152 @@
+"""Raw heads: a scan as the hospital delivers it becomes a brain.
+
+denoise    curvature flow (Sethian 1996), which smooths along edges and not across them
+unbias     N4 (Tustison et al. 2010, "N4ITK: Improved N3 Bias Correction")
+strip      the MNI152 template is brought onto the head affinely and its mask taken over; or by an external tool, such
+           as HD-BET or SynthStrip
+register   the head is brought affinely into the template's space
+
+Field and registration are found on a 2 mm copy of the head, along the axes of the world whatever the scan's are, and
+applied to the head itself, which is not resampled: each changes little between voxels.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from data_modules.resampling import resample
+from lit_medgen.errors import InputError
+
+REGISTRATION = "registration"
+NONE = "none"
+PLAUSIBLE_ML = (500.0, 2500.0)
+"""Volume inside a skull, from small children's to the largest."""
+
+
+@dataclass(frozen=True)
+class RawHead:
+    """What is done to a raw head, in this order.
+
+    Args:
+        denoise: iterations of curvature flow; 0 for none.
+        unbias: correct the field of the coil.
+        strip: `registration`, `none`, or the command of an external tool with {input} and {output} where it takes its
+            NIfTI files, e.g. "hd-bet -i {input} -o {output}" or "mri_synthstrip -i {input} -o {output}".
+        register: bring the head into the template's space (affine, 12 parameters).
+    """
+
+    denoise: int = 0
+    unbias: bool = True
+    strip: str = REGISTRATION
+    register: bool = False
+
+    def __post_init__(self) -> None:
+        if self.denoise < 0:
+            raise InputError(f"data.init_args.preprocessing.raw_head.denoise is {self.denoise}; give 0 or more.")
+        if self._command and not all(place in self.strip for place in ("{input}", "{output}")):
+            raise InputError(
+                f"data.init_args.preprocessing.raw_head.strip is '{self.strip}'; give {REGISTRATION}, {NONE} or a "
+                "command with {input} and {output}."
+            )
+
+    @property
+    def _command(self) -> bool:
+        return self.strip not in (REGISTRATION, NONE)
+
+    def tools(self) -> str:
+        """Every tool that is used, with its version."""
+        names = ["SimpleITK", *(["nilearn"] if self.register or self.strip == REGISTRATION else [])]
+        found = [f"{name} {version(name)}" for name in names]
+        return ", ".join([*found, *([_version(shlex.split(self.strip)[0])] if self._command else [])])
+
+    def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The head's voxels after all steps, and the matrix from its world to that of the result, mm.
+
+        Args:
+            voxels: x y z of the scan.
+            affine: voxel to world.
+
+        ValueError if it is no head, or what is left cannot be a brain.
+        """
+        if voxels.ndim != 3:
+            raise ValueError(f"an image of {voxels.ndim} dimensions; raw_head expects a volume")
+        try:
+            return self._of_head(voxels, affine)
+        except RuntimeError as error:  # SimpleITK's, which ends with what is wrong
+            said = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"SimpleITK fails on it ({said}); is it a whole head?") from error
+
+    def _of_head(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from data_modules import registration  # SimpleITK and nilearn take a while to load
+
+        voxels = np.maximum(voxels, 0).astype(np.float32)
+        if self.denoise:
+            voxels = registration.denoised(voxels, self.denoise)
+        grid, size = registration.grid_of(voxels.shape, affine)
+        if self.unbias:
+            field = registration.log_field(resample(voxels, affine, size, grid), grid)
+            voxels = voxels / np.exp(resample(field, grid, voxels.shape, affine))
+        to_template = np.eye(4)
+        if self.register or self.strip == REGISTRATION:
+            onto = registration.Template(resample(voxels, affine, size, grid), grid)
+            to_template = onto.matrix if self.register else to_template
+        match self.strip:
+            case "registration":
+                voxels = voxels * (resample(onto.mask(), grid, voxels.shape, affine) > 0.5)
+            case "none":
+                return voxels, to_template
+            case _:
+                voxels = voxels * _by_command(self.strip, voxels, affine)
+        _check(voxels > 0, affine)
+        return voxels, to_template
+
+
+def _check(inside: np.ndarray, affine: np.ndarray) -> None:
+    volume_ml = float(inside.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)
+    if not PLAUSIBLE_ML[0] <= volume_ml <= PLAUSIBLE_ML[1]:
+        raise ValueError(
+            f"skull stripping left {volume_ml:.0f} mL; expected a brain of {PLAUSIBLE_ML[0]:.0f} to "
+            f"{PLAUSIBLE_ML[1]:.0f} mL: is it a whole head, and is its affine right?"
+        )
+
+
+@cache
+def _version(program: str) -> str:
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"data.init_args.preprocessing.raw_head.strip: no program '{program}' on this machine; install it, or "
+            f"give its full path, or {REGISTRATION}."
+        ) from error
+    said = (answer.stdout + answer.stderr).strip().splitlines()
+    return f"{Path(program).name} {said[0] if answer.returncode == 0 and said else '(version unknown)'}"
+
+
+def _by_command(command: str, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Where the stripped volume that an external tool writes is not 0."""
+    from lit_medgen.images.nifti import read_nifti, write_nifti
+
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
+        write_nifti(given, voxels, affine, "")
+        words = [word.format(input=given, output=made) for word in shlex.split(command)]
+        answer = subprocess.run(words, capture_output=True, text=True, check=False)
+        if answer.returncode or not made.is_file():
+            said = (answer.stderr or answer.stdout).strip().splitlines()
+            raise ValueError(
+                f"`{words[0]}` ended with code {answer.returncode} and {'an' if made.is_file() else 'no'} output; "
+                f"it said: {said[-1] if said else 'nothing'}"
+            )
+        brain, _ = read_nifti(made)
+        if brain.shape != voxels.shape:
+            raise ValueError(f"`{words[0]}` wrote a volume of {brain.shape}; expected {voxels.shape}")
+        return brain > 0
