@@ -45,6 +45,7 @@ class ADNIDataModule(MedicalDataModule):
             taken. None: the usual names of T1-weighted series. In folder names, blanks and punctuation are `_`.
     """
 
+    anatomy = "brain"
     remedy = (
         "ADNI needs an application at ida.loni.usc.edu; expected <PTID>/<Description>/<date>/<I...>/*.nii and the "
         "collection CSV. To try the method without it, draw phantoms (`python -m lit_medgen phantom adni "

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from data_modules.base import MedicalDataModule
+from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.store import Rejected, Scan
 from lit_medgen.errors import InputError, MissingDataError
 
@@ -31,6 +31,7 @@ class FolderDataModule(MedicalDataModule):
             root is the person, or the file's name where there is no folder.
         attributes: the table's columns to keep; text columns give the codes of `codes`.
         codes: column -> text -> number, for text columns (default: sex F 0, M 1).
+        anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
     remedy = "Give the folder of the images; `pattern` is '**/*.nii.gz' unless set."
@@ -44,11 +45,12 @@ class FolderDataModule(MedicalDataModule):
         person: str | None = None,
         attributes: list[str] | None = None,
         codes: dict[str, dict[str, float]] | None = None,
+        anatomy: Anatomy = "",
         **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
     ) -> None:
         super().__init__(root, **common)
         self.pattern, self.table, self.key, self.person = pattern, table, key, person or key
-        self.attributes = attributes or []
+        self.attributes, self.anatomy = attributes or [], anatomy
         self.codes = codes or {"sex": {"F": 0.0, "M": 1.0}}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
@@ -123,13 +125,14 @@ def require_column(table: pd.DataFrame, column: str, path: Path) -> None:
 
 
 def number(text: Any, codes: dict[str, float]) -> float:
-    """A cell as a number: its code, its value, or NaN where it is empty or not a number."""
+    """A cell as a number: its code, its value, or NaN where it is empty or not a finite number."""
     if text in codes:
         return codes[text]
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return math.nan
+    return value if math.isfinite(value) and "_" not in str(text) else math.nan  # Python reads 1_0 as 10
 
 
 def _begins(name: str, key: str) -> bool:

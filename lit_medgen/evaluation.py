@@ -30,23 +30,26 @@ from lit_medgen.metrics import (
     Density,
     Features,
     FrechetDistance,
+    InceptionScore,
     KernelDistance,
     LinearMMD,
     ModeSpread,
     MSSSIMGap,
     NearestTraining,
     PairwiseMSSSIM,
+    PairwiseSSIM,
     Precision,
     Recall,
     SeamRatio,
     Sharpness,
     TwoSampleMetric,
-    nearest_by_ms_ssim,
+    VentricleSpread,
 )
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, ranking
 
 NUM_COMPONENTS = 10
 NONE = "none"
+BRAIN = "brain"
 LEAST_FOR_FEATURES = 8
 """Images of each kind: below that, neighbours and covariances mean nothing."""
 OF_ALL_VIEWS: dict[str, Callable[[Features], TwoSampleMetric]] = {
@@ -66,30 +69,40 @@ MAX_TRAIN = 500
 class RealImages(Protocol):
     """What evaluation needs of a data module."""
 
+    @property
+    def anatomy(self) -> str:
+        """What images show: "brain" adds scores of brains."""
+        ...
+
     def volumes(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
         """n c *s in [-1, 1]."""
         ...
 
 
 def metrics_for(
-    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice]
+    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice], anatomy: str = ""
 ) -> dict[str, Callable[[], TwoSampleMetric]]:
-    """Name -> maker of every score; `seams` as a generator gives them, `views` as `extractors` does."""
+    """Name -> maker of every score; a generator gives `seams`, `extractors` the views, the data `anatomy`."""
     metrics: dict[str, Callable[[], TwoSampleMetric]] = {
         "ms_ssim": PairwiseMSSSIM,
         "ms_ssim_gap": MSSSIMGap,
+        "ssim": PairwiseSSIM,
         "mmd_linear_biased": LinearMMD,
         "mmd_rbf_unbiased": RBFMMD,
         "sharpness": Sharpness,
         "mode_spread": partial(ModeSpread, torch.from_numpy(principal_components(train).components_)),
         "nearest_training": NearestTraining,
     }
+    if anatomy == BRAIN and train.ndim == 5:
+        metrics["ventricle_spread"] = VentricleSpread
     if seams and seams[1]:
         metrics["seam_ratio"] = partial(SeamRatio, *seams)
     metrics |= {f"frechet_{view}": partial(FrechetDistance, features) for view, features in views.items()}
     if views:
         together = AllViews(tuple(views.values()))
         metrics |= {name: partial(score, together) for name, score in OF_ALL_VIEWS.items()}
+    classifiers = {view: network for view, network in views.items() if network.classifier}
+    metrics |= {f"inception_score_{view}": partial(InceptionScore, network) for view, network in classifiers.items()}
     return metrics
 
 
@@ -122,67 +135,72 @@ def evaluate(
     views: Mapping[str, CentreSlice] = {}
     if features != NONE and least >= LEAST_FOR_FEATURES:
         views = extractors(features, train, len(real), cache)
+    metrics = metrics_for(train, seams, views, data.anatomy)
     rivals = nulls(train, len(samples))
+    own = {name: measure(make, samples, train, real) for name, make in metrics.items()}
     report: dict[str, Any] = {
         "source": source,
-        "metrics": {},
-        "nulls": {name: {} for name in rivals},
+        "metrics": {name: _row(own[name], make, train, real) for name, make in metrics.items()},
+        "nulls": {
+            null: {name: measure(make, images, train, real).compute().item() for name, make in metrics.items()}
+            for null, images in rivals.items()
+        },
         "ranking": {view: ranking(extract, real) for view, extract in views.items()},
     }
     if features != NONE and not views:
         report["note"] = f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each."
-    for name, make in metrics_for(train, seams, views).items():
-        others = train if make().against == "train" else real
-        metric = measure(make, samples, others)
-        estimate = metric.estimate()
-        report["metrics"][name] = {
-            "value": estimate.value,
-            "ci95": list(estimate.ci95),
-            "real_vs_real": measure(make, real, others).compute().item()
-            if metric.of_one_set
-            else floor(make, train, real, len(samples)),
-            "num_samples": len(samples),
-            "num_real": len(others),
-            "features": metric.features,
-        }
-        for null, images in rivals.items():
-            report["nulls"][null][name] = measure(make, images, others).compute().item()
-    places, likeness = nearest_by_ms_ssim(samples, train)
-    report["nearest"] = [
-        {"sample": i, "training_image": int(place), "ms_ssim": float(value)}
-        for i, (place, value) in enumerate(zip(places, likeness, strict=True))
-    ]
+    nearest = own["nearest_training"]
+    assert isinstance(nearest, NearestTraining)
+    pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
+    report["nearest"] = [{"sample": i, "training_image": place, "ms_ssim": value} for i, (place, value) in pairs]
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(report, indent=2))
     write_atomically(out / "report.md", as_markdown(report))
-    pictures = {"samples": samples, "training people most like them": train[places], "data, unseen people": real}
-    pictures |= {f"null: {name}": images for name, images in rivals.items()}
-    save_figure(out / "samples.png", pictures)
     save_scores(out / "scores.png", report)
-    seen = AllViews(tuple(views.values())) if views else _voxels
-    save_map(
-        out / "map.png",
-        {
-            name: seen(images).numpy()
-            for name, images in (("samples", samples), ("nearest", train[places]), ("unseen", real))
-        },
-    )
+    _draw(out, {"samples": samples, "nearest": train[nearest.places], "unseen": real}, rivals, views)
     print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png")
     return report
 
 
-def measure(make: Callable[[], TwoSampleMetric], samples: Tensor, real: Tensor) -> TwoSampleMetric:
-    """A metric that has seen both sets; only the samples' own score needs its interval too."""
+def measure(make: Callable[[], TwoSampleMetric], images: Tensor, train: Tensor, real: Tensor) -> TwoSampleMetric:
+    """A metric that has seen images and the people it compares them with."""
     metric = make()
-    metric.update(samples, real=False)
-    metric.update(real, real=True)
+    metric.update(images, real=False)
+    metric.update(train if metric.against == "train" else real, real=True)
     return metric
 
 
 def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num: int) -> float:
     """The score that real images get: mean over random sets of training people, as many as there are samples."""
     sets = [np.random.default_rng(k).permutation(len(train))[:num] for k in range(NUM_FLOORS)]
-    return float(np.mean([measure(make, train[chosen], real).compute().item() for chosen in sets]))
+    return float(np.mean([measure(make, train[chosen], train, real).compute().item() for chosen in sets]))
+
+
+def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor) -> dict[str, Any]:
+    """The score of samples, with its interval and the value that real images have."""
+    estimate = metric.estimate()
+    num_samples, num_real = (sum(map(len, seen)) for seen in (metric.samples, metric.real))
+    return {
+        "value": estimate.value,
+        "ci95": list(estimate.ci95),
+        "real_vs_real": measure(make, real, train, real).compute().item()
+        if metric.of_one_set
+        else floor(make, train, real, num_samples),
+        "num_samples": num_samples,
+        "num_real": num_real,
+        "features": metric.features,
+    }
+
+
+def _draw(
+    out: Path, images: Mapping[str, Tensor], rivals: Mapping[str, Tensor], views: Mapping[str, CentreSlice]
+) -> None:
+    """samples.png and map.png; `images` are samples, nearest and unseen."""
+    titles = ("samples", "training people most like them", "data, unseen people")
+    rows = dict(zip(titles, images.values(), strict=True))
+    save_figure(out / "samples.png", rows | {f"null: {name}": made for name, made in rivals.items()})
+    seen = AllViews(tuple(views.values())) if views else _voxels
+    save_map(out / "map.png", {name: seen(some).numpy() for name, some in images.items()})
 
 
 def nulls(train: Tensor, num: int) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
 from lit_medgen.files import file_hash
 from lit_medgen.methods.base import Generator
-from lit_medgen.metrics import RBFMMD, LinearMMD
+from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
@@ -57,6 +57,7 @@ class People:
 
     train: Tensor
     test: Tensor
+    anatomy: str = ""
 
     def volumes(
         self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None
@@ -156,7 +157,7 @@ def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two borders"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
     report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
-    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness"}
+    names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness", "ssim"}
     names |= {"mode_spread", "nearest_training"}
     assert "No scores of features: 3 samples, 4 test and 8 training people" in report["note"]
     assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
@@ -230,6 +231,42 @@ def test_features_from_a_torchscript_file(tmp_path: Path) -> None:
     middle = (images[:, 0, :, 8] + 1) * 127.5
     torch.testing.assert_close(found, torch.stack([middle.mean(dim=(1, 2)), middle.amax(dim=(1, 2))], dim=1))
     assert views["coronal"].name == f"detector.pt (SHA-256 {file_hash(file)[:12]}), middle coronal slice"
+
+
+class Classifier(torch.nn.Module):
+    """Called as StyleGAN's Inception is: dark images are of the first class, bright ones of the second."""
+
+    def forward(self, x: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        brightness = x.mean(dim=(1, 2, 3))
+        if return_features:
+            return brightness[:, None]
+        bias = 0.0 if no_output_bias else 100.0
+        return torch.softmax(torch.stack([128 - brightness + bias, brightness - 128], dim=1), dim=1)
+
+
+def test_a_classifier_gives_the_inception_score(tmp_path: Path) -> None:
+    file = tmp_path / "classifier.pt"
+    torch.jit.script(Classifier()).save(str(file))
+    dark, bright = torch.full((4, 1, 16, 16, 16), -0.9), torch.full((4, 1, 16, 16, 16), 0.9)
+    classifier = extractors(str(file), heads(9, 0), 9)["axial"]
+
+    def score(images: Tensor) -> float:
+        metric = InceptionScore(classifier)
+        metric.update(images, real=False)
+        metric.update(images, real=True)
+        return float(metric.compute())
+
+    assert score(torch.cat([dark, bright])) == pytest.approx(2)  # sure of two classes
+    assert score(dark) == pytest.approx(1)
+    report = evaluate(heads(8, 3), People(heads(24, 1), heads(8, 2)), tmp_path, features=str(file))
+    assert 1 <= report["metrics"]["inception_score_axial"]["value"] <= 2
+
+
+def test_brains_have_scores_of_their_own(tmp_path: Path) -> None:
+    people = People(heads(8, 1), heads(8, 2))
+    assert "ventricle_spread" not in evaluate(heads(8, 3), people, tmp_path, features="none")["metrics"]
+    people.anatomy = "brain"
+    assert evaluate(heads(8, 3), people, tmp_path, features="none")["metrics"]["ventricle_spread"]["value"] > 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a network"])

@@ -1,25 +1,28 @@
 """Scores of generated images, as torchmetrics classes with jackknife intervals."""
 
+from lit_medgen.metrics.anatomy import VentricleSpread
 from lit_medgen.metrics.base import Estimate, TwoSampleMetric
 from lit_medgen.metrics.diversity import (
     ModeSpread,
     MSSSIMGap,
     NearestTraining,
     PairwiseMSSSIM,
-    nearest_by_ms_ssim,
-    pairwise_ms_ssim,
+    PairwiseSSIM,
 )
 from lit_medgen.metrics.features import (
     Coverage,
     Density,
     Features,
     FrechetDistance,
+    InceptionScore,
     KernelDistance,
     Precision,
     Recall,
     frechet_distance,
 )
 from lit_medgen.metrics.kernel import RBFMMD, LinearMMD
+from lit_medgen.metrics.ms_ssim import nearest_by_ms_ssim, pairwise_ms_ssim
+from lit_medgen.metrics.paired import PairedMetric, PairedMSSSIM, PairedPSNR, PairedSSIM, PerceptualDistance
 from lit_medgen.metrics.texture import SeamRatio, Sharpness
 
 __all__ = [
@@ -29,17 +32,25 @@ __all__ = [
     "Estimate",
     "Features",
     "FrechetDistance",
+    "InceptionScore",
     "KernelDistance",
     "LinearMMD",
     "MSSSIMGap",
     "ModeSpread",
     "NearestTraining",
+    "PairedMSSSIM",
+    "PairedMetric",
+    "PairedPSNR",
+    "PairedSSIM",
     "PairwiseMSSSIM",
+    "PairwiseSSIM",
+    "PerceptualDistance",
     "Precision",
     "Recall",
     "SeamRatio",
     "Sharpness",
     "TwoSampleMetric",
+    "VentricleSpread",
     "frechet_distance",
     "nearest_by_ms_ssim",
     "pairwise_ms_ssim",

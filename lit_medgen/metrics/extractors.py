@@ -8,7 +8,8 @@ That needs detail which is a person's own and no labels; position cannot help, b
 on real people whether the features see what they should: a stronger blur, noise or shift is further away.
 
 A file is TorchScript, called as StyleGAN's detectors are: n 3 y x in 0 to 255 gives n d, with `return_features=True`
-where its forward has that argument. `inception-2015-12-05.pt` is one; only its scores are what papers call FID.
+where its forward has that argument; one with `no_output_bias`, as theirs have, gives probabilities of classes without
+`return_features`. `inception-2015-12-05.pt` is one; only its scores are what papers call FID and inception score.
 
 Shapes: n images, c channels, *s spatial axes, y x the plane, d features.
 """
@@ -30,6 +31,7 @@ from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, describe
 from lit_medgen.files import file_hash, write_atomically
 from lit_medgen.metrics.features import Features, frechet_distance
+from lit_medgen.metrics.paired import PerceptualDistance
 
 LEARNED = "learned"
 MOST_DIMENSIONS = 16
@@ -48,11 +50,13 @@ class CentreSlice:
         network: n c y x in [-1, 1] -> n d.
         source: which network it is, with hash.
         view: "axial", "coronal" or "sagittal"; "image" where images are 2D.
+        classifier: n c y x in [-1, 1] -> n k, probabilities of classes; None where the network knows none.
     """
 
     network: Network
     source: str
     view: str
+    classifier: Network | None = None
 
     @property
     def name(self) -> str:
@@ -61,8 +65,16 @@ class CentreSlice:
 
     def __call__(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n d."""
+        return self._of_slices(self.network, images)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """n c *s in [-1, 1] -> n k; only with a `classifier`."""
+        assert self.classifier is not None
+        return self._of_slices(self.classifier, images)
+
+    def _of_slices(self, network: Network, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self.network(some) for some in _slices(images, AXES.get(self.view)).split(64)])
+            return torch.cat([network(some) for some in _slices(images, AXES.get(self.view)).split(64)])
 
 
 @dataclass(frozen=True)
@@ -97,16 +109,36 @@ def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = N
     """
     views = list(AXES) if train.ndim == 5 else ["image"]
     if source == LEARNED:
-        network, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
-        networks = {view: _standardised(network, _slices(train, AXES.get(view))) for view in views}
-    else:
-        network, name = from_file(Path(source))
-        networks = dict.fromkeys(views, network)
-    return {view: CentreSlice(networks[view], name, view) for view in views}
+        embed, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
+        networks = {view: _standardised(embed, _slices(train, AXES.get(view))) for view in views}
+        return {view: CentreSlice(networks[view], name, view) for view in views}
+    network, classifier, name = from_file(Path(source))
+    return {view: CentreSlice(network, name, view, classifier) for view in views}
 
 
-def from_file(path: Path) -> tuple[Network, str]:
-    """A TorchScript network and its name with hash."""
+def perceptual(source: str, train: Tensor, cache: Path | None = None) -> PerceptualDistance:
+    """A distance of activations: of all convolutions of the learned network, or of the features of a file.
+
+    Args: as those of `extractors`.
+    """
+    if source != LEARNED:
+        network, _, name = from_file(Path(source))
+        return PerceptualDistance(lambda slices: [network(slices)[:, :, None, None]], name)
+    network, name = learned(train, MOST_DIMENSIONS, cache)
+
+    def layers(slices: Tensor) -> list[Tensor]:
+        found = []
+        for layer in network:
+            slices = layer(slices)
+            if isinstance(layer, nn.SiLU):
+                found.append(slices)
+        return found
+
+    return PerceptualDistance(layers, name)
+
+
+def from_file(path: Path) -> tuple[Network, Network | None, str]:
+    """A TorchScript network, the classifier in it if there is one, and its name with hash."""
     try:
         script = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
@@ -115,19 +147,27 @@ def from_file(path: Path) -> tuple[Network, str]:
             f"or {LEARNED}, or none."
         ) from error
     arguments = {argument.name for argument in script.forward.schema.arguments}
-    options = {"return_features": True} if "return_features" in arguments else {}
 
-    def network(slices: Tensor) -> Tensor:
-        rgb = ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
-        return script(rgb, **options).flatten(1).float()
+    def called_with(**options: bool) -> Network:
+        return lambda slices: script(_rgb(slices), **options).flatten(1).float()
 
-    return network, f"{path.name} (SHA-256 {file_hash(path)[:12]})"
+    network = called_with(return_features=True) if "return_features" in arguments else called_with()
+    # Without the bias of the output, as StyleGAN's authors take the inception score.
+    classifier = called_with(no_output_bias=True) if "no_output_bias" in arguments else None
+    return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})"
 
 
-def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[Network, str]:
+def _rgb(slices: Tensor) -> Tensor:
+    """n 3 y x in 0 to 255."""
+    return ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
+
+
+def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[nn.Sequential, str]:
     """The contrastive network of the training people, trained unless the cache has it, and its name with hash."""
     recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} {tuple(train.shape)}"
-    digest = hashlib.sha256(recipe.encode() + train.contiguous().numpy().tobytes()).hexdigest()[:12]
+    made_from = hashlib.sha256(recipe.encode())
+    made_from.update(train.contiguous().numpy().data)
+    digest = made_from.hexdigest()[:12]
     name = f"contrastive network of {len(train)} training people ({dimensions} features, SHA-256 {digest})"
     kept = cache / f"features-{digest}.pt" if cache else None
     with torch.random.fork_rng(devices=[]):
@@ -145,7 +185,7 @@ def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[
     return network, name
 
 
-def _embedding(channels: int, dimensions: int) -> nn.Module:
+def _embedding(channels: int, dimensions: int) -> nn.Sequential:
     """Strided convolutions, then what is left of the plane: a shift of the head must stay visible."""
     widths = [channels, 16, 32, 64]
     layers: list[nn.Module] = []

@@ -1,7 +1,8 @@
-r"""Scores of features: Fréchet distance, kernel distance, precision and recall, density and coverage.
+r"""Scores of features: Fréchet and kernel distance, inception score, precision and recall, density and coverage.
 
     Fréchet    |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^1/2)           (Heusel et al. 2017, eq. 6)
     kernel     unbiased MMD^2, kernel (x . y / d + 1)^3                  (Binkowski et al. 2018, section 3; "KID")
+    inception  exp(mean KL(p(class | x), mean of p(class | x)))          (Salimans et al. 2016, section 4)
     precision  share of samples within the k-th neighbour's distance of some real image, recall the same with the
                roles exchanged                                           (Kynkaanniemi et al. 2019, eqs. 1 and 2)
     density    (1 / k) mean number of real images within whose k-th neighbour's distance a sample lies,
@@ -82,6 +83,42 @@ class KernelDistance(FeatureMetric):
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         return unbiased_mmd(statistics, x, y)
+
+
+class Classifies(Protocol):
+    """Features of a network that also names classes."""
+
+    @property
+    def name(self) -> str:
+        """Network, hash and view, for the report."""
+        ...
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """n c *s in [-1, 1] -> n k."""
+        ...
+
+
+class InceptionScore(TwoSampleMetric):
+    """How sure a classifier is of each sample, and of how many classes samples are; over all, not averaged over splits.
+
+    Args:
+        classifier: gives the probabilities.
+    """
+
+    of_one_set = True
+
+    def __init__(self, classifier: Classifies) -> None:
+        super().__init__()
+        self.classifier, self.features = classifier, classifier.name
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        """Probabilities for every sample, float64."""
+        return {"x": self.classifier.probabilities(samples).double()}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The score of the samples x."""
+        p = statistics["x"][x]
+        return float((torch.xlogy(p, p) - torch.xlogy(p, p.mean(0))).sum(1).mean().exp())
 
 
 class _Neighbours(FeatureMetric):

@@ -17,7 +17,7 @@ from lit_medgen.metrics import (
     Sharpness,
     TwoSampleMetric,
 )
-from lit_medgen.metrics.diversity import BETAS, Scales, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
+from lit_medgen.metrics.ms_ssim import BETAS, Scales, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
 
 def smooth(n: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -52,6 +52,16 @@ def test_ms_ssim_agrees_with_monai(size: tuple[int, ...], scales: int, window: i
             assert ours[i, j] == pytest.approx(float(reference((x[[i]] + 1) / 2, (y[[j]] + 1) / 2)), abs=1e-4)
 
 
+def test_ms_ssim_agrees_with_double_precision() -> None:
+    """float32, with variances as differences of squares, against the same in float64."""
+    x, y = smooth(4, (40, 48, 40), 1), smooth(4, (40, 48, 40), 2)
+    y = 0.8 * x + 0.2 * y
+    exact = Scales(x, y, dtype=torch.float64)
+    torch.testing.assert_close(
+        pairwise_ms_ssim(x, y).double(), torch.stack([exact.similarity(i) for i in range(4)]), atol=2e-6, rtol=0
+    )
+
+
 def test_ms_ssim_of_an_image_with_itself_is_one() -> None:
     x = smooth(3, (16, 16, 16))
     torch.testing.assert_close(pairwise_ms_ssim(x, x).diagonal(), torch.ones(3), atol=1e-5, rtol=0)
@@ -77,7 +87,7 @@ def test_the_nearest_image_is_the_same_as_by_all_pairs(size: tuple[int, ...], mo
         return term(self, i, places, scale)
 
     monkeypatch.setattr(Scales, "term", counted)
-    monkeypatch.setattr("lit_medgen.metrics.diversity.BLOCK_VOXELS", 10 * x[0].numel())  # several blocks
+    monkeypatch.setattr("lit_medgen.metrics.ms_ssim.BLOCK_VOXELS", 10 * x[0].numel())  # several blocks
     places, values = nearest_by_ms_ssim(x, y)
     finest = looked[0]
     every = pairwise_ms_ssim(x, y)

@@ -1,0 +1,129 @@
+r"""Scores of outputs against the image that each should be: reconstruction, translation, super-resolution.
+
+    PSNR        10 log10(range^2 / mean squared error), range 2
+    SSIM        Wang et al. 2004, eq. 13; MS-SSIM over scales (`lit_medgen.metrics.ms_ssim`)
+    perceptual  sum over layers of the mean over places of |f_l - g_l|^2, f and g the unit vectors of channels
+                (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", eq. 1, all
+                weights 1: "LPIPS-like", since LPIPS has weights fitted to what people see)
+
+A score is a mean over images, one a person, so its jackknife interval is that of a mean.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.utilities import dim_zero_cat
+
+from lit_medgen.metrics.base import Estimate
+from lit_medgen.metrics.ms_ssim import BETAS, Scales, scales_and_window
+
+Layers = Callable[[Tensor], list[Tensor]]
+"""n c y x in [-1, 1] -> the activations of some layers, n d y x each."""
+
+
+class PairedMetric(Metric, ABC):
+    """A score of outputs and their targets, n c *s in [-1, 1] each, in the same order."""
+
+    full_state_update = False
+    features: str
+    """What the score is computed from, for the report."""
+    found: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("found", default=[], dist_reduce_fx="cat")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds pairs; ValueError if their shapes differ."""
+        if outputs.shape != targets.shape:
+            raise ValueError(f"outputs are {tuple(outputs.shape)} and targets {tuple(targets.shape)}; give pairs.")
+        self.found.append(self.values(outputs, targets).double())
+
+    def compute(self) -> Tensor:
+        """The mean, float64."""
+        return dim_zero_cat(self.found).mean()
+
+    def estimate(self) -> Estimate:
+        """The mean and its 95 % interval over images."""
+        found = dim_zero_cat(self.found)
+        value, error = float(found.mean()), float(found.std() / len(found) ** 0.5)
+        return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
+
+    @abstractmethod
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """n: of every pair."""
+
+
+class PairedPSNR(PairedMetric):
+    """Peak signal-to-noise ratio, dB; infinite for equal images."""
+
+    features = "voxels, range 2"
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """n: of every pair."""
+        dims = tuple(range(1, outputs.ndim))
+        found: Tensor = peak_signal_noise_ratio(outputs, targets, data_range=2.0, reduction="none", dim=dims)
+        return found
+
+
+class PairedMSSSIM(PairedMetric):
+    """MS-SSIM of output and target; 1 for equal images."""
+
+    most = len(BETAS)
+    """Scales, if so many fit."""
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """n: of every pair."""
+        num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.most)
+        self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
+        pairs = zip(outputs.split(1), targets.split(1), strict=True)
+        return torch.cat([Scales(output, target, self.most).similarity(0) for output, target in pairs])
+
+
+class PairedSSIM(PairedMSSSIM):
+    """SSIM of output and target; 1 for equal images."""
+
+    most = 1
+
+
+class PerceptualDistance(PairedMetric):
+    """Distance of activations; of volumes, the mean over all slices of the three views.
+
+    Args:
+        layers: the activations of a network.
+        name: which network it is, with hash.
+    """
+
+    def __init__(self, layers: Layers, name: str) -> None:
+        super().__init__()
+        self.layers, self.features = layers, name
+
+    @torch.no_grad()
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """n: of every pair."""
+        return torch.stack([self._of_pair(*pair) for pair in zip(outputs, targets, strict=True)])
+
+    def _of_pair(self, output: Tensor, target: Tensor) -> Tensor:
+        """From c *s each."""
+        axes = range(1, output.ndim) if output.ndim == 4 else [None]
+        views = [(_stack(output, axis), _stack(target, axis)) for axis in axes]
+        return torch.stack([self._of_slices(f, g) for f, g in views]).mean()
+
+    def _of_slices(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        layers = zip(self.layers(outputs), self.layers(targets), strict=True)
+        return torch.stack([(_unit(f) - _unit(g)).square().sum(1).mean() for f, g in layers]).sum()
+
+
+def _stack(image: Tensor, axis: int | None) -> Tensor:
+    """The slices of c x y z along an axis, n c a b; a 2D image alone."""
+    return image[None] if axis is None else image.movedim(axis, 0)
+
+
+def _unit(activations: Tensor) -> Tensor:
+    return activations / activations.square().sum(1, keepdim=True).sqrt().clamp(min=1e-10)

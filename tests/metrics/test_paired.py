@@ -1,0 +1,98 @@
+"""Scores of pairs against MONAI, torchmetrics and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_metrics import smooth
+
+from lit_medgen.metrics import (
+    PairedMetric,
+    PairedMSSSIM,
+    PairedPSNR,
+    PairedSSIM,
+    PerceptualDistance,
+    pairwise_ms_ssim,
+)
+from lit_medgen.metrics.extractors import perceptual
+
+
+def scored(metric: PairedMetric, outputs: torch.Tensor, targets: torch.Tensor) -> PairedMetric:
+    """In two batches, as a loader brings them."""
+    metric.update(outputs[:2], targets[:2])
+    metric.update(outputs[2:], targets[2:])
+    return metric
+
+
+def worse(images: torch.Tensor, strength: float) -> torch.Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + strength * noise).clamp(-1, 1)
+
+
+@pytest.mark.parametrize("size", [(20, 24, 22), (48, 40)])
+def test_psnr_and_ssim_agree_with_monai(size: tuple[int, ...]) -> None:
+    from monai.metrics import PSNRMetric, SSIMMetric
+
+    x = smooth(5, size)
+    y = worse(x, 0.2)
+    a, b = (x + 1) / 2, (y + 1) / 2
+    reference = SSIMMetric(len(size), kernel_type="gaussian", win_size=11, kernel_sigma=1.5)(b, a).mean()
+    assert scored(PairedSSIM(), y, x).compute().item() == pytest.approx(float(reference), abs=1e-4)
+    reference = PSNRMetric(max_val=1.0)(b, a).mean()
+    assert scored(PairedPSNR(), y, x).compute().item() == pytest.approx(float(reference), abs=1e-4)
+
+
+def test_ms_ssim_of_pairs_is_the_diagonal_of_all_pairs() -> None:
+    x = smooth(5, (32, 32, 32))
+    y = worse(x, 0.3)
+    expected = pairwise_ms_ssim(x, y).diagonal().mean().item()
+    assert scored(PairedMSSSIM(), x, y).compute().item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_images_are_perfect() -> None:
+    x = smooth(4, (16, 16, 16))
+    assert scored(PairedPSNR(), x, x).compute().item() == math.inf
+    assert scored(PairedSSIM(), x, x).compute().item() == pytest.approx(1, abs=1e-5)
+    assert scored(perceptual("learned", smooth(8, (16, 16, 16), 1)), x, x).compute().item() == 0
+
+
+def test_perceptual_distance_has_its_closed_form() -> None:
+    """Channels (3, 4) and (4, 3) are unit vectors (0.6, 0.8) and (0.8, 0.6) at every place, whatever their length."""
+    one, other = torch.tensor([3.0, 4.0]), torch.tensor([40.0, 30.0])
+
+    def layers(slices: torch.Tensor) -> list[torch.Tensor]:
+        channels = torch.where(slices.mean(dim=(1, 2, 3))[:, None] > 0, one, other)
+        return [channels[:, :, None, None].expand(-1, -1, 5, 5)] * 3
+
+    bright, dark = torch.full((4, 1, 6, 7), 0.5), torch.full((4, 1, 6, 7), -0.5)
+    found = scored(PerceptualDistance(layers, "two channels"), bright, dark).compute().item()
+    assert found == pytest.approx(3 * (0.2**2 + 0.2**2))
+
+
+@pytest.mark.parametrize("size", [(16, 16, 16), (24, 24)])
+def test_perceptual_distance_ranks_noise(size: tuple[int, ...]) -> None:
+    x = smooth(8, size)
+    metric = perceptual("learned", smooth(12, size, 1))
+    found = [float(metric.values(worse(x, strength), x).mean()) for strength in (0.05, 0.1, 0.3)]
+    assert 0 < found[0] < found[1] < found[2]
+    assert "contrastive network of 12 training people" in metric.features
+
+
+def test_the_interval_is_that_of_a_mean() -> None:
+    x = smooth(6, (16, 16, 16))
+    y = torch.stack([worse(image, 0.05 * (k + 1)) for k, image in enumerate(x)])
+    metric = scored(PairedPSNR(), y, x)
+    values = metric.values(y, x).numpy().astype(np.float64)
+    left_out = [np.delete(values, i).mean() for i in range(6)]  # the jackknife, by hand
+    error = math.sqrt(5 / 6 * np.sum((left_out - np.mean(left_out)) ** 2))
+    estimate = metric.estimate()
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.ci95 == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error))
+
+
+def test_pairs_must_match() -> None:
+    with pytest.raises(ValueError, match=r"outputs are \(2, 1, 8, 8\) and targets \(3, 1, 8, 8\)"):
+        PairedPSNR().update(torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8))
