@@ -38,4 +38,6 @@ types: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.training_step
+	$(BIN)/python -m benchmarks.matching
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.overhead

@@ -80,13 +80,13 @@ def main() -> None:
         print(f"ours, {mine} / MONAI, {peer}: {ms[f'ours, {mine}'] / ms[f'MONAI, {peer}']:.2f}")
 
 
-def random_batch() -> Batch:
+def random_batch(num_volumes: int = NUM_VOLUMES, num_slices: int = NUM_SLICES, side: int = SIDE) -> Batch:
     """Noise in place of images: the time of a step does not depend on them."""
-    drawn = [UniformDraw(NUM_SLICES).draw(SIDE, np.random.default_rng(seed)) for seed in range(NUM_VOLUMES)]
+    drawn = [UniformDraw(num_slices).draw(side, np.random.default_rng(seed)) for seed in range(num_volumes)]
     return Batch(
-        image=torch.rand(NUM_VOLUMES, 1, NUM_SLICES, SIDE, SIDE) * 2 - 1,
-        key=[str(number) for number in range(NUM_VOLUMES)],
-        affine=torch.eye(4).expand(NUM_VOLUMES, 4, 4),
+        image=torch.rand(num_volumes, 1, num_slices, side, side) * 2 - 1,
+        key=[str(number) for number in range(num_volumes)],
+        affine=torch.eye(4).expand(num_volumes, 4, 4),
         slice_index=torch.stack([torch.from_numpy(slices.index) for slices in drawn]),
         observed=torch.stack([torch.from_numpy(slices.observed) for slices in drawn]),
     )

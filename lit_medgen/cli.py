@@ -35,6 +35,10 @@ from lit_medgen.trainer import Trainer
 from lit_medgen.trust import refuse_foreign_configs
 
 TRUST = "--trust_config"
+PREPARE_FLAGS = {
+    "--verify": "Compare the SHA-256 of every volume already there.",
+    "--figures": "Draw every image as it came, with the outline of what is kept, and as it was prepared.",
+}
 VERBS = ("fit", "validate", "test", "predict", "sample", "evaluate")
 
 
@@ -116,6 +120,9 @@ def checked(words: Iterable[str]) -> list[str]:
     """The words of the command line, if its config files name only classes of packages that are trusted."""
     words = list(words)
     ready = [shipped(word) for word in words if word != TRUST]
+    for path in [Path(value) for option in ("--config", "--data") for value in _values(ready, option)]:
+        if path.is_file():
+            _read_yaml(path)  # whose fault it is, the parser does not say
     if TRUST not in words:
         refuse_foreign_configs(ready)
     return ready
@@ -152,7 +159,7 @@ def _run(args: list[str]) -> None:
 
 
 def prepare(args: list[str]) -> None:
-    """Raw data -> prepared store. Options: --config FILE or --data FILE, --verify (re-read every stored volume)."""
+    """Raw data -> prepared store. Options: --config FILE or --data FILE, and `PREPARE_FLAGS`."""
     from rich.console import Console
 
     _quiet()
@@ -162,18 +169,18 @@ def prepare(args: list[str]) -> None:
         parser_mode="omegaconf+",
         allow_abbrev=False,
     )
-    parser.add_argument("--verify", action="store_true", help="Compare the SHA-256 of every volume already there.")
+    for flag, meaning in PREPARE_FLAGS.items():
+        parser.add_argument(flag, action="store_true", help=meaning)
     parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
-    words, verify = [word for word in args if word != "--verify"], "--verify" in args
-    words = checked(words)
+    words = checked(word for word in args if word not in PREPARE_FLAGS)
     sections = [_data_section(text) for text in _values(words, "--config")]
     words = _without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
     config = parser.parse_args(words)
     datamodule = _made(lambda: parser.instantiate_classes(config)).data
-    accepted, rejected = datamodule.prepare(verify)
+    accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
     console = Console(soft_wrap=True)
     for row in rejected:
         console.print(f"rejected {row.source}: {row.reason}", markup=False, highlight=False)
@@ -182,7 +189,7 @@ def prepare(args: list[str]) -> None:
         f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, "
         f"{len({record.person for record in accepted})} people; "
         f"brain voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}; "
-        f"store: {datamodule.address.folder}",
+        f"store: {datamodule.address.folder}" + ("; figures: figures/ in it" if "--figures" in args else ""),
         highlight=False,
     )
 
@@ -229,16 +236,19 @@ def _without(words: list[str], option: str) -> list[str]:
 
 
 def _data_section(path: str) -> dict[str, Any]:
-    file = Path(path)
-    if not file.is_file():
+    if not Path(path).is_file():
         raise MissingDataError(f"--config: no file '{path}'.")
-    try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({error}).") from error
+    config = _read_yaml(Path(path))
     if not isinstance(config, dict) or "data" not in config:
         raise InputError(f"{path}: no `data` section to prepare.")
     return dict(config["data"])
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({describe(error)}).") from error
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -251,7 +261,7 @@ def _shorten(message: str) -> str:
     # A wrong key below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
     if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", text):
         text = f"{text.split(':')[0]}: {inner[1]}"
-    if "arguments are required" in text:
+    if re.search(r"arguments are required: (model|data)\b", text) and "give --config" not in text:
         text += "; give --config FILE or --ckpt_path FILE"
     return text if len(text) <= 600 else text[:600] + " ..."
 

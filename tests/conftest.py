@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from tiny_run import ROOT, TinyRun
@@ -54,3 +55,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TinyRun
     run = TinyRun(tmp_path_factory.mktemp("trained"), phantoms)
     assert run.fit() == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def mutant() -> Callable[[bytes, np.random.Generator], bytes]:
+    """A function that damages the bytes of a file."""
+    return _mutant
+
+
+def _mutant(content: bytes, random: np.random.Generator) -> bytes:
+    """The bytes of a file with one fault: cut off, some bytes overwritten, or a piece missing."""
+    damaged = bytearray(content)
+    first = int(random.integers(len(content)))
+    match int(random.integers(4)):
+        case 0:
+            return content[:first]
+        case 1:
+            del damaged[first : first + int(random.integers(1, 64))]
+        case 2:  # headers come first, and hold most of the faults
+            damaged[first % 400 : first % 400 + 2] = random.bytes(2)
+        case _:
+            damaged[first : first + 4] = random.bytes(4)
+    return bytes(damaged)

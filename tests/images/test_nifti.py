@@ -210,7 +210,7 @@ def test_damaged_files_either_load_whole_or_are_a_value_error(
 ) -> None:
     random, path, leaks = np.random.default_rng(0), tmp_path / f"a{suffix}", []
     content = good(path)
-    for _ in range(150):
+    for _ in range(250):
         damaged = mutant(content, random)
         path.write_bytes(damaged)
         try:
