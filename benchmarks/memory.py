@@ -1,4 +1,4 @@
-"""Peak memory of a training step of cDPM's paper network: 1 volume x 20 slices of 128 x 128, and its batch of 3.
+"""Peak memory of a training step of cDPM's paper network, fp32: 1 volume x 20 slices of 128 x 128, and its batch of 3.
 
 Each case is a process of its own, whose largest resident size is taken after two steps, less that before the network
 was made. When a step holds most, at the start of the backward pass, weights and the two averages of AdamW (12 bytes a
@@ -27,14 +27,13 @@ PAPERS_BATCH = 3
 
 def main() -> None:
     if len(sys.argv) > 1:
-        return one(sys.argv[1] == "bf16", sys.argv[2] == "checkpointing")
-    for precision in ("fp32", "bf16"):
-        for kind in ("plain", "checkpointing"):
-            words = [sys.executable, "-m", "benchmarks.memory", precision, kind]
-            print(f"{precision}, {kind}: {subprocess.check_output(words, text=True).strip()}", flush=True)
+        return one(sys.argv[1] == "checkpointing")
+    for kind in ("plain", "checkpointing"):
+        words = [sys.executable, "-m", "benchmarks.memory", kind]
+        print(f"fp32, {kind}: {subprocess.check_output(words, text=True).strip()}", flush=True)
 
 
-def one(half: bool, checkpointing: bool) -> None:
+def one(checkpointing: bool) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     network = SliceUNet(
         (128, 128, 256, 512),
@@ -45,7 +44,7 @@ def one(half: bool, checkpointing: bool) -> None:
         gradient_checkpointing=checkpointing,
     )
     kept = 12 * sum(parameter.numel() for parameter in network.parameters())
-    step = training_step(CDPM(network), random_batch(1, 20, 128), half)
+    step = training_step(CDPM(network), random_batch(1, 20, 128), half=False)
     step()
     start = time.perf_counter()
     step()
