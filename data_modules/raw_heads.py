@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from data_modules.resampling import resample
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, describe
 
 REGISTRATION = "registration"
 NONE = "none"
@@ -53,17 +53,25 @@ class RawHead:
             raise InputError(f"data.init_args.preprocessing.raw_head.denoise is {self.denoise}; give 0 or more.")
         if self._command and not all(place in self.strip for place in ("{input}", "{output}")):
             raise InputError(
-                f"data.init_args.preprocessing.raw_head.strip is '{self.strip}'; give {REGISTRATION}, {NONE} or a "
-                "command with {input} and {output}."
+                f"{self._strip_is}; give {REGISTRATION}, {NONE} or a command with {{input}} and {{output}}."
             )
+        try:
+            shlex.split(self.strip)
+        except ValueError as error:
+            raise InputError(f"{self._strip_is}, which is no command: {error}.") from error
+
+    @property
+    def _strip_is(self) -> str:
+        return f"data.init_args.preprocessing.raw_head.strip is '{self.strip}'"
 
     @property
     def _command(self) -> bool:
         return self.strip not in (REGISTRATION, NONE)
 
     def tools(self) -> str:
-        """Every tool that is used, with its version."""
-        names = ["SimpleITK", *(["nilearn"] if self.register or self.strip == REGISTRATION else [])]
+        """Every tool that is used, with its version, if it tells one. InputError if a program is missing."""
+        registers = self.register or self.strip == REGISTRATION
+        names = (["SimpleITK"] if registers or self.unbias or self.denoise else []) + (["nilearn"] if registers else [])
         found = [f"{name} {version(name)}" for name in names]
         return ", ".join([*found, *([_version(shlex.split(self.strip)[0])] if self._command else [])])
 
@@ -122,11 +130,13 @@ def _check(inside: np.ndarray, affine: np.ndarray) -> None:
 def _version(program: str) -> str:
     try:
         answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise InputError(
-            f"data.init_args.preprocessing.raw_head.strip: no program '{program}' on this machine; install it, or "
-            f"give its full path, or {REGISTRATION}."
+            f"data.init_args.preprocessing.raw_head.strip: no program '{program}' on this machine ({describe(error)}); "
+            f"install it, or give its full path, or {REGISTRATION}."
         ) from error
+    except subprocess.TimeoutExpired:
+        return f"{Path(program).name} (version unknown)"
     said = (answer.stdout + answer.stderr).strip().splitlines()
     return f"{Path(program).name} {said[0] if answer.returncode == 0 and said else '(version unknown)'}"
 
@@ -138,7 +148,7 @@ def _by_command(command: str, voxels: np.ndarray, affine: np.ndarray) -> np.ndar
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
         write_nifti(given, voxels, affine, "")
-        words = [word.format(input=given, output=made) for word in shlex.split(command)]
+        words = [word.replace("{input}", str(given)).replace("{output}", str(made)) for word in shlex.split(command)]
         answer = subprocess.run(words, capture_output=True, text=True, check=False)
         if answer.returncode or not made.is_file():
             said = (answer.stderr or answer.stdout).strip().splitlines()
@@ -146,7 +156,10 @@ def _by_command(command: str, voxels: np.ndarray, affine: np.ndarray) -> np.ndar
                 f"`{words[0]}` ended with code {answer.returncode} and {'an' if made.is_file() else 'no'} output; "
                 f"it said: {said[-1] if said else 'nothing'}"
             )
-        brain, _ = read_nifti(made)
+        try:
+            brain, _ = read_nifti(made)
+        except ValueError as error:
+            raise ValueError(f"`{words[0]}` wrote a volume that is none: {describe(error)}") from error
         if brain.shape != voxels.shape:
             raise ValueError(f"`{words[0]}` wrote a volume of {brain.shape}; expected {voxels.shape}")
         return brain > 0

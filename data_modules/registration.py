@@ -16,6 +16,8 @@ from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 GRID_MM = 2
+MOST_MM = 700
+"""Extent of a volume: a wrong voxel size would fill the memory."""
 START_SCALE = 0.9
 """The template is larger than most brains, and from a start that is too large it may come to fit the whole head."""
 STARTS_MM = (0.0, -15.0, 15.0)
@@ -36,6 +38,8 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, tup
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(shape) - 1), 1]
     world = (corners @ affine.T)[:, :3]
     low, high = world.min(0), world.max(0)
+    if (high - low).max() > MOST_MM:
+        raise ValueError(f"it is {(high - low).max():.0f} mm long; expected {MOST_MM} at most: is its affine right?")
     grid = np.diag([GRID_MM] * 3 + [1.0])
     grid[:3, 3] = low
     return grid, tuple(int(n) for n in np.ceil((high - low) / GRID_MM) + 1)

@@ -8,9 +8,9 @@
     <store>/preprocessing.json    how it was made
     <store>/figures/<key>.png     raw and prepared image, if asked for
 
-A key is the hash of the raw bytes and of everything done to them, so work already done is found again after an
-interruption, and changed settings make a new store beside the old one. Every file is written under a temporary
-name, synced and renamed: a file at its final name is whole.
+A key is the hash of the raw bytes and of everything done to them (but for the versions of tools), so work already done
+is found again after an interruption, and changed settings make a new store beside the old one. Every file is written
+under a temporary name, synced and renamed: a file at its final name is whole.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Store:
         path, stride = self.path(record), 2 * math.prod(self.shape[1:])
         stored = np.empty(self.shape if slices is None else (len(slices), *self.shape[1:]), np.float16)
         try:
-            with path.open("rb", buffering=0) as file:
+            with path.open("rb") as file:
                 if file.read(len(self._header)) != self._header:
                     raise ValueError(f"its header is not that of float16 {self.shape}")
                 for part, index in [(stored, 0)] if slices is None else zip(stored, slices, strict=True):
@@ -183,13 +183,18 @@ def prepare(
         verify: read every volume already there and compare its SHA-256; a bad one is made again.
         figures: draw every image as it came and as it was prepared.
     """
-    folder, raw_head = address.folder, address.preprocessing.raw_head
-    tools = raw_head.tools() if raw_head else ""
-    (folder / "volumes").mkdir(parents=True, exist_ok=True)
-    for place in (folder, folder / "volumes"):
-        remove_stale(place)
+    folder = address.folder
+    try:
+        for place in ("volumes", *(["figures"] if figures else [])):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            remove_stale(folder / place)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(
+            f"data.init_args.store_dir: cannot make {folder} ({describe(error)}); give a folder that can be written."
+        ) from error
+    remove_stale(folder)
     _write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
-    jobs = (delayed(_prepare_one)(address, scan, tools, verify, figures) for scan in scans)
+    jobs = (delayed(_prepare_one)(address, scan, verify, figures) for scan in scans)
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
     accepted: dict[str, Record] = {}
@@ -207,21 +212,25 @@ def prepare(
     return records, refused
 
 
-def _prepare_one(address: StoreAddress, scan: Scan, tools: str, verify: bool, figures: bool) -> Record | Rejected:
+def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool) -> Record | Rejected:
     try:
         key = _key(address, scan)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
         if not _whole(path, facts_path, verify):
-            facts = _write_volume(address, scan, path) | ({"tools": tools} if tools else {})
+            raw_head = address.preprocessing.raw_head
+            tools = {"tools": raw_head.tools()} if raw_head else {}  # first: a missing tool is no fault of the scan
+            facts = _write_volume(address, scan, path) | tools
             write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())
-        if figures:
-            _draw(address, scan, path, facts)
+    except InputError:
+        raise
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError):
             raise  # a full or broken disk is no fault of this scan
         return Rejected(str(scan.place), describe(error))
+    if figures:
+        _draw(address, scan, path, facts)
     person = _hash(f"person/{scan.person}".encode())[:16]
     return Record(
         key,
@@ -257,9 +266,7 @@ def _draw(address: StoreAddress, scan: Scan, path: Path, facts: dict[str, Any]) 
     raw, affine = read_image(scan.source)
     moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
     prepared = np.moveaxis(np.load(path).astype(np.float32), 0, address.stacked)
-    figure = address.folder / "figures" / f"{path.stem}.png"
-    figure.parent.mkdir(exist_ok=True)
-    save_preparation(figure, raw, moved @ affine, prepared, grid)
+    save_preparation(address.folder / "figures" / f"{path.stem}.png", raw, moved @ affine, prepared, grid)
 
 
 def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:

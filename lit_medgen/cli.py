@@ -32,7 +32,7 @@ from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.trainer import Trainer
-from lit_medgen.trust import refuse_foreign_configs
+from lit_medgen.trust import refuse_commands, refuse_foreign_configs
 
 TRUST = "--trust_config"
 PREPARE_FLAGS = {
@@ -73,7 +73,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
         words = checked(args)
-        if (config := known_config(words)) is not None:
+        if (config := known_config(words, trusted=TRUST in args)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
         self.config = parser.parse_args(words)
 
@@ -120,9 +120,9 @@ def checked(words: Iterable[str]) -> list[str]:
     """The words of the command line, if its config files name only classes of packages that are trusted."""
     words = list(words)
     ready = [shipped(word) for word in words if word != TRUST]
-    for path in [Path(value) for option in ("--config", "--data") for value in _values(ready, option)]:
-        if path.is_file():
-            _read_yaml(path)  # whose fault it is, the parser does not say
+    for value in [value for option in ("--config", "--data") for value in _values(ready, option)]:
+        if _is_file(value):
+            _read_yaml(Path(value), yaml.compose)  # whose fault it is, the parser does not say
     if TRUST not in words:
         refuse_foreign_configs(ready)
     return ready
@@ -205,17 +205,21 @@ def _made(make: Callable[[], Any]) -> Any:
         raise InputError(describe(innermost)) from error
 
 
-def known_config(words: list[str]) -> dict[str, Any] | None:
+def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
     """The config that a checkpoint (`--ckpt_path FILE`) or a folder of samples (`--samples DIR`) carries."""
     path = next(iter(_values(words, "--ckpt_path")), None)
-    if path is not None and path != "last":
-        return config_of(Path(path))
     samples = next(iter(_values(words, "--samples")), None)
-    if samples is not None and (file := Path(samples, "config.yaml")).is_file():
+    if path is not None and path != "last":
+        file = Path(path)
+        config = config_of(file)
+    elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
         config = yaml.safe_load(file.read_text())
         check_classes(config, file)
-        return dict(config)
-    return None
+    else:
+        return None
+    if not trusted:
+        refuse_commands(config, file)
+    return dict(config)
 
 
 def _values(words: list[str], option: str) -> Iterator[str]:
@@ -244,10 +248,17 @@ def _data_section(path: str) -> dict[str, Any]:
     return dict(config["data"])
 
 
-def _read_yaml(path: Path) -> Any:
+def _is_file(text: str) -> bool:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return Path(text).is_file()
+    except OSError:  # a whole section, too long for a path
+        return False
+
+
+def _read_yaml(path: Path, read: Callable[[str], Any] = yaml.safe_load) -> Any:
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not valid YAML ({describe(error)}).") from error
 
 

@@ -1,13 +1,15 @@
 """Which classes a file may name. To name one is enough to have it imported, and importing is running.
 
 A checkpoint names classes of `TRUSTED` alone. A config file also names those of Lightning; any other needs
-`--trust_config`. What stands on the command line itself is the user's own word, and is not looked at.
+`--trust_config`, and so does a command to be run. What stands on the command line itself is the user's own word, and is
+not looked at.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +46,7 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
         if path in seen or (config := _content(path)) is None:
             continue
         seen.add(path)
+        refuse_commands(config, path)
         for name in classes(config):
             if ("$" in name or _exists(name)) and not trusted(name, TRUSTED_IN_CONFIGS):
                 raise InputError(
@@ -51,6 +54,16 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
                     "--trust_config, which imports whatever the file says."
                 )
         waiting += [folder / text for _, text in _texts(config) for folder in (Path(), path.parent)]
+
+
+def refuse_commands(config: Any, path: Path) -> None:
+    """InputError if a file gives a command that would be run: one that strips skulls."""
+    for key, text in _texts(config):
+        if key.rpartition(".")[2] == "strip" and text not in ("registration", "none"):
+            raise InputError(
+                f"{path}: strip is the command {text!r}; commands of a file are run with --trust_config alone; or "
+                "give it on the command line."
+            )
 
 
 def classes(config: Any) -> Iterator[str]:
@@ -90,7 +103,10 @@ def _exists(name: str) -> bool:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All texts with the innermost key that they stand under, or the outermost of `TEXTS`."""
+    """All texts with the innermost key that they stand under, or the outermost of `TEXTS`.
+
+    The parser reads a text that is YAML itself as what it says, so what stands in it counts too.
+    """
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _texts(inner, key if key in TEXTS else name)
@@ -99,6 +115,10 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, key)
     elif isinstance(value, str):
         yield key, value
+        with suppress(yaml.YAMLError):
+            inner = yaml.load(value, Loader=yaml.BaseLoader)
+            if isinstance(inner, dict | list):
+                yield from _texts(inner, key)
 
 
 def _content(path: Path) -> Any:
@@ -109,7 +129,7 @@ def _content(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(2) == b"PK":  # an archive: a checkpoint, which may be large
                 return None
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # all as text: 2025-02-30 is no error
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return content if isinstance(content, dict | list) else None

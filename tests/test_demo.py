@@ -91,7 +91,8 @@ def test_demo_beats_its_untrained_copy_and_twenty_steps_do(demo: Path, tmp_path:
     fresh.on_load_checkpoint(read_checkpoint(last))  # spec and atlas, but no weights
     untrained = scores(fresh, data, tmp_path / "untrained", few)  # type: ignore[arg-type]
     assert final["ms_ssim_gap"] < untrained["ms_ssim_gap"]
-    assert final["mmd_linear_biased"] < untrained["mmd_linear_biased"]
+    # Not the MMDs: the atlas of the untrained copy has the mean brain, which is all that they ask for.
+    assert abs(final["sharpness"] - 1) < abs(untrained["sharpness"] - 1)
     many = scores(load(last), data, tmp_path / "many", Ancestral(250))  # type: ignore[arg-type]
     print({name: (final[name], many[name], tenth[name]) for name in final})
     for name in final.keys() - MISSED:

@@ -37,8 +37,9 @@ def with_a_word_replaced(content: bytes, random: np.random.Generator) -> bytes:
 
 
 @pytest.fixture
-def data(tmp_path: Path, phantoms: Path) -> Path:
-    """A folder of two heads with a table, and the data section that reads it."""
+def data(tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two heads with a table, and the data section that reads it; all paths in it are short."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "raw").mkdir()
     rows = ["participant_id\tage\tsex"]
     for person, path in enumerate(sorted(phantoms.rglob("*.nii"))[:2]):
@@ -48,11 +49,11 @@ def data(tmp_path: Path, phantoms: Path) -> Path:
     section = {
         "class_path": "data_modules.FolderDataModule",
         "init_args": {
-            "root": str(tmp_path / "raw"),
+            "root": "raw",
             "pattern": "*.nii",
             "table": "participants.tsv",
             "attributes": ["age", "sex"],
-            "store_dir": str(tmp_path / "prepared"),
+            "store_dir": "prepared",
             "preprocessing": {"size": [8, 8, 8], "field_of_view_mm": [160.0, 192.0, 160.0], "intensity": "minmax"},
             "fractions": [0.5, 0.0, 0.5],
             "num_jobs": 1,
@@ -65,7 +66,7 @@ def data(tmp_path: Path, phantoms: Path) -> Path:
 def check(data: Path, capsys: pytest.CaptureFixture[str], names: tuple[str, ...]) -> int:
     """Prepares; the exit code. What went wrong is one line with one of the names in it; what went right is finite."""
     start = time.monotonic()
-    code = main(["prepare", "--data", str(data / "data.yaml")])
+    code = main(["prepare", "--data", "data.yaml"])
     assert time.monotonic() - start < 10
     said = capsys.readouterr()
     assert "Traceback" not in said.err
@@ -99,6 +100,6 @@ def test_damaged_configs(kind: str, data: Path, mutant: Mutant, capsys: pytest.C
     content, random, codes = config.read_bytes(), np.random.default_rng(0), []
     for _ in range(50):
         config.write_bytes((mutant if kind == "bytes" else with_a_word_replaced)(content, random))
-        codes.append(check(data, capsys, ("data.init_args", "data.yaml", 'key "data"', str(data / "raw"))))
+        codes.append(check(data, capsys, ("data.init_args", "data.yaml", 'key "data"', "raw: ")))
         shutil.rmtree(data / "prepared", ignore_errors=True)
     assert {0, 2} <= set(codes)

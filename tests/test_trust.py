@@ -42,8 +42,32 @@ FOREIGN: dict[str, Any] = {
         "data": {"init_args": {"table": "evil.Thing"}},
         "model": {"init_args": {"sampler": "${data.init_args.table}"}},
     },
+    "a text that is YAML": {"model": {"init_args": {"sampler": "{class_path: evil.Thing}"}}},
+    "a text that is a block": {"model": {"init_args": {"sampler": "class_path: evil.Thing"}}},
     "from the environment": {"model": {"class_path": "${oc.env:EVIL}"}},
 }
+
+
+def test_a_command_in_a_file_is_not_run(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    canary = tmp_path / "canary"
+    section = {
+        "class_path": "data_modules.ADNIDataModule",
+        "init_args": {"root": str(phantoms), "store_dir": str(tmp_path / "prepared"), "num_jobs": 1},
+    }
+    steps = {"size": [8, 8, 8], "raw_head": {"unbias": False, "strip": f"touch {canary} {{input}} {{output}}"}}
+    section["init_args"]["preprocessing"] = steps
+    file = tmp_path / "data.yaml"
+    file.write_text(yaml.safe_dump(section))
+    assert main(["prepare", "--data", str(file)]) == 2
+    assert "--trust_config" in one_line(capsys)
+    assert not canary.exists()
+    dotted = {"data": {"init_args": {"preprocessing.raw_head.strip": "touch {input} {output}"}}, "name": "2025-02-30"}
+    file.write_text(yaml.safe_dump(dotted).replace("'2025-02-30'", "2025-02-30"))  # no date, and no reason to look away
+    with pytest.raises(InputError, match="strip is the command"):
+        checked(["fit", "--config", str(file)])
+    file.write_text(yaml.safe_dump(section))
+    assert main(["prepare", "--trust_config", "--data", str(file)]) == 2  # every image is rejected: no brain came out
+    assert canary.exists()
 
 
 @pytest.mark.parametrize("place", FOREIGN)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from lit_medgen.files import write_atomically
+from lit_medgen.images.png import write_figure
 
 
 def three_planes(volume: np.ndarray) -> list[np.ndarray]:
@@ -51,9 +50,7 @@ def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int = 6, note: 
         axis.axis("off")
     if note:
         figure.text(0.01, 0.002, note, color="gray", fontsize=6)
-    content = io.BytesIO()
-    figure.savefig(content, dpi=110, facecolor="black", format="png")
-    write_atomically(path, content.getvalue())
+    write_figure(path, figure)
 
 
 def enlarge(image: np.ndarray, least_side: int = 512) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_medgen.files import write_atomically
+from lit_medgen.images.png import write_figure
 
 
 def save_scores(path: Path, report: Mapping[str, Any]) -> None:
@@ -36,7 +35,7 @@ def save_scores(path: Path, report: Mapping[str, Any]) -> None:
         for side in ("left", "right", "top"):
             axis.spines[side].set_visible(False)
     axes[0].legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False)
-    _save(figure, path)
+    write_figure(path, figure)
 
 
 def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
@@ -62,10 +61,4 @@ def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
         axis.plot(*points.T, marker, markersize=5, alpha=0.8, label=labels[name])
     axis.set_axis_off()
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, dpi=110, format="png")
-    write_atomically(path, content.getvalue())
+    write_figure(path, figure)

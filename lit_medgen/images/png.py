@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lit_medgen.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
@@ -35,6 +39,13 @@ def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("a colour image; expected grey values")
         pixels = colours[..., 0]
     return pixels.T.astype(np.float32), np.eye(3)
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
+    """Writes a figure of matplotlib."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

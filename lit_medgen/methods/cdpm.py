@@ -12,11 +12,11 @@ condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added
 
 and a volume is made in N stages, each from the slices of earlier ones (figure 1).
 
-Beyond the paper, all in the config: any parametrisation and sampler, averaged weights, an absolute slice
-position (`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.atlas` says why), x̂ kept in
+Beyond the paper, and in the config: any parametrisation and sampler, averaged weights, an absolute slice position
+(`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.atlas` says why). Beyond it always: x̂ kept in
 [-1, 1] at every step (with an atlas, whose posterior is Gaussian, at the end alone: clipping in between takes spread
-out of the samples), times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the
-loss over all slices; here it is eq. 6.
+out of the samples), times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the loss
+over all slices; here it is eq. 6.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.metrics.base import TwoSampleMetric
-from lit_medgen.metrics.diversity import spread
+from lit_medgen.metrics.diversity import LEAST_SPREAD, spread
 
 TISSUE = 0.2
 """Of an image in [0, 1]: above it lies the brain."""
@@ -20,7 +20,8 @@ class VentricleSpread(TwoSampleMetric):
     """Spread of the size of the ventricles, relative to real brains; 1 is as real.
 
     The ventricles widen with age, more than anything else in a brain does, so a model that makes brains of one age, or
-    the mean one, shows here. Volumes must be T1-weighted brains along RAS.
+    the mean one, shows here; noise in the middle of the brain may pass for fluid. Volumes must be T1-weighted brains
+    along RAS.
     """
 
     features = "voxels, cerebrospinal fluid in the middle of the brain"
@@ -31,7 +32,7 @@ class VentricleSpread(TwoSampleMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        return float(spread(statistics["x"][x]) / spread(statistics["y"][y]))
+        return float(spread(statistics["x"][x]) / spread(statistics["y"][y]).clamp(min=LEAST_SPREAD))
 
 
 def ventricle_size(brains: Tensor) -> Tensor:

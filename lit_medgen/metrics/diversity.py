@@ -7,6 +7,9 @@ from torch import Tensor
 from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
 from lit_medgen.metrics.ms_ssim import BETAS, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
+LEAST_SPREAD = 1e-12
+"""Of real images, where a score is relative to theirs: a single one has none."""
+
 
 class PairwiseMSSSIM(TwoSampleMetric):
     """Mean MS-SSIM of two different samples: 1 means all alike. Compare it with real images' own value."""
@@ -97,7 +100,7 @@ class ModeSpread(TwoSampleMetric):
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         x_spread, y_spread = (spread(statistics[name][chosen]) for name, chosen in (("x", x), ("y", y)))
-        return float((x_spread / y_spread).mean())
+        return float((x_spread / y_spread.clamp(min=LEAST_SPREAD)).mean())
 
 
 def spread(z: Tensor) -> Tensor:

@@ -149,7 +149,8 @@ class Scales:
             if scale == self.num - 1:
                 value = value * (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
             parts.append(value.flatten(1).mean(1))
-        return torch.cat(parts).clamp(min=0) ** self.betas[scale]
+        found = torch.cat(parts)
+        return found if self.num == 1 else found.clamp(min=0) ** self.betas[scale]  # SSIM may be negative
 
 
 def _better(best: Tensor, reached: Tensor, places: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

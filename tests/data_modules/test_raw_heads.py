@@ -78,14 +78,10 @@ def test_the_brain_of_a_drawn_head_is_found(head: tuple[np.ndarray, ...]) -> Non
     stripped, moved = RawHead(register=True)(voxels, affine)
     assert dice(stripped > 0, inside) > 0.95
     assert (stripped[inside] > 0).mean() > 0.9
-    # Every corner of the brain comes to lie where it does in the template.
-    corners = affine @ [*[np.argwhere(inside).T[axis] for axis in range(3)], np.ones(inside.sum())]
-    apart = np.linalg.norm(((moved - to_template) @ corners)[:3], axis=0)
+    # The brain comes to lie where it does in the template.
+    places = affine @ [*[np.argwhere(inside).T[axis] for axis in range(3)], np.ones(inside.sum())]
+    apart = np.linalg.norm(((moved - to_template) @ places)[:3], axis=0)
     assert apart.mean() < 4
-    # The field brightened the front against the back by e^0.5 over the volume.
-    front, back = (inside & (np.indices(inside.shape)[1] > 62), inside & (np.indices(inside.shape)[1] < 42))
-    before, after = (np.log(v[front].mean() / v[back].mean()) for v in (voxels, np.where(stripped > 0, stripped, 1)))
-    assert abs(after - np.log(1)) < abs(before)
 
 
 def test_the_field_of_a_coil_is_found() -> None:
@@ -123,6 +119,11 @@ def test_what_is_no_head_is_refused(voxels: np.ndarray, reason: str) -> None:
         RawHead()(voxels, np.diag([*[2.0] * voxels.ndim, 1]))
 
 
+def test_a_wrong_voxel_size_is_refused_before_it_fills_the_memory() -> None:
+    with pytest.raises(ValueError, match="it is 2550 mm long"):
+        RawHead()(np.ones((256, 256, 256), np.float32), np.diag([10.0, 10.0, 10.0, 1]))
+
+
 def test_an_external_tool_strips(head: tuple[np.ndarray, ...], tmp_path: Path) -> None:
     voxels, affine, _, _ = head
     body = f"""{VERSION}
@@ -135,14 +136,14 @@ nib.save(nib.Nifti1Image(image.get_fdata() * inside, image.affine), sys.argv[2])
     inside = ((np.indices(voxels.shape).T - np.array(voxels.shape) / 2) ** 2).sum(-1).T < 30**2
     np.testing.assert_allclose(stripped, voxels * inside, rtol=1e-6)
     np.testing.assert_array_equal(moved, np.eye(4))
-    assert steps.tools().endswith("tool tool 1.2")
+    assert steps.tools() == "tool tool 1.2"
 
 
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
         ("sys.exit('no licence')", "ended with code 1 and no output; it said: no licence"),
-        ("open(sys.argv[2], 'wb').write(b'not an image')", "gzip|not a"),
+        ("open(sys.argv[2], 'wb').write(b'not an image')", "wrote a volume that is none"),
         (
             "import nibabel as nib, numpy as np; nib.save(nib.Nifti1Image(np.ones((3, 3, 3)), np.eye(4)), sys.argv[2])",
             r"wrote a volume of \(3, 3, 3\); expected",
@@ -160,7 +161,9 @@ def test_a_brain_of_no_plausible_size_is_refused(tmp_path: Path) -> None:
         RawHead(unbias=False, strip=command)(np.ones((10, 10, 10)), np.eye(4))
 
 
-@pytest.mark.parametrize(("option", "value"), [("denoise", -1), ("strip", "hd-bet"), ("strip", "")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("denoise", -1), ("strip", "hd-bet"), ("strip", ""), ("strip", "a '{input} {output}")]
+)
 def test_bad_options_are_named(option: str, value: str | int) -> None:
     with pytest.raises(InputError, match=f"raw_head.{option} is '?{value}"):
         RawHead(**{option: value})  # type: ignore[arg-type]
@@ -171,7 +174,7 @@ def test_a_missing_tool_is_named_before_any_work(cohort: Path, tmp_path: Path) -
     data = FolderDataModule(str(cohort), store_dir=str(tmp_path), preprocessing=steps)
     with pytest.raises(InputError, match="no program 'no-such-tool' on this machine"):
         data.prepare()
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_a_store_of_raw_heads(head: tuple[np.ndarray, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +222,5 @@ def test_the_strip_of_real_heads_agrees_with_the_given_masks(shared_data: Path) 
     assert len(heads) == 16
     found = dict(zip([path.name for path in heads], Parallel(-1)(delayed(of)(path) for path in heads), strict=True))
     print(found)
-    assert min(found.values()) > 0.92
-    assert np.mean(list(found.values())) > 0.93
+    assert min(found.values()) > 0.93
+    assert np.mean(list(found.values())) > 0.95

@@ -45,6 +45,15 @@ def test_psnr_and_ssim_agree_with_monai(size: tuple[int, ...]) -> None:
     assert scored(PairedPSNR(), y, x).compute().item() == pytest.approx(float(reference), abs=1e-4)
 
 
+def test_ssim_of_inverted_contrast_is_negative() -> None:
+    from monai.metrics import SSIMMetric
+
+    x = smooth(3, (20, 24, 22))
+    reference = SSIMMetric(3, kernel_type="gaussian", win_size=11, kernel_sigma=1.5)((1 - x) / 2, (x + 1) / 2).mean()
+    assert scored(PairedSSIM(), -x, x).compute().item() == pytest.approx(float(reference), abs=5e-4)
+    assert reference < 0
+
+
 def test_ms_ssim_of_pairs_is_the_diagonal_of_all_pairs() -> None:
     x = smooth(5, (32, 32, 32))
     y = worse(x, 0.3)
