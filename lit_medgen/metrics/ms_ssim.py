@@ -20,8 +20,8 @@ from torch.nn import functional
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
-PAIR_VOXELS = 2**25
-"""Pairs are tiled so that a tile holds about this many voxels (128 MiB in float32)."""
+TILE_VOXELS = 2**21
+"""Images and pairs are worked on in tiles of about this many voxels (8 MiB in float32): larger ones leave the cache."""
 MARGIN = 1 - 1e-5
 """Rounding of the same product in another order must not lose the pair that set the mark."""
 BLOCK_VOXELS = 2**27
@@ -104,13 +104,21 @@ class Scales:
 
     def _moments(self, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Images, local means and local variances at every scale, the finest first."""
-        pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
-        images = (images.to(self.dtype) + 1) / 2
+        n, c, *size = images.shape
         moments = []
         for _ in range(self.num):
-            mean = _blur(images, self.window)
-            moments.append((images, mean, _blur(images * images, self.window) - mean**2))
-            images = pool(images, 2)
+            valid = [side - self.window + 1 for side in size]
+            image, mean, variance = (images.new_empty((n, c, *s), dtype=self.dtype) for s in (size, valid, valid))
+            moments.append((image, mean, variance))
+            size = [side // 2 for side in size]
+        pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
+        tile = max(1, TILE_VOXELS // images[0].numel())
+        for k in [slice(start, start + tile) for start in range(0, n, tile)]:
+            some = (images[k].to(self.dtype) + 1) / 2
+            for j, (image, mean, variance) in enumerate(moments):
+                some = pool(some, 2) if j else some
+                average = _blur(some, self.window)
+                image[k], mean[k], variance[k] = some, average, _blur(some * some, self.window) - average**2
         return moments
 
     def nearest(self, i: int, reached: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +151,7 @@ class Scales:
         """The factor of one scale, at most 1: cs^beta, with the luminance at the coarsest."""
         x, mean_x, variance_x = (moment[i] for moment in self.x[scale])
         parts = []
-        for k in places.split(max(1, PAIR_VOXELS // x.numel())):
+        for k in places.split(max(1, TILE_VOXELS // x.numel())):
             y, mean_y, variance_y = (moment[k] for moment in self.y[scale])
             value = (2 * (_blur(x * y, self.window) - mean_x * mean_y) + C2) / (variance_x + variance_y + C2)
             if scale == self.num - 1:
