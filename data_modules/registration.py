@@ -91,7 +91,8 @@ class Template:
     def __init__(self, head: np.ndarray, grid: np.ndarray) -> None:
         self.head = _image(head, grid)
         self.brain, self.inside = _template()
-        tried = [self._from(lift_mm) for lift_mm in STARTS_MM]
+        skull = np.array(_middle_of_skull(self.head))
+        tried = [self._from(skull + np.array([0, 0, lift_mm])) for lift_mm in STARTS_MM]
         agreement, onto_head = max(tried, key=lambda found: found[0])
         if agreement < LEAST_AGREEMENT:
             raise ValueError(
@@ -106,12 +107,11 @@ class Template:
         inside = sitk.Cast(self.inside, sitk.sitkFloat32)
         return _voxels(sitk.Resample(inside, self.head, self.affine, sitk.sitkLinear, 0.0))
 
-    def _from(self, lift_mm: float) -> tuple[float, sitk.AffineTransform]:
-        """Agreement and transform (from the template to the head), from a start this far above the skull's middle."""
+    def _from(self, start: np.ndarray) -> tuple[float, sitk.AffineTransform]:
+        """Agreement and transform (from the template to the head), the template's middle being put there first."""
         centre = _middle(self.inside)
         rigid = sitk.Euler3DTransform()
         rigid.SetCenter(centre)
-        start = np.array(_middle_of_skull(self.head)) + np.array([0, 0, lift_mm])
         rigid.SetTranslation((start - centre).tolist())
         self._register(rigid, 3, [(4, 4.0)])
         onto_head = sitk.AffineTransform(3)

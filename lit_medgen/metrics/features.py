@@ -85,13 +85,8 @@ class KernelDistance(FeatureMetric):
         return unbiased_mmd(statistics, x, y)
 
 
-class Classifies(Protocol):
+class Classifies(Features, Protocol):
     """Features of a network that also names classes."""
-
-    @property
-    def name(self) -> str:
-        """Network, hash and view, for the report."""
-        ...
 
     def probabilities(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n k."""
