@@ -3,6 +3,6 @@
 from data_modules.adni import ADNIDataModule
 from data_modules.folder import FolderDataModule
 from data_modules.preprocessing import Preprocessing
-from data_modules.slices import FDMDraw, UniformDraw
+from data_modules.slices import FDMDraw, OneSlice, UniformDraw
 
-__all__ = ["ADNIDataModule", "FDMDraw", "FolderDataModule", "Preprocessing", "UniformDraw"]
+__all__ = ["ADNIDataModule", "FDMDraw", "FolderDataModule", "OneSlice", "Preprocessing", "UniformDraw"]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
 from data_modules.preprocessing import Preprocessing
-from data_modules.slices import SliceDraw
+from data_modules.slices import OneSlice, SliceDraw
 from data_modules.splits import SPLITS, Split, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from lit_medgen.batch import Batch, DataSpec
@@ -36,7 +36,7 @@ class StoreDataset(WatchedDataset):
     Args:
         store: the prepared store.
         records: the records of one split.
-        draw: the slice sets of cDPM, or None for whole volumes.
+        draw: one slice, the slice sets of cDPM, or None for whole volumes.
         seed: with the position it decides the draw.
     """
 
@@ -62,8 +62,11 @@ class StoreDataset(WatchedDataset):
             slices = self.draw.draw(self.store.num_slices, np.random.default_rng(mix("slices", self.seed, position)))
             real = slices.index >= 0
             chosen = self.store.read(record, slices.index[real])
-            image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
-            image[real] = chosen
+            if isinstance(self.draw, OneSlice):
+                image = upright(chosen)[0]
+            else:
+                image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
+                image[real] = chosen
             slice_index, observed = torch.from_numpy(slices.index)[None], torch.from_numpy(slices.observed)[None]
         return Batch(
             image=torch.from_numpy(np.ascontiguousarray(image))[None, None],
@@ -73,6 +76,11 @@ class StoreDataset(WatchedDataset):
             slice_index=slice_index,
             observed=observed,
         )
+
+
+def upright(slices: np.ndarray) -> np.ndarray:
+    """Slices n a b of a RAS volume as images: the second axis goes down, as in every 2D image, so up stays up."""
+    return slices[..., ::-1]
 
 
 def collate(items: Sequence[Batch]) -> Batch:
@@ -96,7 +104,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         root: folder of the raw data.
         preprocessing: grid and intensities.
         axis: the axis along which slices are stacked.
-        slices: draws the slice sets of cDPM; None for whole volumes (or 2D images).
+        slices: draws one slice (2D methods) or the slice sets of cDPM; None for whole volumes (or 2D images).
         batch_size: samples per step and process.
         num_workers: data loader processes; 0 reads in the training process.
         worker_timeout_s: seconds after which a batch that does not come ends the run, naming the sample.
@@ -179,16 +187,22 @@ class MedicalDataModule(L.LightningDataModule, ABC):
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
             )
-        size = self.preprocessing.size
+        size, spacing_mm = self.preprocessing.size, self.preprocessing.spacing_mm
+        if len(size) == 2 and self.slices:
+            raise InputError("data.init_args.slices is set, but the images are 2D; set it to null.")
+        if isinstance(self.slices, OneSlice):
+            self.slices.used(self.store.num_slices)  # refused here, before a worker does
+            plane = [axis for axis in range(3) if axis != self.address.stacked]
+            size, spacing_mm = tuple(size[axis] for axis in plane), tuple(spacing_mm[axis] for axis in plane)
         self.spec = DataSpec(
             channels=1,
             size=size,
-            spacing_mm=self.preprocessing.spacing_mm,
+            spacing_mm=spacing_mm,
             orientation="RAS" if len(size) == 3 else "",
             intensity_window=self.preprocessing.window if self.preprocessing.intensity == "window" else (0.0, 1.0),
             intensity_unit="raw" if self.preprocessing.intensity == "window" else "normalised",
             attributes=_ranges(self.records["train"]),
-            slice_axis=self.address.axis if self.slices else "",
+            slice_axis=self.address.axis if self.slices and len(size) == 3 else "",
         )
 
     def dataset(self, split: Split) -> StoreDataset:
@@ -253,14 +267,36 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """Store key -> whose image it is (hashed)."""
         return {record.key: record.person for record in self.records[split]}
 
+    @property
+    def every_slice(self) -> np.ndarray | None:
+        """The slices that can be drawn one at a time; None where images are no slices."""
+        return self.slices.used(self.store.num_slices) if isinstance(self.slices, OneSlice) else None
+
+    @property
+    def images_per_person(self) -> int:
+        """How many images of each person `volumes` gives where it gives one visit of each."""
+        return self.slices.per_person if isinstance(self.slices, OneSlice) else 1
+
     def volumes(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
-        """Whole volumes of a split: n c *s in [-1, 1]; the first visit alone if one image a person is wanted."""
+        """Images of a split: n c *s in [-1, 1]; the first visit alone if one of each person is wanted.
+
+        Whole volumes, of as many people as `limit`; with `OneSlice` the slices of each that evaluation looks at, a
+        person's in a row.
+        """
         records = self.records[split]
         if one_per_person:
             first = {record.person: record for record in reversed(records)}
             records = [first[person] for person in dict.fromkeys(self.people(split).values())]
-        images = [torch.from_numpy(np.ascontiguousarray(self.store.read(record)))[None] for record in records[:limit]]
+        evaluated = None
+        if isinstance(self.slices, OneSlice):
+            evaluated = self.slices.evaluated(self.store.num_slices)
+        images = [image for record in records[:limit] for image in self.images(record, evaluated)]
         return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
+
+    def images(self, record: Record, slices: np.ndarray | None = None) -> torch.Tensor:
+        """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""
+        found = self.store.read(record)[None] if slices is None else upright(self.store.read(record, slices))
+        return torch.from_numpy(np.ascontiguousarray(found))[:, None]
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Which slices of a volume make a training item: the sets C (condition) and P (target) of cDPM.
+"""Which slices of a volume make a training item: one (2D methods), or the sets C (condition) and P (target) of cDPM.
 
 A draw is a pure function of its generator, which the data set seeds from (seed, position), so the sets are known
 before a file is read and a resumed run draws the same ones. Facts: Peng et al. 2023, section 2.2; the authors'
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_medgen.batch import PADDING
+from lit_medgen.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Slices:
 
 
 class SliceDraw(ABC):
-    """Draws the sets C and P.
+    """Draws slices of a volume: the sets C and P, unless it is a `OneSlice`.
 
     Args:
         max_slices: tau_max, the most slices that C and P have together.
@@ -52,6 +53,38 @@ class SliceDraw(ABC):
     @abstractmethod
     def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
         """Sets from a volume of `num_slices`."""
+
+
+class OneSlice(SliceDraw):
+    """A single slice as an image in 2D, every one of the middle slices as likely as the others.
+
+    Args:
+        middle: how many of the middle slices are used; None: all.
+        per_person: how many slices of a person evaluation looks at, evenly spread over those used.
+    """
+
+    def __init__(self, middle: int | None = None, per_person: int = 4) -> None:
+        super().__init__(1)
+        for name, value in (("middle", middle), ("per_person", per_person)):
+            if value is not None and value < 1:
+                raise ValueError(f"slices.init_args.{name} is {value}; give at least 1.")
+        self.middle, self.per_person = middle, per_person
+
+    def used(self, num_slices: int) -> np.ndarray:
+        """The slices that can be drawn, in order; InputError if there are fewer than `middle`."""
+        middle = self.middle or num_slices
+        if middle > num_slices:
+            raise InputError(f"data.init_args.slices.init_args.middle is {middle}, but there are {num_slices} slices.")
+        return np.arange(middle) + (num_slices - middle) // 2
+
+    def evaluated(self, num_slices: int) -> np.ndarray:
+        """The slices of each person that evaluation looks at: the middles of equal parts of those used."""
+        used = self.used(num_slices)
+        return used[((np.arange(self.per_person) + 0.5) / self.per_person * len(used)).astype(int)]
+
+    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
+        """One slice from a volume of `num_slices`."""
+        return Slices.of([], [int(random.choice(self.used(num_slices)))], 1)
 
 
 class UniformDraw(SliceDraw):

@@ -218,8 +218,8 @@ def load(path: str | Path) -> Method:
     path = Path(path)
     checkpoint = read_checkpoint(path)
     model = build_method(config_of(path)["model"])
+    model.on_load_checkpoint(checkpoint)  # a second stage is built on the first that it brings
     model.load_state_dict(checkpoint["state_dict"])
-    model.on_load_checkpoint(checkpoint)
     return model.eval()
 
 

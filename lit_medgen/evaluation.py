@@ -36,6 +36,9 @@ from lit_medgen.metrics import (
     ModeSpread,
     MSSSIMGap,
     NearestTraining,
+    PairedMSSSIM,
+    PairedPSNR,
+    PairedSSIM,
     PairwiseMSSSIM,
     PairwiseSSIM,
     Precision,
@@ -72,6 +75,11 @@ class RealImages(Protocol):
     @property
     def anatomy(self) -> str:
         """What images show: "brain" adds scores of brains."""
+        ...
+
+    @property
+    def images_per_person(self) -> int:
+        """How many images of each person `volumes` gives."""
         ...
 
     def volumes(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
@@ -114,6 +122,7 @@ def evaluate(
     source: str = "",
     features: str = LEARNED,
     cache: Path | None = None,
+    reconstructed: bool = False,
 ) -> dict[str, Any]:
     """Writes report.json, report.md and figures; returns the report.
 
@@ -125,21 +134,26 @@ def evaluate(
         source: where the samples came from, for the report.
         features: what feature scores are made of: `learned` from the training people, a TorchScript file, or `none`.
         cache: folder where learned features are kept.
+        reconstructed: whether sample i is the reconstruction of the i-th image of the test people.
     """
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
-    numbers = f"{len(samples)} samples, {len(real)} test and {len(train)} training people"
-    least = min(len(samples), len(real), len(train))
+    per_person = data.images_per_person
+    numbers = f"{len(samples)} samples, {len(real) // per_person} test and {len(train) // per_person} training people"
+    least = min(len(samples) // (per_person if reconstructed else 1), len(real) // per_person, len(train) // per_person)
     if least < 2:
-        raise InputError(f"evaluate: {numbers}; give at least 2 of each.")
+        raise InputError(f"evaluate: {numbers}, {per_person} image(s) each; give at least 2 of each.")
     views: Mapping[str, CentreSlice] = {}
     if features != NONE and least >= LEAST_FOR_FEATURES:
         views = extractors(features, train, len(real), cache)
     metrics = metrics_for(train, seams, views, data.anatomy)
     rivals = nulls(train, len(samples))
     own = {name: measure(make, samples, train, real) for name, make in metrics.items()}
+    for metric in own.values():
+        metric.per_person = per_person
     report: dict[str, Any] = {
         "source": source,
+        "images_per_person": per_person,
         "metrics": {name: _row(own[name], make, train, real) for name, make in metrics.items()},
         "nulls": {
             null: {name: measure(make, images, train, real).compute().item() for name, make in metrics.items()}
@@ -147,6 +161,8 @@ def evaluate(
         },
         "ranking": {view: ranking(extract, real) for view, extract in views.items()},
     }
+    if reconstructed:
+        report["reconstruction"] = _paired(samples, real, per_person)
     if features != NONE and not views:
         report["note"] = f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each."
     nearest = own["nearest_training"]
@@ -190,6 +206,18 @@ def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Te
         "num_real": num_real,
         "features": metric.features,
     }
+
+
+def _paired(outputs: Tensor, targets: Tensor, per_person: int) -> dict[str, Any]:
+    """What reconstructions are worth; of whole people alone."""
+    num = len(outputs) // per_person * per_person
+    rows = {}
+    for name, metric in {"psnr": PairedPSNR(), "ssim": PairedSSIM(), "ms_ssim": PairedMSSSIM()}.items():
+        metric.per_person = per_person
+        metric.update(outputs[:num], targets[:num])
+        estimate = metric.estimate()
+        rows[name] = {"value": estimate.value, "ci95": list(estimate.ci95), "features": metric.features}
+    return rows
 
 
 def _draw(
@@ -242,6 +270,11 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} | {null_cells} "
             f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
         )
+    for name, row in report.get("reconstruction", {}).items():
+        low, high = row["ci95"]
+        lines.append(
+            f"| reconstruction {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | | | | | | {row['features']} |"
+        )
     if "note" in report:
         lines += ["", report["note"]]
     if report["ranking"]:
@@ -259,7 +292,8 @@ def as_markdown(report: dict[str, Any]) -> str:
                 lines.append(f"| {view} | {name} | {cells} | {ranked} |")
     lines += [
         "",
-        "Real people: the test split, one image each. Intervals: jackknife. Audit: none.",
+        f"Real people: the test split, {report['images_per_person']} image(s) each. Intervals: jackknife over people. "
+        "Audit: none.",
         "",
         "Best is a score as near to real vs real as possible. A linear null may match the mean image, and so the MMDs, "
         "better than a model that makes sharp images. nearest_training compares with training people: above real vs "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class SeededNoise:
-    """Standard normal noise for a batch of images, one stream per image.
+    """Standard normal noise (or uniform numbers) for a batch of images, one stream per image.
 
     Every call draws the next numbers of each stream, so image i sees the same numbers whatever else is in
     the batch.
@@ -27,6 +27,11 @@ class SeededNoise:
         """Noise of b *shape, float32; on the device and in the dtype of `like` if given."""
         noise = torch.stack([torch.randn(*shape, generator=generator) for generator in self.generators])
         return noise if like is None else noise.to(like)
+
+    def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Uniform numbers in [0, 1), b *shape, float32; on the device of `like` if given."""
+        numbers = torch.stack([torch.rand(tuple(shape), generator=generator) for generator in self.generators])
+        return numbers if like is None else numbers.to(like.device)
 
     def like(self, x: Tensor) -> Tensor:
         """Noise of the shape, device and dtype of x: b ... (the form that samplers take)."""

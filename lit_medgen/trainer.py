@@ -19,6 +19,7 @@ from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method,
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.methods.base import Generator, Method, Requests
+from lit_medgen.methods.first_stage import FirstStage
 from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Trainer(L.Trainer):
 
         Args:
             model: the method; from the checkpoint unless given.
-            datamodule: not read.
+            datamodule: the images that a first stage reconstructs; others read none.
             ckpt_path: the checkpoint to sample from.
             num: how many images, with seeds 0, 1, ...
             seeds: the seeds (or one), instead of `num`.
@@ -130,7 +131,12 @@ class Trainer(L.Trainer):
         wanted = list(range(num)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         if not wanted or len(set(wanted)) != len(wanted):
             raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
-        self._write_samples(_generator(model), wanted, batch_size, out, format, ckpt_path)
+        generator = _generator(model)
+        if isinstance(generator, FirstStage) and datamodule is not None:
+            datamodule.prepare_data()
+            datamodule.setup("test")
+            _give_originals(generator, datamodule)
+        self._write_samples(generator, wanted, batch_size, out, format, ckpt_path)
         if self.is_global_zero:
             print(f"{len(wanted)} samples in {out}")
 
@@ -172,7 +178,9 @@ class Trainer(L.Trainer):
         generator.spec = data.spec
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
-            seeds = list(range(num or len({record.person for record in data.records["test"]})))
+            people = len({record.person for record in data.records["test"]})
+            seeds = list(range(num or people * data.images_per_person))
+            _give_originals(generator, data)
             self._write_samples(
                 generator, seeds, batch_size, samples, "nifti" if len(data.spec.size) == 3 else "png", ckpt_path
             )
@@ -187,6 +195,7 @@ class Trainer(L.Trainer):
                 source=ckpt_path or samples,
                 features=features,
                 cache=data.store.folder / "features",
+                reconstructed=isinstance(generator, FirstStage),
             )
             for logger in self.loggers:
                 logger.log_metrics({f"metrics.{name}.value": row["value"] for name, row in report["metrics"].items()})
@@ -235,6 +244,12 @@ class _Requested(L.LightningDataModule):
         assert self.trainer is not None
         mine = self.seeds[self.trainer.global_rank :: self.trainer.world_size]
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=Requests)  # type: ignore[arg-type]
+
+
+def _give_originals(model: Generator, data: Any) -> None:
+    """Gives a first stage the images of the test people to reconstruct."""
+    if isinstance(model, FirstStage):
+        model.originals = data.volumes("test", one_per_person=True)
 
 
 def _generator(model: Method) -> Generator:

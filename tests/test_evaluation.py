@@ -58,6 +58,7 @@ class People:
     train: Tensor
     test: Tensor
     anatomy: str = ""
+    images_per_person: int = 1
 
     def volumes(
         self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None
@@ -195,7 +196,7 @@ def test_features_are_learned_and_see_what_is_wrong(tmp_path: Path) -> None:
     assert scores.keys() == views | {"kernel_distance", "precision", "recall", "density", "coverage"}
     for name in views:
         row = scores[name]
-        assert "40 training people (6 features" in row["features"]
+        assert "40 training images (6 features" in row["features"]
         assert "rank-deficient" not in row["features"]
         for null in ("noise", "mean+noise"):
             assert report["nulls"][null][name] > 2 * row["value"], (null, name)

@@ -11,7 +11,7 @@ from tiny_run import ROOT
 LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors", "lit_medgen.files"}
 # Folder -> what it may import of ours, besides itself. The functions of a verb may import what they run.
 ARROWS = {
-    "lit_medgen/diffusion": {"lit_medgen.batch"},
+    "lit_medgen/diffusion": {"lit_medgen.batch", "lit_medgen.seeds"},
     "lit_medgen/networks": {"lit_medgen.batch"},
     "lit_medgen/images": LEAVES,
     "lit_medgen/metrics": LEAVES,

@@ -1,7 +1,8 @@
-"""The shipped experiment at the least size, as the tests run it."""
+"""The shipped experiments at the least size, as the tests run them."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,30 @@ import pytest
 from lit_medgen.__main__ import main
 
 ROOT = Path(__file__).parents[1]
+TWO_STAGES = ("absorbing.yaml", "ihdm.yaml")
+
+
+@cache
+def first_stage(phantoms: Path) -> Path:
+    """The checkpoint of a VQGAN after two steps, made once."""
+    run = TinyRun(phantoms.with_name(f"{phantoms.name}_vqgan"), phantoms, ("configs/vqgan.yaml",))
+    assert run.fit() == 0
+    return run.last
 
 
 class TinyRun:
-    """The shipped cDPM experiment at the least size, in a folder of its own."""
+    """A shipped experiment (cDPM's, unless told otherwise) at the least size, in a folder of its own."""
 
     def __init__(self, folder: Path, phantoms: Path, configs: tuple[str, ...] = ("configs/cdpm.yaml",)) -> None:
         self.folder = folder
-        self.configs = [word for name in (*configs, "tests/tiny/cdpm.yaml") for word in ("--config", name)]
+        method = Path(configs[0]).name
+        configs = (*configs, "tests/tiny/any.yaml", f"tests/tiny/{method}")
+        self.configs = [word for name in configs for word in ("--config", name)]
         self.options = [f"--data.init_args.root={phantoms}", f"--data.init_args.store_dir={phantoms / 'store'}"]
         if "configs/demo/cdpm.yaml" in configs:
             self.options.append("--model.init_args.atlas_modes=1")  # of three people
+        if method in TWO_STAGES:
+            self.options.append(f"--model.init_args.first_stage={first_stage(phantoms)}")
 
     @property
     def last(self) -> Path:

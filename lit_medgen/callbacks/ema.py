@@ -34,14 +34,10 @@ class EMA(Callback):
         """The checkpoint's key for this callback's state."""
         return "EMA"
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts from the module's weights; a checkpoint, loaded after this, replaces them."""
-        if stage == "fit" and not self.average:
-            self.average = {name: parameter.detach().clone() for name, parameter in _trained(pl_module).items()}
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The module has reached its device by now; the average follows."""
-        self.average = {name: value.to(pl_module.device) for name, value in self.average.items()}
+        """Starts from the module's weights, unless a checkpoint brought an average; the module is on its device now."""
+        average = self.average or {name: parameter.detach().clone() for name, parameter in _trained(pl_module).items()}
+        self.average = {name: value.to(pl_module.device) for name, value in average.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -19,6 +19,8 @@ from lit_medgen.methods.base import Generator
 class SampleGrid(Callback):
     """Every n steps: samples with the averaged weights to `<run folder>/grids/step_<n>.png` and to the loggers.
 
+    Methods that show how a sample is made (`making_of`) have a second picture of one sample's steps.
+
     Args:
         every_n_steps: steps between two grids.
         num: samples in a grid, with seeds 0, 1, ...
@@ -45,23 +47,25 @@ class SampleGrid(Callback):
             ema.swap_in(model)
         try:
             with trainer.precision_plugin.forward_context():
-                samples = model.sample(Condition(), range(self.num)).float().cpu()
+                pictures = {"": model.sample(Condition(), range(self.num)), "making_of_": model.making_of(0)}
         finally:
             if ema:
                 ema.swap_out(model)
             model.train()
-        picture = enlarge(mosaic(samples))
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
-        write_png(folder / f"step_{step:07d}.png", picture.T)
-        for logger in trainer.loggers:
-            show(logger, picture, step)
+        for kind, images in pictures.items():
+            if images is not None:
+                picture = enlarge(mosaic(images.float().cpu()))
+                write_png(folder / f"{kind}step_{step:07d}.png", picture.T)
+                for logger in trainer.loggers:
+                    show(logger, picture, step, f"{kind}samples")
 
 
-def show(logger: Any, picture: np.ndarray, step: int) -> None:
+def show(logger: Any, picture: np.ndarray, step: int, name: str = "samples") -> None:
     """Sends a picture (rows columns in [0, 1]) to any logger that takes one; a CSV log does not."""
     picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)  # W&B takes floats for 0 ... 255
     if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method
-        logger.log_image("samples", [picture], step=step)
+        logger.log_image(name, [picture], step=step)
     elif hasattr(logger.experiment, "add_image"):  # TensorBoard
-        logger.experiment.add_image("samples", picture, step, dataformats="HW")
+        logger.experiment.add_image(name, picture, step, dataformats="HW")

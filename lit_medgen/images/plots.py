@@ -1,4 +1,4 @@
-"""Plots of an evaluation: scores with floors and nulls, and a map of samples among people."""
+"""Plots: scores with floors and nulls, a map of samples among people, the use of a codebook."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def save_scores(path: Path, report: Mapping[str, Any]) -> None:
         for side in ("left", "right", "top"):
             axis.spines[side].set_visible(False)
     axes[0].legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False)
+    write_figure(path, figure)
+
+
+def save_usage(path: Path, counts: np.ndarray) -> None:
+    """A PNG of how often each code of a codebook is used, sorted, on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    used = np.sort(counts)[::-1]
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axis = figure.subplots()
+    axis.loglog(np.arange(1, len(used) + 1), np.where(used > 0, used, np.nan) / used.sum())
+    axis.set_xlabel(f"code, by use; {np.count_nonzero(used)} of {len(used)} are used")
+    axis.set_ylabel("share of places")
     write_figure(path, figure)
 
 

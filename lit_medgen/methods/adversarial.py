@@ -47,6 +47,11 @@ class Adversarial(Method):
         self.gradient_clip = gradient_clip
         self.critic, self.make_critic_optimizer = critic, critic_optimizer
 
+    @property
+    def critic_active(self) -> bool:
+        """Whether the critic is trained in this step; some wait until the generator has learned by itself."""
+        return True
+
     @abstractmethod
     def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Scalars; "critic_loss" is minimised by the critic. Called after `loss`, with the updated generator."""
@@ -62,16 +67,19 @@ class Adversarial(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
         """Both updates; all randomness of the step comes from (seed, step, rank)."""
         self._seed("train", self._step)
-        generator = self.optimizers()[0]  # type: ignore[index]
+        generator, active = self.optimizers()[0], self.critic_active  # type: ignore[index]
         critic = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
         self.critic.requires_grad_(False)
         losses = self.loss(batch)
         self._update(generator, losses["loss"], batch, losses)
         self.critic.requires_grad_(True)
-        critic_losses = self.critic_loss(batch)
-        self._update(critic, critic_losses["critic_loss"], batch, critic_losses)
-        for schedule in self.lr_schedulers():  # type: ignore[union-attr]
-            schedule.step()
+        critic_losses = self.critic_loss(batch) if active else {}
+        if active:
+            self._update(critic, critic_losses["critic_loss"], batch, critic_losses)
+        ours, theirs = self.lr_schedulers()  # type: ignore[misc]
+        ours.step()
+        if active:
+            theirs.step()
         self._log_losses("train", losses | critic_losses, batch, on_step=True)
 
     def _update(self, optimizer: Any, loss: Tensor, batch: Batch, losses: dict[str, Tensor]) -> None:

@@ -215,6 +215,10 @@ class Generator(Method):
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]: one image for each seed; image i depends on seeds[i] and its condition only."""
 
+    def making_of(self, seed: int) -> Tensor | None:
+        """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
+        return None
+
     def seams(self) -> tuple[int, list[int]] | None:
         """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
         return None

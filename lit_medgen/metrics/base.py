@@ -28,7 +28,8 @@ class Estimate:
 class TwoSampleMetric(Metric, ABC):
     """A score of samples against real images; both are collected by `update`, n c *s in [-1, 1].
 
-    One image a person: the interval treats images as independent.
+    Samples are independent; of real people there may be several images each, a person's in a row, and the interval
+    leaves out a person at a time.
     """
 
     full_state_update = False
@@ -36,6 +37,8 @@ class TwoSampleMetric(Metric, ABC):
     """What the score is computed from, for the report."""
     against: Literal["test", "train"] = "test"
     """The people that samples are compared with."""
+    per_person = 1
+    """Real images of each person; what intervals are over."""
     of_one_set = False
     """Whether it says something of the samples alone, so that real images have such a value too."""
 
@@ -59,7 +62,8 @@ class TwoSampleMetric(Metric, ABC):
         """The score and its jackknife interval over samples and real images."""
         value, statistics, all_x, all_y = self._score_of_all()
         left_out = [[self.score(statistics, all_x[all_x != i], all_y) for i in all_x]]
-        left_out.append([self.score(statistics, all_x, all_y[all_y != i]) for i in all_y])
+        people = all_y // self.per_person
+        left_out.append([self.score(statistics, all_x, all_y[people != i]) for i in people.unique()])
         error = sum(_jackknife_variance(torch.tensor(values, dtype=torch.float64)) for values in left_out) ** 0.5
         return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
 

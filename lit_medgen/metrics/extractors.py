@@ -134,7 +134,7 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
                 found.append(slices)
         return found
 
-    return PerceptualDistance(layers, name)
+    return PerceptualDistance(layers, name, network)
 
 
 def from_file(path: Path) -> tuple[Network, Network | None, str]:
@@ -168,7 +168,7 @@ def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[
     made_from = hashlib.sha256(recipe.encode())
     made_from.update(train.contiguous().numpy().data)
     digest = made_from.hexdigest()[:12]
-    name = f"contrastive network of {len(train)} training people ({dimensions} features, SHA-256 {digest})"
+    name = f"contrastive network of {len(train)} training images ({dimensions} features, SHA-256 {digest})"
     kept = cache / f"features-{digest}.pt" if cache else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

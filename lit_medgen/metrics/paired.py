@@ -6,7 +6,7 @@ r"""Scores of outputs against the image that each should be: reconstruction, tra
                 (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", eq. 1, all
                 weights 1: "LPIPS-like", since LPIPS has weights fitted to what people see)
 
-A score is a mean over images, one a person, so its jackknife interval is that of a mean.
+A score is a mean over people, so its jackknife interval is that of a mean.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
@@ -33,6 +33,8 @@ class PairedMetric(Metric, ABC):
     full_state_update = False
     features: str
     """What the score is computed from, for the report."""
+    per_person = 1
+    """Images of each person, in a row."""
     found: list[Tensor]
 
     def __init__(self) -> None:
@@ -50,8 +52,8 @@ class PairedMetric(Metric, ABC):
         return dim_zero_cat(self.found).mean()
 
     def estimate(self) -> Estimate:
-        """The mean and its 95 % interval over images."""
-        found = dim_zero_cat(self.found)
+        """The mean and its 95 % interval over people."""
+        found = dim_zero_cat(self.found).view(-1, self.per_person).mean(1)
         value, error = float(found.mean()), float(found.std() / len(found) ** 0.5)
         return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
 
@@ -98,15 +100,20 @@ class PerceptualDistance(PairedMetric):
     Args:
         layers: the activations of a network.
         name: which network it is, with hash.
+        network: the network, so that it moves with the metric.
     """
 
-    def __init__(self, layers: Layers, name: str) -> None:
+    def __init__(self, layers: Layers, name: str, network: nn.Module | None = None) -> None:
         super().__init__()
-        self.layers, self.features = layers, name
+        self.layers, self.features, self.network = layers, name, network
 
     @torch.no_grad()
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """n: of every pair."""
+        return self.distance(outputs, targets)
+
+    def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """n: of every pair, with gradients, as a loss needs them."""
         return torch.stack([self._of_pair(*pair) for pair in zip(outputs, targets, strict=True)])
 
     def _of_pair(self, output: Tensor, target: Tensor) -> Tensor:

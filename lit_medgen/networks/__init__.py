@@ -1,6 +1,19 @@
 """Networks: parametrised functions in 2D and 3D. PyTorch and einops only; no Lightning, no diffusion."""
 
+from lit_medgen.networks.autoencoder import Autoencoder
+from lit_medgen.networks.discriminator import PatchDiscriminator
+from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
 from lit_medgen.networks.slice_unet import SliceUNet
+from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.networks.unet import UNet
 
-__all__ = ["SliceUNet", "UNet"]
+__all__ = [
+    "FSQ",
+    "Autoencoder",
+    "CodeTransformer",
+    "NearestNeighbour",
+    "PatchDiscriminator",
+    "Quantizer",
+    "SliceUNet",
+    "UNet",
+]

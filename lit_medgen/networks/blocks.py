@@ -57,23 +57,24 @@ class TimeEmbedding(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised convolutions with the embedding added between them, around a skip connection."""
+    """Two normalised convolutions with the embedding, if there is one, added between them, around a skip connection."""
 
-    def __init__(self, dim: int, in_channels: int, out_channels: int, embedding: int, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, in_channels: int, out_channels: int, embedding: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = group_norm(in_channels)
         self.conv1 = conv(dim, in_channels, out_channels)
-        self.embed = nn.Linear(embedding, out_channels)
+        self.embed = nn.Linear(embedding, out_channels) if embedding else None
         self.norm2 = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(conv(dim, out_channels, out_channels))
         self.skip = nn.Identity() if in_channels == out_channels else conv(dim, in_channels, out_channels, kernel=1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """b c *s and b e -> b c' *s."""
         h = self.conv1(functional.silu(self.norm1(x)))
-        shift = self.embed(functional.silu(embedding))
-        h = h + shift.view(*shift.shape, *[1] * (x.ndim - 2))
+        if self.embed is not None and embedding is not None:
+            shift = self.embed(functional.silu(embedding))
+            h = h + shift.view(*shift.shape, *[1] * (x.ndim - 2))
         return self.skip(x) + self.conv2(self.dropout(functional.silu(self.norm2(h))))
 
 

@@ -1,0 +1,147 @@
+r"""Processes on code maps, with T levels: what destroys codes, and one step back given a guess of them.
+
+    Absorbing   q(z_t | z_0): every place is masked with probability t / T (Austin et al. 2021; Bond-Taylor et al. 2022)
+                p(z_s | z_t): a masked place is unmasked with probability (t - s) / t, its code from p(z_0 | z_t)
+    Heat        z_t = blur(e(z_0), t) + sigma noise, e the embedded codes (or, as latents of shape 120 x 121
+                in Discrete VQ-IHDM imply, the indices themselves, rounded)
+                p(z_s | z_t): z_0 drawn from p(z_0 | z_t), then blurred for level s with noise delta
+                                                                                 (Rissanen et al. 2023, algorithm 2)
+
+At level 0 a state is codes, b *z; above it is what the network reads: codes with the mask, or embedded codes b d *z.
+The network's logits are of z_0, every place by itself: b *z k.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lit_medgen.diffusion.heat import BlurSchedule, dissipate
+from lit_medgen.seeds import SeededNoise
+
+
+class DiscreteProcess(ABC):
+    """Destroys code maps in T levels.
+
+    Attributes:
+        num_levels: T.
+    """
+
+    num_levels: int
+
+    @abstractmethod
+    def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
+        """A draw of q(z_t | z_0) for codes b *z at levels b, 1 to T; random numbers are those of PyTorch."""
+
+    @abstractmethod
+    def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
+        """The state at level s < t from that at t, given a draw of p(z_0 | z_t), codes b *z."""
+
+
+class AbsorbingProcess(DiscreteProcess):
+    """Places are masked one by one.
+
+    Args:
+        num_levels: T; 256 in the paper.
+        mask: what stands for the mask: K, one more than the greatest code.
+    """
+
+    def __init__(self, num_levels: int, mask: int) -> None:
+        self.num_levels, self.mask = num_levels, mask
+
+    def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
+        """Masks every place with probability t / T."""
+        share = (level / self.num_levels).view(-1, *[1] * (codes.ndim - 1)).to(codes.device)
+        return codes.masked_fill(torch.rand(codes.shape, device=codes.device) < share, self.mask)
+
+    def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
+        """Unmasks every masked place with probability (t - s) / t."""
+        chosen = noise.uniform(codes.shape[1:], like=codes) < (t - s) / t
+        return torch.where(chosen & (state == self.mask), codes, state)
+
+    def masked_error(self, logits: Tensor, codes: Tensor, state: Tensor) -> Tensor:
+        """CE_t, b in nats: the cross-entropy of logits b *z k, summed over the places masked in the state."""
+        error = functional.cross_entropy(logits.float().movedim(-1, 1), codes, reduction="none")
+        return (error * (state == self.mask)).flatten(1).sum(1)
+
+    def bound(self, codes: Tensor, logits_of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """sum_t CE_t / t >= -log p(z_0), b in nats, with one draw at every level (Bond-Taylor et al. 2022, eq. 7).
+
+        Args:
+            codes: b *z.
+            logits_of: state b *z and level b -> logits b *z k of p(z_0 | z_t).
+        """
+        total = torch.zeros(len(codes), device=codes.device)
+        for t in range(1, self.num_levels + 1):
+            level = torch.full((len(codes),), t)
+            state = self.corrupt(codes, level)
+            total += self.masked_error(logits_of(state, level), codes, state) / t
+        return total
+
+
+class HeatProcess(DiscreteProcess):
+    """Embedded codes (or indices) are blurred.
+
+    Args:
+        schedule: heat time of each level.
+        embed: codes b *z -> b d *z; not used for indices.
+        num_codes: K.
+        sigma: standard deviation of the noise on a blurred map; 0.01 in IHDM, of embeddings of unit variance.
+        delta: of the noise added in sampling; 1.25 sigma in IHDM.
+        space: what is blurred, "embedding" or "index".
+    """
+
+    def __init__(
+        self,
+        schedule: BlurSchedule,
+        embed: Callable[[Tensor], Tensor],
+        num_codes: int,
+        sigma: float = 0.01,
+        delta: float = 0.0125,
+        space: Literal["embedding", "index"] = "embedding",
+    ) -> None:
+        self.schedule, self.embed, self.num_codes = schedule, embed, num_codes
+        self.sigma, self.delta, self.space = sigma, delta, space
+        self.num_levels = schedule.num_levels
+
+    def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
+        """Blurs for the level's heat time and adds noise sigma."""
+        blurred = self.blur(codes, level)
+        return self.finish(blurred + self.sigma * torch.randn_like(blurred))
+
+    def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
+        """Blurs the guess for level s and adds noise delta; at level 0 the guess itself."""
+        if s == 0:
+            return codes
+        blurred = self.blur(codes, torch.full((len(codes),), s))
+        return self.finish(blurred + self.delta * noise.like(blurred))
+
+    def blur(self, codes: Tensor, level: Tensor) -> Tensor:
+        """The map that heat dissipation makes of codes, b d *z; indices are a map of one channel."""
+        clean = self.embed(codes) if self.space == "embedding" else codes[:, None].float()
+        return dissipate(clean, self.schedule.heat_time(level.to(self.schedule.heat_times.device)))
+
+    def finish(self, blurred: Tensor) -> Tensor:
+        """What the network reads: the map itself, or the nearest valid indices."""
+        if self.space == "embedding":
+            return blurred
+        return blurred[:, 0].round().clamp(0, self.num_codes - 1).long()
+
+
+def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Codes b *z from logits b *z k, one uniform number a place (inverse of the distribution); argmax at 0."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    found = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1)
+    return found.clamp(max=logits.shape[-1] - 1)
+
+
+def descending(num_levels: int, num_steps: int) -> list[int]:
+    """Levels from T to 0 in `num_steps` steps as even as whole numbers allow."""
+    return [round(num_levels * (num_steps - i) / num_steps) for i in range(num_steps + 1)]

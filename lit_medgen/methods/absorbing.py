@@ -1,0 +1,150 @@
+r"""Absorbing diffusion on code maps: places are masked one by one, and found again in any order.
+
+Bond-Taylor, Hessey, Sasaki, Breckon, Willcocks. "Unleashing Transformers: Parallel Token Prediction with Discrete
+Absorbing Diffusion for Fast High-Resolution Image Generation from Vector-Quantized Codes". ECCV 2022. With the
+cross-entropy CE_t of masked places, summed over them, at level t of T:
+
+    elbo             -log p(z_0) <= sum_t E[CE_t / t]                                        (their eq. 7)
+    reweighted_elbo  sum_t E[(T - t + 1) / T  CE_t]                                          (their eq. 11)
+    mlm              E[CE_t / number of masked places]
+
+each estimated at one level a map, per place; their code has 1 - t / T for (T - t + 1) / T. `bits_per_dim`, logged, is
+the estimate of the first for any loss. The transformer sees no level (as theirs): the mask says it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.diffusion.discrete import AbsorbingProcess
+from lit_medgen.errors import InputError
+from lit_medgen.methods.base import default_optimizer
+from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.seeds import SeededNoise
+
+
+class Absorbing(CodeMaps):
+    """Absorbing diffusion.
+
+    Args:
+        first_stage: checkpoint of the VQGAN.
+        num_levels: T.
+        num_steps: of sampling, at most T.
+        loss_kind: which of the three losses.
+        canvas: size of sampled maps where they are larger than those trained on; None: the same.
+        temperature: of codes drawn; 0 takes the likeliest.
+        network: size of the transformer.
+        told: attributes that images are made from.
+        optimizer: makes the optimizer.
+        learning_rate: factor of the optimizer's rate at each step.
+    """
+
+    process: AbsorbingProcess
+    reads_embeddings = False
+
+    def __init__(
+        self,
+        first_stage: str,
+        num_levels: int = 256,
+        num_steps: int = 256,
+        loss_kind: Literal["elbo", "reweighted_elbo", "mlm"] = "reweighted_elbo",
+        canvas: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        network: Shape = Shape(),  # noqa: B008 (frozen)
+        told: Told = Told(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate: Constant | None = None,
+    ) -> None:
+        super().__init__(first_stage, network, told, num_steps, temperature, optimizer, learning_rate)
+        if num_steps > num_levels:
+            raise ValueError(f"model.init_args.num_steps is {num_steps}, but num_levels is {num_levels}.")
+        self.num_levels, self.loss_kind, self.canvas = num_levels, loss_kind, canvas
+
+    def make_process(self, num_codes: int) -> AbsorbingProcess:
+        """The mask is one more than the greatest code."""
+        return AbsorbingProcess(self.num_levels, num_codes)
+
+    def check(self, spec: DataSpec) -> None:
+        """InputError if the canvas is smaller than the maps."""
+        super().check(spec)
+        if self.canvas and (
+            len(self.canvas) != len(self.map_size)
+            or any(ours < least for ours, least in zip(self.canvas, self.map_size, strict=True))
+        ):
+            raise InputError(
+                f"model.init_args.canvas is {list(self.canvas)}; the maps trained on are {list(self.map_size)}; give "
+                "as many axes and at least that."
+            )
+
+    def time(self, level: Tensor) -> Tensor:
+        """Nothing: the mask says it."""
+        return torch.zeros(len(level), device=self.device)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The chosen loss, and the estimate of the bound in bits per code."""
+        codes = self.codes(batch)
+        level = self.levels(len(codes))
+        state = self.process.corrupt(codes, level)
+        wrong = self.process.masked_error(self.training_logits(state, level, batch), codes, state)
+        num_masked = (state == self.process.mask).flatten(1).sum(1)
+        last, numel = self.num_levels, codes[0].numel()
+        weight = {
+            "elbo": last / level / numel,
+            "reweighted_elbo": (last - level + 1) / numel,
+            "mlm": 1 / num_masked.clamp(min=1),
+        }[self.loss_kind]
+        bits = (last / level * wrong).mean() / (numel * math.log(2))
+        return {"loss": (weight.to(wrong) * wrong).mean(), "bits_per_dim": bits.detach()}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The bound at all levels, in bits per code."""
+        super().test_step(batch, batch_idx)
+        codes, condition = self.codes(batch), self.scaled(Condition(attributes=batch.attributes))
+        nats = self.process.bound(codes, lambda state, level: self.network(state, self.time(level), condition))
+        bits = nats.mean() / (codes[0].numel() * math.log(2))
+        self.log("test/bits_per_dim_all_levels", bits, on_epoch=True, sync_dist=True, batch_size=len(codes))
+
+    def start(self, noise: SeededNoise, num: int) -> Tensor:
+        """All places masked."""
+        return torch.full((num, *(self.canvas or self.map_size)), self.process.mask)
+
+    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Logits; of a map larger than the transformer's, the mean over windows that overlap by half (section 3.4)."""
+        if state.shape[1:] == self.map_size:
+            return super().guided_logits(state, level, condition)
+        total = count = torch.zeros(1, device=self.device)
+        for window in windows(state.shape[1:], self.map_size):
+            part = super().guided_logits(state[:, *window], level, condition)
+            if total.ndim == 1:
+                total = part.new_zeros(*state.shape, part.shape[-1])
+                count = part.new_zeros(*state.shape[1:], 1)
+            total[:, *window] += part
+            count[*window] += 1
+        return total / count
+
+    def as_image(self, state: Tensor) -> Tensor:
+        """The decoder's image of the codes found; masked places are the zero vector."""
+        masked = state == self.process.mask
+        latent = self.first_stage.quantizer.embed(state.masked_fill(masked, 0))
+        return self.first_stage.decode_latent(latent.masked_fill(masked[:, None], 0))
+
+
+def windows(size: Sequence[int], inner: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Windows of size `inner` that cover `size`, each half a window after the last."""
+    starts = [
+        sorted({*range(0, outer - side, max(1, side // 2)), outer - side})
+        for outer, side in zip(size, inner, strict=True)
+    ]
+    return [
+        tuple(slice(first, first + side) for first, side in zip(corner, inner, strict=True))
+        for corner in product(*starts)
+    ]

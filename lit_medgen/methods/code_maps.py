@@ -1,0 +1,282 @@
+"""`CodeMaps`: what methods on VQGAN's code maps share, and `CodeTable`, the codes of a data set.
+
+A transformer says what code stands at every place, p(z_0 | z_t); the method says how maps are destroyed and walks back.
+Codes are made once from every image and kept beside the prepared data, under the hash of all that they depend on:
+the first stage's weights, the prepared data, the slices used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lit_medgen.batch import Batch, Condition
+from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
+from lit_medgen.errors import InputError
+from lit_medgen.files import write_atomically
+from lit_medgen.methods.first_stage import TwoStage, keys_of, weights_hash
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.methods.vqgan import VQGAN
+from lit_medgen.networks.transformer import CodeTransformer
+from lit_medgen.seeds import SeededNoise
+
+ENCODED_AT_ONCE = 16
+NUM_SHOWN = 8
+"""Levels of a sample's making that are shown."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of the transformer.
+
+    Attributes:
+        width: 512 in the paper.
+        num_heads: 8 in the paper.
+        num_layers: 24 in the paper.
+        dropout: after attention and in the perceptrons.
+    """
+
+    width: int = 512
+    num_heads: int = 8
+    num_layers: int = 24
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """What images are made from.
+
+    Attributes:
+        attributes: names of attributes of the data, e.g. age, sex.
+        unconditional: share of training images whose attributes are left out.
+        guidance_scale: of classifier-free guidance on the logits; 1 is none.
+    """
+
+    attributes: Sequence[str] = ()
+    unconditional: float = 0.1
+    guidance_scale: float = 1.0
+
+
+class CodeMaps(TwoStage):
+    """A transformer on the code maps of a VQGAN.
+
+    Args:
+        first_stage: checkpoint of the VQGAN.
+        network: size of the transformer.
+        told: attributes that images are made from.
+        num_steps: of sampling.
+        temperature: of codes drawn; 0 takes the likeliest.
+        optimizer: makes the optimizer.
+        learning_rate: factor of the optimizer's rate at each step.
+    """
+
+    first_stage: VQGAN
+    kind = VQGAN
+    make_first_stage = "python -m lit_medgen fit --config configs/vqgan.yaml"
+    process: DiscreteProcess
+    reads_embeddings: bool
+    """Whether the transformer reads embedded codes, or codes."""
+
+    def __init__(
+        self,
+        first_stage: str,
+        network: Shape,
+        told: Told,
+        num_steps: int,
+        temperature: float,
+        optimizer: OptimizerCallable,
+        learning_rate: Constant | None,
+    ) -> None:
+        super().__init__(first_stage, optimizer, learning_rate)
+        if temperature < 0:
+            raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
+        if num_steps < 1:
+            raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
+        self.shape, self.told = network, told
+        self.num_steps, self.temperature = num_steps, temperature
+        self.table: CodeTable | None = None
+
+    def build(self, first_stage: VQGAN) -> None:
+        """The transformer for the first stage's maps, and the process."""
+        self.map_size = tuple(side // first_stage.divisor for side in first_stage.needed_spec().size)
+        quantizer = first_stage.quantizer
+        channels = quantizer.channels if self.reads_embeddings else 0
+        self.network = CodeTransformer(
+            self.map_size, quantizer.num_codes, channels, **asdict(self.shape), attributes=self.told.attributes
+        )
+        self.process = self.make_process(quantizer.num_codes)
+
+    @abstractmethod
+    def make_process(self, num_codes: int) -> DiscreteProcess:
+        """How maps are destroyed."""
+
+    def check(self, spec: Any) -> None:
+        """InputError if the data is another than the first stage's, or lacks an attribute."""
+        super().check(spec)
+        for name in self.told.attributes:
+            if name not in spec.attributes:
+                raise InputError(
+                    f"model.init_args.told.attributes: no {name!r} in the data, which has "
+                    f"{', '.join(map(repr, spec.attributes)) or 'none'}."
+                )
+
+    def on_fit_start(self) -> None:
+        """The codes of all training and validation images; made once, by the first process."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        address = CodeTable.address(self.first_stage, data)
+        if self.trainer.is_global_zero:
+            CodeTable.make(self.first_stage, data, address)
+        self.trainer.strategy.barrier("codes")
+        self.table = CodeTable(address)
+        rank_zero_info(f"codes of {len(self.table.rows)} volumes: {address}")
+
+    def codes(self, batch: Batch) -> Tensor:
+        """The codes of a batch's images, b *z; from the table where it has them."""
+        if self.table is None:
+            return encode(self.first_stage, batch.image)
+        return self.table(batch).to(self.device)
+
+    def scaled(self, condition: Condition) -> Condition:
+        """The attributes that the transformer is told, each from -1 to 1 over the range of the training people."""
+        ranges = self.needed_spec().attributes
+        found = {}
+        for name in self.told.attributes:
+            low, high = ranges[name]
+            if name in condition.attributes:
+                found[name] = (condition.attributes[name] - low) / max(high - low, 1e-6) * 2 - 1
+        return Condition(attributes=found)
+
+    def time(self, level: Tensor) -> Tensor:
+        """What the transformer is told of the level: b, in [0, 1]."""
+        return (level / self.process.num_levels).to(self.device)
+
+    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
+        logits: Tensor = self.network(state, self.time(level), condition)
+        if self.told.guidance_scale == 1 or not self.told.attributes:
+            return logits
+        null = self.network(state, self.time(level), Condition())
+        return null + self.told.guidance_scale * (logits - null)
+
+    def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
+        """The same as the loss needs them: some attributes left out, no guidance."""
+        condition = self.scaled(Condition(attributes=batch.attributes))
+        if self.training and self.told.attributes:
+            condition = condition.drop(torch.rand(len(state), device=self.device) < self.told.unconditional)
+        logits: Tensor = self.network(state, self.time(level), condition)
+        return logits.float()
+
+    def levels(self, num: int) -> Tensor:
+        """Levels 1 to T for so many images, b, evenly spread over batch and ranks."""
+        return (self.times(num, 0.0) * self.process.num_levels).ceil().long().clamp(1, self.process.num_levels)
+
+    # Sampling.
+
+    @abstractmethod
+    def start(self, noise: SeededNoise, num: int) -> Tensor:
+        """The state at level T, for so many images."""
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]."""
+        *_, (_, codes) = self.walk(condition, seeds)
+        return self.first_stage.decode(codes)
+
+    def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Every level reached after the start, down to 0, and the state there."""
+        noise, told = SeededNoise(seeds), self.scaled(condition.to(self.device))
+        levels = descending(self.process.num_levels, self.num_steps)
+        state = self.start(noise, len(seeds)).to(self.device)
+        for t, s in pairwise(levels):
+            logits = self.guided_logits(state, torch.full((len(seeds),), t), told)
+            codes = draw(logits, self.temperature, noise.uniform(logits.shape[1:-1], like=logits))
+            state = self.process.reverse(codes, state, t, s, noise)
+            yield s, state
+
+    @torch.no_grad()
+    def making_of(self, seed: int) -> Tensor:
+        """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
+        states = [state for _, state in self.walk(Condition(), [seed])]
+        places = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
+        return torch.cat([self.as_image(states[place]) for place in places])
+
+    @abstractmethod
+    def as_image(self, state: Tensor) -> Tensor:
+        """What the first stage's decoder makes of a state, b c *size."""
+
+
+class CodeTable:
+    """Codes of the images of a data set.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        kept = np.load(path)
+        self.codes = torch.from_numpy(kept["codes"])
+        self.rows = {str(key): row for row, key in enumerate(kept["keys"])}
+        self.columns = {int(place): column for column, place in enumerate(kept["slices"])}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """b *z, int64."""
+        places = [(self.rows[key], self.columns[place]) for key, place in keys_of(batch)]
+        return torch.stack([self.codes[place] for place in places]).long()
+
+    @staticmethod
+    def address(first_stage: VQGAN, data: Any) -> Path:
+        """Where the codes of a first stage and a data set lie."""
+        slices = "" if data.every_slice is None else data.every_slice.tolist()
+        keys = sorted(record.key for record in _encoded(data))
+        made_from = f"{weights_hash(first_stage)} {data.store.digest} {slices} {keys}"
+        folder: Path = data.store.folder / "codes"
+        return folder / f"codes-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.npz"
+
+    @staticmethod
+    def make(first_stage: VQGAN, data: Any, path: Path) -> None:
+        """Writes the file unless a whole one is there."""
+        if path.is_file() and not _damaged(path):
+            return
+        records, slices = _encoded(data), data.every_slice
+        maps = [encode(first_stage, data.images(record, slices)).cpu().int() for record in records]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            codes=torch.stack(maps).numpy(),
+            keys=np.array([record.key for record in records]),
+            slices=np.array([-1]) if slices is None else slices,
+        )
+        write_atomically(path, content.getvalue())
+
+
+@torch.no_grad()
+def encode(first_stage: VQGAN, images: Tensor) -> Tensor:
+    """Codes n *z of images n c *s; in float32 whatever the run's precision, so that they are the same everywhere."""
+    with torch.autocast(first_stage.device.type, enabled=False):
+        parts = images.float().split(ENCODED_AT_ONCE)
+        return torch.cat([first_stage.codes(part.to(first_stage.device)) for part in parts])
+
+
+def _encoded(data: Any) -> list[Any]:
+    return [record for split in ("train", "val") for record in data.records[split]]
+
+
+def _damaged(path: Path) -> bool:
+    try:
+        CodeTable(path)
+    except Exception:  # a damaged zip may fail in any way; the codes are then made again
+        return True
+    return False

@@ -1,0 +1,151 @@
+r"""Discrete VQ-IHDM: code maps from their blur, in a single step.
+
+"Discrete VQ-IHDM: MRI Generation with Vector Quantized Inverse Heat Dissipation Model" (anonymous, under review), after
+Rissanen, Heinonen, Solin, "Generative Modelling with Inverse Heat Dissipation" (ICLR 2023).
+
+    z_T      = blur(e(z_0), T) + sigma noise
+    loss     = - sum_i log p([z_0]_i | z_T)                                         (section 3.3)
+    sampling   x ~ p(z_T), a blurred training map;  x <- x + sigma noise;  z_0 ~ p(z_0 | x, T)      (algorithm 1)
+
+Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and each guess is
+blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one; covariates
+(its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose order means
+nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.nn import functional
+
+from lit_medgen.batch import Batch
+from lit_medgen.diffusion.discrete import HeatProcess
+from lit_medgen.diffusion.heat import BlurSchedule
+from lit_medgen.errors import InputError
+from lit_medgen.methods.base import FACTS, default_optimizer
+from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.seeds import SeededNoise
+
+
+class IHDM(CodeMaps):
+    """Inverse heat dissipation on code maps.
+
+    Args:
+        first_stage: checkpoint of the VQGAN.
+        schedule: of blur; None: the paper's.
+        space: what is blurred, "embedding" or "index".
+        sigma: noise on a blurred map, of codes with unit variance; in index space in codes.
+        delta: noise added between steps.
+        num_priors: blurred training maps that samples start from; 1 in the paper.
+        num_steps: of sampling; 1 in the paper, for which level T alone is learned.
+        temperature: of codes drawn; 0 takes the likeliest.
+        network: size of the transformer.
+        told: attributes that images are made from.
+        optimizer: makes the optimizer.
+        learning_rate: factor of the optimizer's rate at each step.
+    """
+
+    process: HeatProcess
+    scale: Tensor
+
+    def __init__(
+        self,
+        first_stage: str,
+        schedule: BlurSchedule | None = None,
+        space: Literal["embedding", "index"] = "embedding",
+        sigma: float = 0.01,
+        delta: float = 0.0125,
+        num_priors: int = 1,
+        num_steps: int = 1,
+        temperature: float = 1.0,
+        network: Shape = Shape(),  # noqa: B008 (frozen)
+        told: Told = Told(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate: Constant | None = None,
+    ) -> None:
+        super().__init__(first_stage, network, told, num_steps, temperature, optimizer, learning_rate)
+        if num_priors < 1:
+            raise ValueError(f"model.init_args.num_priors is {num_priors}; give at least 1.")
+        self.schedule, self.space = schedule or BlurSchedule(), space
+        if num_steps > self.schedule.num_levels:
+            raise ValueError(
+                f"model.init_args.num_steps is {num_steps}, but the schedule has {self.schedule.num_levels} levels."
+            )
+        self.sigma, self.delta, self.num_priors = sigma, delta, num_priors
+        self.reads_embeddings = space == "embedding"
+        self.prior: Tensor | None = None
+        self.register_buffer("scale", torch.ones(()))
+
+    def make_process(self, num_codes: int) -> HeatProcess:
+        """Heat on the scaled embedding."""
+        return HeatProcess(self.schedule, self.embed, num_codes, self.sigma, self.delta, self.space)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """b *z -> b d *z, of unit variance over the training images."""
+        return self.scale * self.first_stage.quantizer.embed(codes)
+
+    def on_fit_start(self) -> None:
+        """Measures the scale of codes and blurs the maps that samples start from."""
+        super().on_fit_start()
+        resolution = self.schedule.sigma(torch.tensor([1, self.schedule.num_levels]))
+        times = self.schedule.heat_time(torch.tensor([1, self.schedule.num_levels]))
+        low, high = resolution.tolist()
+        rank_zero_info(
+            f"blur of level 1 to {self.schedule.num_levels}: sigma {low:.3g} to {high:.3g}, heat time "
+            f"{times[0].item():.3g} to {times[1].item():.3g}, in places of the map"
+        )
+        if self.prior is not None:  # a resumed run
+            return
+        codes = self._training_maps()
+        self.scale.fill_(1 / self.first_stage.quantizer.embed(codes).float().std().clamp(min=1e-6))
+        rank_zero_info(f"scale of codes: {self.scale.item():.4g}")
+        prior = codes[torch.linspace(0, len(codes) - 1, self.num_priors).round().long()]
+        self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
+
+    def _training_maps(self) -> Tensor:
+        """Code maps of the training people, n *z, on the device."""
+        assert self.table is not None
+        people = self.trainer.datamodule.people("train")  # type: ignore[attr-defined]
+        rows = [self.table.rows[key] for key in people]
+        return self.table.codes[rows].flatten(0, 1).long().to(self.device)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Section 3.3: cross-entropy of every place, mean over places, nats; for K steps at levels drawn evenly."""
+        codes = self.codes(batch)
+        last = self.process.num_levels
+        level = torch.full((len(codes),), last, device=self.device)
+        if self.num_steps > 1:
+            level = self.levels(len(codes))
+        logits = self.training_logits(self.process.corrupt(codes, level), level, batch)
+        loss = functional.cross_entropy(logits.movedim(-1, 1), codes)
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()}
+
+    def start(self, noise: SeededNoise, num: int) -> Tensor:
+        """Algorithm 1: a blurred training map with noise."""
+        if self.prior is None:
+            raise InputError("this model has no blurred maps to start from: load it from a checkpoint, or fit it.")
+        which = (noise.uniform((), like=self.prior) * len(self.prior)).long()
+        prior = self.prior.to(self.device)[which.to(self.device)]
+        return self.process.finish(prior + self.sigma * noise.like(prior))
+
+    def as_image(self, state: Tensor) -> Tensor:
+        """The decoder's image of codes or of a blurred map."""
+        if state.is_floating_point():
+            return self.first_stage.decode_latent(state / self.scale)
+        return self.first_stage.decode(state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the maps that samples start from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[FACTS]["prior"] = None if self.prior is None else self.prior.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them back."""
+        super().on_load_checkpoint(checkpoint)
+        self.prior = checkpoint[FACTS].get("prior")

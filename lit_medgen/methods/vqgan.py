@@ -1,0 +1,254 @@
+r"""VQGAN: images as maps of discrete codes, learned against a critic.
+
+Esser, Rombach, Ommer. "Taming Transformers for High-Resolution Image Synthesis". CVPR 2021; as the first stage of
+Bond-Taylor et al. "Unleashing Transformers" (ECCV 2022) and of "Discrete VQ-IHDM: MRI Generation with Vector Quantized
+Inverse Heat Dissipation Model" (anonymous, under review).
+
+    loss     = L_rec + |sg[E(x)] - z_q|^2 + beta |sg[z_q] - E(x)|^2 + lambda L_G     (Discrete VQ-IHDM, eq. 4, and L_G)
+    L_rec    = |x - G(z_q)| + w perceptual distance + w' spectral distance
+    L_G      = -E[D(G(z_q))]                      D: hinge loss                        (Lim & Ye 2017, section 2)
+    lambda   = |grad L_rec| / (|grad L_G| + delta), both at the last layer of G        (Esser et al., eq. 7)
+
+The critic starts after `critic_start` steps. Where eq. 4 and the code it comes from differ:
+`lit_medgen.networks.quantizer`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.nn import functional
+
+from lit_medgen.batch import Batch, DataSpec
+from lit_medgen.errors import InputError
+from lit_medgen.methods.adversarial import Adversarial
+from lit_medgen.methods.base import default_optimizer
+from lit_medgen.methods.first_stage import FirstStage
+from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.metrics import FrechetDistance, PairedMSSSIM, PairedPSNR, PerceptualDistance
+from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
+from lit_medgen.networks.autoencoder import Autoencoder
+from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
+from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer
+
+DELTA = 1e-4
+MOST_PEOPLE = 500
+"""Training people that features are learned from, at most."""
+
+
+class VQGAN(Adversarial, FirstStage):
+    """Encoder, codebook, decoder and a critic.
+
+    Args:
+        network: encoder and decoder.
+        quantizer: of the latent map; None: `NearestNeighbour` with as many channels as the map.
+        critic: says of patches whether they are real; None: `PatchDiscriminator`.
+        features: what perceptual and Fréchet distance are made of: `learned` from the training people, a TorchScript
+            file, or `none`.
+        perceptual_weight: w.
+        spectral_weight: w', of the squared difference of Fourier amplitudes (Dhariwal et al. 2020, "Jukebox", 3.3).
+        critic_weight: factor of lambda.
+        most_critic_weight: lambda is at most this.
+        critic_start: steps before the critic is trained and heard.
+        diff_augment: whether the critic sees real and made images augmented alike.
+        optimizer: makes the optimizer of encoder, codebook and decoder.
+        critic_optimizer: makes the critic's.
+        learning_rate: factor of both rates at each step.
+        gradient_clip: greatest norm of either gradient.
+    """
+
+    def __init__(
+        self,
+        network: Autoencoder,
+        quantizer: Quantizer | None = None,
+        critic: PatchDiscriminator | None = None,
+        features: str = "learned",
+        perceptual_weight: float = 1.0,
+        spectral_weight: float = 0.0,
+        critic_weight: float = 1.0,
+        most_critic_weight: float = 1.0,
+        critic_start: int = 30_000,
+        diff_augment: bool = False,
+        optimizer: OptimizerCallable = default_optimizer,
+        critic_optimizer: OptimizerCallable = default_optimizer,
+        learning_rate: Constant | None = None,
+        gradient_clip: float | None = None,
+    ) -> None:
+        critic = critic or PatchDiscriminator(network.dim)
+        super().__init__(critic, optimizer, critic_optimizer, learning_rate, gradient_clip)
+        self.network = network
+        self.quantizer = quantizer or NearestNeighbour(channels=network.latent_channels)
+        if self.quantizer.channels != network.latent_channels:
+            raise ValueError(
+                f"model.init_args.network.init_args.latent_channels is {network.latent_channels}, but the quantizer "
+                f"has {self.quantizer.channels} channels; give the same."
+            )
+        self.features, self.perceptual_weight, self.spectral_weight = features, perceptual_weight, spectral_weight
+        self.critic_weight, self.most_critic_weight = critic_weight, most_critic_weight
+        self.critic_start, self.diff_augment = critic_start, diff_augment
+        self._perceptual: list[PerceptualDistance] = []  # in a list, so that its network is no part of this one
+        self._measures: dict[str, Any] = {}
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self.code_counts = torch.zeros(self.quantizer.num_codes)
+        """How often each code stood for a place of the validation images."""
+
+    # Images to codes and back.
+
+    @property
+    def divisor(self) -> int:
+        """Pixels of an image to a place of the map, along each axis."""
+        return self.network.divisor
+
+    def codes(self, images: Tensor) -> Tensor:
+        """b c *s -> b *z, int64."""
+        return self.quantizer.codes(self.network.encode(images))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """b *z -> b c *s in [-1, 1]."""
+        return self.decode_latent(self.quantizer.embed(codes))
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """b d *z -> b c *s in [-1, 1]."""
+        return self.network.decode(latent).clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """b c *s -> b c *s."""
+        return self.decode(self.codes(images))
+
+    def for_second_stage(self) -> VQGAN:
+        """Itself without the critic."""
+        del self.critic
+        return self
+
+    # Training.
+
+    def check(self, spec: DataSpec) -> None:
+        """InputError if the images do not fit the network."""
+        if len(spec.size) != self.network.dim or any(side % self.divisor for side in spec.size) or spec.slice_axis:
+            raise InputError(
+                f"data.init_args: the images are {' x '.join(map(str, spec.size))}; the network has dim "
+                f"{self.network.dim} and {self.divisor.bit_length()} levels, so they must have as many axes, each a "
+                f"multiple of {self.divisor}. Set preprocessing.size, and slices to data_modules.OneSlice for dim 2."
+            )
+
+    def setup(self, stage: str) -> None:
+        """Learns or loads the features before the first step."""
+        super().setup(stage)
+        if stage not in ("fit", "validate"):
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        unseen = data.volumes("val", one_per_person=True)
+        self.originals = unseen if len(unseen) else data.volumes("train", one_per_person=True, limit=8)
+        self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
+        if self.features != "none":
+            train, cache = data.volumes("train", one_per_person=True, limit=MOST_PEOPLE), data.store.folder / "features"
+            views = extractors(self.features, train, len(self.originals), cache)
+            self._measures["frechet"] = FrechetDistance(AllViews(tuple(views.values())))
+            self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
+        names = [self._perceptual[0].features, self._measures["frechet"].features] if self._perceptual else ["none"]
+        rank_zero_info(f"features of perceptual and Fréchet distance: {'; '.join(names)}")
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 4, and in training the critic's opinion."""
+        quantized: Quantized = self.quantizer(self.network.encode(batch.image))
+        output = self.network.decode(quantized.latent).float()
+        self.output = output
+        parts = {"l1": functional.l1_loss(output, batch.image)}
+        for distance in self._perceptual:
+            parts["perceptual"] = distance.to(self.device).distance(output, batch.image).mean()
+        if self.spectral_weight:
+            parts["spectral"] = spectral_distance(output, batch.image)
+        weights = {"l1": 1.0, "perceptual": self.perceptual_weight, "spectral": self.spectral_weight}
+        reconstruction = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
+        found = parts | {"codebook": quantized.loss}
+        if self.training:
+            found["perplexity"] = perplexity(self._count(quantized.codes))
+        loss = reconstruction + quantized.loss
+        if self.training and self.critic_active:
+            adversarial = -self.critic(self._augmented(output)).float().mean()
+            weight = self._critic_weight(reconstruction, adversarial)
+            loss = loss + weight * adversarial
+            found |= {"adversarial": adversarial, "critic_weight": weight}
+        return {"loss": loss} | found
+
+    @property
+    def critic_active(self) -> bool:
+        """Whether the critic is trained and heard."""
+        return self._step >= self.critic_start
+
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Hinge."""
+        real = self.critic(self._augmented(batch.image)).float()
+        made = self.critic(self._augmented(self.output.detach())).float()
+        loss = (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
+        return {"critic_loss": loss, "critic_of_real": real.mean(), "critic_of_made": made.mean()}
+
+    def _critic_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """Lambda."""
+        ours, theirs = (
+            torch.autograd.grad(loss, self.network.last_layer, retain_graph=True)[0].float().norm()
+            for loss in (reconstruction, adversarial)
+        )
+        return self.critic_weight * (ours / (theirs + DELTA)).clamp(0, self.most_critic_weight).detach()
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if not self.diff_augment:
+            return images
+        return diff_augment(images, torch.rand(len(images), 2 + self.network.dim, device=images.device))
+
+    def _count(self, codes: Tensor) -> Tensor:
+        return torch.bincount(codes.flatten(), minlength=self.quantizer.num_codes)
+
+    # Validation: reconstructions of unseen people.
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins anew."""
+        self.code_counts, self._pairs = torch.zeros(self.quantizer.num_codes), []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss without the critic; keeps the reconstructions."""
+        super().validation_step(batch, batch_idx)
+        self.code_counts += self._count(self.codes(batch.image)).cpu()
+        self._pairs.append((self.output.clamp(-1, 1).cpu(), batch.image.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs what they are worth, over all processes."""
+        shares: list[Any] = [(self.code_counts, self._pairs)]
+        if self.trainer.world_size > 1:
+            shares *= self.trainer.world_size
+            dist.all_gather_object(shares, shares[0])
+        self.code_counts = torch.stack([counts for counts, _ in shares]).sum(0)
+        pairs = [pair for _, theirs in shares for pair in theirs]
+        outputs, targets = (torch.cat(images) for images in zip(*pairs, strict=True))
+        found = {
+            "code_usage": (self.code_counts > 0).float().mean(),
+            "perplexity": perplexity(self.code_counts),
+        }
+        for name, measure in self._measures.items():
+            measure.reset()
+            if isinstance(measure, FrechetDistance):
+                measure.update(outputs, real=False)
+                measure.update(targets, real=True)
+            else:
+                measure.update(outputs, targets)
+            found[name] = measure.compute().float()
+        self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """exp of the entropy of how often codes are used: as many codes as if all were used alike."""
+    p = counts.float() / counts.sum()
+    return (-torch.xlogy(p, p).sum()).exp()
+
+
+def spectral_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared difference of Fourier amplitudes of b c *s; unlike L1 it forgives a small shift of texture."""
+    dims = tuple(range(2, x.ndim))
+    with torch.autocast(x.device.type, enabled=False):
+        ours, theirs = (torch.fft.rfftn(image.float(), dim=dims, norm="ortho").abs() for image in (x, y))
+    return functional.mse_loss(ours, theirs)

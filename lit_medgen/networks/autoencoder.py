@@ -1,0 +1,89 @@
+"""Encoder and decoder of a two-stage model, in 2D and 3D (Esser et al. 2021, "Taming Transformers", table 7).
+
+Residual blocks at every level, attention at chosen levels and in the middle, a factor of two between levels. The
+autoencoder of VQGAN and of latent diffusion alike. Shapes: b batch, c channels, *s spatial axes, d latent channels,
+*z latent spatial axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from lit_medgen.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, conv, group_norm
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder of mirrored shape.
+
+    Args:
+        dim: 2 or 3.
+        in_channels: channels of the image.
+        latent_channels: channels of the latent map.
+        channels: width of each level; every level but the last halves the size.
+        attention: which levels attend over their places; the middle always does.
+        num_res_blocks: residual blocks per level of the encoder (one more in the decoder).
+        head_channels: width of an attention head.
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        in_channels: int = 1,
+        latent_channels: int = 256,
+        channels: Sequence[int] = (128, 128, 128, 256, 512),
+        attention: Sequence[bool] = (False, False, False, False, True),
+        num_res_blocks: int = 2,
+        head_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        if len(attention) != len(channels):
+            raise ValueError(
+                f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
+                "give one for each level."
+            )
+        self.dim, self.latent_channels = dim, latent_channels
+        self.divisor = int(2 ** (len(channels) - 1))
+
+        def stage(wide: int, narrow: int, attends: bool, num: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for k in range(num):
+                layers.append(ResidualBlock(dim, narrow if k else wide, narrow))
+                layers += [Attention(narrow, head_channels)] if attends else []
+            return layers
+
+        def middle(width: int) -> list[nn.Module]:
+            return [*stage(width, width, True, 1), ResidualBlock(dim, width, width)]
+
+        encoder: list[nn.Module] = [conv(dim, in_channels, channels[0])]
+        width = channels[0]
+        for level, level_width in enumerate(channels):
+            encoder += stage(width, level_width, attention[level], num_res_blocks)
+            width = level_width
+            encoder += [Downsample(dim, width)] if level < len(channels) - 1 else []
+        encoder += [*middle(width), group_norm(width), nn.SiLU(), conv(dim, width, latent_channels)]
+        decoder: list[nn.Module] = [conv(dim, latent_channels, width), *middle(width)]
+        for level, level_width in reversed(list(enumerate(channels))):
+            decoder += stage(width, level_width, attention[level], num_res_blocks + 1)
+            width = level_width
+            decoder += [Upsample(dim, width)] if level else []
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.norm_out, self.conv_out = group_norm(width), conv(dim, width, in_channels)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """b c *s -> b d *z, every side divided by `divisor`."""
+        latent: Tensor = self.encoder(image)
+        return latent
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """b d *z -> b c *s."""
+        image: Tensor = self.conv_out(silu(self.norm_out(self.decoder(latent))))
+        return image
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the image, to which VQGAN compares gradients (Esser et al. 2021, eq. 7)."""
+        weight: nn.Parameter = self.conv_out.weight  # type: ignore[assignment]
+        return weight

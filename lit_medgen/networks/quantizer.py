@@ -1,0 +1,210 @@
+r"""Quantizers: maps of vectors to maps of codes and back.
+
+    NearestNeighbour   q_i = argmin_{c_j in C} |e_i - c_j|                        (van den Oord et al. 2017, eq. 2)
+                       codebook loss |sg[e] - q|^2 + beta |sg[q] - e|^2           (their eq. 3)
+                       or a codebook of moving averages of what is mapped to it   (their appendix A.1)
+    FSQ                every channel rounded to one of a few levels; no codebook, no loss, no dead codes
+                                                                                  (Mentzer et al. 2023, section 3.1)
+
+Gradients pass straight through: q = e + sg[q - e]. Shapes: b batch, d channels, *z spatial axes, k codes, n vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer makes of a latent map.
+
+    Attributes:
+        latent: b d *z, the quantized map; its gradient is that of what was quantized.
+        codes: b *z, int64.
+        loss: scalar, what the codebook adds to the loss.
+    """
+
+    latent: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+class Quantizer(nn.Module, ABC):
+    """Maps a latent map to codes and back."""
+
+    num_codes: int
+    channels: int
+
+    @abstractmethod
+    def codes(self, latent: Tensor) -> Tensor:
+        """b d *z -> b *z, int64."""
+
+    @abstractmethod
+    def embed(self, codes: Tensor) -> Tensor:
+        """b *z -> b d *z."""
+
+    @abstractmethod
+    def forward(self, latent: Tensor) -> Quantized:
+        """b d *z; in training mode a codebook may change."""
+
+
+class NearestNeighbour(Quantizer):
+    """A codebook.
+
+    Args:
+        num_codes: K.
+        channels: of a code, D.
+        commitment: weight of |sg[q] - e|^2; 0.25 in the paper.
+        codebook_weight: weight of |sg[e] - q|^2. The reference code has the two weights exchanged.
+        ema_decay: weight of the past in a codebook of moving averages; None: the codebook is learned by gradient.
+        revive_after: a code that no vector of so many steps was mapped to takes the place of one; 0: never.
+    """
+
+    codebook: Tensor
+    count: Tensor
+    total: Tensor
+    unused: Tensor
+
+    def __init__(
+        self,
+        num_codes: int = 1024,
+        channels: int = 256,
+        commitment: float = 0.25,
+        codebook_weight: float = 1.0,
+        ema_decay: float | None = None,
+        revive_after: int = 0,
+    ) -> None:
+        super().__init__()
+        self.num_codes, self.channels = num_codes, channels
+        self.commitment, self.codebook_weight = commitment, codebook_weight
+        self.ema_decay, self.revive_after = ema_decay, revive_after
+        codebook = torch.empty(num_codes, channels).uniform_(-1 / num_codes, 1 / num_codes)
+        if ema_decay is None:
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("count", torch.ones(num_codes))
+            self.register_buffer("total", codebook.clone())
+        self.register_buffer("unused", torch.zeros(num_codes, dtype=torch.int64))
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """b d *z -> b *z: the nearest."""
+        return self._nearest(_vectors(latent)).view(len(latent), *latent.shape[2:])
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """b *z -> b d *z."""
+        return functional.embedding(codes, self.codebook).movedim(-1, 1)
+
+    def forward(self, latent: Tensor) -> Quantized:
+        """The nearest codes and their loss; in training mode the codebook's averages and dead codes come first."""
+        with torch.autocast(latent.device.type, enabled=False):  # distances of near codes drown in bf16
+            latent = latent.float()
+            vectors = _vectors(latent)
+            nearest = self._nearest(vectors)
+            if self.training:
+                self._renew(vectors.detach(), nearest)
+                nearest = self._nearest(vectors)
+            codes = nearest.view(len(latent), *latent.shape[2:])
+            chosen = self.embed(codes)
+            loss = self.commitment * functional.mse_loss(latent, chosen.detach())
+            if self.ema_decay is None:
+                loss = loss + self.codebook_weight * functional.mse_loss(chosen, latent.detach())
+        return Quantized(latent + (chosen - latent).detach(), codes, loss)
+
+    def _nearest(self, vectors: Tensor) -> Tensor:
+        """n d -> n; |e - c|^2 less the part that all codes share."""
+        codebook = self.codebook.detach().float()
+        with torch.no_grad():
+            return (codebook.square().sum(1) - 2 * vectors.float() @ codebook.T).argmin(1)
+
+    @torch.no_grad()
+    def _renew(self, vectors: Tensor, nearest: Tensor) -> None:
+        """Moving averages of what each code was chosen for, over all processes; then dead codes."""
+        count = torch.bincount(nearest, minlength=self.num_codes).to(vectors)
+        total = torch.zeros_like(self.codebook).index_add_(0, nearest, vectors)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            dist.all_reduce(total)
+        if self.ema_decay is not None:
+            self.count.lerp_(count, 1 - self.ema_decay)
+            self.total.lerp_(total, 1 - self.ema_decay)
+            seen = self.count > 0
+            self.codebook[seen] = (self.total / self.count[:, None])[seen]
+        if self.revive_after:
+            self.unused.add_(1)[count > 0] = 0
+            self._revive(vectors)
+
+    def _revive(self, vectors: Tensor) -> None:
+        """Codes unused for long become vectors of this batch, drawn at random; the first process's, for all."""
+        dead = (self.unused >= self.revive_after).nonzero().flatten()
+        if not len(dead):
+            return
+        chosen = vectors[torch.randint(len(vectors), (len(dead),)).to(vectors.device)]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(chosen, src=0)
+        self.codebook.data[dead] = chosen.to(self.codebook)
+        self.unused[dead] = 0
+        if self.ema_decay is not None:
+            self.count[dead], self.total[dead] = 1.0, chosen.to(self.total)
+
+
+class FSQ(Quantizer):
+    """Finite scalar quantization: channel i is bounded and rounded to `levels[i]` values in [-1, 1].
+
+    Args:
+        levels: values of each channel; the number of codes is their product.
+    """
+
+    base: Tensor
+
+    def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
+        super().__init__()
+        if min(levels) < 2:
+            raise ValueError(f"quantizer.init_args.levels is {list(levels)}; give at least 2 for each channel.")
+        self.levels = tuple(levels)
+        self.num_codes, self.channels = math.prod(levels), len(levels)
+        bases = [math.prod(self.levels[:i]) for i in range(len(levels))]
+        self.register_buffer("base", torch.tensor(bases), persistent=False)
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """b d *z -> b *z."""
+        steps = [self._steps(latent[:, i], level).round() for i, level in enumerate(self.levels)]
+        digits = torch.stack([step + level // 2 for step, level in zip(steps, self.levels, strict=True)], dim=1)
+        return (digits.long() * self.base.view(-1, *[1] * (latent.ndim - 2))).sum(1)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """b *z -> b d *z in [-1, 1]."""
+        digits = [(codes // base) % level for base, level in zip(self.base.tolist(), self.levels, strict=True)]
+        return torch.stack(
+            [(digit - level // 2) / (level // 2) for digit, level in zip(digits, self.levels, strict=True)], dim=1
+        )
+
+    def forward(self, latent: Tensor) -> Quantized:
+        """Rounds every channel; the gradient is that of its bound (straight through the rounding)."""
+        latent = latent.float()
+        bounded = torch.stack(
+            [self._steps(latent[:, i], level) / (level // 2) for i, level in enumerate(self.levels)], dim=1
+        )
+        codes = self.codes(latent)
+        return Quantized(bounded + (self.embed(codes) - bounded).detach(), codes, latent.new_zeros(()))
+
+    @staticmethod
+    def _steps(channel: Tensor, level: int) -> Tensor:
+        """A channel bounded so that rounding gives `level` whole numbers, -(level // 2) the least."""
+        half, offset = (level - 1) * (1 - 1e-3) / 2, 0.5 if level % 2 == 0 else 0.0
+        shift = math.atanh(offset / half) if offset else 0.0
+        return (channel + shift).tanh() * half - offset
+
+
+def _vectors(latent: Tensor) -> Tensor:
+    """b d *z -> n d."""
+    return rearrange(latent, "b d ... -> (b ...) d")
