@@ -15,8 +15,8 @@ from lit_medgen.__main__ import main
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
-# The same examples every time: a run that fails must fail again.
-settings.register_profile("repeatable", derandomize=True)
+# The same examples every time, however slow the machine: a run that fails must fail again.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 

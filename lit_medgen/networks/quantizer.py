@@ -168,8 +168,8 @@ class FSQ(Quantizer):
 
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
         super().__init__()
-        if min(levels) < 2:
-            raise ValueError(f"quantizer.init_args.levels is {list(levels)}; give at least 2 for each channel.")
+        if min(levels) < 3:
+            raise ValueError(f"quantizer.init_args.levels is {list(levels)}; give at least 3 for each channel.")
         self.levels = tuple(levels)
         self.num_codes, self.channels = math.prod(levels), len(levels)
         bases = [math.prod(self.levels[:i]) for i in range(len(levels))]
