@@ -110,7 +110,7 @@ class Trainer(L.Trainer):
         seeds: list[int] | int | None = None,
         batch_size: int = 4,
         out: str = "samples",
-        format: Format = "nifti",
+        format: Format | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -122,7 +122,7 @@ class Trainer(L.Trainer):
             seeds: the seeds (or one), instead of `num`.
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
-            format: file format.
+            format: file format; None: nifti for volumes, png for 2D images.
         """
         if ckpt_path is None:
             raise InputError(
@@ -181,9 +181,7 @@ class Trainer(L.Trainer):
             people = len({record.person for record in data.records["test"]})
             seeds = list(range(num or people * data.images_per_person))
             _give_originals(generator, data)
-            self._write_samples(
-                generator, seeds, batch_size, samples, "nifti" if len(data.spec.size) == 3 else "png", ckpt_path
-            )
+            self._write_samples(generator, seeds, batch_size, samples, None, ckpt_path)
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
@@ -201,7 +199,7 @@ class Trainer(L.Trainer):
                 logger.log_metrics({f"metrics.{name}.value": row["value"] for name, row in report["metrics"].items()})
 
     def _write_samples(
-        self, model: Generator, seeds: Sequence[int], batch_size: int, out: str, format: Format, ckpt_path: str
+        self, model: Generator, seeds: Sequence[int], batch_size: int, out: str, format: Format | None, ckpt_path: str
     ) -> None:
         """Samples of all seeds, made by all processes, as files."""
         writer = SampleWriter(Path(out), format, seeds, Path(ckpt_path))

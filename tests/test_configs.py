@@ -57,8 +57,7 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     if isinstance(model, FirstStage):
         model.originals = torch.zeros(1, 1, *size)
     assert model.sample(Condition(), [0]).shape == (1, 1, *size)
-    picture = "--format=nifti" if len(size) == 3 else "--format=png"
-    assert run.on_checkpoint("sample", "--num=2", picture, f"--out={tmp_path / 'samples'}") == 0
+    assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     num = 2 if len(size) == 3 else 4
     assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={tmp_path / 'report'}") == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())

@@ -32,12 +32,12 @@ class SampleWriter(BasePredictionWriter):
 
     Args:
         folder: where to.
-        format: nifti (volumes) or png (2D images).
+        format: nifti (volumes) or png (2D images); None: whichever fits.
         seeds: all seeds, over all processes.
         checkpoint: the checkpoint the model came from.
     """
 
-    def __init__(self, folder: Path, format: Format, seeds: Sequence[int], checkpoint: Path) -> None:
+    def __init__(self, folder: Path, format: Format | None, seeds: Sequence[int], checkpoint: Path) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.format, self.seeds, self.checkpoint = folder, format, list(seeds), checkpoint
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,10 +46,10 @@ class SampleWriter(BasePredictionWriter):
         """InputError if the format cannot hold what the model makes."""
         assert isinstance(pl_module, Generator)
         dim = len(pl_module.needed_spec().size)
-        if dim != {"nifti": 3, "png": 2}[self.format]:
-            raise InputError(
-                f"--format {self.format}: the model makes {dim}D images; use {'nifti' if dim == 3 else 'png'}."
-            )
+        fits: Format = "nifti" if dim == 3 else "png"
+        if self.format not in (None, fits):
+            raise InputError(f"--format {self.format}: the model makes {dim}D images; use {fits}.")
+        self.format = fits
         if trainer.is_global_zero:
             self._clear()
 
@@ -78,7 +78,7 @@ class SampleWriter(BasePredictionWriter):
 
     def file_name(self, seed: int) -> str:
         """The file of a seed."""
-        return f"sample_{seed:08d}" + {"nifti": ".nii.gz", "png": ".png"}[self.format]
+        return f"sample_{seed:08d}" + (".png" if self.format == "png" else ".nii.gz")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The manifest, by the first process; all files follow from the seeds."""

@@ -59,7 +59,7 @@ class Told:
     """What images are made from.
 
     Attributes:
-        attributes: names of attributes of the data, e.g. age, sex.
+        attributes: names of attributes of the data, e.g. age_years, sex.
         unconditional: share of training images whose attributes are left out.
         guidance_scale: of classifier-free guidance on the logits; 1 is none.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_walking_back_keeps_the_marginals(num_steps: int) -> None:
     process, codes = AbsorbingProcess(8, mask=5), torch.randint(5, (2000, 6))
     noise, state = SeededNoise(range(2000)), torch.full((2000, 6), 5)
     levels = descending(8, num_steps)
-    for t, s in zip(levels, levels[1:], strict=False):
+    for t, s in pairwise(levels):
         state = process.reverse(codes, state, t, s, noise)
         assert (state == 5).float().mean().item() == pytest.approx(s / 8, abs=0.02)
     assert torch.equal(state, codes)
@@ -65,7 +66,7 @@ def test_bits_come_back_tied_only_with_many_steps() -> None:
         process, noise = AbsorbingProcess(16, mask=2), SeededNoise(range(1000))
         state = torch.full((1000, 2), 2)
         levels = descending(16, num_steps)
-        for t, s in zip(levels, levels[1:], strict=False):
+        for t, s in pairwise(levels):
             codes = draw(exact_logits(state, torch.tensor(t)), 1.0, noise.uniform((2,)))
             state = process.reverse(codes, state, t, s, noise)
         wrong[num_steps] = (state[:, 0] != state[:, 1]).float().mean().item()
@@ -127,4 +128,4 @@ def test_levels_descend(num_levels: int, num_steps: int) -> None:
     assert levels[0] == num_levels
     assert levels[-1] == 0
     assert len(levels) == num_steps + 1
-    assert all(t > s for t, s in zip(levels, levels[1:], strict=False))
+    assert all(t > s for t, s in pairwise(levels))

@@ -85,7 +85,10 @@ def test_units_of_the_schedule_agree() -> None:
 
 def test_what_24_leaves_depends_on_the_unit() -> None:
     slowest = torch.cos(math.pi * (torch.arange(11, dtype=torch.float64) + 0.5) / 11)[None, None]
-    left = {units: dissipate(slowest, BlurSchedule(units=units).heat_time(torch.tensor([200]))) for units in ("sigma", "time")}  # type: ignore[arg-type]
+    left = {
+        units: dissipate(slowest, BlurSchedule(units=units).heat_time(torch.tensor([200])))
+        for units in ("sigma", "time")
+    }  # type: ignore[arg-type]
     assert left["sigma"].abs().max() < 1e-10
     assert left["time"].abs().max() == pytest.approx(0.14, abs=0.005)
 

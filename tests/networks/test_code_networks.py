@@ -95,7 +95,9 @@ def test_absent_attributes_are_one_null() -> None:
     out = network(z, t, told(age=[0.3, torch.nan, -0.3], sex=[1.0, torch.nan, 1.0]))
     assert not torch.allclose(out[0], out[2])
     torch.testing.assert_close(out[1:2], network(z[:1], t[:1], Condition()))
-    torch.testing.assert_close(network(z[:1], t[:1], told(age=[0.3]))[0], network(z[:1], t[:1], told(age=[0.3], sex=[torch.nan]))[0])
+    torch.testing.assert_close(
+        network(z[:1], t[:1], told(age=[0.3]))[0], network(z[:1], t[:1], told(age=[0.3], sex=[torch.nan]))[0]
+    )
     dropped = told(age=[0.3, 0.3, 0.3], sex=[1.0, 1.0, 1.0]).drop(torch.tensor([True, False, True]))
     torch.testing.assert_close(network(z, t, dropped)[0], out[1])
 

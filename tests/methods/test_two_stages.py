@@ -1,0 +1,181 @@
+"""First and second stage: what is kept in a checkpoint, codes kept beside the data, one-line errors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import TWO_STAGES, TinyRun, first_stage, one_line
+
+import lit_medgen
+from data_modules import ADNIDataModule, OneSlice, Preprocessing
+from lit_medgen.batch import Condition
+from lit_medgen.methods import IHDM
+from lit_medgen.methods.code_maps import CodeTable, encode
+from lit_medgen.methods.first_stage import weights_hash
+
+
+@pytest.fixture(scope="module")
+def ihdm(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TinyRun:
+    """A tiny IHDM after two steps."""
+    run = TinyRun(tmp_path_factory.mktemp("ihdm"), phantoms, ("configs/ihdm.yaml",))
+    assert run.fit() == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(phantoms: Path) -> ADNIDataModule:
+    """What the tiny runs train on."""
+    module = ADNIDataModule(
+        str(phantoms),
+        preprocessing=Preprocessing(size=(16, 16, 16), field_of_view_mm=(192, 192, 192)),
+        slices=OneSlice(8, 2),
+        store_dir=str(phantoms / "store"),
+        num_jobs=1,
+        fractions=(0.5, 0.1, 0.4),
+        seed=3,
+    )
+    module.prepare_data()
+    module.setup("fit")
+    return module
+
+
+def test_one_file_samples_without_its_first_stage(ihdm: TinyRun, tmp_path: Path) -> None:
+    """What the path in the config holds does not matter any more."""
+    model: Any = lit_medgen.load(ihdm.last)
+    before = model.sample(Condition(), [3, 4])
+    out = tmp_path / "samples"
+    assert ihdm.on_checkpoint("sample", "--num=2", f"--out={out}", "--model.init_args.first_stage=nowhere") == 0
+    assert len(list(out.glob("*.png"))) == 2
+    kept = torch.load(ihdm.last, weights_only=True)
+    theirs = torch.load(first_stage_of(ihdm), weights_only=True)["state_dict"]
+    for name, value in theirs.items():
+        if not name.startswith("critic."):
+            assert torch.equal(kept["state_dict"][f"first_stage.{name}"], value)
+    assert not any(name.startswith("first_stage.") for name in kept["callbacks"]["EMA"]["raw"])  # stored once
+    assert not any("critic" in name for name in kept["state_dict"])
+    torch.testing.assert_close(before, lit_medgen.load(ihdm.last).sample(Condition(), [3, 4]))
+
+
+def first_stage_of(run: TinyRun) -> Path:
+    return Path(next(option for option in run.options if "first_stage" in option).partition("=")[2])
+
+
+def test_samples_do_not_depend_on_the_batch(ihdm: TinyRun) -> None:
+    model = lit_medgen.load(ihdm.last)
+    both = model.sample(Condition(), [5, 6])
+    torch.testing.assert_close(both[1:], model.sample(Condition(), [6]), atol=1e-4, rtol=0)
+
+
+def test_codes_are_those_of_the_first_stage_and_kept(phantoms: Path, data: ADNIDataModule, tmp_path: Path) -> None:
+    model: Any = lit_medgen.load(first_stage(phantoms))
+    path = tmp_path / "codes.npz"
+    CodeTable.make(model, data, path)
+    table = CodeTable(path)
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(table(batch), encode(model, batch.image))
+    written = path.stat().st_mtime_ns
+    CodeTable.make(model, data, path)
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(path.read_bytes()[:-50])  # cut off
+    CodeTable.make(model, data, path)
+    assert torch.equal(CodeTable(path)(batch), table(batch))
+
+
+def test_address_of_codes_follows_weights_data_and_slices(phantoms: Path, data: ADNIDataModule) -> None:
+    model: Any = lit_medgen.load(first_stage(phantoms))
+    before = CodeTable.address(model, data)
+    assert CodeTable.address(model, data) == before
+    data.slices = OneSlice(7, 2)
+    assert CodeTable.address(model, data) != before
+    data.slices = OneSlice(8, 2)
+    next(model.parameters()).data[0] += 1
+    assert CodeTable.address(model, data) != before
+
+
+@pytest.mark.parametrize("config", TWO_STAGES)
+def test_missing_first_stage_says_how_to_make_it(
+    config: str, tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, (f"configs/{config}",))
+    assert run.fit("--model.init_args.first_stage=nowhere.ckpt") == 2
+    line = one_line(capsys)
+    assert "model.init_args.first_stage: no file 'nowhere.ckpt'" in line
+    assert "fit --config configs/vqgan.yaml" in line
+
+
+def test_first_stage_of_another_method_is_refused(
+    ihdm: TinyRun, tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/absorbing.yaml",))
+    assert run.fit(f"--model.init_args.first_stage={ihdm.last}") == 2
+    assert "is a checkpoint of IHDM, not of VQGAN" in one_line(capsys)
+
+
+def test_other_images_than_the_first_stage_knows_are_refused(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    assert run.fit("--data.init_args.preprocessing.size=[20,16,16]") == 2
+    assert "size of the images is (20, 16), but" in one_line(capsys)
+
+
+def test_a_changed_first_stage_is_noticed_on_resuming(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = TinyRun(tmp_path / "vqgan", phantoms, ("configs/vqgan.yaml",))
+    assert other.fit() == 0
+    path = tmp_path / "first.ckpt"
+    shutil.copy(other.last, path)
+    run = TinyRun(tmp_path / "ihdm", phantoms, ("configs/ihdm.yaml",))
+    where = f"--model.init_args.first_stage={path}"
+    assert run.fit(where) == 0
+    assert other.fit("--ckpt_path=last", "--trainer.max_steps=3") == 0  # the first stage is trained on
+    shutil.copy(other.last, path)
+    capsys.readouterr()
+    assert run.fit(where, "--ckpt_path=last", "--trainer.max_steps=3") == 2
+    assert "first.ckpt holds other weights" in one_line(capsys)
+
+
+def test_unknown_attribute_is_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    assert run.fit("--model.init_args.told.attributes=[shoe_size]") == 2
+    assert "no 'shoe_size' in the data, which has 'age_years'" in one_line(capsys)
+
+
+def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/absorbing.yaml",))
+    assert run.fit("--model.init_args.told.attributes=[age_years,sex]", "--model.init_args.told.guidance_scale=2") == 0
+    model: Any = lit_medgen.load(run.last)
+    low, high = model.spec.attributes["age_years"]
+    told = model.scaled(Condition(attributes={"age_years": torch.tensor([low, high, torch.nan])}))
+    torch.testing.assert_close(told.attributes["age_years"], torch.tensor([-1.0, 1.0, torch.nan]), equal_nan=True)
+    state = torch.full((3, 8, 8), model.process.mask)
+    with torch.no_grad():
+        guided = model.guided_logits(state, torch.full((3,), 256), told)
+        time = torch.zeros(3)
+        plain, null = model.network(state, time, told), model.network(state, time, Condition())
+    torch.testing.assert_close(guided, null + 2 * (plain - null))
+    torch.testing.assert_close(guided[2], null[2])  # nothing told, nothing to guide to
+
+
+def test_hash_sees_every_weight() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 3)
+    before = weights_hash(network)
+    assert weights_hash(network) == before
+    network.bias.data[1] += 1e-6
+    assert weights_hash(network) != before
+
+
+def test_one_prior_is_one_blurred_map(ihdm: TinyRun) -> None:
+    model = lit_medgen.load(ihdm.last)
+    assert isinstance(model, IHDM)
+    assert model.prior is not None
+    assert model.prior.shape == (1, 4, 8, 8)
+    # sigma = 24 places on a map of 8 leaves nothing but the mean
+    np.testing.assert_allclose(model.prior, model.prior.mean((2, 3), keepdim=True).expand_as(model.prior), atol=1e-4)
