@@ -227,7 +227,7 @@ def build_method(section: dict[str, Any]) -> Method:
     """An untrained method from its config section: class_path and init_args."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Method, "model", required=True)
-    model: Method = parser.instantiate_classes(parser.parse_object({"model": section})).model
+    model: Method = parser.instantiate(parser.parse_object({"model": section})).model
     model.config = {"model": section}
     return model
 

@@ -179,7 +179,7 @@ def prepare(args: list[str]) -> None:
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
     config = parser.parse_args(words)
-    datamodule = _made(lambda: parser.instantiate_classes(config)).data
+    datamodule = _made(lambda: parser.instantiate(config)).data
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
     console = Console(soft_wrap=True)
     for row in rejected:

@@ -50,7 +50,7 @@ def data_of(demo: Path, checkpoint: Path) -> MedicalDataModule:
     section["init_args"] |= {"root": str(demo / "phantoms"), "store_dir": str(demo / "prepared")}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(MedicalDataModule, "data")
-    data: MedicalDataModule = parser.instantiate_classes(parser.parse_object({"data": section})).data
+    data: MedicalDataModule = parser.instantiate(parser.parse_object({"data": section})).data
     data.setup("test")
     return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,18 @@ def small_vqgan(**more: Any) -> VQGAN:
     torch.manual_seed(0)
     network = Autoencoder(2, 1, 4, (8, 8), (False, False), 1, 8)
     return VQGAN(network, NearestNeighbour(16, 4), PatchDiscriminator(2, 1, 4, 1), features="none", **more)
+
+
+def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/vqgan.yaml",))
+    assert run.fit("--model.init_args.features=learned", "--data.init_args.fractions=[0.34,0.33,0.33]") == 0
+    with next(run.folder.glob("*/metrics.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/perceptual", "val/perceptual", "val/frechet", "val/psnr", "val/ms_ssim", "val/code_usage"):
+        assert [float(row[name]) for row in rows if row[name]], name
+    assert len(list(run.folder.glob("*/codebook/step_0000002.png"))) == 1
+    kept = torch.load(run.last, weights_only=True)["state_dict"]
+    assert {name.partition(".")[0] for name in kept} == {"network", "quantizer", "critic"}  # not the features
 
 
 def test_critic_waits(tmp_path: Path, phantoms: Path) -> None:
