@@ -20,6 +20,7 @@ VERBS = {
     "predict": "Lightning's predict",
     "sample": "make images from a checkpoint",
     "evaluate": "score samples against real images and write a report",
+    "sweep": "run a W&B sweep file on this machine",
 }
 
 USAGE = """usage: python -m lit_medgen <verb> [--config FILE ...] [--key value ...] [--debug]
@@ -70,6 +71,10 @@ def run(verb: str, args: list[str]) -> None:
         from lit_medgen.cli import prepare
 
         prepare(args)
+    elif verb == "sweep":
+        from lit_medgen.sweep import sweep
+
+        sweep(args)
     else:
         from lit_medgen.cli import run_verb
 

@@ -199,6 +199,12 @@ def die_with_parent() -> None:
 
 
 def _end_with_parent(on: bool) -> None:
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and PARENT in os.environ and sys.platform == "linux":
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0 and PARENT in os.environ:
+        end_with_parent(on)
+
+
+def end_with_parent(on: bool = True) -> None:
+    """This process is killed as soon as the one that started it ends (Linux)."""
+    if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL if on else 0)

@@ -13,6 +13,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader
 
 from lit_medgen.callbacks.checkpoints import Checkpoints
+from lit_medgen.callbacks.report import Report, logged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
@@ -90,7 +91,11 @@ class Trainer(L.Trainer):
         for logger in self.loggers if self.state.fn == "fit" else []:
             if isinstance(logger, RunLogger):
                 logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
-        return super()._run_stage()
+        results = super()._run_stage()
+        for callback in self.callbacks if self.state.fn == "fit" else []:  # type: ignore[attr-defined]
+            if isinstance(callback, Report):
+                callback.write(self, self.lightning_module)
+        return results
 
     def border(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""
@@ -196,7 +201,7 @@ class Trainer(L.Trainer):
                 reconstructed=isinstance(generator, FirstStage),
             )
             for logger in self.loggers:
-                logger.log_metrics({f"metrics.{name}.value": row["value"] for name, row in report["metrics"].items()})
+                logger.log_metrics(logged(report))
 
     def _write_samples(
         self, model: Generator, seeds: Sequence[int], batch_size: int, out: str, format: Format | None, ckpt_path: str

@@ -31,8 +31,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_surface_is_frozen() -> None:
-    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "predict", "sample", "evaluate"}
-    assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare"}
+    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "predict", "sample", "evaluate", "sweep"}
+    assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare", "sweep"}
 
 
 def test_help_is_quick() -> None:

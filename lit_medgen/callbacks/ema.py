@@ -8,6 +8,8 @@ holds the raw ones, and a resumed run continues from those.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,6 +103,23 @@ class EMA(Callback):
         }
         for name, value in state["raw"].items():
             parameters[name].copy_(value)
+
+
+@contextmanager
+def averaged(trainer: Trainer, model: LightningModule) -> Iterator[None]:
+    """The model as it samples: averaged weights, if they are averaged, evaluation mode, the run's precision.
+
+    Afterwards it goes on to train.
+    """
+    ema = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), EMA())  # type: ignore[attr-defined]
+    model.eval()
+    ema.swap_in(model)
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            yield
+    finally:
+        ema.swap_out(model)
+        model.train()
 
 
 def _trained(module: LightningModule) -> dict[str, Tensor]:

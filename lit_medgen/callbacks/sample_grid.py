@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_medgen.batch import Condition
-from lit_medgen.callbacks.ema import EMA
+from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.images.grids import enlarge, mosaic
 from lit_medgen.images.png import write_png
@@ -41,17 +41,8 @@ class SampleGrid(Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
-        ema = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)  # type: ignore[attr-defined]
-        model.eval()
-        if ema:
-            ema.swap_in(model)
-        try:
-            with trainer.precision_plugin.forward_context():
-                pictures = {"": model.sample(Condition(), range(self.num)), "making_of_": model.making_of(0)}
-        finally:
-            if ema:
-                ema.swap_out(model)
-            model.train()
+        with averaged(trainer, model):
+            pictures = {"": model.sample(Condition(), range(self.num)), "making_of_": model.making_of(0)}
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
         for kind, images in pictures.items():

@@ -1,0 +1,68 @@
+"""An evaluation at the end of training, so that a sweep can compare runs by any score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_medgen.batch import Condition
+from lit_medgen.callbacks.ema import averaged
+from lit_medgen.callbacks.run_folder import run_folder
+from lit_medgen.methods.base import Generator
+from lit_medgen.methods.first_stage import FirstStage
+
+
+class Report(Callback):
+    """After the last step: samples against the test people, to `<run folder>/report/` and the loggers.
+
+    The same as `evaluate` with as many samples, but without their files. Scores are logged as `metrics.<name>.value`.
+
+    Args:
+        num: how many samples, seeds 0, 1, ...; None: as many as there are images of test people.
+        batch_size: images made at once.
+        features: as `evaluate --features`.
+    """
+
+    def __init__(self, num: int | None = None, batch_size: int = 16, features: str = "learned") -> None:
+        self.num, self.batch_size, self.features = num, batch_size, features
+
+    def write(self, trainer: Trainer, model: LightningModule) -> None:
+        """Called by our trainer when a run has done its steps, now or before it was started again.
+
+        On the first process; the others go on to the end.
+        """
+        folder = run_folder(trainer) / "report"
+        done = trainer.global_step >= trainer.max_steps > 0 and not (folder / "report.json").is_file()
+        if done and trainer.is_global_zero and isinstance(model, Generator):
+            with averaged(trainer, model):
+                self._report(trainer, model, folder)
+
+    def _report(self, trainer: Trainer, model: Generator, folder: Path) -> None:
+        from lit_medgen.evaluation import evaluate
+
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        real = data.volumes("test", one_per_person=True)
+        if isinstance(model, FirstStage):
+            model.originals = real
+        seeds = torch.arange(self.num or len(real)).split(self.batch_size)
+        samples = torch.cat([model.sample(Condition(), some.tolist()).float().cpu() for some in seeds])
+        report = evaluate(
+            samples,
+            data,
+            folder,
+            seams=model.seams(),
+            source=f"step {trainer.global_step}",
+            features=self.features,
+            cache=data.store.folder / "features",
+            reconstructed=isinstance(model, FirstStage),
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics(logged(report), step=trainer.global_step)
+
+
+def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """What loggers get of a report: every score, also those of reconstructions."""
+    parts = {"metrics": report["metrics"], "reconstruction": report.get("reconstruction", {})}
+    return {f"{part}.{name}.value": row["value"] for part, rows in parts.items() for name, row in rows.items()}

@@ -1,0 +1,256 @@
+"""`sweep`: runs a W&B sweep file on this machine, one run after the other, without W&B.
+
+The same file serves `wandb sweep` and `wandb agent`: its command is a verb of ours with `${args}` in place of the
+parameters, which become plain keys of the command line. Here
+
+    <out>/sweep.json          what is run, so that a continued sweep is the same sweep
+    <out>/run_000/            the run folder of `fit`, or the report of `evaluate`
+    <out>/run_000/done.json   its parameters and scores, written when it has ended well
+    <out>/table.csv           a row for each run
+    <out>/plot.png            the metric against each parameter
+
+A sweep that was interrupted, whatever way, goes on with `--resume`: runs that ended stay, the one that was interrupted
+goes on from its newest checkpoint, to the same end.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import numpy as np
+import yaml
+from joblib import Parallel, delayed
+
+from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
+from lit_medgen.files import write_atomically
+from lit_medgen.stopping import end_with_parent
+
+Verb = Literal["fit", "evaluate"]
+MACROS = {"${env}", "${interpreter}", "${program}", "${args}"}
+
+
+def sweep(args: list[str]) -> None:
+    """The verb `sweep FILE`; what follows `--` is added to the command of every run."""
+    words, more = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
+    parser = jsonargparse.ArgumentParser(
+        prog="lit_medgen sweep", exit_on_error=False, description="Words after -- are added to every run's command."
+    )
+    parser.add_function_arguments(run_sweep, skip={"more"}, as_positional=True)
+    try:
+        options = parser.parse_args(["--resume=true" if word == "--resume" else word for word in words])
+    except jsonargparse.ArgumentError as error:
+        raise InputError(f"sweep: {error}") from error
+    run_sweep(**options.as_dict(), more=more)
+
+
+def run_sweep(
+    file: Path,
+    out: Path | None = None,
+    resume: bool = False,
+    num: int | None = None,
+    seed: int = 0,
+    num_jobs: int = 1,
+    more: Sequence[str] = (),
+) -> None:
+    """Run a W&B sweep file on this machine.
+
+    Args:
+        file: the sweep file.
+        out: folder of the sweep; None: runs/sweeps/<name of the file>.
+        resume: go on with a sweep that was interrupted.
+        num: runs of a random sweep; None: the file's run_cap.
+        seed: of a random sweep.
+        num_jobs: runs at once.
+        more: words added to the command of every run.
+    """
+    content = read(file)
+    verb, words = command(content, file)
+    runs = expand(content, file, num, seed)
+    folder = out or Path("runs", "sweeps", file.stem)
+    plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
+    _begin(folder, plan, resume)
+    places = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    jobs = [
+        delayed(_run)(verb, [*words, *more], parameters, place)
+        for parameters, place in zip(runs, places, strict=True)
+        if not (place / "done.json").is_file()
+    ]
+    failed = [fault for fault in Parallel(num_jobs, prefer="threads")(jobs) if fault]
+    rows = [json.loads((place / "done.json").read_text()) for place in places if (place / "done.json").is_file()]
+    metric = content.get("metric") or {}
+    _write_table(folder / "table.csv", rows)
+    if metric.get("name") and rows:
+        _plot(folder / "plot.png", rows, metric["name"])
+        _print_best(rows, metric)
+    print(f"{len(rows)} of {len(runs)} runs done; table: {folder / 'table.csv'}")
+    if failed:
+        raise RunError(f"{len(failed)} runs failed: {'; '.join(failed)}. Mend the cause and go on with --resume.")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The sweep file; InputError if it is none."""
+    if not file.is_file():
+        raise MissingDataError(f"sweep: no file '{file}'; give a sweep file, e.g. configs/sweeps/blur_schedule.yaml.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
+        raise InputError(f"{file}: no `parameters`; a sweep file has method, metric, command, parameters.")
+    return content
+
+
+def command(content: Mapping[str, Any], file: Path) -> tuple[Verb, list[str]]:
+    """The verb and its words, without the parameters; InputError if it is not a command of ours."""
+    words = [str(word) for word in content.get("command") or []]
+    unknown = [word for word in words if word.startswith("${") and word not in MACROS]
+    module = [i for i, word in enumerate(words[:-1]) if (words[i - 1], word) == ("-m", "lit_medgen")]
+    if unknown or not module or words.count("${args}") != 1:
+        raise InputError(
+            f"{file}: command is {' '.join(words) or 'missing'}; expected ${{env}} python -m lit_medgen fit ... "
+            + (f"${{args}}, without {unknown[0]}." if unknown else "${args}.")
+        )
+    verb, *rest = [word for word in words[module[0] + 1 :] if word != "${args}"]
+    if verb not in ("fit", "evaluate"):
+        raise InputError(f"{file}: command runs {verb!r}; a sweep runs fit or evaluate.")
+    return verb, rest  # type: ignore[return-value]
+
+
+def expand(content: Mapping[str, Any], file: Path, num: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
+    """The parameters of every run: all combinations (grid), or `num` draws (random)."""
+    method, parameters = content.get("method"), content["parameters"]
+    for key, spec in parameters.items():
+        if not isinstance(spec, dict) or "parameters" in spec:
+            raise InputError(f"{file}: parameters.{key}: give value, values or a distribution.")
+    if method == "grid":
+        choices = {key: _choices(key, spec, file) for key, spec in parameters.items()}
+        runs = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+        return runs[: num or content.get("run_cap")]
+    if method == "random":
+        cap = num or content.get("run_cap")
+        if not cap:
+            raise InputError(f"{file}: a random sweep needs an end: run_cap in the file, or --num.")
+        random = np.random.default_rng(seed)
+        return [{key: _drawn(key, spec, random, file) for key, spec in parameters.items()} for _ in range(cap)]
+    raise InputError(f"{file}: method is {method!r}; grid and random run here, others need `wandb sweep`.")
+
+
+def _choices(key: str, spec: Mapping[str, Any], file: Path) -> list[Any]:
+    if "values" in spec:
+        return list(spec["values"])
+    if "value" in spec:
+        return [spec["value"]]
+    raise InputError(f"{file}: parameters.{key}: a grid needs values or value.")
+
+
+def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file: Path) -> Any:
+    """A draw of one of W&B's distributions."""
+    if "values" in spec or "value" in spec:
+        return _choices(key, spec, file)[int(random.integers(len(_choices(key, spec, file))))]
+    try:
+        low, high = spec["min"], spec["max"]
+    except KeyError as error:
+        raise InputError(f"{file}: parameters.{key}: no {error}; give values, or min and max.") from error
+    whole = isinstance(low, int) and isinstance(high, int)
+    distribution = spec.get("distribution", "int_uniform" if whole else "uniform")
+    match distribution:
+        case "int_uniform":
+            return int(random.integers(low, high + 1))
+        case "uniform":
+            return float(random.uniform(low, high))
+        case "log_uniform_values":
+            return float(math.exp(random.uniform(math.log(low), math.log(high))))
+    raise InputError(
+        f"{file}: parameters.{key}: distribution is {distribution!r}; int_uniform, uniform and log_uniform_values run "
+        "here, others need `wandb sweep`."
+    )
+
+
+def _begin(folder: Path, plan: str, resume: bool) -> None:
+    """Writes the plan; InputError if another sweep lies there, or this one and it is not to go on."""
+    there = folder / "sweep.json"
+    if there.is_file():
+        if not resume:
+            raise InputError(f"{folder}: holds a sweep already; go on with --resume, or give another --out.")
+        if there.read_text() != plan:
+            raise InputError(f"{folder}: holds another sweep (file, seed or command differ); give another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(there, plan)
+
+
+def _run(verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place: Path) -> str:
+    """One run, in a process of its own; what went wrong, or nothing."""
+    keys = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
+    where = [f"--out={place}"]
+    if verb == "fit":
+        where = [f"--trainer.default_root_dir={place.parent}", f"--name={place.name}", "--ckpt_path=last"]
+    line = [sys.executable, "-m", "lit_medgen", verb, *words, *keys, *where]
+    print(f"{place.name}: {shlex.join(keys)}", flush=True)
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "output.txt").open("a") as output:
+        # A runner that is killed takes its run along: two processes in one run folder would spoil it.
+        code = subprocess.run(line, stdout=output, stderr=output, preexec_fn=end_with_parent).returncode
+    if code in (130, 143):
+        raise Interrupted(f"{place.name} was stopped and saved; go on with --resume.", code)
+    if code:
+        last = (place / "output.txt").read_text().splitlines() or [""]
+        return f"{place.name} (exit code {code}): {last[-1]}"
+    write_atomically(place / "done.json", json.dumps({"run": place.name, **parameters, "scores": scores(place)}))
+    return ""
+
+
+def scores(place: Path) -> dict[str, float]:
+    """What a run folder or report says at its end: name -> value, as W&B would have it."""
+    found: dict[str, float] = {}
+    if (place / "metrics.csv").is_file():
+        with (place / "metrics.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                found |= {name: float(value) for name, value in row.items() if value}
+    from lit_medgen.callbacks.report import logged  # heavy, and not needed to refuse a file
+
+    for report in place.glob("**/report.json"):
+        found |= logged(json.loads(report.read_text()))
+    return found
+
+
+def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    flat = [{**row, **row["scores"]} for row in rows]
+    columns = [name for name in dict.fromkeys(name for row in flat for name in row) if name != "scores"]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_atomically(path, table.getvalue())
+
+
+def _print_best(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> None:
+    sign = -1 if metric.get("goal") == "maximize" else 1
+    ranked = sorted(
+        (row for row in rows if metric["name"] in row["scores"]), key=lambda row: sign * row["scores"][metric["name"]]
+    )
+    for row in ranked:
+        told = ", ".join(
+            f"{key.rpartition('.')[2]} {value}" for key, value in row.items() if key not in ("run", "scores")
+        )
+        print(f"{row['scores'][metric['name']]:.4g}  {row['run']}: {told}")
+
+
+def _plot(path: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """The metric against every parameter that varies."""
+    from lit_medgen.images.plots import save_sweep
+
+    names = [name for name in rows[0] if name not in ("run", "scores")]
+    varied = [name for name in names if len({json.dumps(row[name]) for row in rows}) > 1]
+    values = [row["scores"].get(metric, math.nan) for row in rows]
+    save_sweep(path, {name: [row[name] for row in rows] for name in varied or names[:1]}, values, metric)

@@ -1,0 +1,201 @@
+"""Sweeps: the W&B file expanded here, interrupted and continued, and the same file for W&B itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_run import ROOT, TinyRun, one_line
+
+from lit_medgen.__main__ import main
+from lit_medgen.errors import InputError
+from lit_medgen.sweep import command, expand, read
+
+SWEEPS = sorted(ROOT.glob("configs/sweeps/*.yaml"))
+GRID: dict[str, Any] = {
+    "method": "grid",
+    "metric": {"name": "metrics.sharpness.value", "goal": "minimize"},
+    "parameters": {
+        "model.init_args.schedule.init_args.most": {"values": [1.0, 24.0]},
+        "model.init_args.num_steps": {"values": [1, 2, 3]},
+    },
+    "command": ["${env}", "python", "-m", "lit_medgen", "fit", "--config", "configs/ihdm.yaml", "${args}"],
+}
+FILE = Path("sweep.yaml")
+
+
+def words_after(phantoms: Path, folder: Path) -> list[str]:
+    """What makes the shipped experiment tiny, with a report."""
+    run = TinyRun(folder, phantoms, ("configs/ihdm.yaml",))
+    return [*run.configs, "--config", "configs/with/report.yaml", *run.options]
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow  # six runs
+def test_a_grid_runs_every_combination_and_is_compared(
+    tmp_path: Path, phantoms: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "sweep.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(GRID))
+    line = ["sweep", str(file), f"--out={out}", "--", *words_after(phantoms, tmp_path)]
+    assert main(line) == 0
+    rows = table(out)
+    assert len(rows) == 6
+    assert {(row["model.init_args.schedule.init_args.most"], row["model.init_args.num_steps"]) for row in rows} == {
+        (most, steps) for most in ("1.0", "24.0") for steps in "123"
+    }
+    for row in rows:
+        report = json.loads((out / row["run"] / "report" / "report.json").read_text())
+        assert float(row["metrics.sharpness.value"]) == report["metrics"]["sharpness"]["value"]
+        config = yaml.safe_load((out / row["run"] / "config.yaml").read_text())
+        assert str(config["model"]["init_args"]["num_steps"]) == row["model.init_args.num_steps"]
+    assert (out / "plot.png").stat().st_size > 5000
+    assert main(line) == 2
+    assert "holds a sweep already" in capfd.readouterr().err
+    assert main([*line[:3], "--resume", *line[3:]]) == 0  # all is done
+    assert main([*line[:3], "--resume", *line[3:], "--trainer.max_steps=3"]) == 2
+    assert "holds another sweep" in capfd.readouterr().err
+
+
+def test_a_killed_sweep_goes_on(tmp_path: Path, phantoms: Path) -> None:
+    file, out = tmp_path / "sweep.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(GRID | {"run_cap": 2}))
+    more = [*words_after(phantoms, tmp_path), "--trainer.max_steps=40", "--trainer.val_check_interval=40"]
+    line = [sys.executable, "-m", "lit_medgen", "sweep", str(file), f"--out={out}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    runner = subprocess.Popen([*line, "--", *more], cwd=ROOT, env=environment)
+    checkpoints = out / "run_000" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("*.ckpt"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    runner.send_signal(signal.SIGKILL)
+    runner.wait()
+    time.sleep(0.5)
+    reached = max(path.name for path in checkpoints.glob("step_*.ckpt"))
+    assert reached < "step_0000040.ckpt"
+    time.sleep(1)
+    assert max(path.name for path in checkpoints.glob("step_*.ckpt")) == reached  # the run died with its runner
+    subprocess.run([*line, "--resume", "--", *more], cwd=ROOT, env=environment, check=True)
+    assert [row["run"] for row in table(out)] == ["run_000", "run_001"]
+    assert "Restoring states" in (out / "run_000" / "output.txt").read_text()
+    straight = TinyRun(tmp_path / "straight", phantoms, ("configs/ihdm.yaml",))
+    parameters = ["--model.init_args.schedule.init_args.most=1.0", "--model.init_args.num_steps=1"]
+    assert straight.fit("--trainer.max_steps=40", "--trainer.val_check_interval=40", *parameters) == 0
+    with next(straight.folder.glob("*/metrics.csv")).open(newline="") as log:
+        losses = [row["train/loss"] for row in csv.DictReader(log) if row["train/loss"]]
+    assert table(out)[0]["train/loss"] == losses[-1]  # to the same end
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, phantoms: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "sweep.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(GRID | {"parameters": {"model.init_args.num_steps": {"values": [0, 1]}}}))
+    assert main(["sweep", str(file), f"--out={out}", "--", *words_after(phantoms, tmp_path)]) == 1
+    printed = capfd.readouterr()
+    assert "1 runs failed: run_000 (exit code 2): error: model.init_args.num_steps is 0" in printed.err
+    assert [row["run"] for row in table(out)] == ["run_001"]
+
+
+def test_random_draws_stay_in_their_range_and_repeat() -> None:
+    content = {
+        "method": "random",
+        "run_cap": 200,
+        "parameters": {
+            "a": {"min": 2, "max": 4},
+            "b": {"min": 0.5, "max": 1.5},
+            "c": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0},
+            "d": {"values": ["x", "y"]},
+            "e": {"value": 7},
+        },
+    }
+    runs = expand(content, FILE)
+    assert runs == expand(content, FILE)
+    assert runs != expand(content, FILE, seed=1)
+    assert {run["a"] for run in runs} == {2, 3, 4}
+    assert all(0.5 <= run["b"] <= 1.5 and 1e-4 <= run["c"] <= 1 for run in runs)
+    assert sum(run["c"] < 1e-2 for run in runs) == pytest.approx(100, abs=25)  # even in the logarithm
+    assert {run["d"] for run in runs} == {"x", "y"}
+    assert {run["e"] for run in runs} == {7}
+    assert len(expand(content, FILE, num=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"method": "bayes"}, "method is 'bayes'"),
+        ({"method": "random"}, "run_cap"),
+        ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}}}, "parameters.a"),
+        ({"parameters": {"a": {"min": 1}}}, "parameters.a"),
+        ({"method": "random", "run_cap": 1, "parameters": {"a": {"min": 1}}}, "no 'max'"),
+        ({"method": "random", "run_cap": 1, "parameters": {"a": {"distribution": "beta", "min": 1, "max": 2}}}, "beta"),
+        ({"command": ["python", "train.py", "${args}"]}, "command is python train.py"),
+        ({"command": [*GRID["command"][:-1]]}, "command is"),
+        ({"command": [*GRID["command"], "${args_json}"]}, r"without \$\{args_json\}"),
+        ({"command": ["python", "-m", "lit_medgen", "sample", "${args}"]}, "runs 'sample'"),
+    ],
+)
+def test_files_that_cannot_run_here_say_why(change: dict[str, Any], match: str) -> None:
+    content = GRID | change
+    with pytest.raises(InputError, match=match):
+        command(content, FILE), expand(content, FILE)
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "method: grid", "- 1", "parameters: {}"])
+def test_files_that_are_no_sweeps(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    assert main(["sweep", str(file)]) == 2
+    assert str(file) in one_line(capsys)
+    assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
+    assert "no file" in one_line(capsys)
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda path: path.stem)
+def test_shipped_sweeps_name_keys_that_exist(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = read(file)
+    verb, words = command(content, file)
+    runs = expand(content, file)
+    assert len(runs) >= 6
+    keys = [f"--{key}={value}" for key, value in runs[0].items()]
+    if verb == "fit":
+        with pytest.raises(SystemExit) as exit_:
+            main(["fit", *words, *keys, "--print_config"])
+        assert exit_.value.code == 0
+        printed = capsys.readouterr().out
+        for key, value in runs[0].items():
+            assert re.search(rf"{key.rpartition('.')[2]}: {value}\b", printed)
+
+
+def test_the_command_that_wandb_makes_runs(tmp_path: Path, phantoms: Path) -> None:
+    """The file read and its macros filled in by W&B's own functions, as its agent does it."""
+    pytest.importorskip("wandb")
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
+
+    file = ROOT / "configs/sweeps/blur_schedule.yaml"
+    content: Any = load_sweep_config(str(file))
+    run = expand(content, file)[0]
+    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in run.items()}})["args"]
+    words = create_sweep_command(content["command"])
+    assert words.pop() == "${args}"
+    words = ["/usr/bin/env" if word == "${env}" else sys.executable if word == "python" else word for word in words]
+    tiny = [*words_after(phantoms, tmp_path), f"--trainer.default_root_dir={tmp_path}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, *tiny, *arguments], cwd=ROOT, env=environment, check=True)
+    config = yaml.safe_load((tmp_path / "ihdm" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["schedule"]["init_args"]["most"] == 1.0
+    assert (tmp_path / "ihdm" / "report" / "report.json").is_file()
