@@ -77,6 +77,19 @@ def test_a_killed_run_ends_bit_equal(straight: TwoRun) -> None:
     assert any(not torch.equal(raw[name], a["state_dict"][name]) for name in raw)  # the average is one
 
 
+@pytest.mark.parametrize("config", ["vqgan", "ihdm"])
+def test_two_stages_on_two_processes(config: str, tmp_path: Path, phantoms: Path) -> None:
+    """Codebook, code tables and validation agree between processes, and a resumed run is the same run."""
+    a, b = (TwoRun(tmp_path / name, phantoms, (f"configs/{config}.yaml",)) for name in "ab")
+    a.fit("--trainer.max_steps=3", "--trainer.val_check_interval=1")
+    for steps in (2, 3):
+        b.fit("--ckpt_path=last", f"--trainer.max_steps={steps}", "--trainer.val_check_interval=1")
+    one, other = (torch.load(run.last, weights_only=True) for run in (a, b))
+    for part in ("state_dict", "callbacks", "optimizer_states", "lr_schedulers"):
+        assert_equal(one[part], other[part])
+    assert losses(a.folder) == losses(b.folder)
+
+
 def test_no_sample_is_lost_or_repeated_on_two_one_and_two_processes(tmp_path: Path, phantoms: Path) -> None:
     keys = tmp_path / "keys"
     callbacks = (

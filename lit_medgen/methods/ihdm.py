@@ -42,7 +42,7 @@ class IHDM(CodeMaps):
         space: what is blurred, "embedding" or "index".
         sigma: noise on a blurred map, of codes with unit variance; in index space in codes.
         delta: noise added between steps.
-        num_priors: blurred training maps that samples start from; 1 in the paper.
+        num_priors: blurred training maps that samples start from; 1 in the paper. `sample` can use fewer than `fit`.
         num_steps: of sampling; 1 in the paper, for which level T alone is learned.
         temperature: of codes drawn; 0 takes the likeliest.
         network: size of the transformer.
@@ -105,7 +105,7 @@ class IHDM(CodeMaps):
         codes = self._training_maps()
         self.scale.fill_(1 / self.first_stage.quantizer.embed(codes).float().std().clamp(min=1e-6))
         rank_zero_info(f"scale of codes: {self.scale.item():.4g}")
-        prior = codes[torch.linspace(0, len(codes) - 1, self.num_priors).round().long()]
+        prior = codes[_spread(len(codes), self.num_priors)]
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
 
     def _training_maps(self) -> Tensor:
@@ -130,8 +130,8 @@ class IHDM(CodeMaps):
         """Algorithm 1: a blurred training map with noise."""
         if self.prior is None:
             raise InputError("this model has no blurred maps to start from: load it from a checkpoint, or fit it.")
-        which = (noise.uniform((), like=self.prior) * len(self.prior)).long()
-        prior = self.prior.to(self.device)[which.to(self.device)]
+        bank = self.prior[_spread(len(self.prior), min(len(self.prior), self.num_priors))].to(self.device)
+        prior = bank[(noise.uniform((), like=bank) * len(bank)).long()]
         return self.process.finish(prior + self.sigma * noise.like(prior))
 
     def as_image(self, state: Tensor) -> Tensor:
@@ -149,3 +149,8 @@ class IHDM(CodeMaps):
         """Takes them back."""
         super().on_load_checkpoint(checkpoint)
         self.prior = checkpoint[FACTS].get("prior")
+
+
+def _spread(length: int, num: int) -> Tensor:
+    """So many places of a row of that length, the middles of equal parts."""
+    return ((torch.arange(num) + 0.5) / num * length).long()

@@ -12,7 +12,7 @@ import torch
 
 from data_modules.folder import FolderDataModule
 from data_modules.preprocessing import Preprocessing
-from data_modules.slices import UniformDraw
+from data_modules.slices import OneSlice, UniformDraw
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError
 
@@ -148,3 +148,44 @@ def test_ranks_share_the_validation_people(heads: FolderDataModule) -> None:
 
 def test_spec_survives_a_checkpoint(heads: FolderDataModule) -> None:
     assert type(heads.spec).from_plain(heads.spec.plain()) == heads.spec
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_single_slices_are_upright_images(heads: FolderDataModule, axis: Any, tmp_path: Path) -> None:
+    """Up in the head is up in the image: the second axis of a 2D image goes down."""
+    module = FolderDataModule(
+        str(heads.root),
+        pattern="sub-0[0-7]/*.nii.gz",
+        preprocessing=heads.preprocessing,
+        axis=axis,
+        slices=OneSlice(3, per_person=2),
+        batch_size=2,
+        fractions=(0.6, 0.4, 0.0),
+        store_dir=str(tmp_path / "slices"),
+        num_jobs=1,
+    )
+    module.prepare_data()
+    module.setup("fit")
+    place = {"sagittal": 0, "coronal": 1, "axial": 2}[axis]
+    plane = [side for i, side in enumerate(heads.preprocessing.size) if i != place]
+    assert module.spec.size == tuple(plane)
+    assert module.spec.slice_axis == ""
+    (batch, *_) = train(module, 1)
+    assert batch.image.shape == (2, 1, *plane)
+    assert batch.slice_index is not None
+    volumes = {record.key: module.store.read(record) for record in module.store.records}
+    for image, key, index in zip(batch.image, batch.key, batch.slice_index[:, 0].tolist(), strict=True):
+        expected = torch.from_numpy(volumes[key].take(index, axis=place).copy()).flip(1)
+        torch.testing.assert_close(image[0], expected)
+    evaluated = module.volumes("val", one_per_person=True)
+    people = len({record.person for record in module.records["val"]})
+    assert len(evaluated) == 2 * people == module.images_per_person * people
+    first = module.records["val"][0]
+    indices = module.slices.evaluated(module.store.num_slices)  # type: ignore[union-attr]
+    torch.testing.assert_close(evaluated[:2], module.images(first, indices))
+
+
+def test_more_middle_slices_than_there_are_is_one_line(heads: FolderDataModule) -> None:
+    heads.slices = OneSlice(1000)
+    with pytest.raises(InputError, match="middle is 1000, but there are"):
+        heads.setup("fit")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.slices import FDMDraw, SliceDraw, Slices, UniformDraw
+from data_modules.slices import FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
 from lit_medgen.batch import PADDING
 
 DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw]
@@ -93,3 +93,31 @@ def test_fdm_draws_unconditional_sets_at_times() -> None:
 def test_at_least_one_slice(kind: type[SliceDraw]) -> None:
     with pytest.raises(ValueError, match="max_slices is 0"):
         kind(0)
+
+
+@given(num_slices=st.integers(1, 150), data=st.data())
+def test_one_slice_is_one_of_the_middle(num_slices: int, data: st.DataObject) -> None:
+    middle = data.draw(st.integers(1, num_slices))
+    draw = OneSlice(middle, per_person=3)
+    used = draw.used(num_slices)
+    assert len(used) == middle
+    assert abs(used[0] - (num_slices - 1 - used[-1])) <= 1  # as many left out below as above
+    found = {int(slices.index[0]) for slices in draws(draw, num_slices, 20)}
+    assert found <= set(used.tolist())
+    evaluated = draw.evaluated(num_slices)
+    assert len(evaluated) == 3
+    assert set(evaluated.tolist()) <= set(used.tolist())
+    assert (np.diff(evaluated) >= 0).all()
+
+
+def test_every_middle_slice_is_as_likely() -> None:
+    counts = np.bincount([int(slices.index[0]) for slices in draws(OneSlice(4), 10, 2000)], minlength=10)
+    assert not counts[:3].any()
+    assert not counts[7:].any()
+    assert counts[3:7].min() > 420
+
+
+@pytest.mark.parametrize("wrong", [{"middle": 0}, {"per_person": 0}])
+def test_impossible_single_slices_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=rf"slices.init_args.{next(iter(wrong))} is 0"):
+        OneSlice(**wrong)

@@ -168,3 +168,26 @@ def test_interval_holds_the_estimate() -> None:
     for metric in (LinearMMD(), RBFMMD(), PairwiseMSSSIM(), MSSSIMGap(), Sharpness(), SeamRatio(0, [3])):
         estimate = measured(metric, x, y).estimate()
         assert estimate.ci95[0] < estimate.value < estimate.ci95[1]
+
+
+class MeanDifference(TwoSampleMetric):
+    """Mean of samples less mean of real images."""
+
+    features = "voxels"
+
+    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+        return {"x": samples.flatten(1).mean(1).double(), "y": real.flatten(1).mean(1).double()}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        return float(statistics["x"][x].mean() - statistics["y"][y].mean())
+
+
+def test_several_images_of_a_person_are_no_more_people() -> None:
+    """An interval over people stays as it is when each of them is there three times; one over images shrinks."""
+    samples, real = smooth(6, (8, 8), 1), smooth(6, (8, 8), 2)
+    once = measured(MeanDifference(), samples, real).estimate()
+    thrice = measured(MeanDifference(), samples, real.repeat_interleave(3, dim=0))
+    as_images = thrice.estimate()
+    thrice.per_person = 3
+    assert thrice.estimate().ci95 == pytest.approx(once.ci95)
+    assert as_images.ci95[1] - as_images.ci95[0] < 0.9 * (once.ci95[1] - once.ci95[0])

@@ -87,7 +87,7 @@ def test_perceptual_distance_ranks_noise(size: tuple[int, ...]) -> None:
     metric = perceptual("learned", smooth(12, size, 1))
     found = [float(metric.values(worse(x, strength), x).mean()) for strength in (0.05, 0.1, 0.3)]
     assert 0 < found[0] < found[1] < found[2]
-    assert "contrastive network of 12 training people" in metric.features
+    assert "contrastive network of 12 training images" in metric.features
 
 
 def test_the_interval_is_that_of_a_mean() -> None:
@@ -105,3 +105,13 @@ def test_the_interval_is_that_of_a_mean() -> None:
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match=r"outputs are \(2, 1, 8, 8\) and targets \(3, 1, 8, 8\)"):
         PairedPSNR().update(torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8))
+
+
+def test_pairs_of_one_person_are_one() -> None:
+    """An interval over people stays as it is when each pair is there twice in a row."""
+    outputs, targets = torch.rand(5, 1, 8, 8) * 2 - 1, torch.rand(5, 1, 8, 8) * 2 - 1
+    once, twice = PairedPSNR(), PairedPSNR()
+    once.update(outputs, targets)
+    twice.per_person = 2
+    twice.update(outputs.repeat_interleave(2, dim=0), targets.repeat_interleave(2, dim=0))
+    assert twice.estimate().ci95 == pytest.approx(once.estimate().ci95)
