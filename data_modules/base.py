@@ -283,15 +283,22 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         Whole volumes, of as many people as `limit`; with `OneSlice` the slices of each that evaluation looks at, a
         person's in a row.
         """
-        records = self.records[split]
-        if one_per_person:
-            first = {record.person: record for record in reversed(records)}
-            records = [first[person] for person in dict.fromkeys(self.people(split).values())]
+        records = self._first_visits(split) if one_per_person else self.records[split]
         evaluated = None
         if isinstance(self.slices, OneSlice):
             evaluated = self.slices.evaluated(self.store.num_slices)
         images = [image for record in records[:limit] for image in self.images(record, evaluated)]
         return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
+
+    def attributes_of(self, split: Split) -> dict[str, list[float]]:
+        """name -> its value for every image that `volumes` gives where it gives one visit of each person."""
+        records = [record for record in self._first_visits(split) for _ in range(self.images_per_person)]
+        return {name: [record.attributes[name] for record in records] for name in self.spec.attributes}
+
+    def _first_visits(self, split: Split) -> list[Record]:
+        """A record of each person."""
+        first = {record.person: record for record in reversed(self.records[split])}
+        return [first[person] for person in dict.fromkeys(self.people(split).values())]
 
     def images(self, record: Record, slices: np.ndarray | None = None) -> torch.Tensor:
         """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""

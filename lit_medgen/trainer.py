@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader
 
 from lit_medgen.callbacks.checkpoints import Checkpoints
-from lit_medgen.callbacks.report import Report, logged
+from lit_medgen.callbacks.report import Report, logged, requests
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
@@ -116,6 +115,7 @@ class Trainer(L.Trainer):
         batch_size: int = 4,
         out: str = "samples",
         format: Format | None = None,
+        attributes: dict[str, float] | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -128,6 +128,7 @@ class Trainer(L.Trainer):
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: file format; None: nifti for volumes, png for 2D images.
+            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that was told of it.
         """
         if ckpt_path is None:
             raise InputError(
@@ -141,7 +142,14 @@ class Trainer(L.Trainer):
             datamodule.prepare_data()
             datamodule.setup("test")
             _give_originals(generator, datamodule)
-        self._write_samples(generator, wanted, batch_size, out, format, ckpt_path)
+        for name in attributes or {}:
+            if name not in generator.asked:
+                raise InputError(
+                    f"--attributes: {type(generator).__name__} was not told of {name!r}, but of "
+                    f"{', '.join(map(repr, generator.asked)) or 'nothing'}; leave it out, or train with it."
+                )
+        asked = Requests(wanted, {name: [value] * len(wanted) for name, value in (attributes or {}).items()})
+        self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
         if self.is_global_zero:
             print(f"{len(wanted)} samples in {out}")
 
@@ -184,9 +192,9 @@ class Trainer(L.Trainer):
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
             people = len({record.person for record in data.records["test"]})
-            seeds = list(range(num or people * data.images_per_person))
+            asked = requests(generator, data, num or people * data.images_per_person)
             _give_originals(generator, data)
-            self._write_samples(generator, seeds, batch_size, samples, None, ckpt_path)
+            self._write_samples(generator, asked, batch_size, samples, None, ckpt_path)
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
@@ -204,13 +212,13 @@ class Trainer(L.Trainer):
                 logger.log_metrics(logged(report))
 
     def _write_samples(
-        self, model: Generator, seeds: Sequence[int], batch_size: int, out: str, format: Format | None, ckpt_path: str
+        self, model: Generator, asked: Requests, batch_size: int, out: str, format: Format | None, ckpt_path: str
     ) -> None:
-        """Samples of all seeds, made by all processes, as files."""
-        writer = SampleWriter(Path(out), format, seeds, Path(ckpt_path))
+        """All that was asked for, made by all processes, as files."""
+        writer = SampleWriter(Path(out), format, asked, Path(ckpt_path))
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:
-            self.predict(model, datamodule=_Requested(seeds, batch_size), ckpt_path=ckpt_path, return_predictions=False)
+            self.predict(model, datamodule=_Requested(asked, batch_size), ckpt_path=ckpt_path, return_predictions=False)
         finally:
             self.callbacks.remove(writer)  # type: ignore[attr-defined]
 
@@ -236,17 +244,17 @@ class _Steps(_TrainingEpochLoop):
 
 
 class _Requested(L.LightningDataModule):
-    """Seeds in batches, dealt out over the processes."""
+    """Requests in batches, dealt out over the processes."""
 
-    def __init__(self, seeds: Sequence[int], batch_size: int) -> None:
+    def __init__(self, asked: Requests, batch_size: int) -> None:
         super().__init__()
-        self.seeds, self.batch_size = list(seeds), batch_size
+        self.asked, self.batch_size = asked, batch_size
 
     def predict_dataloader(self) -> DataLoader[Requests]:
         """This process's share."""
         assert self.trainer is not None
-        mine = self.seeds[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(mine, batch_size=self.batch_size, collate_fn=Requests)  # type: ignore[arg-type]
+        mine = range(self.trainer.global_rank, len(self.asked.seeds), self.trainer.world_size)
+        return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.asked.some)  # type: ignore[arg-type]
 
 
 def _give_originals(model: Generator, data: Any) -> None:

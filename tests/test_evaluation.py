@@ -21,7 +21,7 @@ from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_sample
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
 from lit_medgen.files import file_hash
-from lit_medgen.methods.base import Generator
+from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
 
@@ -315,7 +315,7 @@ def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int]) -> Ten
     checkpoint = folder.parent / "model.ckpt"
     checkpoint.write_bytes(b"weights")
     model, trainer = Still(spec), SimpleNamespace(is_global_zero=True)
-    writer = SampleWriter(folder, format, seeds, checkpoint)
+    writer = SampleWriter(folder, format, Requests(list(seeds)), checkpoint)
     for first in range(0, len(seeds), 2):
         batch: Any = SimpleNamespace(seeds=seeds[first : first + 2])
         images = model.sample(Condition(), batch.seeds)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_medgen.batch import Condition
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
-from lit_medgen.methods.base import Generator
+from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.methods.first_stage import FirstStage
 
 
@@ -46,8 +46,9 @@ class Report(Callback):
         real = data.volumes("test", one_per_person=True)
         if isinstance(model, FirstStage):
             model.originals = real
-        seeds = torch.arange(self.num or len(real)).split(self.batch_size)
-        samples = torch.cat([model.sample(Condition(), some.tolist()).float().cpu() for some in seeds])
+        asked = requests(model, data, self.num or len(real))
+        parts = [asked.some(places.tolist()) for places in torch.arange(len(asked.seeds)).split(self.batch_size)]
+        samples = torch.cat([model.predict_step(part) for part in parts])
         report = evaluate(
             samples,
             data,
@@ -60,6 +61,13 @@ class Report(Callback):
         )
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
+
+
+def requests(model: Generator, data: Any, num: int) -> Requests:
+    """So many images, seeds 0, 1, ..., asked to show what the test people are, one after the other."""
+    people = data.attributes_of("test") if model.asked else {}
+    shown = {name: (people[name] * (num // len(people[name]) + 1))[:num] for name in model.asked}
+    return Requests(list(range(num)), shown)
 
 
 def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

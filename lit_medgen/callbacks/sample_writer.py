@@ -33,13 +33,13 @@ class SampleWriter(BasePredictionWriter):
     Args:
         folder: where to.
         format: nifti (volumes) or png (2D images); None: whichever fits.
-        seeds: all seeds, over all processes.
+        asked: all that was asked for, over all processes.
         checkpoint: the checkpoint the model came from.
     """
 
-    def __init__(self, folder: Path, format: Format | None, seeds: Sequence[int], checkpoint: Path) -> None:
+    def __init__(self, folder: Path, format: Format | None, asked: Requests, checkpoint: Path) -> None:
         super().__init__(write_interval="batch")
-        self.folder, self.format, self.seeds, self.checkpoint = folder, format, list(seeds), checkpoint
+        self.folder, self.format, self.asked, self.checkpoint = folder, format, asked, checkpoint
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,8 +94,10 @@ class SampleWriter(BasePredictionWriter):
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, ["file", "seed", "condition", *made_by])
         writer.writeheader()
-        for seed in self.seeds:
-            writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": "", **made_by})
+        for place, seed in enumerate(self.asked.seeds):
+            shown = {name: value for name, (value,) in self.asked.some([place]).attributes.items() if value == value}
+            condition = json.dumps(shown) if shown else ""  # NaN is asked for nothing
+            writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": condition, **made_by})
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_atomically(self.folder / "spec.json", json.dumps(pl_module.needed_spec().plain(), indent=2))
         write_atomically(self.folder / "manifest.csv", table.getvalue())  # last: it says that all is there

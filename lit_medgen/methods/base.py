@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -203,13 +203,32 @@ def _parameters(optimizer: Any) -> list[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Requests:
-    """Images asked of a generator, one for each seed."""
+    """Images asked of a generator, one for each seed.
+
+    Attributes:
+        seeds: one an image.
+        attributes: name -> what each image is asked to show; NaN for nothing.
+    """
 
     seeds: list[int]
+    attributes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def some(self, places: Sequence[int]) -> Requests:
+        """Those at the given places."""
+        chosen = {name: [values[place] for place in places] for name, values in self.attributes.items()}
+        return Requests([self.seeds[place] for place in places], chosen)
+
+    @property
+    def condition(self) -> Condition:
+        """The attributes as a condition."""
+        return Condition(attributes={name: torch.tensor(values) for name, values in self.attributes.items()})
 
 
 class Generator(Method):
     """A method that makes images."""
+
+    asked: tuple[str, ...] = ()
+    """Names of the attributes that images can be asked to show."""
 
     @abstractmethod
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
@@ -226,7 +245,7 @@ class Generator(Method):
     @torch.no_grad()
     def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:
         """Samples, on the CPU in float32: b c *size."""
-        return self.sample(Condition(), batch.seeds).float().cpu()
+        return self.sample(batch.condition, batch.seeds).float().cpu()
 
     def needed_spec(self) -> DataSpec:
         """The spec; InputError if neither data nor checkpoint gave one."""

@@ -104,7 +104,7 @@ class CodeMaps(TwoStage):
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
-        self.shape, self.told = network, told
+        self.shape, self.told, self.asked = network, told, tuple(told.attributes)
         self.num_steps, self.temperature = num_steps, temperature
         self.table: CodeTable | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,7 +151,18 @@ def test_unknown_attribute_is_refused(tmp_path: Path, phantoms: Path, capsys: py
 
 def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/absorbing.yaml",))
-    assert run.fit("--model.init_args.told.attributes=[age_years,sex]", "--model.init_args.told.guidance_scale=2") == 0
+    guided = ["--model.init_args.told.attributes=[age_years,sex]", "--model.init_args.told.guidance_scale=2"]
+    assert run.fit(*guided, "--config", "configs/with/report.yaml") == 0
+    assert next(run.folder.glob("*/report/report.json")).is_file()
+    out = tmp_path / "samples"
+    assert run.on_checkpoint("sample", "--num=1", f"--out={out}", '--attributes={"age_years": 70}') == 0
+    with (out / "manifest.csv").open(newline="") as file:
+        assert [json.loads(row["condition"]) for row in csv.DictReader(file)] == [{"age_years": 70}]
+    assert run.on_checkpoint("evaluate", "--num=4", f"--out={tmp_path / 'report'}") == 0
+    with (tmp_path / "report" / "samples" / "manifest.csv").open(newline="") as file:
+        asked = [json.loads(row["condition"]) for row in csv.DictReader(file)]
+    assert len(asked) == 4
+    assert len({condition["age_years"] for condition in asked}) == 2  # two slices of each of two people
     model: Any = lit_medgen.load(run.last)
     low, high = model.spec.attributes["age_years"]
     told = model.scaled(Condition(attributes={"age_years": torch.tensor([low, high, torch.nan])}))
@@ -161,6 +174,13 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
         plain, null = model.network(state, time, told), model.network(state, time, Condition())
     torch.testing.assert_close(guided, null + 2 * (plain - null))
     torch.testing.assert_close(guided[2], null[2])  # nothing told, nothing to guide to
+
+
+def test_attributes_that_a_model_does_not_know_are_refused(
+    ihdm: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ihdm.on_checkpoint("sample", f"--out={tmp_path}", '--attributes={"age_years": 70}') == 2
+    assert "IHDM was not told of 'age_years', but of nothing" in one_line(capsys)
 
 
 def test_hash_sees_every_weight() -> None:
