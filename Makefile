@@ -40,4 +40,5 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.training_step
 	$(BIN)/python -m benchmarks.matching
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.code_sampling
 	$(BIN)/python -m benchmarks.overhead

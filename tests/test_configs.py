@@ -23,7 +23,10 @@ EXPERIMENTS = [
     ("configs/cdpm.yaml", "configs/demo/cdpm.yaml", "configs/ixi/cdpm.yaml"),
     *[(f"configs/{name}.yaml",) for name in ("vqgan", "ihdm", "absorbing")],
     *[(f"configs/{name}.yaml", f"configs/demo/{name}.yaml") for name in ("vqgan", "ihdm", "absorbing")],
-    *[tuple(f"configs/{place}{name}.yaml" for place in ("", "demo/", "ixi/")) for name in ("vqgan", "ihdm", "absorbing")],
+    *[
+        tuple(f"configs/{place}{name}.yaml" for place in ("", "demo/", "ixi/"))
+        for name in ("vqgan", "ihdm", "absorbing")
+    ],
 ]
 
 
