@@ -285,6 +285,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Your `IterableDataset` has `__len__` defined.*")
     # Resuming is exact: the loader starts at the position that the run has reached.
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
+    # A first stage is frozen: it stays in evaluation mode by design.
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
     # Deprecations inside Lightning, which only a newer one can mend.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

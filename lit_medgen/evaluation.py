@@ -123,6 +123,7 @@ def evaluate(
     features: str = LEARNED,
     cache: Path | None = None,
     reconstructed: bool = False,
+    seconds_per_image: float | None = None,
 ) -> dict[str, Any]:
     """Writes report.json, report.md and figures; returns the report.
 
@@ -135,6 +136,7 @@ def evaluate(
         features: what feature scores are made of: `learned` from the training people, a TorchScript file, or `none`.
         cache: folder where learned features are kept.
         reconstructed: whether sample i is the reconstruction of the i-th image of the test people.
+        seconds_per_image: that samples took, over all processes together, their files included.
     """
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
@@ -154,6 +156,7 @@ def evaluate(
     report: dict[str, Any] = {
         "source": source,
         "images_per_person": per_person,
+        "seconds_per_image": seconds_per_image,
         "metrics": {name: _row(own[name], make, train, real) for name, make in metrics.items()},
         "nulls": {
             null: {name: measure(make, images, train, real).compute().item() for name, make in metrics.items()}
@@ -275,6 +278,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         lines.append(
             f"| reconstruction {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | | | | | | {row['features']} |"
         )
+    if report["seconds_per_image"] is not None:
+        lines += ["", f"A sample took {report['seconds_per_image']:.3g} s, its file included."]
     if "note" in report:
         lines += ["", report["note"]]
     if report["ranking"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,7 @@ class Trainer(L.Trainer):
         if datamodule is None:
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
+        seconds = None
         data.prepare_data()
         data.setup("test")
         generator = _generator(model)
@@ -194,7 +196,9 @@ class Trainer(L.Trainer):
             people = len({record.person for record in data.records["test"]})
             asked = requests(generator, data, num or people * data.images_per_person)
             _give_originals(generator, data)
+            start = time.perf_counter()
             self._write_samples(generator, asked, batch_size, samples, None, ckpt_path)
+            seconds = (time.perf_counter() - start) / len(asked.seeds)
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
@@ -207,6 +211,7 @@ class Trainer(L.Trainer):
                 features=features,
                 cache=data.store.folder / "features",
                 reconstructed=isinstance(generator, FirstStage),
+                seconds_per_image=seconds,
             )
             for logger in self.loggers:
                 logger.log_metrics(logged(report))
