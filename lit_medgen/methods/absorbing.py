@@ -5,7 +5,7 @@ Absorbing Diffusion for Fast High-Resolution Image Generation from Vector-Quanti
 cross-entropy CE_t of masked places, summed over them, at level t of T:
 
     elbo             -log p(z_0) <= sum_t E[CE_t / t]                                        (their eq. 7)
-    reweighted_elbo  sum_t E[(T - t + 1) / T  CE_t]                                          (their eq. 11)
+    reweighted_elbo  E_t[(T - t + 1) / T  CE_t]                                              (their eq. 11, over T)
     mlm              E[CE_t / number of masked places]
 
 each estimated at one level a map, per place; their code has 1 - t / T for (T - t + 1) / T. `bits_per_dim`, logged, is
@@ -99,7 +99,7 @@ class Absorbing(CodeMaps):
         last, numel = self.num_levels, codes[0].numel()
         weight = {
             "elbo": last / level / numel,
-            "reweighted_elbo": (last - level + 1) / numel,
+            "reweighted_elbo": (last - level + 1) / last / numel,
             "mlm": 1 / num_masked.clamp(min=1),
         }[self.loss_kind]
         bits = (last / level * wrong).mean() / (numel * math.log(2))

@@ -69,7 +69,7 @@ class NearestTraining(TwoSampleMetric):
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Likeness of every sample to its nearest."""
         num_scales, window = scales_and_window(tuple(samples.shape[2:]))
-        self.features = f"voxels in [0, 1], scales: {num_scales}, window {window}, {len(real)} training people"
+        self.features = f"voxels in [0, 1], scales: {num_scales}, window {window}, {len(real)} training images"
         self.places, self.likeness = nearest_by_ms_ssim(samples, real)
         return {"x": self.likeness.double()}
 

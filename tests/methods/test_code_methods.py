@@ -54,7 +54,7 @@ def silent(model: Any) -> None:
     ("kind", "weight"),
     [
         ("elbo", lambda t, masked: 8 / t * masked / 64),
-        ("reweighted_elbo", lambda t, masked: (8 - t + 1) * masked / 64),
+        ("reweighted_elbo", lambda t, masked: (8 - t + 1) / 8 * masked / 64),
         ("mlm", lambda t, masked: torch.ones_like(masked)),
     ],
 )
