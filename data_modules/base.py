@@ -191,7 +191,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         if len(size) == 2 and self.slices:
             raise InputError("data.init_args.slices is set, but the images are 2D; set it to null.")
         if isinstance(self.slices, OneSlice):
-            self.slices.used(self.store.num_slices)  # refused here, before a worker does
+            self.slices.evaluated(self.store.num_slices)  # refused here, before a worker does
             plane = [axis for axis in range(3) if axis != self.address.stacked]
             size, spacing_mm = tuple(size[axis] for axis in plane), tuple(spacing_mm[axis] for axis in plane)
         self.spec = DataSpec(

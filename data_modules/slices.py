@@ -80,6 +80,10 @@ class OneSlice(SliceDraw):
     def evaluated(self, num_slices: int) -> np.ndarray:
         """The slices of each person that evaluation looks at: the middles of equal parts of those used."""
         used = self.used(num_slices)
+        if self.per_person > len(used):
+            raise InputError(
+                f"data.init_args.slices.init_args.per_person is {self.per_person}, but {len(used)} slices are used."
+            )
         return used[((np.arange(self.per_person) + 0.5) / self.per_person * len(used)).astype(int)]
 
     def draw(self, num_slices: int, random: np.random.Generator) -> Slices:

@@ -94,7 +94,10 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with its run folder and, unless the config names loggers, a CSV log there."""
         config = self._get(self.config_init, "trainer")
-        folder = Path(config.get("default_root_dir") or "runs", self.config_init[self.subcommand].name)
+        name = self.config_init[self.subcommand].name
+        if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` starts the same command again and again
+            name += f"_{os.environ.get('WANDB_RUN_ID')}"
+        folder = Path(config.get("default_root_dir") or "runs", name)
         if config.get("logger") in (None, True):
             kwargs["logger"] = RunLogger(folder) if self.subcommand == "fit" else False
         trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]

@@ -152,7 +152,7 @@ def evaluate(
     rivals = nulls(train, len(samples))
     own = {name: measure(make, samples, train, real) for name, make in metrics.items()}
     for metric in own.values():
-        metric.per_person = per_person
+        metric.per_person, metric.tied = per_person, reconstructed
     report: dict[str, Any] = {
         "source": source,
         "images_per_person": per_person,

@@ -23,7 +23,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from joblib import Parallel, delayed
 from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
 from lit_medgen.files import write_atomically
 from lit_medgen.stopping import end_with_parent
+from lit_medgen.trust import refuse_untrusted
 
 Verb = Literal["fit", "evaluate"]
 MACROS = {"${env}", "${interpreter}", "${program}", "${args}"}
@@ -108,6 +109,13 @@ def read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise InputError(f"{file}: no `parameters`; a sweep file has method, metric, command, parameters.")
+    refuse_untrusted([{key.rpartition(".")[2]: spec} for key, spec in content["parameters"].items()], file)
+    words = [str(word) for word in content.get("command") or []]
+    keys = [word.removeprefix("--").partition("=") for word in words if word.startswith("--")]
+    keys += [(word.removeprefix("--"), "=", following) for word, following in pairwise(words) if word.startswith("--")]
+    refuse_untrusted([{key.rpartition(".")[2]: value} for key, _, value in keys], file)
+    if "--trust_config" in words:
+        raise InputError(f"{file}: command has --trust_config, which is yours to give: after --, on the command line.")
     return content
 
 
@@ -148,6 +156,8 @@ def expand(content: Mapping[str, Any], file: Path, num: int | None = None, seed:
 
 def _choices(key: str, spec: Mapping[str, Any], file: Path) -> list[Any]:
     if "values" in spec:
+        if not isinstance(spec["values"], list) or not spec["values"]:
+            raise InputError(f"{file}: parameters.{key}: values is {spec['values']!r}; give a list.")
         return list(spec["values"])
     if "value" in spec:
         return [spec["value"]]
@@ -162,6 +172,8 @@ def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file:
         low, high = spec["min"], spec["max"]
     except KeyError as error:
         raise InputError(f"{file}: parameters.{key}: no {error}; give values, or min and max.") from error
+    if not all(isinstance(bound, int | float) for bound in (low, high)) or low > high:
+        raise InputError(f"{file}: parameters.{key}: min is {low!r} and max {high!r}; give numbers (1.0e-5, not 1e-5).")
     whole = isinstance(low, int) and isinstance(high, int)
     distribution = spec.get("distribution", "int_uniform" if whole else "uniform")
     match distribution:
@@ -169,11 +181,11 @@ def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file:
             return int(random.integers(low, high + 1))
         case "uniform":
             return float(random.uniform(low, high))
-        case "log_uniform_values":
+        case "log_uniform_values" if low > 0:
             return float(math.exp(random.uniform(math.log(low), math.log(high))))
     raise InputError(
-        f"{file}: parameters.{key}: distribution is {distribution!r}; int_uniform, uniform and log_uniform_values run "
-        "here, others need `wandb sweep`."
+        f"{file}: parameters.{key}: distribution is {distribution!r} from {low}; int_uniform, uniform and "
+        "log_uniform_values above 0 run here, others need `wandb sweep`."
     )
 
 
@@ -200,7 +212,12 @@ def _run(verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place:
     place.mkdir(parents=True, exist_ok=True)
     with (place / "output.txt").open("a") as output:
         # A runner that is killed takes its run along: two processes in one run folder would spoil it.
-        code = subprocess.run(line, stdout=output, stderr=output, preexec_fn=end_with_parent).returncode
+        process = subprocess.Popen(line, stdout=output, stderr=output, preexec_fn=end_with_parent)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the run saves at its next border
+            process.terminate()
+            code = process.wait()
     if code in (130, 143):
         raise Interrupted(f"{place.name} was stopped and saved; go on with --resume.", code)
     if code:

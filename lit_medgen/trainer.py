@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.report import Report, logged, requests
 from lit_medgen.callbacks.run_folder import run_folder
-from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
+from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples
 from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import RunLogger, WandbRun
@@ -196,12 +195,13 @@ class Trainer(L.Trainer):
             people = len({record.person for record in data.records["test"]})
             asked = requests(generator, data, num or people * data.images_per_person)
             _give_originals(generator, data)
-            start = time.perf_counter()
-            self._write_samples(generator, asked, batch_size, samples, None, ckpt_path)
-            seconds = (time.perf_counter() - start) / len(asked.seeds)
+            seconds = self._write_samples(generator, asked, batch_size, samples, None, ckpt_path) / len(asked.seeds)
         if self.is_global_zero:
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
+            names = [name.partition(".")[0] for name in listed(Path(samples, "manifest.csv"))]
+            if isinstance(generator, FirstStage) and names != [f"sample_{i:08d}" for i in range(len(names))]:
+                raise InputError(f"--samples {samples}: of reconstructions, seeds 0, 1, ... are needed, in order.")
             report = evaluate(
                 images,
                 data,
@@ -218,14 +218,15 @@ class Trainer(L.Trainer):
 
     def _write_samples(
         self, model: Generator, asked: Requests, batch_size: int, out: str, format: Format | None, ckpt_path: str
-    ) -> None:
-        """All that was asked for, made by all processes, as files."""
+    ) -> float:
+        """All that was asked for, made by all processes, as files; the seconds it took."""
         writer = SampleWriter(Path(out), format, asked, Path(ckpt_path))
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:
             self.predict(model, datamodule=_Requested(asked, batch_size), ckpt_path=ckpt_path, return_predictions=False)
         finally:
             self.callbacks.remove(writer)  # type: ignore[attr-defined]
+        return writer.seconds
 
 
 class _Steps(_TrainingEpochLoop):

@@ -23,8 +23,11 @@ from lit_medgen.errors import InputError
 TRUSTED = ("lit_medgen.", "data_modules.", "torch.optim.")
 TRUSTED_IN_CONFIGS = (*TRUSTED, "lightning.pytorch.")
 
-TEXTS = ("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes")
-"""Options of data modules that are text, and may look like the path of a class: people.csv."""
+TEXTS = (
+    *("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes"),
+    *("first_stage", "features"),
+)
+"""Options of data modules and methods that are text, and may look like the path of a class: people.csv."""
 
 INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{oc\.env:\w+\}}[^.]*/.*")
 """What `${...}` may be: the value of another key, looked at where it stands, or a folder from the environment."""
@@ -46,14 +49,19 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
         if path in seen or (config := _content(path)) is None:
             continue
         seen.add(path)
-        refuse_commands(config, path)
-        for name in classes(config):
-            if ("$" in name or _exists(name)) and not trusted(name, TRUSTED_IN_CONFIGS):
-                raise InputError(
-                    f"{path}: names the class {name!r}; only {', '.join(TRUSTED_IN_CONFIGS)} are imported without "
-                    "--trust_config, which imports whatever the file says."
-                )
+        refuse_untrusted(config, path)
         waiting += [folder / text for _, text in _texts(config) for folder in (Path(), path.parent)]
+
+
+def refuse_untrusted(config: Any, path: Path) -> None:
+    """InputError if a file gives a command, or names a class of another package."""
+    refuse_commands(config, path)
+    for name in classes(config):
+        if ("$" in name or _exists(name)) and not trusted(name, TRUSTED_IN_CONFIGS):
+            raise InputError(
+                f"{path}: names the class {name!r}; only {', '.join(TRUSTED_IN_CONFIGS)} are imported without "
+                "--trust_config, which imports whatever the file says."
+            )
 
 
 def refuse_commands(config: Any, path: Path) -> None:

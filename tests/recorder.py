@@ -1,4 +1,4 @@
-"""A callback that notes which samples every step was made of."""
+"""Callbacks that note which samples every step was made of, and whether processes hold the same weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_medgen.batch import Batch
+from lit_medgen.methods.first_stage import weights_hash
 
 
 class Recorder(Callback):
@@ -27,6 +28,22 @@ class Recorder(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"rank_{trainer.global_rank}").open("a") as file:
             file.write(f"{trainer.global_step} {trainer.global_rank} {' '.join(batch.key)}\n")
+
+
+class Buffers(Callback):
+    """Appends the hash of all weights and buffers after every step to `<folder>/rank_<n>`.
+
+    Args:
+        folder: where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Called by Lightning after every step."""
+        with (self.folder / f"rank_{trainer.global_rank}").open("a") as file:
+            file.write(f"{weights_hash(pl_module)}\n")
 
 
 def recorded(folder: Path) -> list[str]:

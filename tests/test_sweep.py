@@ -100,6 +100,24 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, phantoms: Path) -> None:
     assert table(out)[0]["train/loss"] == losses[-1]  # to the same end
 
 
+def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> None:
+    file, out = tmp_path / "sweep.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(GRID | {"run_cap": 1}))
+    more = [*words_after(phantoms, tmp_path), "--trainer.max_steps=10000", "--trainer.val_check_interval=10000"]
+    line = [sys.executable, "-m", "lit_medgen", "sweep", str(file), f"--out={out}", "--", *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    runner = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "run_000" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    runner.send_signal(signal.SIGINT)
+    _, printed = runner.communicate(timeout=60)
+    assert runner.returncode == 143
+    assert "stopped: run_000 was stopped and saved" in printed
+    assert "Traceback" not in printed
+    assert "stopped: step" in (out / "run_000" / "output.txt").read_text()
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(
     tmp_path: Path, phantoms: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +159,16 @@ def test_random_draws_stay_in_their_range_and_repeat() -> None:
         ({"method": "random"}, "run_cap"),
         ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}}}, "parameters.a"),
         ({"parameters": {"a": {"min": 1}}}, "parameters.a"),
+        ({"parameters": {"a": {"values": 3}}}, "values is 3; give a list"),
+        ({"method": "random", "run_cap": 1, "parameters": {"a": {"min": "1e-5", "max": 1}}}, "give numbers"),
+        (
+            {
+                "method": "random",
+                "run_cap": 1,
+                "parameters": {"a": {"distribution": "log_uniform_values", "min": 0, "max": 1}},
+            },
+            "above 0",
+        ),
         ({"method": "random", "run_cap": 1, "parameters": {"a": {"min": 1}}}, "no 'max'"),
         ({"method": "random", "run_cap": 1, "parameters": {"a": {"distribution": "beta", "min": 1, "max": 2}}}, "beta"),
         ({"command": ["python", "train.py", "${args}"]}, "command is python train.py"),
@@ -153,6 +181,26 @@ def test_files_that_cannot_run_here_say_why(change: dict[str, Any], match: str) 
     content = GRID | change
     with pytest.raises(InputError, match=match):
         command(content, FILE), expand(content, FILE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": {"model.class_path": {"values": ["antigravity.Evil"]}}},
+        {"parameters": {"data.init_args.preprocessing.raw_head.strip": {"value": "sh -c id"}}},
+        {"command": [*GRID["command"], "--model.class_path=antigravity.Evil"]},
+        {"command": [*GRID["command"], "--model", "antigravity.Evil"]},
+        {"command": [*GRID["command"], "--trust_config"]},
+    ],
+)
+def test_a_sweep_file_names_no_foreign_class_and_no_command(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(GRID | change))
+    assert main(["sweep", str(file), f"--out={tmp_path / 'out'}"]) == 2
+    assert "trust_config" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "method: grid", "- 1", "parameters: {}"])

@@ -112,7 +112,7 @@ def test_a_user_may_trust_a_file(trap: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_every_shipped_config_is_trusted_and_so_is_the_command_line() -> None:
-    files = [str(path) for path in (ROOT / "configs").rglob("*.yaml")]
+    files = [str(path) for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "sweeps"]
     assert len(files) > 5
     words = ["fit", *files, "--trainer.callbacks=[{class_path: evil.Thing}]", "--name=run.v2"]
     assert checked(words) == words

@@ -81,9 +81,18 @@ def test_a_killed_run_ends_bit_equal(straight: TwoRun) -> None:
 def test_two_stages_on_two_processes(config: str, tmp_path: Path, phantoms: Path) -> None:
     """Codebook, code tables and validation agree between processes, and a resumed run is the same run."""
     a, b = (TwoRun(tmp_path / name, phantoms, (f"configs/{config}.yaml",)) for name in "ab")
-    a.fit("--trainer.max_steps=3", "--trainer.val_check_interval=1")
+    watched = ["--trainer.callbacks+", f'{{"class_path": "recorder.Buffers", "init_args": {{"folder": "{tmp_path}"}}}}']
+    report = ["--config", "configs/with/report.yaml"]
+    more = []
+    if config == "vqgan":  # scores need the images of all processes, a codebook of averages their vectors
+        more = ["--model.init_args.features=learned", "--model.init_args.quantizer.init_args.ema_decay=0.9"]
+    a.fit("--trainer.max_steps=3", "--trainer.val_check_interval=1", *report, *more, *watched)
+    assert next(a.folder.glob("*/report/report.json")).is_file()
+    hashes = [(tmp_path / f"rank_{rank}").read_text().split() for rank in range(2)]
+    assert len(hashes[0]) == 3
+    assert hashes[0] == hashes[1]  # after every step, without the first process sending its own
     for steps in (2, 3):
-        b.fit("--ckpt_path=last", f"--trainer.max_steps={steps}", "--trainer.val_check_interval=1")
+        b.fit("--ckpt_path=last", f"--trainer.max_steps={steps}", "--trainer.val_check_interval=1", *more)
     one, other = (torch.load(run.last, weights_only=True) for run in (a, b))
     for part in ("state_dict", "callbacks", "optimizer_states", "lr_schedulers"):
         assert_equal(one[part], other[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
+from lit_medgen.errors import InputError
 from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.methods.first_stage import FirstStage
 
@@ -34,8 +36,10 @@ class Report(Callback):
         On the first process; the others go on to the end.
         """
         folder = run_folder(trainer) / "report"
-        done = trainer.global_step >= trainer.max_steps > 0 and not (folder / "report.json").is_file()
-        if done and trainer.is_global_zero and isinstance(model, Generator):
+        file = folder / "report.json"
+        there = file.is_file() and json.loads(file.read_text())["source"] == source(trainer)
+        due = trainer.global_step >= trainer.max_steps > 0 and not there
+        if due and trainer.is_global_zero and isinstance(model, Generator):
             with averaged(trainer, model):
                 self._report(trainer, model, folder)
 
@@ -54,7 +58,7 @@ class Report(Callback):
             data,
             folder,
             seams=model.seams(),
-            source=f"step {trainer.global_step}",
+            source=source(trainer),
             features=self.features,
             cache=data.store.folder / "features",
             reconstructed=isinstance(model, FirstStage),
@@ -63,9 +67,17 @@ class Report(Callback):
             logger.log_metrics(logged(report), step=trainer.global_step)
 
 
+def source(trainer: Trainer) -> str:
+    """What the report says of where samples came from."""
+    return f"step {trainer.global_step} of {run_folder(trainer).name}"
+
+
 def requests(model: Generator, data: Any, num: int) -> Requests:
     """So many images, seeds 0, 1, ..., asked to show what the test people are, one after the other."""
     people = data.attributes_of("test") if model.asked else {}
+    for name in model.asked:
+        if not people.get(name):
+            raise InputError(f"data.init_args: no {name!r} of the test people, which this model was told of.")
     shown = {name: (people[name] * (num // len(people[name]) + 1))[:num] for name in model.asked}
     return Requests(list(range(num)), shown)
 

@@ -41,8 +41,9 @@ class SampleGrid(Callback):
 
     @torch.no_grad()
     def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
+        num = self.num if model.most_samples is None else min(self.num, model.most_samples)
         with averaged(trainer, model):
-            pictures = {"": model.sample(Condition(), range(self.num)), "making_of_": model.making_of(0)}
+            pictures = {"": model.sample(Condition(), range(num)), "making_of_": model.making_of(0)}
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
         for kind, images in pictures.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,7 @@ class SampleWriter(BasePredictionWriter):
     def __init__(self, folder: Path, format: Format | None, asked: Requests, checkpoint: Path) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.format, self.asked, self.checkpoint = folder, format, asked, checkpoint
+        self.seconds = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,6 +54,7 @@ class SampleWriter(BasePredictionWriter):
         self.format = fits
         if trainer.is_global_zero:
             self._clear()
+        self._start = time.perf_counter()
 
     def _clear(self) -> None:
         """A folder holds one set of samples: those of an earlier run, as its manifest lists them, go."""
@@ -82,6 +85,7 @@ class SampleWriter(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The manifest, by the first process; all files follow from the seeds."""
+        self.seconds = time.perf_counter() - self._start
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Generator)

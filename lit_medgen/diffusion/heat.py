@@ -35,13 +35,14 @@ def dct_matrix(length: int, like: Tensor) -> Tensor:
 def dissipate(images: Tensor, heat_time: Tensor) -> Tensor:
     """Heat spread for a time, b in pixels^2, over each image, b c *s -> b c *s; 0 leaves it as it is (eq. 6)."""
     time = heat_time.to(images.device, torch.float64)
-    for axis in range(2, images.ndim):
-        length = images.shape[axis]
-        cosines = dct_matrix(length, images)
-        frequency = math.pi * torch.arange(length, dtype=torch.float64, device=images.device) / length
-        decay = torch.exp(-(frequency**2) * time[:, None])
-        operator = torch.einsum("ki,bk,kj->bij", cosines, decay, cosines).to(images.dtype)
-        images = torch.einsum("bij,bj...->bi...", operator, images.movedim(axis, 1)).movedim(1, axis)
+    with torch.autocast(images.device.type, enabled=False):  # bf16 would add more noise than the process does
+        for axis in range(2, images.ndim):
+            length = images.shape[axis]
+            cosines = dct_matrix(length, images)
+            frequency = math.pi * torch.arange(length, dtype=torch.float64, device=images.device) / length
+            decay = torch.exp(-(frequency**2) * time[:, None])
+            operator = torch.einsum("ki,bk,kj->bij", cosines, decay, cosines).to(images.dtype)
+            images = torch.einsum("bij,bj...->bi...", operator, images.movedim(axis, 1)).movedim(1, axis)
     return images
 
 

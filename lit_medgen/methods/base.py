@@ -15,6 +15,7 @@ from typing import Any, Self
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
@@ -70,6 +71,9 @@ class Method(L.LightningModule, ABC):
         if spec is not None:
             self.check(spec)
             self.spec = spec
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            # Buffers are equal by themselves; to send them in validation would hang where batches are not as many.
+            self.trainer.strategy._ddp_kwargs["broadcast_buffers"] = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One loss; all randomness of the step comes from (seed, step, rank)."""
@@ -226,6 +230,9 @@ class Requests:
 
 class Generator(Method):
     """A method that makes images."""
+
+    most_samples: int | None = None
+    """How many there can be, where that is limited."""
 
     asked: tuple[str, ...] = ()
     """Names of the attributes that images can be asked to show."""

@@ -104,6 +104,11 @@ class CodeMaps(TwoStage):
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
+        if told.guidance_scale != 1 and not told.attributes:
+            raise ValueError(
+                f"model.init_args.told.guidance_scale is {told.guidance_scale}, but told.attributes is empty; there is "
+                "nothing to guide to."
+            )
         self.shape, self.told, self.asked = network, told, tuple(told.attributes)
         self.num_steps, self.temperature = num_steps, temperature
         self.table: CodeTable | None = None
@@ -133,10 +138,10 @@ class CodeMaps(TwoStage):
                 )
 
     def on_fit_start(self) -> None:
-        """The codes of all training and validation images; made once, by the first process."""
+        """The codes of all training and validation images; made once, by the first process of each machine."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         address = CodeTable.address(self.first_stage, data)
-        if self.trainer.is_global_zero:
+        if self.trainer.local_rank == 0:
             CodeTable.make(self.first_stage, data, address)
         self.trainer.strategy.barrier("codes")
         self.table = CodeTable(address)
@@ -144,6 +149,8 @@ class CodeMaps(TwoStage):
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z; from the table where it has them."""
+        if self.first_stage is None:
+            raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
         if self.table is None:
             return encode(self.first_stage, batch.image)
         return self.table(batch).to(self.device)

@@ -22,12 +22,20 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.methods.base import FACTS, Generator
 
+SAME_DATA = ("axis", "preprocessing", "fractions", "seed")
+"""What both stages must agree on in their data sections."""
+
 
 class FirstStage(Generator):
     """Images to latents and back."""
 
     originals: Tensor | None = None
     """n c *s in [-1, 1], the images that "samples" reconstruct: seed i is the i-th."""
+
+    @property
+    def most_samples(self) -> int:  # type: ignore[override]
+        """As many as there are originals."""
+        return 0 if self.originals is None else len(self.originals)
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -36,10 +44,10 @@ class FirstStage(Generator):
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Reconstructions of `originals[seeds]`, b c *size in [-1, 1]."""
-        if self.originals is None or max(seeds) >= len(self.originals):
+        if self.originals is None or max(seeds) >= self.most_samples:
             raise InputError(
-                f"{type(self).__name__} reconstructs images and makes none of its own; there are "
-                f"{0 if self.originals is None else len(self.originals)}, so give fewer (--num) or smaller seeds."
+                f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
+                "so give fewer (--num) or smaller seeds."
             )
         return self.reconstruct(self.originals[list(seeds)].to(self.device))
 
@@ -69,9 +77,15 @@ class TwoStage(Generator):
         """Makes the networks, whose shapes follow from the first stage and its `spec`."""
 
     def setup(self, stage: str) -> None:
-        """Reads the first stage before training, and builds on it."""
+        """Reads the first stage before training, and builds on it.
+
+        A run that goes on needs the file no more: its checkpoint holds a copy.
+        """
         if stage == "fit" and self.first_stage is None:
-            self._take(self._read(self.first_stage_path))
+            if self.trainer.ckpt_path and not self.first_stage_path.is_file():
+                self._take_copy(Path(self.trainer.ckpt_path))
+            else:
+                self._take(self._read(self.first_stage_path))
         super().setup(stage)
 
     def check(self, spec: DataSpec) -> None:
@@ -104,23 +118,27 @@ class TwoStage(Generator):
         super().on_load_checkpoint(checkpoint)
         facts = checkpoint[FACTS]["first_stage"]
         if self.first_stage is None:
-            from lit_medgen.checkpoints import build_method  # it builds methods, so it imports this module
-            from lit_medgen.trust import refuse_foreign_classes
-
-            refuse_foreign_classes([facts["config"]], Path("the checkpoint's first stage"))
-            first_stage = build_method(facts["config"])
-            first_stage.spec = DataSpec.from_plain(facts["spec"])
-            self._take(first_stage)
+            self._take(_built(facts))
         elif weights_hash(self.first_stage) != facts["weights"]:
             raise InputError(
                 f"model.init_args.first_stage: {self.first_stage_path} holds other weights (SHA-256 "
                 f"{weights_hash(self.first_stage)[:12]}) than this run was trained on ({facts['weights'][:12]}); give "
-                "that checkpoint again, or start a run of another --name."
+                "that checkpoint again, or no file (the run holds a copy), or start a run of another --name."
             )
+
+    def _take_copy(self, path: Path) -> None:
+        """The first stage that a checkpoint of this method holds."""
+        from lit_medgen.checkpoints import read_checkpoint
+
+        checkpoint = read_checkpoint(path)
+        self._take(_built(checkpoint[FACTS]["first_stage"]))
+        prefix = "first_stage."
+        weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+        self.first_stage.load_state_dict({name: weights[name] for name in self.first_stage.state_dict()})
 
     def _read(self, path: Path) -> FirstStage:
         """The first stage of a checkpoint file."""
-        from lit_medgen.checkpoints import load
+        from lit_medgen.checkpoints import config_of, load  # they build methods, so they import this module
 
         if not path.is_file():
             raise MissingDataError(
@@ -133,6 +151,14 @@ class TwoStage(Generator):
                 f"model.init_args.first_stage: {path} is a checkpoint of {type(found).__name__}, not of "
                 f"{self.kind.__name__}; make one with `{self.make_first_stage}`."
             )
+        theirs, ours = ((config or {}).get("data") or {} for config in (config_of(path), self.config))
+        for name in SAME_DATA if theirs and ours else ():
+            one, other = (section.get("init_args", {}).get(name) for section in (theirs, ours))
+            if one != other:
+                raise InputError(
+                    f"data.init_args.{name} is {other}, but {path} was trained with {one}; use the same, so that the "
+                    "same people are unseen and images look the same."
+                )
         return found
 
     def _take(self, first_stage: Any) -> None:
@@ -147,6 +173,17 @@ class TwoStage(Generator):
         if self.first_stage is not None:
             self.first_stage.eval()
         return self
+
+
+def _built(facts: dict[str, Any]) -> Any:
+    """The first stage that a checkpoint's facts describe, without its weights."""
+    from lit_medgen.checkpoints import build_method
+    from lit_medgen.trust import refuse_foreign_classes
+
+    refuse_foreign_classes([facts["config"]], Path("the checkpoint's first stage"))
+    first_stage = build_method(facts["config"])
+    first_stage.spec = DataSpec.from_plain(facts["spec"])
+    return first_stage
 
 
 def weights_hash(model: torch.nn.Module) -> str:

@@ -103,8 +103,11 @@ class IHDM(CodeMaps):
         if self.prior is not None:  # a resumed run
             return
         codes = self._training_maps()
-        self.scale.fill_(1 / self.first_stage.quantizer.embed(codes).float().std().clamp(min=1e-6))
-        rank_zero_info(f"scale of codes: {self.scale.item():.4g}")
+        self.scale.fill_(1 / self._deviation(codes).clamp(min=1e-6))
+        rank_zero_info(
+            f"scale of codes: {self.scale.item():.4g}; the checkpoint will hold {self.num_priors} blurred code maps of "
+            "training people, with little blur near copies of them"
+        )
         prior = codes[_spread(len(codes), self.num_priors)]
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
 
@@ -114,6 +117,14 @@ class IHDM(CodeMaps):
         people = self.trainer.datamodule.people("train")  # type: ignore[attr-defined]
         rows = [self.table.rows[key] for key in people]
         return self.table.codes[rows].flatten(0, 1).long().to(self.device)
+
+    def _deviation(self, codes: Tensor) -> Tensor:
+        """Standard deviation of all numbers of the embedded maps, from how often each code is used."""
+        every = torch.arange(self.first_stage.quantizer.num_codes, device=self.device)
+        share = torch.bincount(codes.flatten(), minlength=len(every)) / codes.numel()
+        embedded = self.first_stage.quantizer.embed(every[None])[0].float()  # d k
+        mean = (share * embedded.mean(0)).sum()
+        return ((share * embedded.square().mean(0)).sum() - mean**2).sqrt()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Section 3.3: cross-entropy of every place, mean over places, nats; for K steps at levels drawn evenly."""
@@ -144,11 +155,21 @@ class IHDM(CodeMaps):
         """Keeps the maps that samples start from."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[FACTS]["prior"] = None if self.prior is None else self.prior.cpu()
+        checkpoint[FACTS]["heat_times"] = self.schedule.heat_times.cpu()
+        checkpoint[FACTS]["every_level"] = self.num_steps > 1
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes them back."""
+        """Takes them back; InputError if the network is asked for levels that it has not learned."""
         super().on_load_checkpoint(checkpoint)
-        self.prior = checkpoint[FACTS].get("prior")
+        facts = checkpoint[FACTS]
+        self.prior = facts["prior"]
+        if not torch.equal(facts["heat_times"], self.schedule.heat_times.cpu()):
+            raise InputError("model.init_args.schedule: another than this model was trained with; leave it as it was.")
+        if self.num_steps > 1 and not facts["every_level"]:
+            raise InputError(
+                f"model.init_args.num_steps is {self.num_steps}, but this model has learned the last level alone; "
+                "train one with num_steps above 1."
+            )
 
 
 def _spread(length: int, num: int) -> Tensor:

@@ -37,6 +37,8 @@ from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer
 
 DELTA = 1e-4
+LEAST_FOR_FRECHET = 8
+"""Unseen images: fewer have no covariance worth the name."""
 MOST_PEOPLE = 500
 """Training people that features are learned from, at most."""
 
@@ -139,7 +141,7 @@ class VQGAN(Adversarial, FirstStage):
     def setup(self, stage: str) -> None:
         """Learns or loads the features before the first step."""
         super().setup(stage)
-        if stage not in ("fit", "validate"):
+        if stage not in ("fit", "validate", "test"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         unseen = data.volumes("val", one_per_person=True)
@@ -148,16 +150,18 @@ class VQGAN(Adversarial, FirstStage):
         if self.features != "none":
             train, cache = data.volumes("train", one_per_person=True, limit=MOST_PEOPLE), data.store.folder / "features"
             views = extractors(self.features, train, len(self.originals), cache)
-            self._measures["frechet"] = FrechetDistance(AllViews(tuple(views.values())))
+            if len(self.originals) >= LEAST_FOR_FRECHET:
+                self._measures["frechet"] = FrechetDistance(AllViews(tuple(views.values())))
             self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
-        names = [self._perceptual[0].features, self._measures["frechet"].features] if self._perceptual else ["none"]
-        rank_zero_info(f"features of perceptual and Fréchet distance: {'; '.join(names)}")
+        measures = (*self._perceptual, self._measures.get("frechet"))
+        names = "; ".join(measure.features for measure in measures if measure) or "none"
+        rank_zero_info(f"features of perceptual and Fréchet distance: {names}")
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 4, and in training the critic's opinion."""
         quantized: Quantized = self.quantizer(self.network.encode(batch.image))
         output = self.network.decode(quantized.latent).float()
-        self.output = output
+        self.output, self.found_codes = output, quantized.codes
         parts = {"l1": functional.l1_loss(output, batch.image)}
         for distance in self._perceptual:
             parts["perceptual"] = distance.to(self.device).distance(output, batch.image).mean()
@@ -213,7 +217,7 @@ class VQGAN(Adversarial, FirstStage):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss without the critic; keeps the reconstructions."""
         super().validation_step(batch, batch_idx)
-        self.code_counts += self._count(self.codes(batch.image)).cpu()
+        self.code_counts += self._count(self.found_codes).cpu()
         self._pairs.append((self.output.clamp(-1, 1).cpu(), batch.image.cpu()))
 
     def on_validation_epoch_end(self) -> None:
@@ -237,7 +241,7 @@ class VQGAN(Adversarial, FirstStage):
             else:
                 measure.update(outputs, targets)
             found[name] = measure.compute().float()
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, sync_dist=True)
+        self.log_dict({f"val/{name}": value for name, value in found.items()})  # the same on every process
 
 
 def perplexity(counts: Tensor) -> Tensor:

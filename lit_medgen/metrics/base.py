@@ -39,6 +39,8 @@ class TwoSampleMetric(Metric, ABC):
     """The people that samples are compared with."""
     per_person = 1
     """Real images of each person; what intervals are over."""
+    tied = False
+    """Whether samples are reconstructions of real images, in their order: a person is then left out of both."""
     of_one_set = False
     """Whether it says something of the samples alone, so that real images have such a value too."""
 
@@ -46,7 +48,7 @@ class TwoSampleMetric(Metric, ABC):
     real: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # one process scores all samples; the others do not wait for it
         self.add_state("samples", default=[], dist_reduce_fx="cat")
         self.add_state("real", default=[], dist_reduce_fx="cat")
 
@@ -61,9 +63,13 @@ class TwoSampleMetric(Metric, ABC):
     def estimate(self) -> Estimate:
         """The score and its jackknife interval over samples and real images."""
         value, statistics, all_x, all_y = self._score_of_all()
-        left_out = [[self.score(statistics, all_x[all_x != i], all_y) for i in all_x]]
-        people = all_y // self.per_person
-        left_out.append([self.score(statistics, all_x, all_y[people != i]) for i in people.unique()])
+        people_x, people_y = all_x // (self.per_person if self.tied else 1), all_y // self.per_person
+        if self.tied and self.against == "test":
+            pairs = ((all_x[people_x != i], all_y[people_y != i]) for i in people_x.unique())
+            left_out = [[self.score(statistics, x, y) for x, y in pairs]]
+        else:
+            left_out = [[self.score(statistics, all_x[people_x != i], all_y) for i in people_x.unique()]]
+            left_out.append([self.score(statistics, all_x, all_y[people_y != i]) for i in people_y.unique()])
         error = sum(_jackknife_variance(torch.tensor(values, dtype=torch.float64)) for values in left_out) ** 0.5
         return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
 

@@ -112,7 +112,7 @@ def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = N
         embed, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
         networks = {view: _standardised(embed, _slices(train, AXES.get(view))) for view in views}
         return {view: CentreSlice(networks[view], name, view) for view in views}
-    network, classifier, name = from_file(Path(source))
+    network, classifier, name, _ = from_file(Path(source))
     return {view: CentreSlice(network, name, view, classifier) for view in views}
 
 
@@ -122,8 +122,8 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
     Args: as those of `extractors`.
     """
     if source != LEARNED:
-        network, _, name = from_file(Path(source))
-        return PerceptualDistance(lambda slices: [network(slices)[:, :, None, None]], name)
+        features, _, name, script = from_file(Path(source))
+        return PerceptualDistance(lambda slices: [features(slices)[:, :, None, None]], name, script)
     network, name = learned(train, MOST_DIMENSIONS, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
@@ -137,8 +137,8 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
     return PerceptualDistance(layers, name, network)
 
 
-def from_file(path: Path) -> tuple[Network, Network | None, str]:
-    """A TorchScript network, the classifier in it if there is one, and its name with hash."""
+def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
+    """A TorchScript network, the classifier in it if there is one, its name with hash, and the module of both."""
     try:
         script = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
@@ -154,7 +154,7 @@ def from_file(path: Path) -> tuple[Network, Network | None, str]:
     network = called_with(return_features=True) if "return_features" in arguments else called_with()
     # Without the bias of the output, as StyleGAN's authors take the inception score.
     classifier = called_with(no_output_bias=True) if "no_output_bias" in arguments else None
-    return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})"
+    return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})", script
 
 
 def _rgb(slices: Tensor) -> Tensor:

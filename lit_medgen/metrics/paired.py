@@ -38,7 +38,7 @@ class PairedMetric(Metric, ABC):
     found: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # one process scores all pairs; the others do not wait for it
         self.add_state("found", default=[], dist_reduce_fx="cat")
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -133,4 +133,4 @@ def _stack(image: Tensor, axis: int | None) -> Tensor:
 
 
 def _unit(activations: Tensor) -> Tensor:
-    return activations / activations.square().sum(1, keepdim=True).sqrt().clamp(min=1e-10)
+    return activations / (activations.square().sum(1, keepdim=True) + 1e-20).sqrt()  # 0 has a gradient too

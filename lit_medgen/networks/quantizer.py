@@ -22,6 +22,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+LEAST_COUNT = 1e-6
+"""A code that stood for less, on average, stays where it is: ratios of what underflows say nothing."""
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -106,24 +109,24 @@ class NearestNeighbour(Quantizer):
 
     def forward(self, latent: Tensor) -> Quantized:
         """The nearest codes and their loss; in training mode the codebook's averages and dead codes come first."""
-        with torch.autocast(latent.device.type, enabled=False):  # distances of near codes drown in bf16
-            latent = latent.float()
-            vectors = _vectors(latent)
+        latent = latent.float()
+        vectors = _vectors(latent)
+        nearest = self._nearest(vectors)
+        if self.training:
+            self._renew(vectors.detach(), nearest)
             nearest = self._nearest(vectors)
-            if self.training:
-                self._renew(vectors.detach(), nearest)
-                nearest = self._nearest(vectors)
-            codes = nearest.view(len(latent), *latent.shape[2:])
-            chosen = self.embed(codes)
-            loss = self.commitment * functional.mse_loss(latent, chosen.detach())
-            if self.ema_decay is None:
-                loss = loss + self.codebook_weight * functional.mse_loss(chosen, latent.detach())
+        codes = nearest.view(len(latent), *latent.shape[2:])
+        chosen = self.embed(codes)
+        loss = self.commitment * functional.mse_loss(latent, chosen.detach())
+        if self.ema_decay is None:
+            loss = loss + self.codebook_weight * functional.mse_loss(chosen, latent.detach())
         return Quantized(latent + (chosen - latent).detach(), codes, loss)
 
     def _nearest(self, vectors: Tensor) -> Tensor:
         """n d -> n; |e - c|^2 less the part that all codes share."""
         codebook = self.codebook.detach().float()
-        with torch.no_grad():
+        # Distances of near codes drown in bf16.
+        with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
             return (codebook.square().sum(1) - 2 * vectors.float() @ codebook.T).argmin(1)
 
     @torch.no_grad()
@@ -137,7 +140,7 @@ class NearestNeighbour(Quantizer):
         if self.ema_decay is not None:
             self.count.lerp_(count, 1 - self.ema_decay)
             self.total.lerp_(total, 1 - self.ema_decay)
-            seen = self.count > 0
+            seen = self.count > LEAST_COUNT
             self.codebook[seen] = (self.total / self.count[:, None])[seen]
         if self.revive_after:
             self.unused.add_(1)[count > 0] = 0
@@ -177,6 +180,7 @@ class FSQ(Quantizer):
 
     def codes(self, latent: Tensor) -> Tensor:
         """b d *z -> b *z."""
+        latent = latent.float()
         steps = [self._steps(latent[:, i], level).round() for i, level in enumerate(self.levels)]
         digits = torch.stack([step + level // 2 for step, level in zip(steps, self.levels, strict=True)], dim=1)
         return (digits.long() * self.base.view(-1, *[1] * (latent.ndim - 2))).sum(1)

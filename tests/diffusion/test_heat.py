@@ -69,6 +69,13 @@ def test_equals_the_papers_listing(dtype: torch.dtype, atol: float, t: float) ->
     torch.testing.assert_close(dissipate(u, times(t, t)).double(), torch.from_numpy(expected), atol=atol, rtol=0)
 
 
+def test_mixed_precision_leaves_heat_alone() -> None:
+    u = images([11, 11], torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = dissipate(u, times(0.5, 3))
+    assert torch.equal(mixed, dissipate(u, times(0.5, 3)))
+
+
 def test_gradient_matches_finite_differences() -> None:
     u = images([3, 4]).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: dissipate(v, times(0.3, 2.0)), (u,))

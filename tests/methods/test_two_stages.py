@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import TWO_STAGES, TinyRun, first_stage, one_line
+from tiny_run import ROOT, TWO_STAGES, TinyRun, first_stage, one_line
 
 import lit_medgen
 from data_modules import ADNIDataModule, OneSlice, Preprocessing
+from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import IHDM
 from lit_medgen.methods.code_maps import CodeTable, encode
@@ -123,7 +124,9 @@ def test_other_images_than_the_first_stage_knows_are_refused(
 ) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
     assert run.fit("--data.init_args.preprocessing.size=[20,16,16]") == 2
-    assert "size of the images is (20, 16), but" in one_line(capsys)
+    assert "data.init_args.preprocessing is" in one_line(capsys)
+    assert run.fit("--data.init_args.seed=4") == 2
+    assert "the same people are unseen" in one_line(capsys)
 
 
 def test_a_changed_first_stage_is_noticed_on_resuming(
@@ -141,6 +144,44 @@ def test_a_changed_first_stage_is_noticed_on_resuming(
     capsys.readouterr()
     assert run.fit(where, "--ckpt_path=last", "--trainer.max_steps=3") == 2
     assert "first.ckpt holds other weights" in one_line(capsys)
+    path.unlink()
+    assert run.fit(where, "--ckpt_path=last", "--trainer.max_steps=3") == 0  # with the copy that the run holds
+    kept = [torch.load(run.last.with_name(f"step_000000{step}.ckpt"), weights_only=True) for step in (2, 3)]
+    for name in kept[0]["state_dict"]:
+        if name.startswith("first_stage."):
+            assert torch.equal(kept[0]["state_dict"][name], kept[1]["state_dict"][name])
+
+
+def test_levels_that_were_not_learned_are_refused(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    assert run.fit("--model.init_args.num_steps=1") == 0
+    for words, text in (
+        ("--model.init_args.num_steps=2", "has learned the last level alone"),
+        ("--model.init_args.schedule.init_args.most=3", "another than this model was trained with"),
+    ):
+        assert run.on_checkpoint("sample", "--num=1", f"--out={tmp_path / 'out'}", words) == 2
+        assert text in one_line(capsys)
+
+
+def test_a_bare_file_name_is_no_class(tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    shutil.copy(first_stage(phantoms), ROOT / "bare.ckpt")
+    try:
+        assert run.fit("--model.init_args.first_stage=bare.ckpt") == 0
+        assert run.on_checkpoint("sample", "--num=1", f"--out={tmp_path / 'out'}") == 0
+    finally:
+        (ROOT / "bare.ckpt").unlink()
+
+
+def test_testing_without_a_checkpoint_is_one_line(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    words = [*run.configs, *run.options, f"--trainer.default_root_dir={tmp_path}"]
+    assert main(["test", *words]) == 2
+    assert "give --ckpt_path" in one_line(capsys)
 
 
 def test_unknown_attribute_is_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
