@@ -109,7 +109,8 @@ def read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise InputError(f"{file}: no `parameters`; a sweep file has method, metric, command, parameters.")
-    refuse_untrusted([{key.rpartition(".")[2]: spec} for key, spec in content["parameters"].items()], file)
+    given = [(key, choice) for key, spec in content["parameters"].items() for choice in _texts(spec)]
+    refuse_untrusted([{key.rpartition(".")[2]: choice} for key, choice in given], file)
     words = [str(word) for word in content.get("command") or []]
     keys = [word.removeprefix("--").partition("=") for word in words if word.startswith("--")]
     keys += [(word.removeprefix("--"), "=", following) for word, following in pairwise(words) if word.startswith("--")]
@@ -117,6 +118,16 @@ def read(file: Path) -> dict[str, Any]:
     if "--trust_config" in words:
         raise InputError(f"{file}: command has --trust_config, which is yours to give: after --, on the command line.")
     return content
+
+
+def _texts(spec: Any) -> list[Any]:
+    """What a parameter may become; of a file that is no sweep, whatever is there."""
+    if not isinstance(spec, dict):
+        return [spec]
+    values = spec.get("values")
+    return [value for name, value in spec.items() if name != "values"] + (
+        values if isinstance(values, list) else [values]
+    )
 
 
 def command(content: Mapping[str, Any], file: Path) -> tuple[Verb, list[str]]:

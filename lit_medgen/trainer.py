@@ -32,6 +32,9 @@ class Trainer(L.Trainer):
     run_name: str = ""
     """Name of the run folder below `default_root_dir`."""
 
+    resumed_from: Path | None = None
+    """The checkpoint that `fit` goes on from."""
+
     peers: Peers
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -73,6 +76,7 @@ class Trainer(L.Trainer):
             )
         if ckpt_path is not None:
             refuse_other_method(Path(ckpt_path), type(model).__name__)
+            self.resumed_from = Path(ckpt_path)
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
                 logger.continue_in(run_folder(self))

@@ -115,7 +115,7 @@ def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> N
     assert runner.returncode == 143
     assert "stopped: run_000 was stopped and saved" in printed
     assert "Traceback" not in printed
-    assert "stopped: step" in (out / "run_000" / "output.txt").read_text()
+    assert "--ckpt_path last continues" in (out / "run_000" / "output.txt").read_text()
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(

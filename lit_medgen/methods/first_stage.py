@@ -82,8 +82,9 @@ class TwoStage(Generator):
         A run that goes on needs the file no more: its checkpoint holds a copy.
         """
         if stage == "fit" and self.first_stage is None:
-            if self.trainer.ckpt_path and not self.first_stage_path.is_file():
-                self._take_copy(Path(self.trainer.ckpt_path))
+            resumed_from = getattr(self.trainer, "resumed_from", None)
+            if resumed_from and not self.first_stage_path.is_file():
+                self._take_copy(resumed_from)
             else:
                 self._take(self._read(self.first_stage_path))
         super().setup(stage)
@@ -132,9 +133,10 @@ class TwoStage(Generator):
 
         checkpoint = read_checkpoint(path)
         self._take(_built(checkpoint[FACTS]["first_stage"]))
-        prefix = "first_stage."
-        weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
-        self.first_stage.load_state_dict({name: weights[name] for name in self.first_stage.state_dict()})
+        weights = checkpoint["state_dict"]
+        self.first_stage.load_state_dict(
+            {name: weights[f"first_stage.{name}"] for name in self.first_stage.state_dict()}
+        )
 
     def _read(self, path: Path) -> FirstStage:
         """The first stage of a checkpoint file."""

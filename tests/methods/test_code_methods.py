@@ -171,7 +171,8 @@ def small_vqgan(**more: Any) -> VQGAN:
 
 def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/vqgan.yaml",))
-    assert run.fit("--model.init_args.features=learned", "--data.init_args.fractions=[0.34,0.33,0.33]") == 0
+    eight = ["--data.init_args.fractions=[0.34,0.33,0.33]", "--data.init_args.slices.init_args.per_person=8"]
+    assert run.fit("--model.init_args.features=learned", *eight) == 0
     with next(run.folder.glob("*/metrics.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
     for name in ("train/perceptual", "val/perceptual", "val/frechet", "val/psnr", "val/ms_ssim", "val/code_usage"):
