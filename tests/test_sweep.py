@@ -236,14 +236,18 @@ def test_the_command_that_wandb_makes_runs(tmp_path: Path, phantoms: Path) -> No
 
     file = ROOT / "configs/sweeps/blur_schedule.yaml"
     content: Any = load_sweep_config(str(file))
-    run = expand(content, file)[0]
-    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in run.items()}})["args"]
     words = create_sweep_command(content["command"])
     assert words.pop() == "${args}"
     words = ["/usr/bin/env" if word == "${env}" else sys.executable if word == "python" else word for word in words]
     tiny = [*words_after(phantoms, tmp_path), f"--trainer.default_root_dir={tmp_path}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*words, *tiny, *arguments], cwd=ROOT, env=environment, check=True)
-    config = yaml.safe_load((tmp_path / "ihdm" / "config.yaml").read_text())
-    assert config["model"]["init_args"]["schedule"]["init_args"]["most"] == 1.0
-    assert (tmp_path / "ihdm" / "report" / "report.json").is_file()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_SWEEP_ID": "sweep"}
+    for name, run in zip("ab", expand(content, file)[1:3], strict=True):
+        arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in run.items()}})["args"]
+        subprocess.run([*words, *tiny, *arguments], cwd=ROOT, env=environment | {"WANDB_RUN_ID": name}, check=True)
+        config = yaml.safe_load((tmp_path / f"ihdm_{name}" / "config.yaml").read_text())
+        for key, value in run.items():
+            found = config
+            for part in key.split("."):
+                found = found[part]
+            assert found == value
+        assert (tmp_path / f"ihdm_{name}" / "report" / "report.json").is_file()
