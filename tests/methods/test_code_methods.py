@@ -17,7 +17,7 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
 from lit_medgen.methods.absorbing import windows
-from lit_medgen.methods.code_maps import Shape
+from lit_medgen.methods.code_maps import Shape, Told
 from lit_medgen.methods.vqgan import perplexity, spectral_distance
 from lit_medgen.networks import Autoencoder, NearestNeighbour, PatchDiscriminator
 from lit_medgen.seeds import SeededNoise
@@ -110,6 +110,26 @@ def test_one_network_evaluation_per_step(vqgan: VQGAN) -> None:
         assert method.sample(Condition(), [0, 1]).shape == (2, 1, 16, 16)
         assert len(calls) == steps
         assert len(method.making_of(0)) == min(steps, 8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Absorbing("", 8, 8, network=SMALL),
+        lambda: IHDM("", num_steps=4, num_priors=3, network=SMALL),
+        lambda: Absorbing("", 8, 8, network=SMALL, told=Told(("age_years",), guidance_scale=2.0)),
+    ],
+)
+def test_a_sample_depends_on_its_seed_and_condition_alone(make: Any, vqgan: VQGAN) -> None:
+    model = built(make(), vqgan)
+    if isinstance(model, IHDM):
+        model.prior = torch.randn(3, 4, 8, 8)
+    ages = torch.tensor([60.0, 80.0, 70.0])
+    three = model.sample(Condition(attributes={"age_years": ages}), [4, 5, 6])
+    for i, seed in enumerate((4, 5, 6)):
+        alone = model.sample(Condition(attributes={"age_years": ages[i : i + 1]}), [seed])
+        torch.testing.assert_close(three[i : i + 1], alone, atol=1e-4, rtol=0)
+    assert not torch.allclose(three[0], three[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("space", ["embedding", "index"])
