@@ -528,7 +528,7 @@ def test_no_space_for_the_log(disk: Disk) -> None:
 
 
 def test_no_space_for_the_store(disk: Disk, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = yaml.safe_load(Path("tests/tiny/cdpm.yaml").read_text())["data"]
+    section = yaml.safe_load(Path("tests/tiny/any.yaml").read_text())["data"]
     section["class_path"] = "data_modules.ADNIDataModule"
     section["init_args"] |= {"root": str(phantoms), "store_dir": str(disk.folder / "store")}
     file = tmp_path / "data.yaml"

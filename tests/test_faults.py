@@ -88,7 +88,7 @@ class Cohort:
             file.write_text(yaml.safe_dump(section))
             return main(["prepare", "--data", str(file)])
         file.write_text(yaml.safe_dump({"data": section}))
-        configs = ["configs/cdpm.yaml", "tests/tiny/cdpm.yaml", str(file)]
+        configs = ["configs/cdpm.yaml", "tests/tiny/any.yaml", "tests/tiny/cdpm.yaml", str(file)]
         words = [word for config in configs for word in ("--config", config)]
         return main(["fit", *words, f"--trainer.default_root_dir={self.folder / 'runs'}"])
 

@@ -193,7 +193,11 @@ def commands(raw: Path, out: Path) -> tuple[list[str], Path]:
     # The codes are the user's words in the config, so they stay out of the one whose outputs are searched.
     shown = {**section, "init_args": {name: value for name, value in section["init_args"].items() if name != "codes"}}  # type: ignore[attr-defined]
     config.write_text(yaml.safe_dump({"data": shown}))
-    configs = [str(ROOT / "configs/cdpm.yaml"), str(ROOT / "tests/tiny/cdpm.yaml"), str(config)]
+    configs = [
+        str(ROOT / "configs/cdpm.yaml"),
+        *(str(ROOT / f"tests/tiny/{name}.yaml") for name in ("any", "cdpm")),
+        str(config),
+    ]
     words = [word for name in configs for word in ("--config", name)]
     return ["fit", *words, f"--trainer.default_root_dir={out / 'runs'}"], data
 

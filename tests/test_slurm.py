@@ -43,7 +43,14 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
         tiny = TinyRun(folder, phantoms)
         self.words = [
-            *("--config", "tests/tiny/cdpm.yaml", *tiny.options, f"--trainer.default_root_dir={folder}"),
+            *(
+                "--config",
+                "tests/tiny/any.yaml",
+                "--config",
+                "tests/tiny/cdpm.yaml",
+                *tiny.options,
+                f"--trainer.default_root_dir={folder}",
+            ),
             *(f"--trainer.devices={tasks}", f"--trainer.max_steps={STEPS}", "--trainer.val_check_interval=25"),
             self.callbacks(seconds),
         ]

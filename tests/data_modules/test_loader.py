@@ -45,7 +45,7 @@ class Scene:
         read = StoreDataset.read
 
         def deadly(dataset: StoreDataset, place: Place) -> Batch:
-            if place[0] == position and dataset.seed == 3:  # of training, in tests/tiny/cdpm.yaml
+            if place[0] == position and dataset.seed == 3:  # of training, in tests/tiny/any.yaml
                 self.note.write_text(dataset.name(place))
                 deed(Path(dataset.name(place)))
             return read(dataset, place)
