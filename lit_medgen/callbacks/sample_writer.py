@@ -41,7 +41,7 @@ class SampleWriter(BasePredictionWriter):
     def __init__(self, folder: Path, format: Format | None, asked: Requests, checkpoint: Path) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.format, self.asked, self.checkpoint = folder, format, asked, checkpoint
-        self.seconds = 0.0
+        self.seconds, self._start = 0.0, time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

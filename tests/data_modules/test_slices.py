@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from data_modules.slices import FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
 from lit_medgen.batch import PADDING
+from lit_medgen.errors import InputError
 
 DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw]
 
@@ -104,8 +105,12 @@ def test_one_slice_is_one_of_the_middle(num_slices: int, data: st.DataObject) ->
     assert abs(used[0] - (num_slices - 1 - used[-1])) <= 1  # as many left out below as above
     found = {int(slices.index[0]) for slices in draws(draw, num_slices, 20)}
     assert found <= set(used.tolist())
+    if middle < 3:
+        with pytest.raises(InputError, match=f"per_person is 3, but {middle} slices"):
+            draw.evaluated(num_slices)
+        return
     evaluated = draw.evaluated(num_slices)
-    assert len(evaluated) == 3
+    assert len(set(evaluated.tolist())) == 3
     assert set(evaluated.tolist()) <= set(used.tolist())
     assert (np.diff(evaluated) >= 0).all()
 
