@@ -178,7 +178,8 @@ def _choices(key: str, spec: Mapping[str, Any], file: Path) -> list[Any]:
 def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file: Path) -> Any:
     """A draw of one of W&B's distributions."""
     if "values" in spec or "value" in spec:
-        return _choices(key, spec, file)[int(random.integers(len(_choices(key, spec, file))))]
+        choices = _choices(key, spec, file)
+        return choices[int(random.integers(len(choices)))]
     try:
         low, high = spec["min"], spec["max"]
     except KeyError as error:

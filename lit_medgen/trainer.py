@@ -12,7 +12,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader
 
 from lit_medgen.callbacks.checkpoints import Checkpoints
-from lit_medgen.callbacks.report import Report, logged, requests
+from lit_medgen.callbacks.report import Report, give_originals, logged, requests, score
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples
 from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
@@ -145,7 +145,7 @@ class Trainer(L.Trainer):
         if isinstance(generator, FirstStage) and datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("test")
-            _give_originals(generator, datamodule)
+            give_originals(generator, datamodule)
         for name in attributes or {}:
             if name not in generator.asked:
                 raise InputError(
@@ -182,8 +182,6 @@ class Trainer(L.Trainer):
                 the training people, kept beside the prepared data), a TorchScript file (inception-2015-12-05.pt gives
                 what papers call FID), or `none`.
         """
-        from lit_medgen.evaluation import evaluate
-
         if (ckpt_path is None) == (samples is None):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
         if datamodule is None:
@@ -196,9 +194,8 @@ class Trainer(L.Trainer):
         generator.spec = data.spec
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
-            people = len({record.person for record in data.records["test"]})
-            asked = requests(generator, data, num or people * data.images_per_person)
-            _give_originals(generator, data)
+            asked = requests(generator, data, num)
+            give_originals(generator, data)
             seconds = self._write_samples(generator, asked, batch_size, samples, None, ckpt_path) / len(asked.seeds)
         if self.is_global_zero:
             assert samples is not None
@@ -206,17 +203,7 @@ class Trainer(L.Trainer):
             names = [name.partition(".")[0] for name in listed(Path(samples, "manifest.csv"))]
             if isinstance(generator, FirstStage) and names != [f"sample_{i:08d}" for i in range(len(names))]:
                 raise InputError(f"--samples {samples}: of reconstructions, seeds 0, 1, ... are needed, in order.")
-            report = evaluate(
-                images,
-                data,
-                Path(out),
-                seams=generator.seams(),
-                source=ckpt_path or samples,
-                features=features,
-                cache=data.store.folder / "features",
-                reconstructed=isinstance(generator, FirstStage),
-                seconds_per_image=seconds,
-            )
+            report = score(images, generator, data, Path(out), ckpt_path or samples, features, seconds)
             for logger in self.loggers:
                 logger.log_metrics(logged(report))
 
@@ -265,12 +252,6 @@ class _Requested(L.LightningDataModule):
         assert self.trainer is not None
         mine = range(self.trainer.global_rank, len(self.asked.seeds), self.trainer.world_size)
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.asked.some)  # type: ignore[arg-type]
-
-
-def _give_originals(model: Generator, data: Any) -> None:
-    """Gives a first stage the images of the test people to reconstruct."""
-    if isinstance(model, FirstStage):
-        model.originals = data.volumes("test", one_per_person=True)
 
 
 def _generator(model: Method) -> Generator:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
@@ -44,25 +45,12 @@ class Report(Callback):
                 self._report(trainer, model, folder)
 
     def _report(self, trainer: Trainer, model: Generator, folder: Path) -> None:
-        from lit_medgen.evaluation import evaluate
-
         data = trainer.datamodule  # type: ignore[attr-defined]
-        real = data.volumes("test", one_per_person=True)
-        if isinstance(model, FirstStage):
-            model.originals = real
-        asked = requests(model, data, self.num or len(real))
+        give_originals(model, data)
+        asked = requests(model, data, self.num)
         parts = [asked.some(places.tolist()) for places in torch.arange(len(asked.seeds)).split(self.batch_size)]
         samples = torch.cat([model.predict_step(part) for part in parts])
-        report = evaluate(
-            samples,
-            data,
-            folder,
-            seams=model.seams(),
-            source=source(trainer),
-            features=self.features,
-            cache=data.store.folder / "features",
-            reconstructed=isinstance(model, FirstStage),
-        )
+        report = score(samples, model, data, folder, source(trainer), self.features)
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
 
@@ -72,8 +60,43 @@ def source(trainer: Trainer) -> str:
     return f"step {trainer.global_step} of {run_folder(trainer).name}"
 
 
-def requests(model: Generator, data: Any, num: int) -> Requests:
-    """So many images, seeds 0, 1, ..., asked to show what the test people are, one after the other."""
+def score(
+    samples: Tensor,
+    model: Generator,
+    data: Any,
+    folder: Path,
+    source: str,
+    features: str,
+    seconds_per_image: float | None = None,
+) -> dict[str, Any]:
+    """The report of a model's samples, as `evaluation.evaluate` writes it."""
+    from lit_medgen.evaluation import evaluate
+
+    return evaluate(
+        samples,
+        data,
+        folder,
+        seams=model.seams(),
+        source=source,
+        features=features,
+        cache=data.store.folder / "features",
+        reconstructed=isinstance(model, FirstStage),
+        seconds_per_image=seconds_per_image,
+    )
+
+
+def give_originals(model: Generator, data: Any) -> None:
+    """Gives a first stage the images of the test people to reconstruct."""
+    if isinstance(model, FirstStage):
+        model.originals = data.volumes("test", one_per_person=True)
+
+
+def requests(model: Generator, data: Any, num: int | None) -> Requests:
+    """So many images, seeds 0, 1, ..., asked to show what the test people are, one after the other.
+
+    None: as many as there are images of test people.
+    """
+    num = num or len(set(data.people("test").values())) * data.images_per_person
     people = data.attributes_of("test") if model.asked else {}
     for name in model.asked:
         if not people.get(name):

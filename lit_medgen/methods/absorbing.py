@@ -121,13 +121,10 @@ class Absorbing(CodeMaps):
         """Logits; of a map larger than the transformer's, the mean over windows that overlap by half (section 3.4)."""
         if state.shape[1:] == self.map_size:
             return super().guided_logits(state, level, condition)
-        total = count = torch.zeros(1, device=self.device)
+        total = torch.zeros(*state.shape, self.process.mask, device=state.device)  # the mask is K
+        count = torch.zeros(*state.shape[1:], 1, device=state.device)
         for window in windows(state.shape[1:], self.map_size):
-            part = super().guided_logits(state[:, *window], level, condition)
-            if total.ndim == 1:
-                total = part.new_zeros(*state.shape, part.shape[-1])
-                count = part.new_zeros(*state.shape[1:], 1)
-            total[:, *window] += part
+            total[:, *window] += super().guided_logits(state[:, *window], level, condition)
             count[*window] += 1
         return total / count
 

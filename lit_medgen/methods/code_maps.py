@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -172,7 +173,7 @@ class CodeMaps(TwoStage):
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
         logits: Tensor = self.network(state, self.time(level), condition)
-        if self.told.guidance_scale == 1 or not self.told.attributes:
+        if self.told.guidance_scale == 1:
             return logits
         null = self.network(state, self.time(level), Condition())
         return null + self.told.guidance_scale * (logits - null)
@@ -198,11 +199,11 @@ class CodeMaps(TwoStage):
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]."""
-        *_, (_, codes) = self.walk(condition, seeds)
+        (codes,) = deque(self.walk(condition, seeds), maxlen=1)
         return self.first_stage.decode(codes)
 
-    def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Every level reached after the start, down to 0, and the state there."""
+    def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
+        """The state at every level reached after the start, down to level 0, which is codes."""
         noise, told = SeededNoise(seeds), self.scaled(condition.to(self.device))
         levels = descending(self.process.num_levels, self.num_steps)
         state = self.start(noise, len(seeds)).to(self.device)
@@ -210,12 +211,12 @@ class CodeMaps(TwoStage):
             logits = self.guided_logits(state, torch.full((len(seeds),), t), told)
             codes = draw(logits, self.temperature, noise.uniform(logits.shape[1:-1], like=logits))
             state = self.process.reverse(codes, state, t, s, noise)
-            yield s, state
+            yield state
 
     @torch.no_grad()
     def making_of(self, seed: int) -> Tensor:
         """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
-        states = [state for _, state in self.walk(Condition(), [seed])]
+        states = list(self.walk(Condition(), [seed]))
         places = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
         return torch.cat([self.as_image(states[place]) for place in places])
 

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from lit_medgen.networks.blocks import Attention, Downsample, ResidualBlock, Upsample, conv, group_norm
+from lit_medgen.networks.blocks import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    conv,
+    group_norm,
+    one_for_each_level,
+)
 
 
 class Autoencoder(nn.Module):
@@ -39,11 +47,7 @@ class Autoencoder(nn.Module):
         head_channels: int = 64,
     ) -> None:
         super().__init__()
-        if len(attention) != len(channels):
-            raise ValueError(
-                f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
-                "give one for each level."
-            )
+        one_for_each_level(attention, channels)
         self.dim, self.latent_channels = dim, latent_channels
         self.divisor = int(2 ** (len(channels) - 1))
 

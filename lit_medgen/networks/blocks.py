@@ -7,6 +7,7 @@ of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -118,6 +119,15 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """b c *s -> b c 2*s."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def one_for_each_level(attention: Sequence[bool], channels: Sequence[int]) -> None:
+    """ValueError unless there is an entry of attention for each level's width."""
+    if len(attention) != len(channels):
+        raise ValueError(
+            f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
+            "give one for each level."
+        )
 
 
 def num_heads(channels: int, head_channels: int) -> int:

@@ -22,6 +22,7 @@ from lit_medgen.networks.blocks import (
     Upsample,
     conv,
     group_norm,
+    one_for_each_level,
     zero,
 )
 
@@ -54,11 +55,7 @@ class UNet(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if len(attention) != len(channels):
-            raise ValueError(
-                f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
-                "give one for each level."
-            )
+        one_for_each_level(attention, channels)
         self.dim, self.channels, self.head_channels = dim, tuple(channels), head_channels
         self.gradient_checkpointing = gradient_checkpointing
         embedding = 4 * channels[0]
