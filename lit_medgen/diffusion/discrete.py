@@ -4,8 +4,8 @@ r"""Processes on code maps, with T levels: what destroys codes, and one step bac
                 p(z_s | z_t): a masked place is unmasked with probability (t - s) / t, its code from p(z_0 | z_t)
     Heat        z_t = blur(e(z_0), t) + sigma noise, e the embedded codes (or, as latents of shape 120 x 121
                 in Discrete VQ-IHDM imply, the indices themselves, rounded)
-                p(z_s | z_t): z_0 drawn from p(z_0 | z_t), then blurred for level s with noise delta
-                                                                                 (Rissanen et al. 2023, algorithm 2)
+                p(z_s | z_t): the mean of e(z_0) under p(z_0 | z_t), or of a draw of it, blurred for level s, with
+                noise delta                                                      (Rissanen et al. 2023, algorithm 2)
 
 At level 0 a state is codes, b *z; above it is what the network reads: codes with the mask, or embedded codes b d *z.
 The network's logits are of z_0, every place by itself: b *z k.
@@ -116,14 +116,27 @@ class HeatProcess(DiscreteProcess):
 
     def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
         """Blurs the guess for level s and adds noise delta; at level 0 the guess itself."""
-        if s == 0:
-            return codes
-        blurred = self.blur(codes, torch.full((len(codes),), s))
+        return codes if s == 0 else self.reblur(self.clean(codes), s, noise)
+
+    def reblur(self, guess: Tensor, s: int, noise: SeededNoise) -> Tensor:
+        """The state at level s > 0 from a guess of the clean map, b d *z."""
+        blurred = self._dissipated(guess, torch.full((len(guess),), s))
         return self.finish(blurred + self.delta * noise.like(blurred))
 
+    def mean(self, logits: Tensor) -> Tensor:
+        """The mean of the clean map, b d *z, under logits b *z k."""
+        values = self.clean(torch.arange(self.num_codes, device=logits.device)[None])[0]
+        return torch.einsum("b...k,dk->bd...", logits.float().softmax(-1), values)
+
+    def clean(self, codes: Tensor) -> Tensor:
+        """What is blurred, b d *z, of codes b *z: indices are a map of one channel."""
+        return self.embed(codes) if self.space == "embedding" else codes[:, None].float()
+
     def blur(self, codes: Tensor, level: Tensor) -> Tensor:
-        """The map that heat dissipation makes of codes, b d *z; indices are a map of one channel."""
-        clean = self.embed(codes) if self.space == "embedding" else codes[:, None].float()
+        """The map that heat dissipation makes of codes, b d *z."""
+        return self._dissipated(self.clean(codes), level)
+
+    def _dissipated(self, clean: Tensor, level: Tensor) -> Tensor:
         return dissipate(clean, self.schedule.heat_time(level.to(self.schedule.heat_times.device)))
 
     def finish(self, blurred: Tensor) -> Tensor:

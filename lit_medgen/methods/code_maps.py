@@ -209,9 +209,13 @@ class CodeMaps(TwoStage):
         state = self.start(noise, len(seeds)).to(self.device)
         for t, s in pairwise(levels):
             logits = self.guided_logits(state, torch.full((len(seeds),), t), told)
-            codes = draw(logits, self.temperature, noise.uniform(logits.shape[1:-1], like=logits))
-            state = self.process.reverse(codes, state, t, s, noise)
+            state = self.step(logits, state, t, s, noise)
             yield state
+
+    def step(self, logits: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
+        """The state at level s < t from that at t and the logits of z_0."""
+        codes = draw(logits, self.temperature, noise.uniform(logits.shape[1:-1], like=logits))
+        return self.process.reverse(codes, state, t, s, noise)
 
     @torch.no_grad()
     def making_of(self, seed: int) -> Tensor:

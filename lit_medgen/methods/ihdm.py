@@ -7,8 +7,8 @@ Rissanen, Heinonen, Solin, "Generative Modelling with Inverse Heat Dissipation" 
     loss     = - sum_i log p([z_0]_i | z_T)                                         (section 3.3)
     sampling   x ~ p(z_T), a blurred training map;  x <- x + sigma noise;  z_0 ~ p(z_0 | x, T)      (algorithm 1)
 
-Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and each guess is
-blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one; covariates
+Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and the mean it
+expects is blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one; covariates
 (its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose order means
 nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
 """
@@ -44,6 +44,8 @@ class IHDM(CodeMaps):
         delta: noise added between steps.
         num_priors: blurred training maps that samples start from; 1 in the paper. `sample` can use fewer than `fit`.
         num_steps: of sampling; 1 in the paper, for which level T alone is learned.
+        guess: what is blurred anew between steps: the mean of the embedded codes, or codes drawn at every place by
+            itself, whose noise the blur between near levels does not hide.
         temperature: of codes drawn; 0 takes the likeliest.
         network: size of the transformer.
         told: attributes that images are made from.
@@ -63,6 +65,7 @@ class IHDM(CodeMaps):
         delta: float = 0.0125,
         num_priors: int = 1,
         num_steps: int = 1,
+        guess: Literal["mean", "draw"] = "mean",
         temperature: float = 1.0,
         network: Shape = Shape(),  # noqa: B008 (frozen)
         told: Told = Told(),  # noqa: B008 (frozen)
@@ -77,7 +80,7 @@ class IHDM(CodeMaps):
             raise ValueError(
                 f"model.init_args.num_steps is {num_steps}, but the schedule has {self.schedule.num_levels} levels."
             )
-        self.sigma, self.delta, self.num_priors = sigma, delta, num_priors
+        self.sigma, self.delta, self.num_priors, self.guess = sigma, delta, num_priors, guess
         self.reads_embeddings = space == "embedding"
         self.prior: Tensor | None = None
         self.register_buffer("scale", torch.ones(()))
@@ -144,6 +147,12 @@ class IHDM(CodeMaps):
         bank = self.prior[_spread(len(self.prior), min(len(self.prior), self.num_priors))].to(self.device)
         prior = bank[(noise.uniform((), like=bank) * len(bank)).long()]
         return self.process.finish(prior + self.sigma * noise.like(prior))
+
+    def step(self, logits: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
+        """Blurs the guess anew; the last one is drawn."""
+        if s > 0 and self.guess == "mean":
+            return self.process.reblur(self.process.mean(logits), s, noise)
+        return super().step(logits, state, t, s, noise)
 
     def as_image(self, state: Tensor) -> Tensor:
         """The decoder's image of codes or of a blurred map."""

@@ -95,6 +95,18 @@ def test_heat_blurs_embedded_codes() -> None:
     assert torch.equal(process.reverse(codes, expected, 10, 0, SeededNoise(range(4))), codes)
 
 
+@pytest.mark.parametrize("space", ["embedding", "index"])
+def test_the_mean_of_sure_and_of_unsure_logits(space: str) -> None:
+    """A sure guess is the clean map itself, an even one the mean of all codes; between steps it is blurred like codes."""
+    process, codes = heat(space), torch.randint(7, (3, 5, 4))
+    sure = functional.one_hot(codes, 7) * 40.0
+    torch.testing.assert_close(process.mean(sure), process.clean(codes))
+    every = process.clean(torch.arange(7)[None]).mean(-1)
+    torch.testing.assert_close(process.mean(torch.zeros(3, 5, 4, 7))[:, :, 0, 0], every.expand(3, -1))
+    noise = SeededNoise(range(3))
+    torch.testing.assert_close(process.reblur(process.mean(sure), 4, noise), process.reverse(codes, codes, 9, 4, noise))
+
+
 def test_heat_of_indices_gives_valid_indices() -> None:
     state = heat("index", sigma=3.0).corrupt(torch.randint(7, (4, 5, 6)), torch.tensor([1, 4, 7, 10]))
     assert state.dtype == torch.int64
