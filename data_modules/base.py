@@ -73,9 +73,14 @@ class StoreDataset(WatchedDataset):
             key=[record.key],
             affine=torch.from_numpy(record.affine)[None],
             attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+            label_map=self._label_map(record),
             slice_index=slice_index,
             observed=observed,
         )
+
+    def _label_map(self, record: Record) -> torch.Tensor | None:
+        classes = self.store.label_map(record)
+        return None if classes is None else torch.from_numpy(classes.astype(np.int64))[None, None]
 
 
 def upright(slices: np.ndarray) -> np.ndarray:
@@ -92,6 +97,9 @@ def collate(items: Sequence[Batch]) -> Batch:
         key=[key for item in items for key in item.key],
         affine=torch.cat([item.affine for item in items]),
         attributes={name: torch.cat([item.attributes[name] for item in items]) for name in first.attributes},
+        label_map=torch.cat([item.label_map for item in items if item.label_map is not None])
+        if first.label_map is not None
+        else None,
         slice_index=torch.cat([item.slice_index for item in items if item.slice_index is not None]) if both else None,
         observed=torch.cat([item.observed for item in items if item.observed is not None]) if both else None,
     )
@@ -178,7 +186,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Opens the store, splits people, derives `spec`."""
-        self.store = Store(self.address)
+        self.store = self.open_store()
         self.records = {split: [] for split in SPLITS}
         for record in self.store.records:
             self.records[split_of(record.person, self.fractions, self.seed)].append(record)
@@ -187,6 +195,14 @@ class MedicalDataModule(L.LightningDataModule, ABC):
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
             )
+        self.spec = self.make_spec()
+
+    def open_store(self) -> Store:
+        """The prepared store."""
+        return Store(self.address)
+
+    def make_spec(self) -> DataSpec:
+        """The facts of the data, once people are split."""
         size, spacing_mm = self.preprocessing.size, self.preprocessing.spacing_mm
         if len(size) == 2 and self.slices:
             raise InputError("data.init_args.slices is set, but the images are 2D; set it to null.")
@@ -194,16 +210,20 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             self.slices.evaluated(self.store.num_slices)  # refused here, before a worker does
             plane = [axis for axis in range(3) if axis != self.address.stacked]
             size, spacing_mm = tuple(size[axis] for axis in plane), tuple(spacing_mm[axis] for axis in plane)
-        self.spec = DataSpec(
+        return DataSpec(
             channels=1,
             size=size,
             spacing_mm=spacing_mm,
             orientation="RAS" if len(size) == 3 else "",
             intensity_window=self.preprocessing.window if self.preprocessing.intensity == "window" else (0.0, 1.0),
             intensity_unit="raw" if self.preprocessing.intensity == "window" else "normalised",
-            attributes=_ranges(self.records["train"]),
+            attributes=self.attribute_ranges(),
             slice_axis=self.address.axis if self.slices and len(size) == 3 else "",
         )
+
+    def attribute_ranges(self) -> dict[str, tuple[float, float]]:
+        """name -> (low, high) of every attribute that is known for any training person."""
+        return _ranges(self.records["train"])
 
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""
@@ -283,7 +303,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         Whole volumes, of as many people as `limit`; with `OneSlice` the slices of each that evaluation looks at, a
         person's in a row.
         """
-        records = self._first_visits(split) if one_per_person else self.records[split]
+        records = self.first_visits(split) if one_per_person else self.records[split]
         evaluated = None
         if isinstance(self.slices, OneSlice):
             evaluated = self.slices.evaluated(self.store.num_slices)
@@ -292,10 +312,10 @@ class MedicalDataModule(L.LightningDataModule, ABC):
 
     def attributes_of(self, split: Split) -> dict[str, list[float]]:
         """name -> its value for every image that `volumes` gives where it gives one visit of each person."""
-        records = [record for record in self._first_visits(split) for _ in range(self.images_per_person)]
+        records = [record for record in self.first_visits(split) for _ in range(self.images_per_person)]
         return {name: [record.attributes[name] for record in records] for name in self.spec.attributes}
 
-    def _first_visits(self, split: Split) -> list[Record]:
+    def first_visits(self, split: Split) -> list[Record]:
         """A record of each person."""
         first = {record.person: record for record in reversed(self.records[split])}
         return [first[person] for person in dict.fromkeys(self.people(split).values())]

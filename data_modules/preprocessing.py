@@ -7,13 +7,20 @@ A volume is (voxels, affine): voxels x y z, float32; affine 4 4, voxel to world 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from data_modules.raw_heads import RawHead
 from data_modules.resampling import resample
+from data_modules.store import Scan
 from lit_medgen.errors import InputError
+from lit_medgen.files import replacing
+from lit_medgen.images import read_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Intensity = Literal["percentile", "minmax", "window"]
 Centre = Literal["brain", "grid"]
@@ -70,6 +77,34 @@ class Preprocessing:
         resampled = resample(scaled, affine, self.size, target)
         return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target), moved)
 
+    def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:
+        """The volume's file, float16 in [0, 1]; see `Recipe`."""
+        # First: a missing tool is no fault of the scan.
+        tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
+        prepared = self(*read_image(scan.source))
+        stored = np.moveaxis(prepared.voxels, stacked, 0).astype(np.float16, order="C")
+        if not stored.any():
+            raise ValueError("nothing is left inside the field of view; expected an image")
+        with replacing(path, stored.nbytes) as file:
+            np.save(file, stored)
+        facts = {
+            "sha256": file.sha256,
+            "cut": prepared.cut,
+            "affine": _affine_of(3, prepared.affine).tolist(),
+            "moved": _affine_of(3, prepared.moved).tolist(),
+            "bytes": path.stat().st_size,
+        }
+        return facts | tools
+
+    def draw(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
+        """The raw image with the outline of what is kept, above the prepared one."""
+        from data_modules.figures import preparation
+
+        raw, affine = read_image(scan.source)
+        moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
+        prepared = np.moveaxis(np.load(path).astype(np.float32), 0, stacked)
+        return preparation(raw, moved @ affine, prepared, grid)
+
     def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Voxels in [0, 1] and the mask of the brain (all that is above the background)."""
         low, high = float(voxels.min()), float(voxels.max())
@@ -125,6 +160,14 @@ class Prepared:
     affine: np.ndarray
     cut: float
     moved: np.ndarray
+
+
+def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
+    """The affine of 3D images as that of 2D images (3 3), or the other way round."""
+    shared = min(dim, len(affine) - 1)
+    full = np.eye(dim + 1)
+    full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
+    return full
 
 
 def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:

@@ -1,6 +1,6 @@
 """The prepared store: volumes on one grid, written once, of which any slices are read and nothing else.
 
-    <store>/volumes/<key>.npy     float16 in [0, 1], the slice axis first
+    <store>/volumes/<key>.npy     float16 in [0, 1], the slice axis first (CT slices: int16 HU)
     <store>/volumes/<key>.json    SHA-256, affine and cut of that volume, and how it was moved
     <store>/manifest.csv          what was accepted: key, person (hashed), session, SHA-256, attributes; of raw
                                   heads, the tools that treated them and their versions
@@ -22,19 +22,23 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
+from numpy.typing import DTypeLike
 
-from data_modules.preprocessing import Preprocessing
 from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, describe
-from lit_medgen.files import remove_stale, replacing, write_atomically
-from lit_medgen.images import read_image
+from lit_medgen.files import remove_stale, write_atomically
+from lit_medgen.images.png import write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = 1  # raised when the layout above changes, so that old stores are not read as new ones
 
@@ -59,6 +63,33 @@ class Scan:
     def place(self) -> Path:
         """The file, or the folder of the series."""
         return self.source[0].parent if isinstance(self.source, list) else self.source
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is read."""
+        return self.source if isinstance(self.source, list) else [self.source]
+
+
+class Recipe(Protocol):
+    """What makes a store's files of scans; a frozen dataclass, whose fields are part of the store's address."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels of what is stored."""
+
+    def write(self, scan: Any, path: Path, stacked: int) -> dict[str, Any]:
+        """Writes the volume's .npy file, slices along axis `stacked` first.
+
+        Returns:
+            facts: sha256, bytes, cut, affine (4 4), tools (if any treated the scan) and what else is to be kept; files
+            beside it as more: suffix -> sha256 and bytes.
+
+        Raises:
+            ValueError: the scan cannot be used.
+        """
+
+    def draw(self, scan: Any, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
+        """A figure of the scan as it came and as it is in the file."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +131,13 @@ class StoreAddress:
 
     parent: Path
     name: str
-    preprocessing: Preprocessing
+    preprocessing: Recipe
     axis: str
 
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything that is done to the raw bytes, as plain data."""
-        steps = {name: value for name, value in asdict(self.preprocessing).items() if value is not None}
+        steps = {name: value for name, value in asdict(cast(Any, self.preprocessing)).items() if value is not None}
         return {"format": FORMAT, "axis": self.axis, **steps}
 
     @property
@@ -127,7 +158,6 @@ class Store:
         self.folder, self.axis = address.folder, address.stacked
         size = list(address.preprocessing.size)
         self.shape = (size.pop(self.axis), *size)
-        self._header = _header(np.empty(self.shape, np.float16))
         manifest = self.folder / "manifest.csv"
         if not manifest.exists():
             raise InputError(
@@ -138,20 +168,7 @@ class Store:
 
     def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
         """float32 in [-1, 1]: the volume x y z, or n of its slices, n a b with (a, b) the axes left, in x y z order."""
-        # Not through a memory map: its page faults and header take longer than to read 20 slices of 128 x 128, and a
-        # file that was cut off would end the process instead of being an error.
-        path, stride = self.path(record), 2 * math.prod(self.shape[1:])
-        stored = np.empty(self.shape if slices is None else (len(slices), *self.shape[1:]), np.float16)
-        try:
-            with path.open("rb") as file:
-                if file.read(len(self._header)) != self._header:
-                    raise ValueError(f"its header is not that of float16 {self.shape}")
-                for part, index in [(stored, 0)] if slices is None else zip(stored, slices, strict=True):
-                    file.seek(len(self._header) + int(index) * stride)
-                    if file.readinto(part.data) != part.nbytes:
-                        raise ValueError("it ends early")
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: cannot be read ({describe(error)}); run `prepare --verify`.") from error
+        stored = read_array(self.path(record), self.shape, np.float16, slices)
         values = torch.from_numpy(stored).float().mul_(2).sub_(1).numpy()  # torch widens faster than numpy
         return np.moveaxis(values, 0, self.axis) if slices is None else values
 
@@ -160,9 +177,35 @@ class Store:
         """Of every volume, along the store's axis."""
         return self.shape[0]
 
+    def label_map(self, record: Record) -> np.ndarray | None:
+        """Classes x y z of a volume; None where there are none."""
+        return None
+
     def path(self, record: Record) -> Path:
         """The file of a volume."""
         return self.folder / "volumes" / f"{record.key}.npy"
+
+
+def read_array(
+    path: Path, shape: tuple[int, ...], dtype: DTypeLike, places: Sequence[int] | np.ndarray | None = None
+) -> np.ndarray:
+    """The array in a .npy file, or some of its parts along the first axis; InputError if the file is not whole."""
+    # Not through a memory map: its page faults and header take longer than to read 20 slices of 128 x 128, and a
+    # file that was cut off would end the process instead of being an error.
+    header = _header(shape, np.dtype(dtype))
+    stored = np.empty(shape if places is None else (len(places), *shape[1:]), dtype)
+    stride = stored.itemsize * math.prod(shape[1:])
+    try:
+        with path.open("rb") as file:
+            if file.read(len(header)) != header:
+                raise ValueError(f"its header is not that of {np.dtype(dtype)} {shape}")
+            for part, index in [(stored, 0)] if places is None else zip(stored, places, strict=True):
+                file.seek(len(header) + int(index) * stride)
+                if file.readinto(part.data) != part.nbytes:
+                    raise ValueError("it ends early")
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read ({describe(error)}); run `prepare --verify`.") from error
+    return stored
 
 
 def prepare(
@@ -218,9 +261,7 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
         if not _whole(path, facts_path, verify):
-            raw_head = address.preprocessing.raw_head
-            tools = {"tools": raw_head.tools()} if raw_head else {}  # first: a missing tool is no fault of the scan
-            facts = _write_volume(address, scan, path) | tools
+            facts = address.preprocessing.write(scan, path, address.stacked)
             write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())
     except InputError:
@@ -230,7 +271,8 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool)
             raise  # a full or broken disk is no fault of this scan
         return Rejected(str(scan.place), describe(error))
     if figures:
-        _draw(address, scan, path, facts)
+        figure = address.preprocessing.draw(scan, path, address.stacked, facts)
+        write_figure(address.folder / "figures" / f"{path.stem}.png", figure, dpi=90)
     person = _hash(f"person/{scan.person}".encode())[:16]
     return Record(
         key,
@@ -244,43 +286,12 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool)
     )
 
 
-def _write_volume(address: StoreAddress, scan: Scan, path: Path) -> dict[str, Any]:
-    prepared = address.preprocessing(*read_image(scan.source))
-    stored = np.moveaxis(prepared.voxels, address.stacked, 0).astype(np.float16, order="C")
-    if not stored.any():
-        raise ValueError("nothing is left inside the field of view; expected an image")
-    with replacing(path, stored.nbytes) as file:
-        np.save(file, stored)
-    return {
-        "sha256": file.sha256,
-        "cut": prepared.cut,
-        "affine": _affine_of(3, prepared.affine).tolist(),
-        "moved": _affine_of(3, prepared.moved).tolist(),
-        "bytes": path.stat().st_size,
-    }
-
-
-def _draw(address: StoreAddress, scan: Scan, path: Path, facts: dict[str, Any]) -> None:
-    from data_modules.figures import save_preparation
-
-    raw, affine = read_image(scan.source)
-    moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
-    prepared = np.moveaxis(np.load(path).astype(np.float32), 0, address.stacked)
-    save_preparation(address.folder / "figures" / f"{path.stem}.png", raw, moved @ affine, prepared, grid)
-
-
-def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
-    """The affine of 3D images as that of 2D images (3 3), or the other way round."""
-    shared = min(dim, len(affine) - 1)
-    full = np.eye(dim + 1)
-    full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
-    return full
-
-
-def _header(volume: np.ndarray) -> bytes:
+@lru_cache
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """What stands before the numbers in a .npy file."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(volume))
+    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, facts)
     return file.getvalue()
 
 
@@ -291,12 +302,18 @@ def _whole(path: Path, facts_path: Path, verify: bool) -> bool:
         facts = json.loads(facts_path.read_text())
     except ValueError:
         return False
-    return path.stat().st_size == facts["bytes"] and (not verify or _hash(path.read_bytes()) == facts["sha256"])
+    files = {path: facts} | {path.with_suffix(suffix): more for suffix, more in facts.get("more", {}).items()}
+    return all(
+        file.is_file()
+        and file.stat().st_size == known["bytes"]
+        and (not verify or _hash(file.read_bytes()) == known["sha256"])
+        for file, known in files.items()
+    )
 
 
 def _key(address: StoreAddress, scan: Scan) -> str:
     digest = hashlib.sha256(json.dumps(address.recipe, sort_keys=True).encode())
-    for path in scan.source if isinstance(scan.source, list) else [scan.source]:
+    for path in scan.files:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

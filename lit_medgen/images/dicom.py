@@ -13,84 +13,169 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from lit_medgen.errors import describe
+
 MAX_PIXELS = 64_000_000
 DICOM_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x runs to the left and y to the back
 
 
-@dataclass(frozen=True)
-class _Slice:
-    pixels: np.ndarray  # rows columns, rescaled
-    rows: np.ndarray  # unit vector along a row, RAS
-    columns: np.ndarray  # unit vector down a column, RAS
-    position: np.ndarray  # centre of the first pixel, mm, RAS
-    spacing: tuple[float, float]  # between rows, between columns, mm
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The header of one slice.
+
+    Attributes:
+        path: the file.
+        shape: rows and columns.
+        along: unit vector along a row, RAS.
+        down: unit vector down a column, RAS.
+        position: centre of the first pixel, mm, RAS.
+        spacing_mm: between rows, between columns.
+        thickness_mm: of the slice; NaN where it is not said.
+        series: UID.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    along: np.ndarray
+    down: np.ndarray
+    position: np.ndarray
+    spacing_mm: tuple[float, float]
+    thickness_mm: float
     series: str
+
+    def read(self) -> np.ndarray:
+        """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged."""
+        data = _dataset(self.path)
+        try:
+            stored = data.pixel_array.astype(np.float32)
+            values = stored * _number(data, "RescaleSlope", 1) + _number(data, "RescaleIntercept", 0)
+            padded = _padding(data, stored)
+        except Exception as error:
+            raise _unreadable(self.path, error) from error
+        if values.shape != self.shape:
+            raise ValueError(f"{self.path.name}: pixels of shape {values.shape}; expected one grey slice")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.path.name}: rescaled pixels that are not finite")
+        if padded.any() and not padded.all():
+            values[padded] = values[~padded].min()
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Slices of one volume, each with a place of its own.
+
+    Attributes:
+        slices: in order along the normal.
+        step: from slice to slice, mm, RAS.
+    """
+
+    slices: tuple[Slice, ...]
+    step: np.ndarray
 
 
 def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, rescaled, and their 4 4 affine (mm) from the files of one series."""
-    slices = [_read(path) for path in files]
-    first = slices[0]
-    for name in ("series", "spacing"):
-        if len(found := {getattr(s, name) for s in slices}) > 1:
-            raise ValueError(f"{len(found)} different values of {name}; expected one series with one pixel spacing")
-    if len({s.pixels.shape for s in slices}) > 1:
-        raise ValueError("slices of different sizes; expected one size")
-    if any(
-        not np.allclose(s.rows, first.rows, atol=1e-3) or not np.allclose(s.columns, first.columns, atol=1e-3)
-        for s in slices
-    ):
-        raise ValueError("slices of different orientation (a localizer inside the series?); expected one orientation")
-    normal = np.cross(first.rows, first.columns)
-    slices = _without_duplicates(sorted(slices, key=lambda s: float(s.position @ normal)), normal)
-    step = _step(slices, normal)
+    series = open_series(files)
+    first = series.slices[0]
     affine = np.eye(4)
-    affine[:3, 0] = first.rows * first.spacing[1]  # along a row: from column to column
-    affine[:3, 1] = first.columns * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = slices[0].position
-    voxels = np.stack([s.pixels.T for s in slices], axis=-1)  # column, row, slice
+    affine[:3, 0] = first.along * first.spacing_mm[1]  # along a row: from column to column
+    affine[:3, 1] = first.down * first.spacing_mm[0]
+    affine[:3, 2] = series.step
+    affine[:3, 3] = first.position
+    voxels = np.stack([one.read().T for one in series.slices], axis=-1)  # column, row, slice
     return _canonical(voxels, affine)
 
 
-def _read(path: Path) -> _Slice:
+def open_series(files: Sequence[Path]) -> Series:
+    """The slices of one series from their headers, no pixels read; ValueError if they make no volume."""
+    slices = [open_slice(path) for path in files]
+    first = slices[0]
+    for name, what in (("series", "series"), ("spacing_mm", "pixel spacing"), ("shape", "size")):
+        if len(found := {getattr(one, name) for one in slices}) > 1:
+            raise ValueError(f"{len(found)} different values of {what}; expected one of each in a series")
+    if any(
+        not np.allclose(one.along, first.along, atol=1e-3) or not np.allclose(one.down, first.down, atol=1e-3)
+        for one in slices
+    ):
+        raise ValueError("slices of different orientation (a localizer inside the series?); expected one orientation")
+    normal = np.cross(first.along, first.down)
+    slices = _without_duplicates(sorted(slices, key=lambda one: float(one.position @ normal)), normal)
+    return Series(tuple(slices), _step(slices, normal))
+
+
+def open_slice(path: Path) -> Slice:
+    """The header of one slice; ValueError if it lacks what a slice needs."""
+    data = _dataset(path, stop_before_pixels=True)
     try:
-        return _slice(pydicom.dcmread(path))
+        return _slice(path, data)
+    except Exception as error:  # pydicom reads an attribute's text when it is asked for it
+        raise _unreadable(path, error) from error
+
+
+def _dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
     except Exception as error:  # pydicom lets out whatever its parts raise
-        raise ValueError(f"{path.name} cannot be read as a DICOM slice ({error})") from error
+        raise _unreadable(path, error) from error
 
 
-def _slice(data: pydicom.Dataset) -> _Slice:
-    if data.get("Rows", 0) * data.get("Columns", 0) > MAX_PIXELS or int(data.get("NumberOfFrames", 1) or 1) != 1:
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path.name} cannot be read as a DICOM slice ({describe(error)})")
+
+
+def _slice(path: Path, data: pydicom.Dataset) -> Slice:
+    shape = int(data.get("Rows", 0) or 0), int(data.get("Columns", 0) or 0)
+    if shape[0] * shape[1] > MAX_PIXELS or int(data.get("NumberOfFrames", 1) or 1) != 1:
         raise ValueError("too many pixels or frames; expected one slice in each file")
-    pixels = data.pixel_array.astype(np.float32)
-    if pixels.ndim != 2:
-        raise ValueError(f"pixels of shape {pixels.shape}; expected one grey slice")
+    if min(shape) < 1:
+        raise ValueError(f"{shape[0]} rows and {shape[1]} columns; expected an image")
     orientation = np.array(data.ImageOrientationPatient, dtype=float)
     position = np.array(data.ImagePositionPatient, dtype=float)
-    spacing = (float(data.PixelSpacing[0]), float(data.PixelSpacing[1]))
+    spacing_mm = (float(data.PixelSpacing[0]), float(data.PixelSpacing[1]))
     if orientation.shape != (6,) or position.shape != (3,):
         raise ValueError("no orientation or position; expected six and three numbers")
-    if not min(spacing) > 0 or not np.isfinite([*orientation, *position, *spacing]).all():
-        raise ValueError(f"pixel spacing {spacing}, position {position}; expected finite numbers, spacing above 0")
-    rescaled = pixels * float(data.get("RescaleSlope", 1) or 1) + float(data.get("RescaleIntercept", 0) or 0)
-    if not np.isfinite(rescaled).all():
-        raise ValueError("rescaled pixels that are not finite")
-    rows, columns = orientation[:3] @ DICOM_TO_RAS, orientation[3:] @ DICOM_TO_RAS
-    return _Slice(rescaled, rows, columns, position @ DICOM_TO_RAS, spacing, str(data.get("SeriesInstanceUID", "")))
+    if not min(spacing_mm) > 0 or not np.isfinite([*orientation, *position, *spacing_mm]).all():
+        raise ValueError(f"pixel spacing {spacing_mm}, position {position}; expected finite numbers, spacing above 0")
+    along, down = orientation[:3] @ DICOM_TO_RAS, orientation[3:] @ DICOM_TO_RAS
+    thickness_mm = _number(data, "SliceThickness", float("nan"))
+    uid = str(data.get("SeriesInstanceUID", ""))
+    return Slice(path, shape, along, down, position @ DICOM_TO_RAS, spacing_mm, thickness_mm, uid)
 
 
-def _without_duplicates(slices: list[_Slice], normal: np.ndarray) -> list[_Slice]:
+def _number(data: pydicom.Dataset, name: str, default: float) -> float:
+    """An attribute that may be missing or empty."""
+    value = data.get(name)
+    return default if value is None or value == "" else float(value)
+
+
+def _padding(data: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    """Where stored pixels stand for nothing: PixelPaddingValue, to PixelPaddingRangeLimit if there is one."""
+    if data.get("PixelPaddingValue") is None:
+        return np.zeros(stored.shape, dtype=bool)
+    ends = [_padding_value(data, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if name in data]
+    padded: np.ndarray = (stored >= min(ends)) & (stored <= max(ends))
+    return padded
+
+
+def _padding_value(data: pydicom.Dataset, name: str) -> int:
+    """As pixels are stored: some writers give a negative value its unsigned form."""
+    value = int(data[name].value)
+    signed = data.get("PixelRepresentation", 0) == 1
+    return value - 2**16 if signed and value >= 2**15 else value
+
+
+def _without_duplicates(slices: list[Slice], normal: np.ndarray) -> list[Slice]:
     kept = [slices[0]]
     for candidate in slices[1:]:
         if abs((candidate.position - kept[-1].position) @ normal) > 1e-3:
             kept.append(candidate)
-        elif not np.array_equal(candidate.pixels, kept[-1].pixels):
+        elif not np.array_equal(candidate.read(), kept[-1].read()):
             raise ValueError("two different slices at one position; expected one phase in a series")
     return kept
 
 
-def _step(slices: list[_Slice], normal: np.ndarray) -> np.ndarray:
+def _step(slices: list[Slice], normal: np.ndarray) -> np.ndarray:
     """The vector from slice to slice, mm."""
     if len(slices) < 2:
         raise ValueError("one slice; expected a series of at least two")

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import data_modules.store
+import data_modules.preprocessing
 from data_modules.preprocessing import Preprocessing
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from lit_medgen.batch import AXES
@@ -143,7 +143,7 @@ def test_unknown_attributes_stay_unknown(address: StoreAddress, scans: list[Scan
 def test_a_second_run_does_no_work(address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch) -> None:
     make(address, scans)
     before, digest = volumes(address), Store(address).digest
-    monkeypatch.setattr(data_modules.store, "read_image", forbid_reading)
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
     make(address, scans)
     assert volumes(address) == before
     assert Store(address).digest == digest
@@ -155,7 +155,7 @@ def test_moved_and_renamed_files_are_found_again(
     make(address, scans[:1])
     assert isinstance(scans[0].source, Path)
     moved = Path(shutil.copy(scans[0].source, tmp_path / "renamed.nii.gz"))
-    monkeypatch.setattr(data_modules.store, "read_image", forbid_reading)
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
     assert len(make(address, [replace(scans[0], source=moved)])[0]) == 1
 
 
@@ -169,14 +169,14 @@ def test_an_interrupted_run_is_completed(
             raise KeyboardInterrupt
         return function(path)
 
-    monkeypatch.setattr(data_modules.store, "read_image", interrupted)
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(address, scans)
     assert not (address.folder / "manifest.csv").exists()  # no half a data set to train on
     done = volumes(address)
     assert len(done) == 6  # three volumes and their facts
 
-    monkeypatch.setattr(data_modules.store, "read_image", read_image)
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", read_image)
     make(address, scans)
     assert len(Store(address).records) == 6
     assert volumes(address).items() >= done.items()

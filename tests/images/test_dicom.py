@@ -16,7 +16,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from lit_medgen.images import read_image
-from lit_medgen.images.dicom import read_series
+from lit_medgen.images.dicom import open_series, read_series
 
 ORIENTATIONS = {
     "axial": (1, 0, 0, 0, 1, 0),
@@ -169,7 +169,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing slice": (without_slice, r"gap of 6\.00 mm after 106\.00 mm"),
     "localizer": (extra(3, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "different orientation"),
     "mixed spacing": (extra(7, PixelSpacing=[2.0, 1.6]), "spacing"),
-    "mixed size": (lambda folder: write_slice(folder / "extra.dcm", Series(rows=7), 7), "different sizes"),
+    "mixed size": (lambda folder: write_slice(folder / "extra.dcm", Series(rows=7), 7), "different values of size"),
     "two series": (extra(7, SeriesInstanceUID=SERIES + ".2"), "series"),
     "gantry tilt": (tilted, "tilt"),
     "one slice shifted sideways": (one_shifted, "shifted"),
@@ -233,3 +233,22 @@ def test_real_ct_series_agrees_with_its_nifti_copy(shared_data: Path) -> None:
         copy_affine, affine @ [[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 1, 0.25], [0, 0, 0, 1]], atol=1e-4
     )
     assert np.corrcoef(blocks[::4, ::4].ravel(), copy[::4, ::4].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"), [(-2000, None), (2**16 - 2000, None), (-2000, -1990)], ids=["signed", "unsigned", "range"]
+)
+def test_padding_becomes_the_smallest_value_of_the_slice(value: int, limit: int | None, tmp_path: Path) -> None:
+    files = write_series(tmp_path)
+    for path in files:
+        data = pydicom.dcmread(path)
+        pixels = data.pixel_array.copy()
+        pixels[0, :2] = -2000, -2000 if limit is None else -1991
+        data.PixelData = pixels.tobytes()
+        data.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+        if limit is not None:
+            data.add_new("PixelPaddingRangeLimit", "SS", limit)
+        data.save_as(path)
+    for one in open_series(files).slices:
+        values = one.read()
+        assert values[0, 0] == values[0, 1] == values.ravel()[2:].min() > -2000

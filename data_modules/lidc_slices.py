@@ -1,0 +1,286 @@
+"""From a CT scan of LIDC-IDRI and its annotations to slices in HU with label maps, and back out of the store.
+
+    <store>/volumes/<key>.npy        n rows columns, int16 HU as delivered, nothing resampled, no window
+    <store>/volumes/<key>.maps.npy   n rows columns, uint8 classes
+    <store>/volumes/<key>.json       of every slice its place and nodule; of every nodule its ratings and where it lies
+
+Slices are seen from below, the patient's left on the right: upside-down ones are turned, and their annotations with
+them. A slice is an item of its own, an image x y whose x runs along a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_modules.lidc_annotations import Nodule, nodules, read_annotations
+from data_modules.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
+from data_modules.store import Record, Scan, Store, StoreAddress, read_array
+from lit_medgen.errors import InputError
+from lit_medgen.files import replacing
+from lit_medgen.images.dicom import Series, Slice, open_series
+from lit_medgen.seeds import mix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAPS = ".maps.npy"
+LOWEST_HU = -1024
+AIR_HU = (-1100.0, -900.0)
+"""Where the darkest hundredth of a slice must lie: all have air around or inside the body."""
+FEATURES = ("malignancy", "lobulation", "spiculation", "texture", "subtlety")
+"""Ratings of the largest nodule of a slice that are its attributes, beside `diameter_mm`."""
+
+
+@dataclass(frozen=True)
+class CTScan(Scan):
+    """A series and the XML file about it."""
+
+    annotations: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The XML decides what is stored as well."""
+        return super().files + ([self.annotations] if self.annotations else [])
+
+
+@dataclass(frozen=True)
+class CTSlices:
+    """Which slices are kept, and what their maps say; part of the store's address.
+
+    Args:
+        size: rows and columns of every slice; others are refused.
+        share: of a scan's slices that are kept; all those with a nodule are, even if they are more.
+        max_thickness_mm: scans of thicker slices are refused.
+        min_readers: a nodule counts if so many drew it.
+        consensus: share of its readers that must have a voxel inside their outline.
+        preset: window, bands and classes of the thesis or of its code.
+    """
+
+    size: tuple[int, ...] = (512, 512)
+    share: float = 0.2
+    max_thickness_mm: float = 2.5
+    min_readers: int = 3
+    consensus: float = 0.5
+    preset: PresetName = "thesis"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"data.init_args.ct.size is {list(self.size)}; give rows and columns.")
+        for name in ("share", "consensus"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"data.init_args.ct.{name} is {getattr(self, name)}; give 0 to 1.")
+        if not 1 <= self.min_readers <= 4:
+            raise InputError(f"data.init_args.ct.min_readers is {self.min_readers}; give 1 to 4.")
+
+    @property
+    def numbers(self) -> Preset:
+        """Of the preset."""
+        return PRESETS[self.preset]
+
+    def write(self, scan: CTScan, path: Path, stacked: int) -> dict[str, Any]:
+        """HU, maps and facts of the slices kept; see `Recipe`."""
+        ct = self._open(scan)
+        found = ct.nodules(self)
+        kept = self._kept(len(ct.slices), found, mix("slices", path.stem))
+        images = np.stack([ct.upright(_hounsfield(ct.slices[place])) for place in kept])
+        maps, slices = [], []
+        for place, image in zip(kept, images, strict=True):
+            inside = {number: ct.mask(nodule, place) for number, nodule in enumerate(found)}
+            inside = {number: mask for number, mask in inside.items() if mask.any()}
+            rated = [(mask, found[number].ratings["malignancy"]) for number, mask in inside.items()]
+            maps.append(label_map(image.astype(np.float32), ct.spacing_mm, self.numbers, rated))
+            largest = max(inside, key=lambda number: int(inside[number].sum()), default=None)
+            slices.append({"place": place, "affine": ct.affine(place).tolist(), "nodule": largest})
+        labels = np.stack(maps)
+        with replacing(path, images.nbytes) as file:
+            np.save(file, images)
+        with replacing(path.with_suffix(MAPS), labels.nbytes) as more:
+            np.save(more, labels)
+        return {
+            "sha256": file.sha256,
+            "bytes": path.stat().st_size,
+            "more": {MAPS: {"sha256": more.sha256, "bytes": path.with_suffix(MAPS).stat().st_size}},
+            "cut": 0.0,
+            "affine": ct.affine(kept[0]).tolist(),
+            "spacing_mm": ct.spacing_mm,
+            "thickness_mm": ct.thickness_mm,
+            "num_slices": len(ct.slices),
+            "slices": slices,
+            "nodules": [ct.facts(nodule) for nodule in found],
+            "pixels": np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist(),
+        }
+
+    def _open(self, scan: CTScan) -> _CT:
+        assert isinstance(scan.source, list)
+        assert scan.annotations is not None
+        series = open_series(scan.source)
+        first = series.slices[0]
+        if first.shape != self.size:
+            raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
+        if not max(one.thickness_mm for one in series.slices) <= self.max_thickness_mm:  # NaN is refused, too
+            raise ValueError(f"slices of {first.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
+        try:
+            annotations = read_annotations(scan.annotations)
+            if annotations is None or annotations.series_uid != first.series:
+                raise ValueError("it is about another series")
+            return _CT(series, annotations.readings)
+        except ValueError as error:
+            raise ValueError(f"{scan.annotations.name}: {error}") from error
+
+    def _kept(self, num_slices: int, found: Sequence[Nodule], seed: int) -> list[int]:
+        """Slices with a nodule, and evenly spread ones from a random first one up to the share of the scan."""
+        kept = {nodule.origin[2] + int(k) for nodule in found for k in np.flatnonzero(nodule.mask.any((0, 1)))}
+        others = [place for place in range(num_slices) if place not in kept]
+        missing = min(max(round(self.share * num_slices) - len(kept), 0 if kept else 1), len(others))
+        offset = np.random.default_rng(seed).random()
+        chosen = ((np.arange(missing) + offset) / max(missing, 1) * len(others)).astype(int)
+        return sorted(kept | {others[i] for i in chosen})
+
+    def draw(self, scan: CTScan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
+        """A slice, its map and its nodule."""
+        from data_modules.figures import annotated_slice
+
+        nodule_places = [i for i, one in enumerate(facts["slices"]) if one["nodule"] is not None]
+        every = nodule_places or range(len(facts["slices"]))
+        i = every[len(every) // 2]
+        number = facts["slices"][i]["nodule"]
+        image, labels = (np.load(file, mmap_mode="r")[i] for file in (path, path.with_suffix(MAPS)))
+        centre = None if number is None else facts["nodules"][number]["centre"][:2]
+        return annotated_slice(np.asarray(image), np.asarray(labels), CLASSES, centre)
+
+
+class _CT:
+    """A series in the order and orientation of the store, with its drawings."""
+
+    def __init__(self, series: Series, readings: Sequence[Any]) -> None:
+        slices, first = list(series.slices), series.slices[0]
+        normal = np.cross(first.along, first.down)
+        if min(abs(first.along[0]), abs(first.down[1]), abs(normal[2])) < 0.99:
+            raise ValueError("slices are not axial; expected rows from right to left and columns from front to back")
+        self.slices = slices if normal[2] > 0 else slices[::-1]
+        self.flips = first.down[1] > 0, first.along[0] > 0  # RAS: rows run to the front, columns to the right
+        self.shape, self.readings = first.shape, readings
+        self.spacing_mm, self.thickness_mm = first.spacing_mm[0], first.thickness_mm
+        self.z_mm = np.array([one.position[2] for one in self.slices])
+
+    def nodules(self, recipe: CTSlices) -> list[Nodule]:
+        """Those that enough readers drew."""
+        for reading in self.readings:
+            for contour in reading.contours:
+                if (contour.points.max(0) >= self.shape).any():
+                    raise ValueError(f"an outline leaves the slice of {self.shape} rows and columns")
+        found = nodules(self.readings, self.z_mm, self.spacing_mm, self.thickness_mm, recipe.consensus)
+        return [nodule for nodule in found if len(nodule.readings) >= recipe.min_readers]
+
+    def upright(self, pixels: np.ndarray) -> np.ndarray:
+        """Rows columns, seen from below."""
+        steps = tuple(-1 if flip else 1 for flip in self.flips)
+        return pixels[:: steps[0], :: steps[1]]
+
+    def mask(self, nodule: Nodule, place: int) -> np.ndarray:
+        """A nodule in a slice, rows columns."""
+        whole = np.zeros(self.shape, dtype=bool)
+        row, column, first = nodule.origin
+        if 0 <= place - first < nodule.mask.shape[2]:
+            layer = nodule.mask[:, :, place - first]
+            whole[row : row + layer.shape[0], column : column + layer.shape[1]] = layer
+        return self.upright(whole)
+
+    def affine(self, place: int) -> np.ndarray:
+        """Of a slice as an image x y: column and row to world, mm, RAS, 4 4."""
+        one = self.slices[place]
+        affine = np.eye(4)
+        affine[:3, 0], affine[:3, 1] = one.along * one.spacing_mm[1], one.down * one.spacing_mm[0]
+        affine[:3, 2], affine[:3, 3] = np.cross(one.along, one.down), one.position
+        turn = np.eye(4)
+        for axis, flip in enumerate(reversed(self.flips)):
+            if flip:
+                turn[axis, axis], turn[axis, 3] = -1, one.shape[1 - axis] - 1
+        return affine @ turn
+
+    def facts(self, nodule: Nodule) -> dict[str, Any]:
+        """What the store says of a nodule; rows and columns are those of the stored slice, places of the scan."""
+        row, column, place = nodule.centre
+        row, column = (
+            size - 1 - middle if flip else middle
+            for middle, size, flip in zip((row, column), self.shape, self.flips, strict=True)
+        )
+        return {
+            "centre": [row, column, place],
+            "places": [nodule.origin[2], nodule.origin[2] + nodule.mask.shape[2] - 1],
+            "voxels": int(nodule.mask.sum()),
+            "num_readers": len(nodule.readings),
+            "diameter_mm": nodule.diameter_mm,
+            **nodule.ratings,
+        }
+
+
+def _hounsfield(one: Slice) -> np.ndarray:
+    """HU of a slice, int16; ValueError where they cannot be HU."""
+    values = one.read()
+    darkest = float(np.percentile(values[values > LOWEST_HU - 300], 1)) if (values > LOWEST_HU - 300).any() else 0.0
+    if not AIR_HU[0] <= darkest <= AIR_HU[1]:
+        raise ValueError(
+            f"{one.path.name}: the darkest hundredth of its pixels is {darkest:.0f} HU; expected air, about -1000 (a "
+            "missing rescale intercept?)"
+        )
+    if values.max() > np.iinfo(np.int16).max or (values != values.round()).any():
+        raise ValueError(f"{one.path.name}: values up to {values.max():g}; expected whole HU of 16 bits")
+    return values.clip(LOWEST_HU).astype(np.int16)  # padding lies below air
+
+
+class SliceStore(Store):
+    """A store of CT slices, opened for reading: one record for every slice."""
+
+    def __init__(self, address: StoreAddress, numbers: Preset) -> None:
+        super().__init__(address)
+        self.window = numbers.window
+        self.scans = {record.key: record for record in self.records}
+        self.facts = {key: json.loads(self._file(key).with_suffix(".json").read_text()) for key in self.scans}
+        self.records = [one for key in self.scans for one in self._slices(key)]
+
+    def _slices(self, key: str) -> list[Record]:
+        facts = self.facts[key]
+        return [
+            replace(
+                self.scans[key],
+                key=f"{key}-{number:04d}",
+                affine=np.array(one["affine"]),
+                attributes=_attributes(None if one["nodule"] is None else facts["nodules"][one["nodule"]]),
+            )
+            for number, one in enumerate(facts["slices"])
+        ]
+
+    def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
+        """float32 x y in [-1, 1], the window."""
+        low, high = self.window
+        image = self._part(record, ".npy", np.int16).astype(np.float32).clip(low, high)
+        return ((image - low) * (2 / (high - low)) - 1).T
+
+    def label_map(self, record: Record) -> np.ndarray:
+        """Classes x y, uint8."""
+        return self._part(record, MAPS, np.uint8).T
+
+    def path(self, record: Record) -> Path:
+        """The file of the slice's scan."""
+        return self._file(record.key.rpartition("-")[0])
+
+    def _file(self, key: str) -> Path:
+        return self.folder / "volumes" / f"{key}.npy"
+
+    def _part(self, record: Record, suffix: str, dtype: Any) -> np.ndarray:
+        key, _, number = record.key.rpartition("-")
+        shape = (len(self.facts[key]["slices"]), *self.shape)
+        part: np.ndarray = read_array(self._file(key).with_suffix(suffix), shape, dtype, [int(number)])[0]
+        return part
+
+
+def _attributes(nodule: dict[str, Any] | None) -> dict[str, float]:
+    """Of a slice, by the nodule that is largest in it; NaN without one."""
+    return {name: float("nan") if nodule is None else float(nodule[name]) for name in (*FEATURES, "diameter_mm")}

@@ -1,0 +1,175 @@
+"""Label maps of chest CT slices, from which LSDM makes images: eight classes by HU bands, lungs and nodules.
+
+    0 background   1 body   2 soft tissue   3 dense tissue   4 lung   5, 6, 7 nodule, by malignancy
+
+Lungs follow the thesis (section 4.3): k-means parts dark from bright, morphology cleans the dark, marching squares draw
+its outline, and what the outline encloses is lung, vessels with it. `thesis` and `code` are the two sets of numbers
+that the thesis and its public code give. Images are HU, rows columns; spacing is that of pixels, mm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+CLASSES = (
+    "background",
+    "body",
+    "soft tissue",
+    "dense tissue",
+    "lung",
+    "nodule, benign",
+    "nodule, indeterminate",
+    "nodule, malignant",
+)
+LUNG, FIRST_NODULE = 4, 5
+PresetName = Literal["thesis", "code"]
+
+AIR_HU = -1000.0
+SEED_HU = -850.0, 50.0  # lung and tissue, where k-means starts
+DARKEST_TISSUE_HU = -200.0  # a slice whose darker mean is above has no lung: what is dark there is fat
+GAS_HU = -940.0  # windpipe and bowel hold air, lungs air and tissue
+SMALLEST_LUNG_MM2 = 80.0
+SMALLEST_BODY_MM2 = 5000.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The numbers of a source.
+
+    Attributes:
+        window: HU that are kept, of image and map.
+        bands: HU of body, soft and dense tissue; where they overlap, the later one counts.
+        steps: malignancy from which a nodule is indeterminate, and from which (above) it is malignant.
+    """
+
+    window: tuple[float, float]
+    bands: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    steps: tuple[float, float]
+
+    def nodule_class(self, malignancy: float) -> int:
+        """5, 6 or 7."""
+        low, high = self.steps
+        return FIRST_NODULE + (malignancy >= low) + (malignancy > high)
+
+
+PRESETS: dict[PresetName, Preset] = {
+    # Below, at and above 3: section 4.3 and figure 4.1.
+    "thesis": Preset((-1024, 800), ((-400, 0), (0, 200), (200, 800)), (3, 3)),
+    # Medians of several readers may be halves: [2.5, 3.5) is the middle.
+    "code": Preset((-1350, 150), ((-400, 150), (5, 145), (145, 150)), (2.5, float(np.nextafter(3.5, 0)))),
+}
+
+
+def label_map(
+    image: np.ndarray, spacing_mm: float, preset: Preset, nodules: Sequence[tuple[np.ndarray, float]] = ()
+) -> np.ndarray:
+    """Classes of a slice, uint8.
+
+    Args:
+        image: HU, rows columns.
+        spacing_mm: of pixels.
+        preset: bands and classes.
+        nodules: mask, rows columns, and malignancy of each nodule; the most malignant stays on top.
+    """
+    body = body_mask(image, spacing_mm)
+    clipped = image.clip(*preset.window)
+    labels = np.zeros(image.shape, dtype=np.uint8)
+    for label, (low, high) in enumerate(preset.bands, start=1):
+        labels[body & (clipped >= low) & (clipped <= high)] = label
+    labels[lung_mask(image, spacing_mm, body)] = LUNG
+    for mask, malignancy in sorted(nodules, key=lambda nodule: nodule[1]):
+        labels[mask] = preset.nodule_class(malignancy)
+    return labels
+
+
+def body_mask(image: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """The inside of the skin; arms are parts of it, the table is not. Nothing where nothing is large enough."""
+    solid = ndimage.binary_opening(image > -400, _disc(3 / spacing_mm))  # the table's shell is thinner
+    labels, _ = ndimage.label(solid)
+    area = np.bincount(labels.ravel())[1:] * spacing_mm**2
+    large = np.flatnonzero(area >= max(SMALLEST_BODY_MM2, 0.1 * area.max(initial=0))) + 1
+    filled: np.ndarray = ndimage.binary_fill_holes(np.isin(labels, large))
+    return filled
+
+
+def lung_mask(image: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndarray:
+    """Lungs, rows columns, bool."""
+    lungs = np.zeros(image.shape, dtype=bool)
+    if not body.any():
+        return lungs
+    smooth = ndimage.gaussian_filter(image.clip(-1024, 800).astype(np.float32), 1.0)
+    threshold = _threshold(smooth[body])
+    if threshold is None:
+        return lungs
+    radius = 1.5 / spacing_mm
+    dark = ndimage.binary_opening(body & (smooth < threshold), _disc(radius))
+    # Each outline in an image of its own, so that one lung's never takes in the other's.
+    for label, window in enumerate(ndimage.find_objects(labels := ndimage.label(dark)[0]), start=1):
+        window = tuple(slice(max(part.start - 3, 0), part.stop + 3) for part in window)
+        region = labels[window] == label
+        if _is_lung(region, image[window], spacing_mm):
+            lungs[window] |= _enclosed(region, smooth[window], threshold, radius)
+    return lungs & body
+
+
+def _threshold(values: np.ndarray) -> float | None:
+    """HU between the means of dark and bright, by k-means; None if the dark is no lung."""
+    from sklearn.cluster import KMeans
+
+    # A histogram gives the means of all pixels at the cost of its bins.
+    count, edges = np.histogram(values, bins=456, range=(-1024, 800))
+    if (count > 0).sum() < 2:
+        return None
+    middles = ((edges[1:] + edges[:-1]) / 2)[:, None]
+    means = KMeans(2, init=np.array(SEED_HU)[:, None], n_init=1).fit(middles, sample_weight=count).cluster_centers_
+    low, high = sorted(means.ravel().tolist())
+    return None if low > DARKEST_TISSUE_HU or high - low < 200 else (low + high) / 2
+
+
+def _is_lung(region: np.ndarray, image: np.ndarray, spacing_mm: float) -> bool:
+    """Whether a dark region is lung by its size, and darker than fat but no mere gas."""
+    core = ndimage.binary_erosion(region, _disc(1.5 / spacing_mm))
+    if region.sum() * spacing_mm**2 < SMALLEST_LUNG_MM2 or not core.any():
+        return False
+    return bool(GAS_HU < np.median(image[core]) < -400)
+
+
+def _enclosed(region: np.ndarray, smooth: np.ndarray, threshold: float, radius: float) -> np.ndarray:
+    """What the marching-squares outline of a region encloses, after vessels at its rim are closed over."""
+    from skimage.measure import find_contours
+
+    near = ndimage.binary_dilation(region, _disc(radius))
+    alone = np.where(near & (smooth != threshold), smooth, threshold + 100)
+    outlines = find_contours(np.pad(alone, 1, constant_values=threshold + 100), threshold)
+    outer = max(outlines, key=lambda outline: float(np.ptp(outline, axis=0).prod()))  # the others are of vessels
+    filled = _filled(outer - 1, region.shape)
+    margin = 2 * int(2 * radius) + 1
+    inner = (slice(margin, -margin),) * 2
+    closed: np.ndarray = ndimage.binary_closing(np.pad(filled, margin), _disc(2 * radius))[inner]
+    return closed
+
+
+def _filled(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels inside an outline of marching squares, whose points lie on the lines of the grid.
+
+    Along a row of pixels, inside and outside change where the outline crosses it. (A general polygon fill, which
+    tests every pixel against every edge, takes forty times as long.)
+    """
+    rows, columns = outline[:-1].T
+    crosses = rows == rows.round()
+    changes = np.zeros(shape, dtype=np.int32)
+    np.add.at(changes, (rows[crosses].astype(int), np.ceil(columns[crosses]).astype(int)), 1)
+    return changes.cumsum(axis=1) % 2 == 1
+
+
+def _disc(radius: float) -> np.ndarray:
+    """Pixels within a radius, in pixels."""
+    reach = int(radius)
+    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    disc: np.ndarray = rows**2 + columns**2 <= max(radius, 1) ** 2
+    return disc
