@@ -131,7 +131,7 @@ class Trainer(L.Trainer):
             seeds: the seeds (or one), instead of `num`.
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
-            format: file format; None: nifti for volumes, png for 2D images.
+            format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
             attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that was told of it.
         """
         if ckpt_path is None:

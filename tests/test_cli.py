@@ -20,6 +20,7 @@ from lit_medgen.__main__ import VERBS, main
 from lit_medgen.batch import Condition
 from lit_medgen.checkpoints import load
 from lit_medgen.cli import CLI
+from lit_medgen.images.dicom import read_series
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -53,6 +54,16 @@ def test_sample_needs_no_config_and_says_how_it_was_made(trained: TinyRun, tmp_p
     # The file holds what the model makes, in the intensities of the data.
     expected = (load(trained.last).sample(Condition(), [5])[0, 0].numpy() + 1) / 2
     np.testing.assert_allclose(image.get_fdata(), expected, atol=1e-5)
+
+
+def test_samples_in_dicom_hold_what_those_in_nifti_hold(trained: TinyRun, tmp_path: Path) -> None:
+    for format in ("nifti", "dicom"):
+        assert trained.on_checkpoint("sample", "--seeds=[5]", f"--format={format}", f"--out={tmp_path / format}") == 0
+    image = nib.load(tmp_path / "nifti" / "sample_00000005.nii.gz")
+    files = sorted((tmp_path / "dicom" / "sample_00000005").iterdir())
+    voxels, affine = read_series(files)
+    np.testing.assert_allclose(affine, image.affine, atol=1e-4)
+    np.testing.assert_allclose(voxels / 4095, image.get_fdata(), atol=0.5 / 4095 + 1e-5)
 
 
 def test_samples_do_not_depend_on_batch_size_or_order(trained: TinyRun, tmp_path: Path) -> None:

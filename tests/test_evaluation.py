@@ -6,11 +6,13 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
+import pydicom
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_sample
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
 from lit_medgen.files import file_hash
+from lit_medgen.images.dicom import read_series
 from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
@@ -308,6 +311,7 @@ class Still(Generator):
 
 VOLUME = DataSpec(1, (4, 5, 6), (1.0, 2.0, 3.0), intensity_window=(-1000.0, 400.0))
 PICTURE = DataSpec(1, (7, 5), (1.0, 1.0), orientation="")
+CT = replace(VOLUME, intensity_unit="HU")
 
 
 def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int]) -> Tensor:
@@ -324,8 +328,21 @@ def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int]) -> Ten
     return model.sample(Condition(), seeds)
 
 
+def start(folder: Path, spec: DataSpec, format: Format | None) -> None:
+    """What the command does before its first sample."""
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    SampleWriter(folder, format, Requests([0]), folder.parent / "model.ckpt").on_predict_start(trainer, Still(spec))
+
+
 @pytest.mark.parametrize(
-    ("spec", "format", "precision"), [(VOLUME, "nifti", 1e-5), (PICTURE, "png", 1 / 255 + 1e-6)], ids=["nifti", "png"]
+    ("spec", "format", "precision"),
+    [
+        (VOLUME, "nifti", 1e-5),
+        (PICTURE, "png", 1 / 255 + 1e-6),
+        (VOLUME, "dicom", 1 / 4095 + 1e-6),
+        (CT, "dicom", 1 / 1400 + 1e-6),  # half a HU
+    ],
+    ids=["nifti", "png", "dicom", "dicom CT"],
 )
 def test_samples_come_back(spec: DataSpec, format: Format, precision: float, tmp_path: Path) -> None:
     images = write(tmp_path / "s", spec, format, [4, 0, 9])
@@ -335,6 +352,69 @@ def test_samples_come_back(spec: DataSpec, format: Format, precision: float, tmp
         rows = list(csv.DictReader(file))
     assert [row["seed"] for row in rows] == ["4", "0", "9"]
     assert {row["audit"] for row in rows} == {"none"}
+
+
+@pytest.mark.parametrize(("spec", "modality"), [(VOLUME, "OT"), (CT, "CT")], ids=["no unit", "HU"])
+def test_a_sample_in_dicom_is_a_folder_of_slices_where_the_spec_puts_them(
+    spec: DataSpec, modality: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "s", spec, "dicom", [3, 12])
+    with (tmp_path / "s" / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["sample_00000003", "sample_00000012"]
+    series = set()
+    for row in rows:
+        files = sorted((tmp_path / "s" / row["file"]).iterdir())
+        assert [path.name for path in files] == [f"1-{k:03}.dcm" for k in range(1, 7)]
+        np.testing.assert_allclose(read_series(files)[1], spec.affine().numpy(), atol=1e-4)
+        for data in map(pydicom.dcmread, files):
+            assert (data.Modality, data.SyntheticData, data.RescaleSlope) == (modality, "YES", 1)
+            assert data.PatientID == f"SYN-{row['checkpoint_sha256'][:12]}-{row['seed']}"
+            assert data.SoftwareVersions[1] == f"model {row['checkpoint_sha256'][:32]}"
+            low, high = spec.intensity_window if modality == "CT" else (0, 4095)
+            assert low <= data.pixel_array.min() < data.pixel_array.max() <= high
+            series.add(data.SeriesInstanceUID)
+    assert len(series) == 2
+
+
+def test_a_picture_in_dicom_is_one_file_in_its_folder(tmp_path: Path) -> None:
+    images = write(tmp_path / "s", PICTURE, "dicom", [0])
+    (path,) = (tmp_path / "s" / "sample_00000000").iterdir()
+    stored = torch.from_numpy(pydicom.dcmread(path).pixel_array.T / 4095 * 2 - 1).float()
+    torch.testing.assert_close(stored, images[0, 0], atol=1 / 4095 + 1e-6, rtol=0)
+    with pytest.raises(InputError, match=r"sample_00000000: a 2D image in DICOM is not read back; sample it as png"):
+        read_samples(tmp_path / "s", PICTURE)
+
+
+@pytest.mark.parametrize("fault", ["cut", "slice missing", "all missing"])
+def test_a_damaged_sample_in_dicom_is_named(fault: str, tmp_path: Path) -> None:
+    write(tmp_path / "s", VOLUME, "dicom", [0, 1])
+    victims = sorted((tmp_path / "s" / "sample_00000001").iterdir())
+    if fault == "cut":
+        victims[2].write_bytes(victims[2].read_bytes()[:-20])
+    for path in {"cut": [], "slice missing": victims[-1:], "all missing": victims}[fault]:
+        path.unlink()
+    with pytest.raises(InputError, match="sample_00000001"):
+        read_samples(tmp_path / "s", VOLUME)
+
+
+def test_samples_in_dicom_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    write(folder, VOLUME, "dicom", [0, 1])
+    (folder / "sample_00000001" / "notes.txt").write_text("mine")
+    start(folder, VOLUME, None)  # removes what the manifest lists, and nothing else
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"config.yaml", "spec.json", "notes.txt"}
+    write(folder, VOLUME, "dicom", [0])
+    write(folder, replace(VOLUME, size=(4, 5, 3)), "dicom", [0])  # no manifest is read here, as after a kill
+    assert len(list((folder / "sample_00000000").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("spec", "format"), [(VOLUME, "png"), (PICTURE, "nifti")], ids=["png", "nifti"])
+def test_a_format_that_does_not_fit_is_refused_with_those_that_do(
+    spec: DataSpec, format: Format, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"--format {format}: .*use \w+ or dicom"):
+        start(tmp_path / "s", spec, format)
 
 
 def test_without_a_manifest_no_samples(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +22,23 @@ from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import config_hash
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.files import file_hash, write_atomically
+from lit_medgen.images.dicom import read_series
+from lit_medgen.images.dicom_writer import Series, write_series
 from lit_medgen.images.nifti import read_nifti, write_nifti
 from lit_medgen.images.png import read_png, write_png
 from lit_medgen.methods.base import Generator, Requests
 
-Format = Literal["nifti", "png"]
+Format = Literal["nifti", "png", "dicom"]
+SUFFIXES = {"nifti": ".nii.gz", "png": ".png", "dicom": ""}  # a sample in DICOM is a folder of slices
+DICOM_WHITE = 4095  # values without a unit are stored from 0 to this, 12 bits as scanners have
 
 
 class SampleWriter(BasePredictionWriter):
-    """One file for each sample, named by its seed, and at the end `manifest.csv`, `config.yaml`, `spec.json`.
+    """One file for each sample (in DICOM one folder), named by its seed; at the end manifest, config and spec.
 
     Args:
         folder: where to.
-        format: nifti (volumes) or png (2D images); None: whichever fits.
+        format: nifti (volumes), png (2D images) or dicom (either); None: nifti or png, whichever fits.
         asked: all that was asked for, over all processes.
         checkpoint: the checkpoint the model came from.
     """
@@ -49,9 +54,9 @@ class SampleWriter(BasePredictionWriter):
         assert isinstance(pl_module, Generator)
         dim = len(pl_module.needed_spec().size)
         fits: Format = "nifti" if dim == 3 else "png"
-        if self.format not in (None, fits):
-            raise InputError(f"--format {self.format}: the model makes {dim}D images; use {fits}.")
-        self.format = fits
+        if self.format not in (None, fits, "dicom"):
+            raise InputError(f"--format {self.format}: the model makes {dim}D images; use {fits} or dicom.")
+        self.format = self.format or fits
         if trainer.is_global_zero:
             self._clear()
         self._start = time.perf_counter()
@@ -61,7 +66,7 @@ class SampleWriter(BasePredictionWriter):
         manifest = self.folder / "manifest.csv"
         if manifest.is_file():
             for name in listed(manifest):
-                (self.folder / Path(name).name).unlink(missing_ok=True)
+                _remove(self.folder / Path(name).name)
             manifest.unlink()
 
     def write_on_batch_end(
@@ -77,11 +82,21 @@ class SampleWriter(BasePredictionWriter):
         """Writes the samples of one batch."""
         assert isinstance(pl_module, Generator)
         for seed, image in zip(batch.seeds, prediction, strict=True):
-            write_sample(self.folder / self.file_name(seed), image, pl_module.needed_spec())
+            path = self.folder / self.file_name(seed)
+            if self.format == "dicom":
+                person = f"SYN-{self.checkpoint_hash[:12]}-{seed}"
+                write_dicom_sample(path, image, pl_module.needed_spec(), person, self.checkpoint_hash)
+            else:
+                write_sample(path, image, pl_module.needed_spec())
 
     def file_name(self, seed: int) -> str:
-        """The file of a seed."""
-        return f"sample_{seed:08d}" + (".png" if self.format == "png" else ".nii.gz")
+        """The file of a seed, or in DICOM its folder."""
+        return f"sample_{seed:08d}" + SUFFIXES[self.format or "nifti"]
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """SHA-256 of the checkpoint, read once."""
+        return file_hash(self.checkpoint)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The manifest, by the first process; all files follow from the seeds."""
@@ -91,7 +106,7 @@ class SampleWriter(BasePredictionWriter):
         assert isinstance(pl_module, Generator)
         config = pl_module.config
         made_by = {
-            "checkpoint_sha256": file_hash(self.checkpoint),
+            "checkpoint_sha256": self.checkpoint_hash,
             "config_sha256": config_hash(config),
             "audit": "none",
         }
@@ -117,6 +132,41 @@ def write_sample(path: Path, image: Tensor, spec: DataSpec) -> None:
         write_nifti(path, values, spec.affine().numpy(), "SYNTHETIC lit_medgen")
 
 
+def write_dicom_sample(folder: Path, image: Tensor, spec: DataSpec, person: str, model_hash: str) -> None:
+    """One image (c *s in [-1, 1]) as slices: HU as they are, other values, whose unit says nothing, from 0 to 4095.
+
+    A 2D image is one file, and secondary capture even in HU: its place in the patient is not known.
+    """
+    _remove(folder)  # a run that was killed may have left slices of another series
+    in_hu = spec.intensity_unit == "HU"
+    scaled = spec.to_window(image) if in_hu else (image.clamp(-1, 1) + 1) / 2 * DICOM_WHITE
+    dim = len(spec.size)
+    axes = [*range(dim), 3]  # the affine of a 2D image has a third axis that means nothing
+    series = Series(
+        patient_id=person,
+        kind="ct" if in_hu and dim == 3 else "sc",
+        model_hash=model_hash,
+        window=_dicom_window(spec),
+    )
+    write_series(folder, scaled[0].round().numpy(), spec.affine().numpy()[np.ix_(axes, axes)], series)
+
+
+def _dicom_window(spec: DataSpec) -> tuple[float, float]:
+    """The values that -1 and 1 have in DICOM."""
+    return spec.intensity_window if spec.intensity_unit == "HU" else (0.0, float(DICOM_WHITE))
+
+
+def _remove(path: Path) -> None:
+    """A sample's file, or its folder of slices; what else lies in the folder stays, and so does the folder."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif path.name.startswith("sample_"):
+        for file in path.glob("*.dcm"):
+            file.unlink()
+        if not any(path.iterdir()):
+            path.rmdir()
+
+
 def listed(manifest: Path) -> list[str]:
     """The files that a manifest lists; InputError if it is none of ours."""
     with manifest.open(newline="") as file:
@@ -138,13 +188,26 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     for name in listed(manifest):
         path = folder / Path(name).name
         try:
-            values: Any = (read_png if path.suffix == ".png" else read_nifti)(path)[0]
+            values, (low, high) = _read_sample(path, spec)
         except ValueError as error:
             raise InputError(f"{path}: {error}.") from error
         if values.shape != tuple(spec.size):
             raise InputError(
                 f"{path}: size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on."
             )
-        low, high = (0.0, 255.0) if path.suffix == ".png" else spec.intensity_window
         images.append(torch.from_numpy((values - low) / (high - low) * 2 - 1))
     return torch.stack(images)[:, None].float().clamp(-1, 1)
+
+
+def _read_sample(path: Path, spec: DataSpec) -> tuple[Any, tuple[float, float]]:
+    """*s values of a file or a folder of slices, and what -1 and 1 are there; ValueError if it cannot be read."""
+    if path.suffix == ".png":
+        return read_png(path)[0], (0.0, 255.0)
+    if path.suffix:
+        return read_nifti(path)[0], spec.intensity_window
+    if len(spec.size) == 2:
+        raise ValueError("a 2D image in DICOM is not read back; sample it as png")
+    files = sorted(path.glob("*.dcm"))
+    if not files:
+        raise ValueError("no DICOM slices there")
+    return read_series(files)[0], _dicom_window(spec)

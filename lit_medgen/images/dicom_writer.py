@@ -1,0 +1,298 @@
+"""DICOM out: single-frame slices that say in several places that they are synthetic.
+
+Some anonymisers strip (0008,001C) Synthetic Data, so name, description, image type, comment and contributing equipment
+say it too. Nothing is invented: what only a scanner could know (voltage, echo time) is empty or absent, and there is no
+source image. Secondary capture, the default, needs none of it; "ct" and "mr" are for readers that take only those.
+No claim of de-identification is made: whether a model repeats what it was trained on is not seen in a header.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.valuerep import format_number_as_ds
+
+from lit_medgen.files import write_atomically
+from lit_medgen.images.dicom import DICOM_TO_RAS
+
+Kind = Literal["sc", "ct", "mr"]
+SOP_CLASSES = {"sc": SecondaryCaptureImageStorage, "ct": CTImageStorage, "mr": MRImageStorage}
+MODALITIES = {"sc": "OT", "ct": "CT", "mr": "MR"}
+MARK = "SYNTHETIC"
+COMMENT = "SYNTHETIC image made by a generative model; not acquired from a patient, not for diagnosis."
+PREAMBLE = bytes(128)  # anything else here may make the file a program at the same time (CVE-2019-11687)
+INT16 = np.iinfo(np.int16)
+STEPS = INT16.max - INT16.min
+UID = r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*"
+FORMS = {
+    "study_uid": UID,
+    "series_uid": UID,
+    "frame_uid": UID,
+    "patient_id": r"[A-Za-z0-9._-]{1,48}",
+    "description": r"[^\\\x00-\x1f\x7f]{0,54}",
+    "model_hash": r"[0-9a-f]{0,64}",
+    "date": r"(\d{8})?",
+}
+MAX_SKEW = 1e-4  # cosine between two axes; 0.05 mm over 500 mm
+
+
+def fresh_uid() -> str:
+    """A UID that nothing else has: 2.25 and a random UUID (PS3.5, B.2), at most 44 characters."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """What all slices of a written series share. ValueError for what DICOM cannot hold.
+
+    Attributes:
+        study_uid: Study Instance UID, fresh unless given, as the next two are.
+        series_uid: Series Instance UID.
+        frame_uid: Frame of Reference UID.
+        patient_id: letters, digits and "._-", at most 48; the name is SYNTHETIC^ and this.
+        kind: secondary capture, or the class of CT or MR images. Values of "ct" are HU.
+        description: Series Description, at most 54 characters; SYNTHETIC is put before it.
+        number: Series Number.
+        model_hash: SHA-256 of the checkpoint; its first 32 digits stand in Software Versions.
+        head: the face can be seen: a head that was not defaced or stripped.
+        date: Study Date, YYYYMMDD, or empty.
+        slope: a value is slope * stored + intercept; `write_series` sets both.
+        intercept: the value that 0 stands for.
+        thickness_mm: from slice to slice; None where it is unknown. `write_series` sets it.
+        window: the values shown as black and white; None: the lowest and the highest.
+    """
+
+    study_uid: str = field(default_factory=fresh_uid)
+    series_uid: str = field(default_factory=fresh_uid)
+    frame_uid: str = field(default_factory=fresh_uid)
+    patient_id: str = field(default_factory=lambda: f"SYN-{uuid.uuid4().hex[:12]}")
+    kind: Kind = "sc"
+    description: str = ""
+    number: int = 1
+    model_hash: str = ""
+    head: bool = False
+    date: str = ""
+    slope: float = 1.0
+    intercept: float = 0.0
+    thickness_mm: float | None = None
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in SOP_CLASSES:
+            raise ValueError(f"kind {self.kind!r}; expected one of {', '.join(SOP_CLASSES)}")
+        for name, form in FORMS.items():
+            if not re.fullmatch(form, value := getattr(self, name), re.ASCII):
+                raise ValueError(f"{name} {value!r}; expected the form {form}")
+        if not 0 <= self.number < 2**31:
+            raise ValueError(f"number {self.number}; expected 0 to {2**31 - 1}")
+        if not np.isfinite([self.slope, self.intercept, *(self.window or ())]).all() or self.slope == 0:
+            raise ValueError(f"slope {self.slope}, intercept {self.intercept}, window {self.window}; expected finite")
+
+
+def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, series: Series) -> list[Path]:
+    """Writes slices along the last axis as 1-001.dcm, 1-002.dcm, ... (series number, slice); returns them.
+
+    Whole numbers that span at most 16 bits come back as they were; of others, the range is cut into 65,535 steps.
+
+    Args:
+        folder: where to; made unless it is there.
+        voxels: x y z, real numbers of any type. Or x y, a picture: kind "sc", one file, x to the right and y down
+            as in a PNG, without position and orientation, since its world has no patient.
+        affine: 4 4 (3 3 of a picture), voxel to world in mm, RAS; axes at right angles.
+        series: what the slices share.
+
+    Raises:
+        ValueError: voxels that are not finite, shapes that do not fit, an affine that DICOM cannot hold.
+    """
+    _check(voxels, affine, series)
+    stored, slope, intercept = _stored(voxels)
+    window = series.window or (float(voxels.min()), float(voxels.max()))
+    series = replace(series, slope=slope, intercept=intercept, window=window)
+    spacing = np.linalg.norm(affine[:-1, :-1], axis=0)
+    in_plane = (float(spacing[1]), float(spacing[0]))  # between rows, between columns
+    if voxels.ndim == 2:
+        datasets = [_picture(series, stored.T, in_plane, 1, None)]
+    else:
+        series = replace(series, thickness_mm=float(spacing[2]))
+        lps = np.diag([*DICOM_TO_RAS.diagonal(), 1]) @ affine
+        orientation = (lps[:3, :2] / spacing[:2]).T.ravel()
+        datasets = [
+            slice_dataset(series, stored[:, :, k].T, lps[:3, 3] + k * lps[:3, 2], orientation, in_plane, k + 1)
+            for k in range(voxels.shape[2])
+        ]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{series.number}-{data.InstanceNumber:03}.dcm" for data in datasets]
+    for path, data in zip(paths, datasets, strict=True):
+        write_slice(path, data)
+    return paths
+
+
+def write_slice(path: Path, dataset: Dataset) -> None:
+    """Writes a slice whole or not at all: Explicit VR Little Endian, the preamble all zero."""
+    content = io.BytesIO()
+    dataset.save_as(content, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    write_atomically(path, PREAMBLE + content.getvalue()[len(PREAMBLE) :])
+
+
+def slice_dataset(
+    series: Series,
+    pixels: np.ndarray,
+    position_mm: Sequence[float] | np.ndarray,
+    orientation: Sequence[float] | np.ndarray,
+    spacing_mm: tuple[float, float],
+    instance: int,
+    sop_uid: str | None = None,
+) -> Dataset:
+    """One slice with its place in the patient.
+
+    Args:
+        series: what it shares with others.
+        pixels: rows columns, int16; `series` says what values they stand for.
+        position_mm: centre of the first pixel: left, posterior, superior (LPS).
+        orientation: unit vectors along a row and down a column, LPS: six numbers.
+        spacing_mm: between rows, between columns.
+        instance: Instance Number.
+        sop_uid: SOP Instance UID; fresh unless given.
+
+    Raises:
+        ValueError: not int16, or a geometry that is none.
+    """
+    position, directions = np.asarray(position_mm, dtype=float), np.asarray(orientation, dtype=float)
+    if position.shape != (3,) or directions.shape != (6,) or not np.isfinite(position).all():
+        raise ValueError(f"position {position}, orientation {directions}; expected three and six finite numbers")
+    gram = directions.reshape(2, 3) @ directions.reshape(2, 3).T
+    if not np.abs(gram - np.eye(2)).max() <= MAX_SKEW:
+        raise ValueError(f"orientation {directions}; expected two unit vectors at a right angle")
+    data = _picture(series, pixels, spacing_mm, instance, sop_uid)
+    data.FrameOfReferenceUID, data.PositionReferenceIndicator = series.frame_uid, ""
+    data.ImagePositionPatient = [_decimal(p) for p in position]
+    data.ImageOrientationPatient = [_decimal(d) for d in directions]
+    data.SliceThickness = None if series.thickness_mm is None else _decimal(series.thickness_mm)
+    if series.thickness_mm is not None:
+        data.SpacingBetweenSlices = data.SliceThickness
+    return data
+
+
+def _picture(
+    series: Series, pixels: np.ndarray, spacing_mm: tuple[float, float], instance: int, sop_uid: str | None
+) -> Dataset:
+    """rows columns pixels and everything but their place."""
+    if pixels.ndim != 2 or pixels.dtype != np.int16 or not 0 < min(pixels.shape) <= max(pixels.shape) < 2**16:
+        raise ValueError(f"pixels {pixels.dtype} of shape {pixels.shape}; expected int16, rows columns, below 65536")
+    if not 0 < min(spacing_mm) <= max(spacing_mm) < np.inf:
+        raise ValueError(f"spacing {spacing_mm} mm; expected two finite numbers above 0")
+    data = Dataset()
+    data.SpecificCharacterSet = "ISO_IR 192"
+    data.SOPClassUID, data.SOPInstanceUID = SOP_CLASSES[series.kind], sop_uid or fresh_uid()
+    data.InstanceNumber = instance
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    _add_origin(data, series)
+    _add_kind(data, series.kind)
+    _add_pixels(data, pixels, series)
+    data.PixelSpacing = [_decimal(s) for s in spacing_mm]
+    return data
+
+
+def _add_origin(data: Dataset, series: Series) -> None:
+    """Patient, study, series and equipment: nobody, none, and the software that made them."""
+    from lit_medgen import __version__  # here: images stand below the package
+
+    software = [f"lit_medgen {__version__}", *([f"model {series.model_hash[:32]}"] if series.model_hash else [])]
+    data.PatientName, data.PatientID = f"{MARK}^{series.patient_id}", series.patient_id
+    data.PatientBirthDate = data.PatientSex = ""
+    data.StudyInstanceUID, data.SeriesInstanceUID = series.study_uid, series.series_uid
+    data.StudyDate, data.StudyTime, data.StudyID = series.date, "", ""
+    data.ReferringPhysicianName = data.AccessionNumber = ""
+    data.Modality, data.SeriesNumber = MODALITIES[series.kind], series.number
+    data.SeriesDescription = _marked(series.description)
+    data.SyntheticData, data.ImageComments = "YES", COMMENT
+    data.Manufacturer, data.SoftwareVersions = "lit_medgen", software
+    purpose, equipment = Dataset(), Dataset()
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "109100", "DCM"
+    purpose.CodeMeaning = "Synthesizing Equipment"
+    equipment.PurposeOfReferenceCodeSequence = [purpose]
+    equipment.Manufacturer, equipment.SoftwareVersions = "lit_medgen", software
+    data.ContributingEquipmentSequence = [equipment]
+    data.BurnedInAnnotation = "NO"
+    if series.head:
+        data.RecognizableVisualFeatures = "YES"
+
+
+def _add_kind(data: Dataset, kind: Kind) -> None:
+    """What the image class asks for; empty wherever only a scanner could know it."""
+    if kind == "sc":
+        data.ImageType = ["DERIVED", "SECONDARY"]
+        data.ConversionType, data.PatientOrientation = "SYN", ""
+        return
+    data.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if kind == "ct" else "OTHER"]
+    data.PatientPosition = ""
+    if kind == "ct":
+        data.KVP = data.AcquisitionNumber = None
+    else:
+        data.ScanningSequence, data.SequenceVariant = "RM", "NONE"  # must not be empty: research mode, nothing special
+        data.ScanOptions = data.MRAcquisitionType = ""
+        data.RepetitionTime = data.EchoTime = data.EchoTrainLength = None
+
+
+def _add_pixels(data: Dataset, pixels: np.ndarray, series: Series) -> None:
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+    data.PixelData = np.ascontiguousarray(pixels, dtype="<i2").tobytes()
+    data.RescaleSlope, data.RescaleIntercept = _decimal(series.slope), _decimal(series.intercept)
+    data.RescaleType = "HU" if series.kind == "ct" else "US"  # US: no unit
+    ends = [series.slope * float(pixel) + series.intercept for pixel in (pixels.min(), pixels.max())]
+    low, high = sorted(series.window or ends)
+    # PS3.3, C.11.2.1.2.1: values from centre - 0.5 - (width - 1) / 2 on are not black; a width below 1 is forbidden.
+    data.WindowCenter, data.WindowWidth = _decimal((low + high) / 2 + 0.5), _decimal(high - low + 1)
+
+
+def _marked(description: str) -> str:
+    return description if description.startswith(MARK) else f"{MARK} {description}".strip()
+
+
+def _decimal(value: float) -> str:
+    """A number in the 16 characters of a decimal string: ten digits or more, one part in 10^10."""
+    return format_number_as_ds(float(value) + 0.0)  # -0.0 becomes 0.0
+
+
+def _check(voxels: np.ndarray, affine: np.ndarray, series: Series) -> None:
+    dim = voxels.ndim
+    if dim not in (2, 3) or affine.shape != (dim + 1, dim + 1) or not voxels.size:
+        raise ValueError(
+            f"voxels of shape {voxels.shape}, affine of shape {affine.shape}; expected x y z and 4 4, or x y and 3 3"
+        )
+    if dim == 2 and series.kind != "sc":
+        raise ValueError(f"a picture x y of kind {series.kind!r}; expected 'sc', since it has no place in a patient")
+    if voxels.dtype.kind not in "biuf" or not np.isfinite(voxels).all():
+        raise ValueError(f"{voxels.dtype} voxels that are not finite numbers; expected finite real numbers")
+    axes = affine[:-1, :-1]
+    if not np.isfinite(affine).all() or not (spacing := np.linalg.norm(axes, axis=0)).min() > 0:
+        raise ValueError("the affine is singular or not finite; expected a voxel-to-world matrix")
+    if np.abs((axes / spacing).T @ (axes / spacing) - np.eye(dim)).max() > MAX_SKEW:
+        raise ValueError("the axes of the affine are not at right angles; resample the image first")
+
+
+def _stored(voxels: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """int16, slope and intercept: exact for whole numbers that span 16 bits at most, else the whole range used.
+
+    The slope is the one that is written, so that rounding it to a decimal string costs no accuracy.
+    """
+    values = voxels.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if high - low <= STEPS and (values == np.rint(values)).all():
+        slope, intercept = 1.0, 0.0 if INT16.min <= low and high <= INT16.max else low - INT16.min
+    else:
+        slope = float(_decimal((high - low) / STEPS)) or 1.0  # all the same: any slope will do
+        intercept = float(_decimal(low - slope * INT16.min))
+    return np.rint((values - intercept) / slope).clip(INT16.min, INT16.max).astype(np.int16), slope, intercept
