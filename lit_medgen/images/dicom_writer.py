@@ -123,6 +123,7 @@ def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, series: S
         datasets = [_picture(series, stored.T, in_plane, 1, None)]
     else:
         series = replace(series, thickness_mm=float(spacing[2]))
+        stored, affine = _as_shown(stored, affine)
         lps = np.diag([*DICOM_TO_RAS.diagonal(), 1]) @ affine
         orientation = (lps[:3, :2] / spacing[:2]).T.ravel()
         datasets = [
@@ -134,6 +135,17 @@ def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, series: S
     for path, data in zip(paths, datasets, strict=True):
         write_slice(path, data)
     return paths
+
+
+def _as_shown(stored: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to the patient's left or down, columns to the back or down, since plain viewers show pixels as they lie."""
+    turn = np.eye(4)
+    for axis in (0, 1):
+        world = int(np.abs(affine[:3, axis]).argmax())
+        if affine[world, axis] > 0:
+            stored = np.flip(stored, axis)
+            turn[axis, axis], turn[axis, 3] = -1, stored.shape[axis] - 1
+    return stored, affine @ turn
 
 
 def write_slice(path: Path, dataset: Dataset) -> None:

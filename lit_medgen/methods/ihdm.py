@@ -8,9 +8,9 @@ Rissanen, Heinonen, Solin, "Generative Modelling with Inverse Heat Dissipation" 
     sampling   x ~ p(z_T), a blurred training map;  x <- x + sigma noise;  z_0 ~ p(z_0 | x, T)      (algorithm 1)
 
 Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and the mean it
-expects is blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one; covariates
-(its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose order means
-nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
+expects is blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one;
+covariates (its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose order
+means nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
 """
 
 from __future__ import annotations

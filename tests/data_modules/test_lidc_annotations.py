@@ -155,10 +155,14 @@ ROI = (
     "<edgeMap><xCoord>364</xCoord><yCoord>172</yCoord></edgeMap>"
     "<edgeMap><xCoord>365</xCoord><yCoord>171</yCoord></edgeMap></roi>"
 )
-NODULE = f"<unblindedReadNodule><noduleID>1</noduleID><characteristics>{RATED}</characteristics>{ROI}</unblindedReadNodule>"
+NODULE = (
+    f"<unblindedReadNodule><noduleID>1</noduleID><characteristics>{RATED}</characteristics>{ROI}</unblindedReadNodule>"
+)
 SMALL = f"<unblindedReadNodule><noduleID>2</noduleID>{ROI}</unblindedReadNodule>"
 OTHER = "<nonNodule><nonNoduleID>3</nonNoduleID></nonNodule>"
-XML = f"{HEAD}<readingSession>{SMALL}{OTHER}</readingSession><readingSession>{NODULE}</readingSession></LidcReadMessage>"
+XML = (
+    f"{HEAD}<readingSession>{SMALL}{OTHER}</readingSession><readingSession>{NODULE}</readingSession></LidcReadMessage>"
+)
 
 
 def written(path: Path, text: str) -> Path:

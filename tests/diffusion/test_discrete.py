@@ -97,7 +97,7 @@ def test_heat_blurs_embedded_codes() -> None:
 
 @pytest.mark.parametrize("space", ["embedding", "index"])
 def test_the_mean_of_sure_and_of_unsure_logits(space: str) -> None:
-    """A sure guess is the clean map itself, an even one the mean of all codes; between steps it is blurred like codes."""
+    """A sure guess is the clean map itself, an even one the mean of all codes; it is blurred as codes are."""
     process, codes = heat(space), torch.randint(7, (3, 5, 4))
     sure = functional.one_hot(codes, 7) * 40.0
     torch.testing.assert_close(process.mean(sure), process.clean(codes))
