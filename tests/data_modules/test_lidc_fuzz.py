@@ -1,0 +1,93 @@
+"""1,000 damaged CT slices and 500 damaged XML files: each is prepared as what it says, or refused in one line."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_lidc import SIDE, TinyScan
+
+from data_modules.lidc_slices import MAPS, CTScan, CTSlices
+from data_modules.store import Record, Rejected, StoreAddress, _prepare_one
+
+Mutant = Callable[[bytes, np.random.Generator], bytes]
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> CTScan:
+    folder = TinyScan(num_slices=3, nodule=(1, 1)).write(tmp_path / "raw")
+    return CTScan(sorted(folder.glob("*.dcm")), "LIDC-IDRI-0001", "", {}, folder / "069.xml")
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> StoreAddress:
+    address = StoreAddress(tmp_path / "store", "lidc", CTSlices(size=(SIDE, SIDE), share=1.0), "axial")
+    (address.folder / "volumes").mkdir(parents=True)
+    return address
+
+
+def outcome(address: StoreAddress, scan: CTScan) -> str | None:
+    """Prepares one scan: None if it was taken and is sound, else why it was refused."""
+    start = time.monotonic()
+    with warnings.catch_warnings(action="ignore"):
+        result = _prepare_one(address, scan, verify=False, figures=False)
+    assert time.monotonic() - start < 10
+    if isinstance(result, Rejected):
+        assert "\n" not in result.reason
+        assert len(result.reason) < 600
+        return result.reason
+    assert_sound(address, result)
+    return None
+
+
+def assert_sound(address: StoreAddress, record: Record) -> None:
+    path = address.folder / "volumes" / f"{record.key}.npy"
+    images, maps = np.load(path), np.load(path.with_suffix(MAPS))
+    assert images.dtype == np.int16
+    assert images.shape == maps.shape
+    assert images.shape[1:] == (SIDE, SIDE)
+    assert len(images) in (2, 3)  # a slice that has come to lie on another, with its pixels, is a duplicate
+    assert images.min() >= -1024
+    assert maps.max() <= 7
+    assert np.isfinite(record.affine).all()
+    for file in (path, path.with_suffix(MAPS), path.with_suffix(".json")):
+        file.unlink()
+
+
+@pytest.mark.parametrize("num", [150, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_slices(num: int, address: StoreAddress, scan: CTScan, mutant: Mutant) -> None:
+    assert isinstance(scan.source, list)
+    path, random = scan.source[1], np.random.default_rng(0)
+    content, refused = path.read_bytes(), 0
+    for _ in range(num):
+        path.write_bytes(mutant(content, random))
+        refused += outcome(address, scan) is not None
+    assert 0.2 * num < refused < num
+
+
+WORDS = [b"", b"-1", b"1e999", b"nan", b"9" * 11, b"&amp;", b"&bomb;", b"<a>", b"]]>", b"\x00", b"\xff\xfe", b"TRUE"]
+
+
+def with_a_value_replaced(content: bytes, random: np.random.Generator) -> bytes:
+    parts = content.replace(b">", b"<").split(b"<")
+    old = parts[int(random.integers(len(parts)))]
+    place = content.find(old, int(random.integers(len(content))))
+    word = WORDS[int(random.integers(len(WORDS)))]
+    return content[:place] + word + content[place + len(old) :] if place >= 0 else content + word
+
+
+def test_damaged_xml(address: StoreAddress, scan: CTScan, mutant: Mutant) -> None:
+    assert scan.annotations is not None
+    random, refused = np.random.default_rng(1), 0
+    content = scan.annotations.read_bytes()
+    for i in range(500):
+        change = mutant if i % 2 else with_a_value_replaced
+        scan.annotations.write_bytes(change(content, random))
+        if (reason := outcome(address, scan)) is not None:
+            assert reason.startswith("069.xml: "), reason
+            refused += 1
+    assert 200 < refused < 500
