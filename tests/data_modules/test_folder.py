@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -24,6 +27,7 @@ from data_modules.splits import SPLITS
 from data_modules.store import Scan
 from lit_medgen.batch import PADDING, Batch
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images import read_image
 from lit_medgen.images.png import write_png
 
 WriteHead = Callable[[Path, int], Path]
@@ -359,3 +363,57 @@ def test_real_chest_radiographs_are_split_by_patient(opened: Opened, shared_data
     assert (
         sum(map(len, owners)) == len(set().union(*owners)) < sum(len(module.records[split]) for split in SPLITS) == 30
     )
+
+
+@pytest.mark.data
+def test_real_lidc_nodules_and_their_table(shared_data: Path, opened: Opened) -> None:
+    """178 boxes in HU: with a grid of the box's own voxels, the values are those of the file."""
+    root = shared_data / "lungct" / "lidc_nodules"
+    options: dict[str, Any] = {
+        "pattern": "image/*.nii.gz",
+        "table": "nodules.csv",
+        "key": "file",
+        "person": "patient_id",
+        "attributes": ["Malignancy_value", "Spiculation_value", "diameter_mm"],
+    }
+    source = nib.load(root / "image" / "LIDC-IDRI-0007_R_1.nii.gz")
+    size = source.shape[:3]
+    fov = tuple(float(n * mm) for n, mm in zip(size, source.header.get_zooms()[:3], strict=True))
+    grid = Preprocessing(size, fov, centre="grid", intensity="window", window=(-1024, 800))
+    data = opened(root, preprocessing=grid, fractions=(1.0, 0.0, 0.0), **options)
+    records = data.records["train"]
+    with (root / "nodules.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(records) == len(rows) == 178
+    assert len({record.person for record in records}) == len({row["patient_id"] for row in rows}) == 144
+    for name in options["attributes"]:
+        values = sorted(record.attributes[name] for record in records)
+        np.testing.assert_allclose(values, sorted(float(row[name]) for row in rows))
+    expected = nib.as_closest_canonical(source).get_fdata().clip(-1024, 800)
+    images = [data.spec.to_window(torch.from_numpy(data.store.read(record))).numpy() for record in records]
+    assert min(np.abs(image - expected).max() for image in images) < 1.0  # float16 of the window
+
+
+@pytest.mark.data
+def test_real_lidc_slices_and_their_table(shared_data: Path, opened: Opened) -> None:
+    root = shared_data / "lungct" / "lidc_slices"
+    data = opened(
+        root,
+        pattern="image/*.png",
+        table="slices.csv",
+        key="file",
+        person="patient_id",
+        attributes=["malignancy", "is_cancer", "png_lo", "png_hi"],
+        codes={"is_cancer": {"True": 1.0, "False": 0.0}},
+        preprocessing=Preprocessing((512, 512), (512.0, 512.0), centre="grid", intensity="window", window=(0, 255)),
+        fractions=(1.0, 0.0, 0.0),
+    )
+    records = data.records["train"]
+    assert len(records) == 64
+    assert len({record.person for record in records}) == 6
+    with (root / "slices.csv").open(newline="") as file:
+        said = Counter(row["is_cancer"] for row in csv.DictReader(file))
+    counts = Counter(record.attributes["is_cancer"] for record in records)
+    assert (counts[1.0], counts[0.0]) == (said["True"], said["False"])  # the rest is "Ambiguous": unknown
+    shown = data.spec.to_window(torch.from_numpy(data.store.read(records[0]))).numpy()
+    assert min(np.abs(read_image(path)[0] - shown).max() for path in sorted((root / "image").glob("*.png"))) < 0.5
