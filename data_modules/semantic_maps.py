@@ -32,7 +32,8 @@ PresetName = Literal["thesis", "code"]
 AIR_HU = -1000.0
 SEED_HU = -850.0, 50.0  # lung and tissue, where k-means starts
 DARKEST_TISSUE_HU = -200.0  # a slice whose darker mean is above has no lung: what is dark there is fat
-GAS_HU = -940.0  # windpipe and bowel hold air, lungs air and tissue
+GAS_HU = -940.0, -905.0  # bowel and windpipe hold air, lungs air and tissue; of large regions and small ones
+SMALL_MM2 = 900.0  # no windpipe is larger; its rim makes it less dark
 SMALLEST_LUNG_MM2 = 80.0
 SMALLEST_BODY_MM2 = 5000.0
 
@@ -134,9 +135,10 @@ def _threshold(values: np.ndarray) -> float | None:
 def _is_lung(region: np.ndarray, image: np.ndarray, spacing_mm: float) -> bool:
     """Whether a dark region is lung by its size, and darker than fat but no mere gas."""
     core = ndimage.binary_erosion(region, _disc(1.5 / spacing_mm))
-    if region.sum() * spacing_mm**2 < SMALLEST_LUNG_MM2 or not core.any():
+    area = region.sum() * spacing_mm**2
+    if area < SMALLEST_LUNG_MM2 or not core.any():
         return False
-    return bool(GAS_HU < np.median(image[core]) < -400)
+    return bool(GAS_HU[area < SMALL_MM2] < np.median(image[core]) < -400)
 
 
 def _enclosed(region: np.ndarray, smooth: np.ndarray, threshold: float, radius: float) -> np.ndarray:
