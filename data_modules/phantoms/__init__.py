@@ -8,7 +8,7 @@ import jsonargparse
 
 from lit_medgen.errors import InputError
 
-DATA_SETS = ("adni",)
+DATA_SETS = ("adni", "lidc")
 
 
 def phantom(args: list[str]) -> None:
@@ -35,6 +35,10 @@ def phantom(args: list[str]) -> None:
 
 
 def _writer(name: str) -> Callable[..., None]:
+    if name == "lidc":
+        from data_modules.phantoms.lidc_tree import write_lidc
+
+        return write_lidc
     from data_modules.phantoms.heads import write_adni
 
-    return {"adni": write_adni}[name]
+    return write_adni

@@ -1,0 +1,335 @@
+"""Phantom chests written as a TCIA download of LIDC-IDRI, with the readers' XML files and `metadata.csv`.
+
+A phantom is a scan of the database: its UIDs, spacing, slice positions and annotations are real, its images are
+drawn around the outlines (`chests.py`). True lung masks stand in `truth/`, volumes in `phantom_truth.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from joblib import Parallel, delayed
+from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
+
+from data_modules.phantoms.chests import INTERCEPT, PADDING, SIZE, Chest, draw, make
+from data_modules.phantoms.lidc_database import Annotation, Scan, read_scans
+from lit_medgen.errors import InputError
+from lit_medgen.images.dicom_writer import Series, slice_dataset, write_slice
+from lit_medgen.seeds import mix
+
+COLLECTION = "LIDC-IDRI"
+NAMESPACE = "http://www.nih.gov"
+COMMENT = "SYNTHETIC phantom drawn around real LIDC-IDRI outlines; not acquired from a patient, not for diagnosis."
+AXIAL = (1, 0, 0, 0, 1, 0)
+READERS = 4
+FEW_SLICES = 64  # are drawn before other processes have started
+METADATA = (
+    "Series UID,Collection,3rd Party Analysis,Data Description URI,Subject ID,Study UID,Study Description,Study Date,"
+    "Series Description,Manufacturer,Modality,SOP Class Name,SOP Class UID,Number of Images,File Size,File Location,"
+    "Download Timestamp"
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One phantom and where its files go.
+
+    Attributes:
+        scan: the real scan that lends its annotations.
+        indices: slices written, from the feet up.
+        seed: of the cohort.
+        number: of the subject in the cohort.
+    """
+
+    scan: Scan
+    indices: range
+    seed: int
+    number: int
+
+    @property
+    def layout(self) -> str:
+        """The download's way to name folders; the two take turns."""
+        return "classic" if self.number % 2 else "descriptive"
+
+    @property
+    def has_film(self) -> bool:
+        """Whether a chest film was downloaded too: of every third, and the first."""
+        return (mix("film", self.seed) + self.number) % 3 == 0 or self.number == 0
+
+    def folder(self, study_uid: str, series_uid: str, series_number: int) -> Path:
+        """A series' folder below the download's."""
+        patient = Path(COLLECTION) / self.scan.patient
+        if self.layout == "classic":
+            return patient / study_uid / series_uid
+        return patient / f"01-01-2000-NA-NA-{study_uid[-5:]}" / f"{series_number}.000000-NA-{series_uid[-5:]}"
+
+    def uid(self, *parts: int | str) -> str:
+        """A UID of our own, the same for the same seed and parts."""
+        return f"2.25.{mix('uid', self.seed, self.scan.series_uid, *parts)}"
+
+    def sop_uid(self, index: int) -> str:
+        """SOP Instance UID of a slice."""
+        return self.uid("slice", index)
+
+
+def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int | None = None) -> None:
+    """Phantom chests as a TCIA download of LIDC-IDRI, with XML, metadata.csv and the true lungs.
+
+    Args:
+        out: folder to write to.
+        num_subjects: people, a scan each.
+        seed: another seed is another cohort.
+        num_slices: of each scan only so many, about its largest nodule; all of them unless given.
+    """
+    if num_subjects < 1:
+        raise InputError(f"phantom: --num_subjects is {num_subjects}; give 1 or more.")
+    if num_slices is not None and num_slices < 1:
+        raise InputError(f"phantom: --num_slices is {num_slices}; give 1 or more, or leave it out for whole scans.")
+    scans = read_scans(num_subjects, seed)
+    root = Path(out)
+    try:
+        (root / "truth").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"phantom: --out {out} cannot be made ({error}); give a folder.") from error
+    subjects = [Subject(scan, _window(scan, num_slices), seed, number) for number, scan in enumerate(scans)]
+    total = sum(len(subject.indices) for subject in subjects)
+    num_jobs = -1 if total > FEW_SLICES else 1
+    rows = Parallel(n_jobs=num_jobs)(delayed(_write_subject)(root, subject) for subject in subjects)
+    _write_csv(root / "metadata.csv", METADATA.split(","), [row for metadata, _ in rows for row in metadata])
+    _write_csv(root / "phantom_truth.csv", list(rows[0][1]), [truth for _, truth in rows])
+    print(f"{len(rows)} phantom scans, {total} slices in {root}")
+
+
+def sessions_of(scan: Scan, indices: range) -> list[list[Annotation]]:
+    """The annotations, cut to the slices written, as the sessions of four readers.
+
+    Annotations of one nodule go to different readers as long as there are any.
+    """
+    sessions: list[list[Annotation]] = [[] for _ in range(READERS)]
+    for nodule in scan.nodules:
+        taken = [0] * READERS
+        for annotation in nodule:
+            overlapping = [sum(annotation.overlaps(other) for other in session) for session in sessions]
+            reader = min(range(READERS), key=list(zip(overlapping, taken, map(len, sessions), strict=True)).__getitem__)
+            taken[reader] += 1
+            kept = tuple(contour for contour in annotation.contours if scan.slice_of(contour) in indices)
+            if kept:
+                sessions[reader].append(replace(annotation, contours=kept))
+    return sessions
+
+
+def _window(scan: Scan, num_slices: int | None) -> range:
+    """The slices to write: all, or some about the middle of the largest nodule."""
+    total = len(scan.z_mm)
+    if num_slices is None or num_slices >= total:
+        return range(total)
+    largest = max(scan.annotations, key=lambda annotation: float(np.prod(np.ptp(annotation.box, axis=1) + 1)))
+    middle = int(np.abs(np.asarray(scan.z_mm) - largest.box[2].mean()).argmin())
+    start = min(max(middle - num_slices // 2, 0), total - num_slices)
+    return range(start, start + num_slices)
+
+
+def _write_subject(root: Path, subject: Subject) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Rows of metadata.csv, and that of phantom_truth.csv."""
+    scan, chest = subject.scan, make(subject.scan, subject.seed)
+    number = 3_000_000 + mix("series", subject.seed, scan.patient) % 1000
+    folder = subject.folder(scan.study_uid, scan.series_uid, number)
+    lungs, film = _write_slices(root / folder, subject, chest, number)
+    sessions = sessions_of(scan, subject.indices)
+    _write_xml(root / folder / f"{subject.number + 1:03}.xml", _message(subject, sessions, lungs))
+    np.savez_compressed(root / "truth" / f"{scan.patient}.npz", lungs=lungs)
+    rows = [_metadata(root, subject, folder, scan.study_uid, scan.series_uid, "CT")]
+    if subject.has_film:
+        rows.append(_write_film(root, subject, film))
+    voxel_ml = scan.spacing_mm**2 * (scan.z_mm[1] - scan.z_mm[0]) / 1000
+    truth = {
+        "patient": scan.patient,
+        "layout": subject.layout,
+        "num_slices": str(len(subject.indices)),
+        "num_annotations": str(sum(map(len, sessions))),
+        "lung_ml": f"{lungs.sum() * voxel_ml:.1f}",
+    }
+    return rows, truth
+
+
+def _write_slices(folder: Path, subject: Subject, chest: Chest, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lungs, slices rows columns, and a view from the front, slices columns, HU."""
+    scan, indices = subject.scan, subject.indices
+    folder.mkdir(parents=True, exist_ok=True)
+    series = Series(
+        study_uid=scan.study_uid,
+        series_uid=scan.series_uid,
+        frame_uid=subject.uid("frame"),
+        patient_id=scan.patient,
+        kind="ct",
+        description="phantom chest",
+        number=number,
+        date="20000101",
+        intercept=INTERCEPT,
+        thickness_mm=scan.thickness_mm,
+        window=(-1350, 150),
+    )
+    # LIDC-IDRI is not in order by file name or instance number, and no reader should count on it.
+    names = np.random.default_rng(mix("names", subject.seed, scan.patient)).permutation(len(indices)) + 1
+    digits = max(2, len(str(len(indices))))
+    lungs = np.zeros((len(indices), SIZE, SIZE), dtype=bool)
+    film = np.zeros((len(indices), SIZE))
+    corner = -(SIZE - 1) / 2 * scan.spacing_mm
+    for i, (index, name) in enumerate(zip(indices, names, strict=True)):
+        hu, lungs[i] = draw(chest, index)
+        film[i] = hu.clip(INTERCEPT).mean(axis=0)
+        place, spacing = (corner, corner, scan.z_mm[index]), (scan.spacing_mm, scan.spacing_mm)
+        data = slice_dataset(series, hu - np.int16(INTERCEPT), place, AXIAL, spacing, int(name), subject.sop_uid(index))
+        data.ImageComments = COMMENT
+        data.SpacingBetweenSlices = f"{scan.z_mm[1] - scan.z_mm[0]:.6g}"
+        if chest.padded:
+            data.PixelPaddingValue = PADDING
+        write_slice(folder / f"1-{name:0{digits}}.dcm", data)
+    return lungs, film
+
+
+def _write_film(root: Path, subject: Subject, film: np.ndarray) -> dict[str, str]:
+    """A chest film in a study of its own, as many patients have; its row of metadata.csv."""
+    study, uid = subject.uid("film study"), subject.uid("film series")
+    folder = subject.folder(study, uid, 1)
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    series = Series(
+        study_uid=study, series_uid=uid, patient_id=subject.scan.patient, description="phantom film", date="20000101"
+    )
+    pixels = np.rint(film[::-1, ::2]).astype(np.int16)
+    data = slice_dataset(series, pixels, (0, 0, 0), AXIAL, (1, 1), 1, subject.uid("film"))
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "FrameOfReferenceUID"):
+        delattr(data, name)
+    data.SOPClassUID, data.Modality = DigitalXRayImageStorageForPresentation, "DX"
+    data.ImageComments = COMMENT
+    write_slice(root / folder / "1-1.dcm", data)
+    message = ElementTree.Element("IdriReadMessage", xmlns=NAMESPACE)
+    header = _child(message, "ResponseHeader")
+    _child(header, "SeriesInstanceUID", uid)
+    _child(header, "StudyInstanceUID", study)
+    _child(header, "ResponseComments", COMMENT)
+    for _ in range(READERS):
+        _child(_child(message, "CXRreadingSession"), "servicingRadiologistID", "anonymous")
+    _write_xml(root / folder / f"{subject.number + 501:03}.xml", message)
+    return _metadata(root, subject, folder, study, uid, "DX")
+
+
+def _message(subject: Subject, sessions: list[list[Annotation]], lungs: np.ndarray) -> ElementTree.Element:
+    """The XML message of one CT series."""
+    message = ElementTree.Element("LidcReadMessage", xmlns=NAMESPACE, uid=f"{subject.uid('message')}.0")
+    header = _child(message, "ResponseHeader")
+    for name, text in (
+        ("Version", "1.7"),
+        ("TaskDescription", "Second unblinded read"),
+        ("SeriesInstanceUid", subject.scan.series_uid),
+        ("StudyInstanceUID", subject.scan.study_uid),
+        ("DateService", "2000-01-01"),
+        ("ResponseDescription", "1 - Reading complete"),
+        ("ResponseComments", COMMENT),
+    ):
+        _child(header, name, text)
+    random = np.random.default_rng(mix("marks", subject.seed, subject.scan.patient))
+    for reader, nodules in enumerate(sessions):
+        session = _child(message, "readingSession")
+        _child(session, "annotationVersion", "3.12")
+        _child(session, "servicingRadiologistID", "anonymous")
+        for annotation in nodules:
+            _add_nodule(session, subject, annotation)
+        _add_marks(session, subject, lungs, 1000 * (reader + 1), random)
+    return message
+
+
+def _add_nodule(session: ElementTree.Element, subject: Subject, annotation: Annotation) -> None:
+    nodule = _child(session, "unblindedReadNodule")
+    _child(nodule, "noduleID", annotation.nodule_id)
+    ratings = _child(nodule, "characteristics")
+    for name, value in annotation.ratings.items():
+        _child(ratings, name, str(value))
+    for contour in annotation.contours:
+        roi = _child(nodule, "roi")
+        _add_slice(roi, subject, subject.scan.slice_of(contour))
+        _child(roi, "inclusion", "TRUE" if contour.inclusion else "FALSE")
+        for x, y in contour.points:
+            _add_point(roi, "edgeMap", int(x), int(y))
+
+
+def _add_marks(
+    session: ElementTree.Element, subject: Subject, lungs: np.ndarray, first_id: int, random: np.random.Generator
+) -> None:
+    """Nodules below 3 mm and other findings, a point each, somewhere in the lungs."""
+    kinds = ["unblindedReadNodule"] * int(random.integers(1, 3)) + ["nonNodule"] * int(random.integers(1, 4))
+    filled = np.flatnonzero(lungs.any(axis=(1, 2)))
+    for number, kind in enumerate(kinds):
+        i = int(random.choice(filled))
+        y, x = random.choice(np.argwhere(lungs[i]))
+        mark = _child(session, kind)
+        if kind == "nonNodule":
+            _child(mark, "nonNoduleID", str(first_id + number))
+            _add_slice(mark, subject, subject.indices[i])
+            _add_point(mark, "locus", int(x), int(y))
+        else:
+            _child(mark, "noduleID", str(first_id + number))
+            roi = _child(mark, "roi")
+            _add_slice(roi, subject, subject.indices[i])
+            _child(roi, "inclusion", "TRUE")
+            _add_point(roi, "edgeMap", int(x), int(y))
+
+
+def _add_slice(parent: ElementTree.Element, subject: Subject, index: int) -> None:
+    _child(parent, "imageZposition", str(subject.scan.z_mm[index]))
+    _child(parent, "imageSOP_UID", subject.sop_uid(index))
+
+
+def _add_point(parent: ElementTree.Element, name: str, x: int, y: int) -> None:
+    point = _child(parent, name)
+    _child(point, "xCoord", str(x))
+    _child(point, "yCoord", str(y))
+
+
+def _child(parent: ElementTree.Element, name: str, text: str | None = None) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, name)
+    child.text = text
+    return child
+
+
+def _write_xml(path: Path, message: ElementTree.Element) -> None:
+    ElementTree.indent(message, " ")
+    ElementTree.ElementTree(message).write(path, encoding="UTF-8", xml_declaration=True)
+
+
+def _metadata(
+    root: Path, subject: Subject, folder: Path, study_uid: str, series_uid: str, modality: str
+) -> dict[str, str]:
+    files = sorted((root / folder).glob("*.dcm"))
+    sop_class = CTImageStorage if modality == "CT" else DigitalXRayImageStorageForPresentation
+    values = (
+        series_uid,
+        COLLECTION,
+        "null",
+        "https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
+        subject.scan.patient,
+        study_uid,
+        "NA",
+        "01-01-2000",
+        "SYNTHETIC phantom",
+        "lit_medgen",
+        modality,
+        sop_class.name,
+        str(sop_class),
+        str(len(files)),
+        f"{sum(path.stat().st_size for path in files) / 1e6:.2f} MB",
+        f"./{folder.as_posix()}",
+        "2000-01-01T00:00:00.0",
+    )
+    return dict(zip(METADATA.split(","), values, strict=True))
+
+
+def _write_csv(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        writer.writerows(rows)
