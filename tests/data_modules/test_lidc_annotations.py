@@ -21,7 +21,7 @@ from data_modules.lidc_annotations import (
 )
 
 Z_MM = np.arange(0.0, 40.0, 2.5)
-SAMPLE = 40  # every so many scans of the database in the default tests
+SAMPLE = 80  # every so many scans of the database in the default tests
 
 
 def square(z_mm: float, row: int, column: int, side: int, inclusion: bool = True) -> Contour:
@@ -135,7 +135,7 @@ def _reading(annotation: Any) -> Reading:
 
 
 def test_pylidc_agrees_on_some_scans(scans: list[Any]) -> None:
-    assert assert_agreement(scans[::SAMPLE]) > 50
+    assert assert_agreement(scans[::SAMPLE]) > 25
 
 
 @pytest.mark.slow  # three minutes, nearly all of them pylidc's
