@@ -1,11 +1,19 @@
-"""Data modules: from raw folders to batches. `class_path: data_modules.ADNIDataModule` in a config."""
+"""Data modules: from raw folders to batches. `class_path: data_modules.ADNIDataModule` in a config.
 
-from data_modules.adni import ADNIDataModule
-from data_modules.folder import FolderDataModule
-from data_modules.lidc import LIDCDataModule
-from data_modules.lidc_slices import CTSlices
-from data_modules.preprocessing import Preprocessing
-from data_modules.slices import FDMDraw, OneSlice, UniformDraw
+What stands here is imported when it is asked for: a worker of `prepare` would wait seconds for Lightning and PyTorch,
+which it does not need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data_modules.adni import ADNIDataModule
+    from data_modules.folder import FolderDataModule
+    from data_modules.lidc import LIDCDataModule
+    from data_modules.lidc_slices import CTSlices
+    from data_modules.preprocessing import Preprocessing
+    from data_modules.slices import FDMDraw, OneSlice, UniformDraw
 
 __all__ = [
     "ADNIDataModule",
@@ -17,3 +25,21 @@ __all__ = [
     "Preprocessing",
     "UniformDraw",
 ]
+
+_HOMES = {
+    "ADNIDataModule": "adni",
+    "CTSlices": "lidc_slices",
+    "FDMDraw": "slices",
+    "FolderDataModule": "folder",
+    "LIDCDataModule": "lidc",
+    "OneSlice": "slices",
+    "Preprocessing": "preprocessing",
+    "UniformDraw": "slices",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The class of that name, from its file."""
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,7 +24,6 @@ from data_modules.store import Record, Scan, Store, StoreAddress, read_array
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing
 from lit_medgen.images.dicom import Series, Slice, open_series
-from lit_medgen.seeds import mix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +85,7 @@ class CTSlices:
     def write(self, scan: CTScan, path: Path, stacked: int) -> dict[str, Any]:
         """HU, maps and facts of the slices kept; see `Recipe`."""
         ct, found = self._open(scan)
-        kept = self._kept(len(ct.slices), found, mix("slices", path.stem))
+        kept = self._kept(len(ct.slices), found, int(path.stem, 16))
         images = np.stack([ct.upright(_hounsfield(ct.slices[place])) for place in kept])
         maps, slices = [], []
         for place, image in zip(kept, images, strict=True):

@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from numpy.typing import DTypeLike
 
-from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, describe
 from lit_medgen.files import remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
@@ -143,7 +141,11 @@ class StoreAddress:
     @property
     def stacked(self) -> int:
         """The axis along which slices are stacked; 0 for 2D images, whose axes are left as they are."""
-        return AXES[self.axis] if len(self.preprocessing.size) == 3 else 0
+        if len(self.preprocessing.size) == 2:
+            return 0
+        from lit_medgen.batch import AXES  # here and below: workers of `prepare` need not wait for PyTorch
+
+        return AXES[self.axis]
 
     @property
     def folder(self) -> Path:
@@ -168,6 +170,8 @@ class Store:
 
     def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
         """float32 in [-1, 1]: the volume x y z, or n of its slices, n a b with (a, b) the axes left, in x y z order."""
+        import torch
+
         stored = read_array(self.path(record), self.shape, np.float16, slices)
         values = torch.from_numpy(stored).float().mul_(2).sub_(1).numpy()  # torch widens faster than numpy
         return np.moveaxis(values, 0, self.axis) if slices is None else values
