@@ -30,7 +30,6 @@ from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan
 from lit_medgen.batch import DataSpec
-from lit_medgen.errors import describe
 from lit_medgen.files import write_atomically
 from lit_medgen.images.png import write_figure
 
@@ -165,8 +164,8 @@ def _header(files: list[Path]) -> Any:
     for path in files:
         try:
             return pydicom.dcmread(path, stop_before_pixels=True)
-        except Exception as error:  # pydicom lets out whatever its parts raise; a bad slice is named when it is read
-            describe(error)
+        except Exception:  # pydicom lets out whatever its parts raise; a bad slice is named when the series is read
+            continue
     return None
 
 

@@ -122,8 +122,9 @@ class CTSlices:
         first = series.slices[0]
         if first.shape != self.size:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
-        if not max(one.thickness_mm for one in series.slices) <= self.max_thickness_mm:  # NaN is refused, too
-            raise ValueError(f"slices of {first.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
+        for one in series.slices:
+            if not one.thickness_mm <= self.max_thickness_mm:  # NaN is refused, too
+                raise ValueError(f"slices of {one.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
         ct = _CT(series)
         try:
             annotations = read_annotations(scan.annotations)
