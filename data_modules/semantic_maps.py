@@ -33,10 +33,10 @@ PresetName = Literal["thesis", "code"]
 AIR_HU = -1000.0
 SEED_HU = -850.0, 50.0  # lung and tissue, where k-means starts
 NUM_CLUSTERED = 20_000  # pixels are enough for two means
-DARKEST_TISSUE_HU = -200.0  # a slice whose darker mean is above has no lung: what is dark there is fat
+DARKEST_TISSUE_HU = -200.0  # fat is brighter still
 GAS_HU = -940.0, -905.0  # bowel and windpipe hold air, lungs air and tissue; of large regions and small ones
 SMALL_MM2 = 900.0  # no windpipe is larger; its rim makes it less dark
-SMALLEST_LUNG_MM2 = 80.0
+SMALLEST_LUNG_MM2 = 60.0
 SMALLEST_BODY_MM2 = 5000.0
 
 
@@ -107,8 +107,6 @@ def lung_mask(image: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndar
         return lungs
     smooth = ndimage.gaussian_filter(image.clip(-1024, 800).astype(np.float32), 1.0)
     threshold = _threshold(smooth[body])
-    if threshold is None:
-        return lungs
     radius = 1.5 / spacing_mm
     dark = ndimage.binary_opening(body & (smooth < threshold), _disc(radius))
     # Each outline in an image of its own, so that one lung's never takes in the other's.
@@ -120,16 +118,18 @@ def lung_mask(image: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndar
     return lungs & body
 
 
-def _threshold(values: np.ndarray) -> float | None:
-    """HU between the means of dark and bright, by k-means; None if the dark is no lung."""
-    middle = sum(SEED_HU) / 2
-    if not values.min() < middle < values.max():
-        return None
-    means, _ = kmeans2(
-        values[:: max(1, len(values) // NUM_CLUSTERED), None], np.array(SEED_HU)[:, None], minit="matrix"
-    )
+def _threshold(values: np.ndarray) -> float:
+    """HU between the means of dark and bright, by k-means; between the usual ones where little is dark.
+
+    In a slice with a tip of lung, the two means are those of fat and muscle.
+    """
+    usual = sum(SEED_HU) / 2
+    if not values.min() < usual < values.max():
+        return usual
+    some = values[:: max(1, len(values) // NUM_CLUSTERED), None]
+    means, _ = kmeans2(some, np.array(SEED_HU)[:, None], minit="matrix")
     low, high = sorted(means.ravel().tolist())
-    return None if low > DARKEST_TISSUE_HU or high - low < 200 else (low + high) / 2
+    return usual if low > DARKEST_TISSUE_HU else (low + high) / 2
 
 
 def _is_lung(region: np.ndarray, image: np.ndarray, spacing_mm: float) -> bool:
