@@ -121,11 +121,11 @@ class Upsample(nn.Module):
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def one_for_each_level(attention: Sequence[bool], channels: Sequence[int]) -> None:
-    """ValueError unless there is an entry of attention for each level's width."""
-    if len(attention) != len(channels):
+def one_for_each_level(entries: Sequence[bool], channels: Sequence[int], name: str = "attention") -> None:
+    """ValueError unless there is an entry of the argument `name` for each level's width."""
+    if len(entries) != len(channels):
         raise ValueError(
-            f"network.init_args.attention has {len(attention)} entries and channels has {len(channels)}; "
+            f"network.init_args.{name} has {len(entries)} entries and channels has {len(channels)}; "
             "give one for each level."
         )
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from lit_medgen.batch import PADDING, Condition
-from lit_medgen.networks.blocks import Attention, TimeEmbedding, group_norm, num_heads, zero
+from lit_medgen.networks.blocks import Attention, TimeEmbedding, group_norm, num_heads, one_for_each_level, zero
 from lit_medgen.networks.unet import UNet
 
 
@@ -143,11 +143,7 @@ class SliceUNet(UNet):
         image_channels: int = 1,
         gradient_checkpointing: bool = False,
     ) -> None:
-        if len(slice_attention) != len(channels):
-            raise ValueError(
-                f"network.init_args.slice_attention has {len(slice_attention)} entries and channels has "
-                f"{len(channels)}; give one for each level."
-            )
+        one_for_each_level(slice_attention, channels, "slice_attention")
         self.across = tuple(slice_attention)
         super().__init__(
             dim=2,
