@@ -17,6 +17,7 @@ import hashlib
 import io
 import re
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from data_modules.lidc_annotations import HIGHEST
 from data_modules.lidc_slices import CTScan, CTSlices, SliceStore
 from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
-from data_modules.store import Record, Rejected, Scan
+from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec
-from lit_medgen.files import write_atomically
 from lit_medgen.images.png import write_figure
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SERIES = re.compile(r"<SeriesInstanceUid>\s*([\d.]{1,64})\s*<")
 HEAD_BYTES = 4096  # of an XML file: its header, which names the series
+OTHER_MODALITIES = ("DX", "CR", "SEG", "SR")  # chest films, and what others derived from the scans
 
 
 class LIDCDataModule(MedicalDataModule):
@@ -71,25 +72,23 @@ class LIDCDataModule(MedicalDataModule):
         """One scan for each CT series with annotations."""
         xml, rejected = self._xml()
         scans: list[Scan] = []
+        used: set[str] = set()
         for folder, files in sorted(self._folders().items()):
-            header = _header(files)
-            if header is None:
-                rejected.append(Rejected(str(folder), "no file can be read as DICOM"))
-                continue
-            if header.get("Modality", "") != "CT":
-                continue  # a chest film
-            uid = str(header.get("SeriesInstanceUID", ""))
-            beside = [path for path in xml.get(uid, []) if path.parent == folder]
-            annotations = next(iter([*beside, *xml.pop(uid, [])]), None)
-            if annotations is None:
-                rejected.append(Rejected(str(folder), "no XML of its series; put LIDC-XML-only below the root"))
-                continue
-            named = [part for part in folder.parts if PATIENT.fullmatch(part)]
-            person = named[-1] if named else str(header.get("PatientID", uid))
-            session = hashlib.sha256(uid.encode()).hexdigest()[:8]
-            scans.append(CTScan(files, person, session, {}, annotations))
+            try:
+                facts = _facts(files)
+                if facts.modality in OTHER_MODALITIES:
+                    continue
+                used.add(facts.series_uid)
+                person = _person(folder, facts)
+                session = hashlib.sha256(facts.series_uid.encode()).hexdigest()[:8]
+                scans.append(CTScan(files, person, session, {}, _annotations(folder, xml.get(facts.series_uid, []))))
+            except ValueError as error:
+                rejected.append(Rejected(str(folder), str(error)))
         rejected += [
-            Rejected(str(path), "no CT series of its SeriesInstanceUid") for paths in xml.values() for path in paths
+            Rejected(str(path), "no CT series of its SeriesInstanceUid")
+            for uid, paths in xml.items()
+            if uid not in used
+            for path in paths
         ]
         return scans, rejected
 
@@ -102,15 +101,19 @@ class LIDCDataModule(MedicalDataModule):
     def _xml(self) -> tuple[dict[str, list[Path]], list[Rejected]]:
         """Series -> the XML files about it, and XML files that name none."""
         found: dict[str, list[Path]] = defaultdict(list)
-        nameless = []
+        refused = []
         for path in sorted(self.root.glob("**/*.xml")):
-            with path.open("rb") as file:
-                head = file.read(HEAD_BYTES).decode("latin-1")
+            try:
+                with path.open("rb") as file:
+                    head = file.read(HEAD_BYTES).decode("latin-1")
+            except OSError as error:  # a dangling link, a folder
+                refused.append(Rejected(str(path), f"cannot be read ({error.strerror})"))
+                continue
             if match := SERIES.search(head):
                 found[match[1]].append(path)
             elif "IdriReadMessage" not in head:  # that is about a chest film
-                nameless.append(Rejected(str(path), "no SeriesInstanceUid at its beginning; expected LIDC's XML"))
-        return found, nameless
+                refused.append(Rejected(str(path), "no SeriesInstanceUid at its beginning; expected LIDC's XML"))
+        return found, refused
 
     def prepare(self, verify: bool = False, figures: bool = False) -> tuple[list[Record], list[Rejected]]:
         """Writes the store, `nodules.csv` in it, and with `figures` also `figures/statistics.png`."""
@@ -157,27 +160,67 @@ class LIDCDataModule(MedicalDataModule):
         return chosen
 
 
-def _header(files: list[Path]) -> Any:
-    """The header of the first file that can be read; None if none can."""
+@dataclass(frozen=True)
+class _Facts:
+    """What a folder's header says; none of it is kept but in hashes."""
+
+    modality: str
+    series_uid: str
+    patient_id: str
+
+
+def _facts(files: list[Path]) -> _Facts:
+    """From the first file that can be read; a bad one is named when the series is read. ValueError if none can be."""
     import pydicom
 
     for path in files:
         try:
-            return pydicom.dcmread(path, stop_before_pixels=True)
-        except Exception:  # pydicom lets out whatever its parts raise; a bad slice is named when the series is read
+            with pydicom.config.disable_value_validation():
+                header = pydicom.dcmread(path, stop_before_pixels=True)
+                names = ("Modality", "SeriesInstanceUID", "PatientID")
+                facts = _Facts(*(str(header.get(name) or "") for name in names))
+        except Exception:  # pydicom lets out whatever its parts raise
             continue
-    return None
+        if facts.modality and facts.series_uid:
+            if facts.modality not in ("CT", *OTHER_MODALITIES):
+                raise ValueError(f"modality {facts.modality[:16]!r}; expected CT")
+            return facts
+    raise ValueError("no file says modality and series; expected DICOM slices")
+
+
+def _person(folder: Path, facts: _Facts) -> str:
+    """Whose scan it is: by the folders' names, or the header."""
+    named = [part for part in folder.parts if PATIENT.fullmatch(part)]
+    if not (person := named[-1] if named else facts.patient_id):
+        raise ValueError("neither a folder LIDC-IDRI-<number> nor a patient ID; expected to know whose scan it is")
+    return person
+
+
+def _annotations(folder: Path, found: list[Path]) -> Path:
+    """The XML of a series: the one in its folder, or elsewhere; of several different ones that called a correction."""
+    candidates = [path for path in found if path.parent == folder] or found
+    if not candidates:
+        raise ValueError("no XML of its series; put LIDC-XML-only below the root")
+    different = list({path.read_bytes(): path for path in reversed(candidates)}.values())
+    if len(different) > 1:
+        different = [path for path in different if "correction" in path.name] or different
+    if len(different) > 1:
+        names = ", ".join(sorted(path.name for path in different))
+        raise ValueError(f"{len(different)} different XML files of its series ({names}); keep the right one")
+    return different[0]
 
 
 def _summary(facts: list[dict[str, Any]]) -> str:
     """What of the scans must not pass unseen."""
     thickness = Counter(scan["thickness_mm"] for scan in facts)
     twice = sum(scan["num_duplicates"] > 0 for scan in facts)
+    unrated = sum(scan["num_unrated"] for scan in facts)
     return (
         f"{sum(len(scan['slices']) for scan in facts)} slices of {len(facts)} scans, "
         f"{sum(len(scan['nodules']) for scan in facts)} nodules; slice thickness "
         + ", ".join(f"{mm:g} mm: {count}" for mm, count in sorted(thickness.items()))
         + (f"; {twice} scans have slices delivered twice, which count once" if twice else "")
+        + (f"; {unrated} outlines have no ratings and are left out" if unrated else "")
     )
 
 
@@ -193,9 +236,7 @@ def _write_nodules(store: SliceStore) -> None:
     writer = csv.DictWriter(text, [*names, "diameter_mm", *HIGHEST])
     writer.writeheader()
     writer.writerows(rows)
-    path = store.folder / "nodules.csv"
-    if not path.is_file() or path.read_text() != text.getvalue():
-        write_atomically(path, text.getvalue())
+    write_changed(store.folder / "nodules.csv", text.getvalue())
 
 
 def _cells(nodule: dict[str, Any]) -> dict[str, Any]:

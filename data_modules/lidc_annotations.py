@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
 MAX_BYTES = 20_000_000
+MAX_READINGS = 1000  # of a file; the most of a real one is below a hundred
 MAX_PIXEL = 4096
 MOST_READERS = 4
 HIGHEST = {
@@ -75,7 +76,8 @@ class Annotations:
         study_uid: of the scan.
         series_uid: of the scan.
         readings: drawings of nodules of 3 mm or more, session by session.
-        num_small: marks of nodules below 3 mm.
+        num_small: marks of nodules below 3 mm, a point each.
+        num_unrated: outlines without ratings; they count for nothing, since nobody can say what they are.
         num_others: marks of what is no nodule.
     """
 
@@ -83,6 +85,7 @@ class Annotations:
     series_uid: str
     readings: tuple[Reading, ...]
     num_small: int
+    num_unrated: int
     num_others: int
 
 
@@ -103,6 +106,11 @@ class Nodule:
     origin: tuple[int, int, int]
     ratings: dict[str, float]
     diameter_mm: float
+
+    @property
+    def num_readers(self) -> int:
+        """How many readers drew it; some drew it twice."""
+        return len({reading.session for reading in self.readings})
 
     @property
     def centre(self) -> tuple[float, float, float]:
@@ -166,7 +174,8 @@ def consensus(
     low, high = every.min(0), every.max(0)
     masks = [_mask(reading, z_mm, low, high) for reading in readings]
     row, column, place = low.tolist()
-    return np.mean(masks, axis=0) >= share, (row, column, place)
+    inside = np.asarray(np.sum(masks, axis=0, dtype=np.uint16) >= share * len(masks) - 1e-6)
+    return inside, (row, column, place)
 
 
 def diameter_mm(reading: Reading, spacing_mm: float) -> float:
@@ -180,10 +189,10 @@ def _labels(distance: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def slice_of(contour: Contour, z_mm: np.ndarray) -> int:
-    """The slice of an outline; ValueError if none is nearer than half the distance of slices."""
+    """The slice of an outline; ValueError if there is none there."""
     nearest = int(np.abs(z_mm - contour.z_mm).argmin())
     gap = float(np.median(np.diff(z_mm))) if len(z_mm) > 1 else 1.0
-    if abs(z_mm[nearest] - contour.z_mm) > 0.5 * gap + 1e-3:
+    if abs(z_mm[nearest] - contour.z_mm) > max(0.05 * gap, 0.01):
         raise ValueError(
             f"an outline at z = {contour.z_mm:g} mm, but the nearest slice is at {z_mm[nearest]:g} mm; expected the "
             "annotations of this scan"
@@ -238,20 +247,24 @@ def read_annotations(path: Path) -> Annotations | None:
     if _name(root) != "LidcReadMessage":
         return None
     header = _child(root, "ResponseHeader")
-    readings, num_small, num_others = [], 0, 0
+    readings, num_small, num_unrated, num_others = [], 0, 0, 0
     for session, block in enumerate(_children(root, "readingSession")):
         num_others += sum(1 for _ in _children(block, "nonNodule"))
         for nodule in _children(block, "unblindedReadNodule"):
             ratings = _ratings(nodule)
-            if ratings is None:
-                num_small += 1
-                continue
             contours = tuple(_contour(roi) for roi in _children(nodule, "roi"))
             if not contours:
-                raise ValueError("a rated nodule without an outline; expected one roi or more")
-            readings.append(Reading(session, ratings, contours))
+                raise ValueError("a nodule without an outline; expected one roi or more")
+            if all(len(contour.points) == 1 for contour in contours):
+                num_small += 1
+            elif ratings is None:
+                num_unrated += 1
+            else:
+                readings.append(Reading(session, ratings, contours))
+    if len(readings) > MAX_READINGS:
+        raise ValueError(f"{len(readings):,} outlined nodules; expected at most {MAX_READINGS:,}")
     study, series = _text(header, "StudyInstanceUID"), _text(header, "SeriesInstanceUid")  # spelt as in the files
-    return Annotations(study, series, tuple(readings), num_small, num_others)
+    return Annotations(study, series, tuple(readings), num_small, num_unrated, num_others)
 
 
 def _parse(path: Path) -> Element:
@@ -270,7 +283,7 @@ def _parse(path: Path) -> Element:
 
 
 def _ratings(nodule: Element) -> dict[str, int] | None:
-    """The nine ratings; None for a nodule below 3 mm, which has none."""
+    """The nine ratings; None where there are none, as of nodules below 3 mm."""
     block = next(_children(nodule, "characteristics"), None)
     if block is None or not len(block):
         return None

@@ -10,9 +10,10 @@ them. A slice is an item of its own, an image x y whose x runs along a row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 MAPS = ".maps.npy"
 LOWEST_HU = -1024
 AIR_HU = (-1100.0, -900.0)
-"""Where the darkest hundredth of a slice must lie: all have air around or inside the body."""
+"""Where the darkest hundredth of some slice must lie: a scan has air around or inside the body."""
+FAT_HU = -50.0
+"""Where that of every slice must lie below, whatever the field of view."""
+TISSUE_HU = (-200.0, 200.0)
+"""Fat, fluid and muscle: a fiftieth of every slice at least."""
+MAPS_VERSION = 1  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
 FEATURES = ("malignancy", "lobulation", "spiculation", "texture", "subtlety")
 """Ratings of the largest nodule of a slice that are its attributes, beside `diameter_mm`."""
 
@@ -54,7 +60,7 @@ class CTSlices:
 
     Args:
         size: rows and columns of every slice; others are refused.
-        share: of a scan's slices that are kept; all those with a nodule are, even if they are more.
+        share: of a scan's slices that are kept: those with a nodule, even if they are more, and evenly spread others.
         max_thickness_mm: scans of thicker slices are refused.
         min_readers: a nodule counts if so many drew it.
         consensus: share of its readers that must have a voxel inside their outline.
@@ -67,26 +73,25 @@ class CTSlices:
     min_readers: int = 3
     consensus: float = 0.5
     preset: PresetName = "thesis"
+    numbers: Preset = field(init=False)
+    maps_version: int = field(init=False, default=MAPS_VERSION)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", PRESETS[self.preset])  # the numbers, not their name, make the maps
         if len(self.size) != 2 or min(self.size) < 1:
             raise InputError(f"data.init_args.ct.size is {list(self.size)}; give rows and columns.")
-        for name in ("share", "consensus"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"data.init_args.ct.{name} is {getattr(self, name)}; give 0 to 1.")
+        if not 0 <= self.share <= 1:
+            raise InputError(f"data.init_args.ct.share is {self.share}; give 0 to 1.")
+        if not 0 < self.consensus <= 1:
+            raise InputError(f"data.init_args.ct.consensus is {self.consensus}; give more than 0, at most 1.")
         if not 1 <= self.min_readers <= 4:
             raise InputError(f"data.init_args.ct.min_readers is {self.min_readers}; give 1 to 4.")
 
-    @property
-    def numbers(self) -> Preset:
-        """Of the preset."""
-        return PRESETS[self.preset]
-
     def write(self, scan: CTScan, path: Path, stacked: int) -> dict[str, Any]:
         """HU, maps and facts of the slices kept; see `Recipe`."""
-        ct, found = self._open(scan)
-        kept = self._kept(len(ct.slices), found, int(path.stem, 16))
-        images = np.stack([ct.upright(_hounsfield(ct.slices[place])) for place in kept])
+        ct, found, num_unrated = self._open(scan)
+        kept = self._kept(len(ct.slices), found, ct.seed)
+        images = np.stack([ct.upright(image) for image in _hounsfield([ct.slices[place] for place in kept])])
         maps, slices = [], []
         for place, image in zip(kept, images, strict=True):
             inside = {number: ct.mask(nodule, place) for number, nodule in enumerate(found)}
@@ -110,27 +115,35 @@ class CTSlices:
             "thickness_mm": ct.thickness_mm,
             "num_slices": len(ct.slices),
             "num_duplicates": ct.num_duplicates,
+            "num_unrated": num_unrated,
             "slices": slices,
             "nodules": [ct.facts(nodule) for nodule in found],
             "pixels": np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist(),
         }
 
-    def _open(self, scan: CTScan) -> tuple[_CT, list[Nodule]]:
+    def _open(self, scan: CTScan) -> tuple[_CT, list[Nodule], int]:
+        """The scan, its nodules, and how many outlines have no ratings."""
         assert isinstance(scan.source, list)
         assert scan.annotations is not None
         series = open_series(scan.source)
         first = series.slices[0]
         if first.shape != self.size:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
+        if first.spacing_mm[0] != first.spacing_mm[1]:
+            raise ValueError(f"pixels of {first.spacing_mm[0]:g} x {first.spacing_mm[1]:g} mm; expected squares")
         for one in series.slices:
-            if not one.thickness_mm <= self.max_thickness_mm:  # NaN is refused, too
+            if not 0 < one.thickness_mm <= self.max_thickness_mm:  # NaN is refused, too
                 raise ValueError(f"slices of {one.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
+            if one.thickness_mm != first.thickness_mm:
+                raise ValueError(
+                    f"slices of {first.thickness_mm:g} and {one.thickness_mm:g} mm; expected one thickness"
+                )
         ct = _CT(series)
         try:
             annotations = read_annotations(scan.annotations)
             if annotations is None or annotations.series_uid != first.series:
                 raise ValueError("it is about another series")
-            return ct, ct.nodules(annotations.readings, self)
+            return ct, ct.nodules(annotations.readings, self), annotations.num_unrated
         except ValueError as error:
             raise ValueError(f"{scan.annotations.name}: {error}") from error
 
@@ -168,6 +181,8 @@ class _CT:
         self.flips = first.down[1] > 0, first.along[0] > 0  # RAS: rows run to the front, columns to the right
         self.shape = first.shape
         self.num_duplicates = series.num_duplicates
+        # Of the series alone, so that other settings choose the same slices.
+        self.seed = int(hashlib.sha256(first.series.encode()).hexdigest()[:16], 16)
         self.spacing_mm, self.thickness_mm = first.spacing_mm[0], first.thickness_mm
         self.z_mm = np.array([one.position[2] for one in self.slices])
 
@@ -178,7 +193,7 @@ class _CT:
                 if (contour.points.max(0) >= self.shape).any():
                     raise ValueError(f"an outline leaves the slice of {self.shape} rows and columns")
         found = nodules(readings, self.z_mm, self.spacing_mm, self.thickness_mm, recipe.consensus)
-        return [nodule for nodule in found if len(nodule.readings) >= recipe.min_readers]
+        return [nodule for nodule in found if nodule.num_readers >= recipe.min_readers]
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
         """Rows columns, seen from below."""
@@ -217,24 +232,30 @@ class _CT:
             "centre": [row, column, place],
             "places": [nodule.origin[2], nodule.origin[2] + nodule.mask.shape[2] - 1],
             "voxels": int(nodule.mask.sum()),
-            "num_readers": len(nodule.readings),
+            "num_readers": nodule.num_readers,
             "diameter_mm": nodule.diameter_mm,
             **nodule.ratings,
         }
 
 
-def _hounsfield(one: Slice) -> np.ndarray:
-    """HU of a slice, int16; ValueError where they cannot be HU."""
-    values = one.read()
-    darkest = float(np.percentile(values[values > LOWEST_HU - 300], 1)) if (values > LOWEST_HU - 300).any() else 0.0
-    if not AIR_HU[0] <= darkest <= AIR_HU[1]:
-        raise ValueError(
-            f"{one.path.name}: the darkest hundredth of its pixels is {darkest:.0f} HU; expected air, about -1000 (a "
-            "missing rescale intercept?)"
-        )
-    if values.max() > np.iinfo(np.int16).max or (values != values.round()).any():
-        raise ValueError(f"{one.path.name}: values up to {values.max():g}; expected whole HU of 16 bits")
-    return values.clip(LOWEST_HU).astype(np.int16)  # padding lies below air
+def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
+    """HU of slices, int16; ValueError where they cannot be HU."""
+    images, darkest = [], []
+    for one in slices:
+        values = one.read()
+        if values.max() > np.iinfo(np.int16).max or (values != values.round()).any():
+            raise ValueError(f"{one.path.name}: values up to {values.max():g}; expected whole HU of 16 bits")
+        darkest.append(float(np.percentile(values[values > LOWEST_HU - 300], 1, method="nearest")))
+        tissue = ((values > TISSUE_HU[0]) & (values < TISSUE_HU[1])).mean()
+        if darkest[-1] > FAT_HU or tissue < 0.02:
+            raise ValueError(
+                f"{one.path.name}: the darkest hundredth of its pixels is {darkest[-1]:.0f} HU and {tissue:.1%} are "
+                "those of tissue; expected air or fat, and tissue (a wrong rescale slope or intercept?)"
+            )
+        images.append(values.clip(LOWEST_HU).astype(np.int16))  # padding lies below air
+    if not AIR_HU[0] <= min(darkest) <= AIR_HU[1]:
+        raise ValueError(f"nothing is darker than {min(darkest):.0f} HU; expected air, about -1000 (a wrong rescale?)")
+    return images
 
 
 class SliceStore(Store):

@@ -30,11 +30,11 @@ CLASSES = (
 LUNG, FIRST_NODULE = 4, 5
 PresetName = Literal["thesis", "code"]
 
-AIR_HU = -1000.0
+PADDING_HU = -1018.0  # air has noise and lies above on average
 SEED_HU = -850.0, 50.0  # lung and tissue, where k-means starts
 NUM_CLUSTERED = 20_000  # pixels are enough for two means
 DARKEST_TISSUE_HU = -200.0  # fat is brighter still
-GAS_HU = -940.0, -905.0  # bowel and windpipe hold air, lungs air and tissue; of large regions and small ones
+GAS_HU = -960.0, -905.0  # bowel and windpipe hold air, lungs air and tissue; of large regions and small ones
 SMALL_MM2 = 900.0  # no windpipe is larger; its rim makes it less dark
 SMALLEST_LUNG_MM2 = 60.0
 SMALLEST_BODY_MM2 = 5000.0
@@ -96,8 +96,40 @@ def body_mask(image: np.ndarray, spacing_mm: float) -> np.ndarray:
     labels, _ = ndimage.label(solid)
     area = np.bincount(labels.ravel())[1:] * spacing_mm**2
     large = np.flatnonzero(area >= max(SMALLEST_BODY_MM2, 0.1 * area.max(initial=0))) + 1
-    filled: np.ndarray = ndimage.binary_fill_holes(np.isin(labels, large))
-    return filled
+    walls = np.isin(labels, large)
+    filled: np.ndarray = ndimage.binary_fill_holes(walls)
+    return filled | _open_lungs(image, spacing_mm, walls, filled)
+
+
+def _open_lungs(image: np.ndarray, spacing_mm: float, walls: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """What is as dark as lung between walls that the field of view cuts open; cushions lie outside their hull."""
+    from skimage.morphology import convex_hull_image
+
+    smooth = ndimage.gaussian_filter(image, 1.0)
+    dark = ndimage.binary_opening((smooth > GAS_HU[0]) & (smooth < -400) & ~filled, _disc(3 / spacing_mm))
+    cut = _large_at(dark, _border(smooth, 6 / spacing_mm), spacing_mm)
+    if not cut.any() or not walls.any():
+        return np.zeros(image.shape, dtype=bool)
+    between = _large_at(cut & convex_hull_image(walls), cut, spacing_mm)
+    between = ndimage.binary_dilation(between, _disc(3 / spacing_mm)) & (smooth > GAS_HU[0])
+    opened: np.ndarray = ndimage.binary_fill_holes(walls | between) & ~filled
+    return opened
+
+
+def _border(smooth: np.ndarray, reach: float) -> np.ndarray:
+    """Pixels near the edge of the image or near padding, which has no noise and is as dark as can be."""
+    field = np.pad(smooth > PADDING_HU, 1)
+    near: np.ndarray = ndimage.distance_transform_edt(field)[1:-1, 1:-1] <= reach
+    return near
+
+
+def _large_at(mask: np.ndarray, place: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """The regions of a mask that reach a place, and that no windpipe and no fold of clothes has in size."""
+    labels, _ = ndimage.label(mask)
+    wanted = np.bincount(labels.ravel()) * spacing_mm**2 >= SMALL_MM2
+    wanted &= np.bincount(labels[place], minlength=len(wanted)) > 0
+    wanted[0] = False
+    return wanted[labels]
 
 
 def lung_mask(image: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndarray:
@@ -164,9 +196,9 @@ def _filled(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """
     rows, columns = outline[:-1].T
     crosses = rows == rows.round()
-    changes = np.zeros(shape, dtype=np.int32)
+    changes = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)  # the outline may close beyond the last column
     np.add.at(changes, (rows[crosses].astype(int), np.ceil(columns[crosses]).astype(int)), 1)
-    return changes.cumsum(axis=1) % 2 == 1
+    return changes.cumsum(axis=1)[:, :-1] % 2 == 1
 
 
 def _disc(radius: float) -> np.ndarray:

@@ -240,7 +240,7 @@ def prepare(
             f"data.init_args.store_dir: cannot make {folder} ({describe(error)}); give a folder that can be written."
         ) from error
     remove_stale(folder)
-    _write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
+    write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
     jobs = (delayed(_prepare_one)(address, scan, verify, figures) for scan in scans)
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
@@ -367,10 +367,10 @@ def _write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> 
     writer = csv.DictWriter(Lines(), names)
     writer.writeheader()
     writer.writerows(rows)
-    _write_changed(path, "".join(lines))
+    write_changed(path, "".join(lines))
 
 
-def _write_changed(path: Path, text: str) -> None:
+def write_changed(path: Path, text: str) -> None:
     """A store that is complete is only read, so that several runs may use it, from a full disk too."""
     if not path.is_file() or path.read_bytes() != text.encode():
         write_atomically(path, text)

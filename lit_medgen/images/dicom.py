@@ -16,6 +16,7 @@ import pydicom
 from lit_medgen.errors import describe
 
 MAX_PIXELS = 64_000_000
+DEFLATED, HEAD_BYTES = b"1.2.840.10008.1.2.1.99", 2048
 DICOM_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x runs to the left and y to the back
 
 
@@ -47,13 +48,17 @@ class Slice:
         """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged."""
         data = _dataset(self.path)
         try:
-            stored = data.pixel_array.astype(np.float32)
-            values = stored * _number(data, "RescaleSlope", 1) + _number(data, "RescaleIntercept", 0)
-            padded = _padding(data, stored)
+            with pydicom.config.disable_value_validation():
+                stored = data.pixel_array.astype(np.float32)
+                slope, intercept = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
+                padded = _padding(data, stored)
         except Exception as error:
             raise _unreadable(self.path, error) from error
-        if values.shape != self.shape:
-            raise ValueError(f"{self.path.name}: pixels of shape {values.shape}; expected one grey slice")
+        if stored.shape != self.shape:
+            raise ValueError(f"{self.path.name}: pixels of shape {stored.shape}; expected one grey slice")
+        if not slope > 0:
+            raise ValueError(f"{self.path.name}: rescale slope {slope:g}; expected a number above 0")
+        values = stored * slope + intercept
         if not np.isfinite(values).all():
             raise ValueError(f"{self.path.name}: rescaled pixels that are not finite")
         if padded.any() and not padded.all():
@@ -110,14 +115,20 @@ def open_slice(path: Path) -> Slice:
     """The header of one slice; ValueError if it lacks what a slice needs."""
     data = _dataset(path, stop_before_pixels=True)
     try:
-        return _slice(path, data)
+        with pydicom.config.disable_value_validation():
+            return _slice(path, data)
     except Exception as error:  # pydicom reads an attribute's text when it is asked for it
         raise _unreadable(path, error) from error
 
 
 def _dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    """A file's content. Values are not validated: the warning would print them, and some name people."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+        with path.open("rb") as file:
+            if DEFLATED in file.read(HEAD_BYTES):  # pydicom inflates it whatever it becomes
+                raise ValueError("it is deflated as a whole; expected another transfer syntax")
+        with pydicom.config.disable_value_validation():
+            return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
     except Exception as error:  # pydicom lets out whatever its parts raise
         raise _unreadable(path, error) from error
 
@@ -139,7 +150,10 @@ def _slice(path: Path, data: pydicom.Dataset) -> Slice:
         raise ValueError("no orientation or position; expected six and three numbers")
     if not min(spacing_mm) > 0 or not np.isfinite([*orientation, *position, *spacing_mm]).all():
         raise ValueError(f"pixel spacing {spacing_mm}, position {position}; expected finite numbers, spacing above 0")
-    along, down = orientation[:3] @ DICOM_TO_RAS, orientation[3:] @ DICOM_TO_RAS
+    axes = orientation.reshape(2, 3)
+    if not np.abs(axes @ axes.T - np.eye(2)).max() < 1e-2:
+        raise ValueError(f"orientation {orientation}; expected two unit vectors at a right angle")
+    along, down = axes @ DICOM_TO_RAS
     thickness_mm = _number(data, "SliceThickness", float("nan"))
     uid = str(data.get("SeriesInstanceUID", ""))
     return Slice(path, shape, along, down, position @ DICOM_TO_RAS, spacing_mm, thickness_mm, uid)

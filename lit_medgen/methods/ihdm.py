@@ -151,7 +151,7 @@ class IHDM(CodeMaps):
     def step(self, logits: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
         """Blurs the guess anew; the last one is drawn."""
         if s > 0 and self.guess == "mean":
-            return self.process.reblur(self.process.mean(logits), s, noise)
+            return self.process.reblur(self.process.mean(logits / max(self.temperature, 1e-6)), s, noise)
         return super().step(logits, state, t, s, noise)
 
     def as_image(self, state: Tensor) -> Tensor:

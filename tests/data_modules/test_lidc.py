@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from pydicom import Dataset
 from tiny_lidc import GAP_MM, LEFT_LUNG, NODULE, RIGHT_LUNG, SIDE, SPACING_MM, TinyScan, chest, write_tiny
 
 from data_modules import CTSlices, LIDCDataModule
-from data_modules.semantic_maps import CLASSES, LUNG
+from data_modules.semantic_maps import CLASSES, LUNG, PRESETS
 from data_modules.store import Rejected
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError
@@ -71,13 +73,17 @@ def test_a_batch_holds_slices_with_maps_and_ratings(tree: Path) -> None:
 
 
 def test_hounsfield_units_are_kept_as_they_are(tree: Path) -> None:
+    """Every slice, in its place: the images are told apart by their noise."""
     data = opened(tree)
+    found = set()
     for key, facts in data.store.facts.items():
         stored = np.load(data.store.folder / "volumes" / f"{key}.npy")
         assert stored.dtype == np.int16
-        assert len(stored) == len(facts["slices"])
-    stored_all = {np.load(data.store.folder / "volumes" / f"{key}.npy")[0].tobytes() for key in data.store.facts}
-    assert stored_all == {chest(number).clip(-1024).tobytes() for number in range(1, 7)}
+        for image, one in zip(stored, facts["slices"], strict=True):
+            found.add((image.tobytes(), one["place"]))
+    expected = {(TinyScan(n).pixels(k).clip(-1024).tobytes(), k) for n in range(1, 7) for k in range(10)}
+    assert found <= expected
+    assert len(found) == 12
 
 
 def test_an_image_is_the_window_of_its_slice(tree: Path) -> None:
@@ -101,7 +107,7 @@ def test_turned_slices_come_out_upright_with_their_nodule(tmp_path: Path, orient
     assert len(with_nodule) == 2
     for record, place in zip(with_nodule, (4, 5), strict=True):
         image, labels = data.spec.to_window(torch.from_numpy(data.store.read(record))).T, data.store.label_map(record).T
-        np.testing.assert_allclose(image, chest(1).clip(-1024, 800), atol=1e-2)
+        np.testing.assert_allclose(image, TinyScan().pixels(place).clip(-1024, 800), atol=1e-2)
         assert (labels[NODULE] == 7).all()
         assert (labels == 7).sum() == 36
         row, column = NODULE[0].start, NODULE[1].start
@@ -275,7 +281,7 @@ def cut_off(data: Dataset, place: int) -> None:
 def second_phase(data: Dataset, place: int) -> None:
     if place == 3:
         data.ImagePositionPatient = [-190.0, -190.0, -95.0]  # where slice 2 is
-        data.PixelData = (chest(99) + 1024).tobytes()
+        data.PixelData = (chest(99, 0, False) + 1024).tobytes()
 
 
 def tilted(data: Dataset, place: int) -> None:
@@ -290,8 +296,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "two phases": ({"change": second_phase}, "two different slices"),
     "gantry tilt": ({"change": tilted}, "gantry tilt"),
     "thick slices": ({"thickness_mm": 3.0}, "slices of 3 mm; expected at most 2.5 mm"),
+    "no thickness": ({"thickness_mm": 0.0}, "slices of 0 mm"),
+    "two thicknesses": ({"change": at(3, SliceThickness=1.25)}, "slices of 2.5 and 1.25 mm"),
+    "oblong pixels": ({"change": lambda data, place: setattr(data, "PixelSpacing", [4.0, 3.0])}, "expected squares"),
+    "no unit vectors": ({"change": at(3, ImageOrientationPatient=[2, 0, 0, 0, 2, 0])}, "two unit vectors"),
+    "slope 0": ({"change": at(4, RescaleSlope="0")}, "rescale slope 0; expected a number above 0"),
+    "slope 2": ({"change": at(4, RescaleSlope="2")}, "those of tissue"),
+    "empty slice": ({"change": lambda data, place: setattr(data, "PixelData", bytes(2 * SIDE**2))}, "those of tissue"),
     "unknown thickness": ({"change": lambda data, place: delattr(data, "SliceThickness")}, "slices of nan mm"),
-    "no rescale": ({"change": at(4, RescaleIntercept="0")}, "expected air, about -1000"),
+    "no rescale": ({"change": at(4, RescaleIntercept="0")}, "expected air or fat"),
     "cut off": ({"change": cut_off}, "cannot be read as a DICOM slice"),
     "coronal": ({"orientation": (1, 0, 0, 0, 0, -1)}, "not axial"),
     "outline between scans": ({"nodule": (14, 15)}, "069.xml: an outline at z = -65 mm"),
@@ -346,6 +359,84 @@ def test_slices_of_another_size_are_refused(tmp_path: Path) -> None:
         module(tmp_path / "raw", CTSlices()).prepare()
 
 
+def test_a_second_copy_of_a_scan_does_not_hide_the_first(tmp_path: Path) -> None:
+    """A download that broke off, and the whole one beside it, each with its XML."""
+    broken = TinyScan(change=lambda data, place: place not in (4, 5)).write(
+        tmp_path / "raw" / "LIDC-IDRI-0001" / "a" / "s"
+    )
+    TinyScan().write(tmp_path / "raw" / "LIDC-IDRI-0001" / "b" / "s")
+    accepted, rejected = module(tmp_path / "raw").prepare()
+    assert len(accepted) == 1
+    assert [one.source for one in rejected] == [str(broken)]
+    assert "gap" in rejected[0].reason
+
+
+def test_of_two_different_xml_files_the_correction_counts(tmp_path: Path) -> None:
+    folder = one_scan(tmp_path / "raw")
+    (folder / "069.xml").rename(folder / "z161.xml")
+    corrected = TinyScan(malignancy=(1, 1, 1, 1)).xml()
+    (folder / "z162.xml").write_text(corrected)
+    one = only_rejection(tmp_path / "raw")
+    assert "2 different XML files of its series (z161.xml, z162.xml)" in one.reason
+    (folder / "z162.xml").rename(folder / "z161-resubmitted-correction-3-9-12.xml")
+    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    assert {nodule["malignancy"] for facts in data.store.facts.values() for nodule in facts["nodules"]} == {1.0, 4.0}
+
+
+def test_one_reader_who_drew_four_times_is_one_reader(tmp_path: Path) -> None:
+    folder = one_scan(tmp_path / "raw")
+    path = folder / "069.xml"
+    path.write_text(path.read_text().replace("</readingSession><readingSession>", ""))
+    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    assert [facts["nodules"] for facts in data.store.facts.values()] == [[]]
+
+
+def test_outlines_without_ratings_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = one_scan(tmp_path / "raw") / "069.xml"
+    path.write_text(re.sub(r"<characteristics>.*?</characteristics>", "<characteristics/>", path.read_text(), count=1))
+    with caplog.at_level("INFO"):
+        module(tmp_path / "raw").prepare()
+    assert "1 outlines have no ratings and are left out" in caplog.text
+
+
+def test_a_series_of_another_kind_or_of_nobody_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "raw"
+    TinyScan(number=1, change=lambda data, place: setattr(data, "Modality", "PT")).write(root / "LIDC-IDRI-0001" / "s")
+    TinyScan(number=2, change=lambda data, place: setattr(data, "PatientID", "")).write(root / "somebody" / "s")
+    TinyScan(number=3).write(root / "LIDC-IDRI-0003" / "s")
+    (root / "dangling.xml").symlink_to(tmp_path / "nowhere")
+    accepted, rejected = module(root).prepare()
+    assert len(accepted) == 1
+    reasons = {Path(one.source).relative_to(root).as_posix(): one.reason for one in rejected}
+    assert "modality 'PT'; expected CT" in reasons["LIDC-IDRI-0001/s"]
+    assert "whose scan it is" in reasons["somebody/s"]
+    assert "cannot be read" in reasons["dangling.xml"]
+
+
+def test_pydicom_prints_no_identifier(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    canary = "1.3.06.1.4.1.14519.99"  # not a valid UID, of which pydicom would warn
+    folder = one_scan(tmp_path / "raw")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.3.6.1.4.1.14519.1.2", canary.encode()))
+    module(tmp_path / "raw").prepare()
+    assert not [str(one.message) for one in recwarn if canary in str(one.message)]
+
+
+def test_a_second_preparation_writes_nothing(tree: Path, tmp_path: Path) -> None:
+    data = LIDCDataModule(str(tree), SMALL, store_dir=str(tmp_path), num_jobs=1)
+    data.prepare()
+    before = {path: path.stat().st_mtime_ns for path in data.address.folder.rglob("*") if path.is_file()}
+    data.prepare()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_numbers_of_a_preset_are_part_of_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = module(tmp_path).address.folder
+    changed = replace(PRESETS["thesis"], window=(-1000, 800))
+    monkeypatch.setitem(PRESETS, "thesis", changed)
+    assert module(tmp_path, CTSlices(size=(SIDE, SIDE))).address.folder != before
+
+
 def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = one_scan(tmp_path / "raw")
     shutil.copy(folder / "1-001.dcm", folder / "1-099.dcm")
@@ -357,8 +448,10 @@ def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_rescale_is_that_of_each_slice_and_padding_is_air(tmp_path: Path) -> None:
+    scan = TinyScan()
+
     def change(data: Dataset, place: int) -> None:
-        pixels = chest(1).copy()
+        pixels = scan.pixels(place).copy()
         if place % 2:
             pixels, data.RescaleIntercept = pixels + 2000, "-2000"
         else:
@@ -370,8 +463,8 @@ def test_rescale_is_that_of_each_slice_and_padding_is_air(tmp_path: Path) -> Non
     one_scan(tmp_path / "raw", change=change)
     data = opened(tmp_path / "raw", CTSlices(size=(SIDE, SIDE), share=1.0), fractions=(1.0, 0.0, 0.0))
     stored = np.load(data.store.path(data.store.records[0]))
-    for image in stored:
-        np.testing.assert_array_equal(image[1:], chest(1)[1:].clip(-1024))
+    for place, image in enumerate(stored):
+        np.testing.assert_array_equal(image[1:], scan.pixels(place)[1:].clip(-1024))
     assert stored.min() >= -1024
 
 
@@ -379,7 +472,7 @@ def test_rescale_is_that_of_each_slice_and_padding_is_air(tmp_path: Path) -> Non
     ("ct", "named"),
     [
         ({"share": 1.5}, "ct.share is 1.5"),
-        ({"consensus": -0.1}, "ct.consensus is -0.1"),
+        ({"consensus": 0.0}, "ct.consensus is 0.0"),
         ({"min_readers": 5}, "ct.min_readers is 5"),
         ({"size": (512,)}, "ct.size is [512]"),
     ],

@@ -158,7 +158,8 @@ ROI = (
 NODULE = (
     f"<unblindedReadNodule><noduleID>1</noduleID><characteristics>{RATED}</characteristics>{ROI}</unblindedReadNodule>"
 )
-SMALL = f"<unblindedReadNodule><noduleID>2</noduleID>{ROI}</unblindedReadNodule>"
+POINT = "<edgeMap><xCoord>365</xCoord><yCoord>171</yCoord></edgeMap>"
+SMALL = f"<unblindedReadNodule><noduleID>2</noduleID>{ROI.replace(POINT, '')}</unblindedReadNodule>"
 OTHER = "<nonNodule><nonNoduleID>3</nonNoduleID></nonNodule>"
 XML = (
     f"{HEAD}<readingSession>{SMALL}{OTHER}</readingSession><readingSession>{NODULE}</readingSession></LidcReadMessage>"
@@ -173,7 +174,8 @@ def written(path: Path, text: str) -> Path:
 def test_a_file_says_what_it_says(tmp_path: Path) -> None:
     found = read_annotations(written(tmp_path / "069.xml", XML))
     assert found is not None
-    assert (found.study_uid, found.series_uid, found.num_small, found.num_others) == ("1.2", "1.2.3", 1, 1)
+    assert (found.study_uid, found.series_uid) == ("1.2", "1.2.3")
+    assert (found.num_small, found.num_unrated, found.num_others) == (1, 0, 1)
     (one,) = found.readings
     assert one.session == 1
     assert one.ratings == dict.fromkeys(HIGHEST, 3)
@@ -183,6 +185,16 @@ def test_a_file_says_what_it_says(tmp_path: Path) -> None:
 
 def test_a_chest_film_is_another_matter(tmp_path: Path) -> None:
     assert read_annotations(written(tmp_path / "a.xml", "<IdriReadMessage/>")) is None
+
+
+def test_what_is_no_rated_outline_is_counted(tmp_path: Path) -> None:
+    """An outline that nobody rated, and a rated point, are no readings."""
+    bare = NODULE.replace(RATED, "")
+    point = NODULE.replace(POINT, "")
+    text = XML.replace(NODULE, bare + point)
+    found = read_annotations(written(tmp_path / "a.xml", text))
+    assert found is not None
+    assert (len(found.readings), found.num_small, found.num_unrated) == (0, 2, 1)
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;&b;&b;">]>'
@@ -205,6 +217,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "b"><!ENTITY c "&b;&b;&b;&b;">]>'
         (XML.replace("ResponseHeader", "Header"), "LidcReadMessage without ResponseHeader"),
         (XML.replace("SeriesInstanceUid", "Series"), "without SeriesInstanceUid"),
         (XML.replace(ROI, ""), "without an outline"),
+        (XML.replace(NODULE, NODULE * 1001), "1,001 outlined nodules; expected at most 1,000"),
     ],
 )
 def test_a_bad_file_is_an_error_that_says_why(tmp_path: Path, text: str, said: str) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from tiny_lidc import SIDE, TinyScan
 
+from data_modules.lidc import LIDCDataModule
 from data_modules.lidc_slices import MAPS, CTScan, CTSlices
-from data_modules.store import Record, Rejected, StoreAddress, _prepare_one
+from data_modules.store import Record, Rejected, Scan, StoreAddress, _prepare_one
 
 Mutant = Callable[[bytes, np.random.Generator], bytes]
 
@@ -30,7 +31,7 @@ def address(tmp_path: Path) -> StoreAddress:
     return address
 
 
-def outcome(address: StoreAddress, scan: CTScan) -> str | None:
+def outcome(address: StoreAddress, scan: Scan) -> str | None:
     """Prepares one scan: None if it was taken and is sound, else why it was refused."""
     start = time.monotonic()
     with warnings.catch_warnings(action="ignore"):
@@ -60,12 +61,20 @@ def assert_sound(address: StoreAddress, record: Record) -> None:
 
 @pytest.mark.parametrize("num", [150, pytest.param(1000, marks=pytest.mark.slow)])
 def test_damaged_slices(num: int, address: StoreAddress, scan: CTScan, mutant: Mutant) -> None:
+    """Any slice of the series, from the listing of the tree on."""
     assert isinstance(scan.source, list)
-    path, random = scan.source[1], np.random.default_rng(0)
-    content, refused = path.read_bytes(), 0
-    for _ in range(num):
+    data = LIDCDataModule(str(scan.source[0].parent.parent), CTSlices(size=(SIDE, SIDE)))
+    random, refused = np.random.default_rng(0), 0
+    contents = [path.read_bytes() for path in scan.source]
+    for i in range(num):
+        path, content = scan.source[i % 3], contents[i % 3]
         path.write_bytes(mutant(content, random))
-        refused += outcome(address, scan) is not None
+        with warnings.catch_warnings(action="ignore"):
+            found, rejected = data.scans()
+        assert len(found) + len(rejected) >= 1
+        assert all("\n" not in one.reason for one in rejected)
+        refused += not found or outcome(address, found[0]) is not None
+        path.write_bytes(content)
     assert 0.2 * num < refused < num
 
 

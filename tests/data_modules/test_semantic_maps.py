@@ -111,6 +111,29 @@ def test_nothing_but_air_is_background() -> None:
     assert not label_map(np.full((SIDE, SIDE), -1000.0, np.float32), SPACING_MM, THESIS).any()
 
 
+@pytest.mark.parametrize("cut", [0, 30, 54, 70])
+def test_lungs_that_the_field_of_view_cuts_open(cut: int) -> None:
+    """With no wall left beside it, a lung is open to the edge of the image."""
+    labels = label_map(chest()[:, cut:], SPACING_MM, THESIS)
+    assert dice(labels == LUNG, LUNGS[:, cut:]) > 0.98
+
+
+@pytest.mark.parametrize("radius", [110, 90, 80])
+def test_lungs_in_a_round_field_of_view(radius: int) -> None:
+    hu, field = chest(), ellipse(128, 128, radius, radius)
+    hu[~field] = -1024
+    assert dice(label_map(hu, SPACING_MM, THESIS) == LUNG, LUNGS & field) > 0.98
+
+
+def test_a_cushion_is_no_lung() -> None:
+    """As dark as lung and cut by the field of view, but not between walls of the body."""
+    hu = chest()
+    hu[212:, 40:216] = -860
+    labels = label_map(hu, SPACING_MM, THESIS)
+    assert not (labels[212:] == LUNG).any()
+    assert dice(labels == LUNG, LUNGS) > 0.98
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fill_is_that_of_a_polygon(seed: int) -> None:
     from skimage.draw import polygon2mask

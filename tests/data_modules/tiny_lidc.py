@@ -26,14 +26,15 @@ LEFT_LUNG, RIGHT_LUNG = inside(46, 66, 19, 12), inside(46, 30, 17, 10)
 NODULE = slice(44, 50), slice(62, 68)  # rows, columns; in the left lung, which is on the right of the picture
 
 
-def chest(seed: int = 0) -> np.ndarray:
-    """HU, int16: nothing about it is symmetric, so that a turned slice is not taken for it."""
+def chest(number: int, place: int, nodule: bool) -> np.ndarray:
+    """HU of a slice, int16: each has noise of its own, and none is symmetric, so that none is taken for another."""
     hu = np.full((SIDE, SIDE), -1000.0)
     hu[inside(48, 48, 30, 42)] = 40
     hu[LEFT_LUNG | RIGHT_LUNG] = -850
     hu[inside(70, 48, 6, 5)] = 400
-    hu[NODULE] = 30
-    return (hu + np.random.default_rng(seed).normal(0, 10, hu.shape)).round().astype(np.int16)
+    if nodule:
+        hu[NODULE] = 30
+    return (hu + np.random.default_rng([number, place]).normal(0, 10, hu.shape)).round().astype(np.int16)
 
 
 @dataclass
@@ -81,7 +82,7 @@ class TinyScan:
 
     def _slice(self, series: Series, place: int) -> Dataset:
         along, down = np.array(self.orientation[:3]), np.array(self.orientation[3:])
-        shown = chest(self.number)[:: 1 if down[1] > 0 else -1, :: 1 if along[0] > 0 else -1]
+        shown = self.pixels(place)[:: 1 if down[1] > 0 else -1, :: 1 if along[0] > 0 else -1]
         upwards = abs(np.cross(along, down)) * GAP_MM
         middle = place * upwards - [0, 0, 100]
         first = middle - (along + down) * SPACING_MM * (SIDE - 1) / 2
@@ -89,6 +90,10 @@ class TinyScan:
         data = slice_dataset(series, pixels, first, self.orientation, (SPACING_MM, SPACING_MM), 1000 - place)
         data.RescaleIntercept, data.RescaleSlope = "-1024", "1"
         return data
+
+    def pixels(self, place: int) -> np.ndarray:
+        """HU of a slice, upright."""
+        return chest(self.number, place, self.nodule is not None and self.nodule[0] <= place <= self.nodule[1])
 
     def z_mm(self, place: int) -> float:
         """Of a slice."""
