@@ -15,6 +15,7 @@ import pytest
 from scipy import ndimage
 
 from data_modules import CTSlices, LIDCDataModule
+from data_modules.lidc_annotations import read_annotations
 from data_modules.phantoms import chests
 from data_modules.phantoms.chest_nodules import Nodule, nodules_of
 from data_modules.phantoms.lidc_database import Scan, read_scans
@@ -329,3 +330,21 @@ def test_the_loader_finds_lungs_and_nodules(tree: Path, scans: list[Scan], tmp_p
     with_nodule = [record for record in data.store.records if np.isfinite(record.attributes["malignancy"])]
     assert with_nodule
     assert all((data.store.label_map(record) > LUNG).any() for record in with_nodule)
+
+
+def test_our_reader_reads_what_was_drawn(tree: Path, scans: list[Scan]) -> None:
+    """Every drawing of these slices, with its ratings, from the XML files."""
+    for scan in scans:
+        paths = tree.glob(f"LIDC-IDRI/{scan.patient}/*/*/*.xml")
+        (found,) = [one for path in paths if (one := read_annotations(path)) is not None]
+        written = {round(z, 6) for z in series(tree, scan)}
+        drawn = Counter(
+            (round(contour.z_mm, 6), np.asarray(contour.points)[:, ::-1].tobytes())
+            for annotation in scan.annotations
+            for contour in annotation.contours
+            if round(contour.z_mm, 6) in written
+        )
+        ours = Counter((round(c.z_mm, 6), c.points.tobytes()) for one in found.readings for c in one.contours)
+        assert ours == drawn
+        assert found.num_small > 0
+        assert found.num_others > 0

@@ -252,3 +252,19 @@ def test_padding_becomes_the_smallest_value_of_the_slice(value: int, limit: int 
     for one in open_series(files).slices:
         values = one.read()
         assert values[0, 0] == values[0, 1] == values.ravel()[2:].min() > -2000
+
+
+def test_a_file_deflated_as_a_whole_is_refused(tmp_path: Path) -> None:
+    """pydicom inflates it before anybody can ask for its size."""
+    files = write_series(tmp_path)
+    data = pydicom.dcmread(files[2])
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(files[2])
+    with pytest.raises(ValueError, match="deflated"):
+        read_series(files)
+
+
+@pytest.mark.parametrize("slope", ["0", "-1"])
+def test_a_rescale_slope_must_be_above_0(slope: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rescale slope"):
+        read_series(write_series(tmp_path, RescaleSlope=slope))
