@@ -5,6 +5,7 @@
     <store>/manifest.csv          what was accepted: key, person (hashed), session, SHA-256, attributes; of raw
                                   heads, the tools that treated them and their versions
     <store>/rejected.csv          what was not, and why
+    <store>/keys.json             the keys of raw files by path, size and time, so that they are not read again
     <store>/preprocessing.json    how it was made
     <store>/figures/<key>.png     raw and prepared image, if asked for
 
@@ -20,6 +21,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -227,7 +229,7 @@ def prepare(
         scans: raw images.
         rejected: what the layout's reader already refused.
         num_jobs: joblib workers, -1 for one per core; a Dask or Ray backend of joblib is used if one is active.
-        verify: read every volume already there and compare its SHA-256; a bad one is made again.
+        verify: read every raw file, and every volume already there, and compare its SHA-256; a bad one is made again.
         figures: draw every image as it came and as it was prepared.
     """
     folder = address.folder
@@ -241,27 +243,57 @@ def prepare(
         ) from error
     remove_stale(folder)
     write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
-    jobs = (delayed(_prepare_one)(address, scan, verify, figures) for scan in scans)
+    known = {} if verify else _known_keys(folder)
+    stamps = [_stamp(scan) for scan in scans]
+    jobs = (
+        delayed(_prepare_one)(address, scan, verify, figures, known.get(stamp, ""))
+        for scan, stamp in zip(scans, stamps, strict=True)
+    )
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
     accepted: dict[str, Record] = {}
-    refused = list(rejected)
-    for scan, result in zip(scans, _progress(results, len(scans)), strict=True):
+    refused, keys = list(rejected), {}
+    for scan, stamp, result in zip(scans, stamps, _progress(results, len(scans)), strict=True):
         if isinstance(result, Rejected):
             refused.append(result)
-        elif result.key in accepted:
+            continue
+        keys[stamp] = result.key
+        if result.key in accepted:
             refused.append(Rejected(str(scan.place), "the same image as another file of this data set"))
         else:
             accepted[result.key] = result
     records = sorted(accepted.values(), key=lambda record: (record.person, record.session, record.key))
     _write_table(folder / "rejected.csv", [asdict(row) for row in refused], ["source", "reason"])
     _write_table(folder / "manifest.csv", [_row(record) for record in records], ["key"])
+    write_changed(folder / "keys.json", json.dumps(keys, indent=0, sort_keys=True))
     return records, refused
 
 
-def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool) -> Record | Rejected:
+def _known_keys(folder: Path) -> dict[str, str]:
+    """What the last preparation left, or nothing."""
     try:
-        key = _key(address, scan)
+        found = json.loads((folder / "keys.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    known = found.items() if isinstance(found, dict) else ()
+    return {stamp: key for stamp, key in known if isinstance(key, str) and re.fullmatch(r"[0-9a-f]{16}", key)}
+
+
+def _stamp(scan: Scan) -> str:
+    """Changes when a raw file is another or was written again; no path can be read from it."""
+    digest = hashlib.sha256()
+    for path in scan.files:
+        try:
+            facts = path.stat()
+        except OSError:  # it is refused when it is read
+            return ""
+        digest.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str = "") -> Record | Rejected:
+    try:
+        key = key or _key(address, scan)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
         if not _whole(path, facts_path, verify):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 
 import data_modules.preprocessing
+import data_modules.store
 from data_modules.preprocessing import Preprocessing
-from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
+from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, _key, prepare
 from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, NoSpaceError
 from lit_medgen.images import read_image
@@ -147,6 +149,40 @@ def test_a_second_run_does_no_work(address: StoreAddress, scans: list[Scan], mon
     make(address, scans)
     assert volumes(address) == before
     assert Store(address).digest == digest
+
+
+def test_raw_files_are_read_once(address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch) -> None:
+    make(address, scans)
+    with monkeypatch.context() as forbidding:
+        forbidding.setattr(data_modules.store, "_key", forbid_reading)
+        assert len(make(address, scans)[0]) == len(scans)
+    with monkeypatch.context() as counting:
+        read = []
+        counting.setattr(data_modules.store, "_key", lambda address, scan: read.append(scan) or _key(address, scan))
+        make(address, scans, verify=True)
+        assert read == scans
+
+
+def test_a_raw_file_written_again_is_read_again(address: StoreAddress, scans: list[Scan], tmp_path: Path) -> None:
+    paths = [tmp_path / "0.nii.gz", tmp_path / "1.nii.gz"]
+    mine = [replace(scan, source=path) for scan, path in zip(scans[:2], paths, strict=True)]
+    for scan, path in zip(scans, paths, strict=False):
+        shutil.copyfile(scan.files[0], path)
+    assert len(make(address, mine)[0]) == 2
+    shutil.copyfile(scans[1].files[0], paths[0])
+    again, rejected = make(address, mine)
+    assert len(again) == 1
+    assert rejected[0].reason == "the same image as another file of this data set"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"STAMP": "../../etc/passwd"}'])
+def test_a_damaged_list_of_keys_is_made_again(address: StoreAddress, scans: list[Scan], content: str) -> None:
+    keys = [record.key for record in make(address, scans)[0]]
+    path = address.folder / "keys.json"
+    before = path.read_text()
+    path.write_text(content.replace("STAMP", next(iter(json.loads(before)))))
+    assert [record.key for record in make(address, scans)[0]] == keys
+    assert path.read_text() == before
 
 
 def test_moved_and_renamed_files_are_found_again(
