@@ -33,7 +33,8 @@ EXPERIMENTS = [
 def test_every_config_is_tried() -> None:
     tried = {name for experiment in EXPERIMENTS for name in experiment}
     shipped = {str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps"}
-    assert shipped - tried == set(OVERLAYS) | {"configs/data/adni.yaml", "configs/data/folder.yaml"}
+    data = {f"configs/data/{name}.yaml" for name in ("adni", "folder", "lidc")}  # tests/data_modules/test_lidc.py
+    assert shipped - tried == set(OVERLAYS) | data
 
 
 def test_more_modes_than_people_are_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:

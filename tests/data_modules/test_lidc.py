@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 from pydicom import Dataset
 from tiny_lidc import GAP_MM, LEFT_LUNG, NODULE, RIGHT_LUNG, SIDE, SPACING_MM, TinyScan, chest, write_tiny
+from tiny_run import ROOT
 
 from data_modules import CTSlices, LIDCDataModule
 from data_modules.semantic_maps import CLASSES, LUNG, PRESETS
@@ -492,18 +493,16 @@ def test_without_data_the_error_names_the_way(tmp_path: Path) -> None:
 
 
 def test_prepare_by_the_command_line(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = {
-        "class_path": "data_modules.LIDCDataModule",
-        "init_args": {"root": str(tree), "store_dir": str(tmp_path), "num_jobs": 1},
-    }
-    section["init_args"]["ct"] = {"size": [SIDE, SIDE], "preset": "code"}  # type: ignore[index]
+    section = yaml.safe_load((ROOT / "configs" / "data" / "lidc.yaml").read_text())
+    section["init_args"] |= {"root": str(tree), "store_dir": str(tmp_path), "num_jobs": 1}
+    section["init_args"]["ct"] |= {"size": [SIDE, SIDE], "preset": "code"}
     path = tmp_path / "data.yaml"
     path.write_text(yaml.safe_dump(section))
     assert main(["prepare", "--data", str(path)]) == 0
     assert "6" in capsys.readouterr().out
     (recipe,) = [json.loads(file.read_text()) for file in tmp_path.glob("lidc-*/preprocessing.json")]
     assert recipe["preset"] == "code"
-    section["init_args"]["axis"] = "coronal"  # type: ignore[index]
+    section["init_args"]["axis"] = "coronal"
     path.write_text(yaml.safe_dump(section))
     assert main(["prepare", "--data", str(path)]) == 2
 
