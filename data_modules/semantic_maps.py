@@ -107,9 +107,12 @@ def _open_lungs(image: np.ndarray, spacing_mm: float, walls: np.ndarray, filled:
 
     smooth = ndimage.gaussian_filter(image, 1.0)
     dark = ndimage.binary_opening((smooth > GAS_HU[0]) & (smooth < -400) & ~filled, _disc(3 / spacing_mm))
+    nothing = np.zeros(image.shape, dtype=bool)
+    if dark.sum() * spacing_mm**2 < SMALL_MM2 or not walls.any():
+        return nothing
     cut = _large_at(dark, _border(smooth, 6 / spacing_mm), spacing_mm)
-    if not cut.any() or not walls.any():
-        return np.zeros(image.shape, dtype=bool)
+    if not cut.any():
+        return nothing
     between = _large_at(cut & convex_hull_image(walls), cut, spacing_mm)
     between = ndimage.binary_dilation(between, _disc(3 / spacing_mm)) & (smooth > GAS_HU[0])
     opened: np.ndarray = ndimage.binary_fill_holes(walls | between) & ~filled
