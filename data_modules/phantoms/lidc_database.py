@@ -16,20 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_modules.lidc_annotations import HIGHEST
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import mix
 
-RATINGS = (
-    "subtlety",
-    "internalStructure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
-)
+RATINGS = tuple(HIGHEST)
 MAX_THICKNESS_MM = 2.5
 NUM_SLICES = (100, 160)
 
