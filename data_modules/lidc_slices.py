@@ -245,7 +245,8 @@ def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
         values = one.read()
         if values.max() > np.iinfo(np.int16).max or (values != values.round()).any():
             raise ValueError(f"{one.path.name}: values up to {values.max():g}; expected whole HU of 16 bits")
-        darkest.append(float(np.percentile(values[values > LOWEST_HU - 300], 1, method="nearest")))
+        field = values[values > LOWEST_HU - 300]  # without padding
+        darkest.append(float(np.percentile(field, 1, method="nearest")) if field.size else 0.0)
         tissue = ((values > TISSUE_HU[0]) & (values < TISSUE_HU[1])).mean()
         if darkest[-1] > FAT_HU or tissue < 0.02:
             raise ValueError(

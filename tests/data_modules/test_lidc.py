@@ -304,6 +304,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "slope 0": ({"change": at(4, RescaleSlope="0")}, "rescale slope 0; expected a number above 0"),
     "slope 2": ({"change": at(4, RescaleSlope="2")}, "those of tissue"),
     "empty slice": ({"change": lambda data, place: setattr(data, "PixelData", bytes(2 * SIDE**2))}, "those of tissue"),
+    "nothing but padding": ({"change": at(4, RescaleIntercept="-6000")}, "those of tissue"),
     "unknown thickness": ({"change": lambda data, place: delattr(data, "SliceThickness")}, "slices of nan mm"),
     "no rescale": ({"change": at(4, RescaleIntercept="0")}, "expected air or fat"),
     "cut off": ({"change": cut_off}, "cannot be read as a DICOM slice"),
