@@ -95,7 +95,8 @@ class LIDCDataModule(MedicalDataModule):
     def _folders(self) -> dict[Path, list[Path]]:
         found: dict[Path, list[Path]] = defaultdict(list)
         for path in sorted(self.root.glob("**/*.dcm")):
-            found[path.parent].append(path)
+            if not path.is_dir():  # a dangling link is an error when it is read
+                found[path.parent].append(path)
         return found
 
     def _xml(self) -> tuple[dict[str, list[Path]], list[Rejected]]:

@@ -439,6 +439,16 @@ def test_the_numbers_of_a_preset_are_part_of_the_address(tmp_path: Path, monkeyp
     assert module(tmp_path, CTSlices(size=(SIDE, SIDE))).address.folder != before
 
 
+def test_a_dangling_slice_is_an_error_and_a_folder_is_none(tmp_path: Path) -> None:
+    folder = one_scan(tmp_path / "raw")
+    (tmp_path / "raw" / "odd.dcm").mkdir()
+    (folder / "1-001.dcm").rename(tmp_path / "away")
+    (folder / "1-001.dcm").symlink_to(tmp_path / "nowhere")
+    one = only_rejection(tmp_path / "raw")
+    assert one.source == str(folder)
+    assert "1-001.dcm" in one.reason
+
+
 def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = one_scan(tmp_path / "raw")
     shutil.copy(folder / "1-001.dcm", folder / "1-099.dcm")
