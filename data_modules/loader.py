@@ -95,6 +95,10 @@ class WatchedLoader(DataLoader[Batch]):
             except RuntimeError as error:
                 assert isinstance(self.dataset, WatchedDataset)
                 raise _named(error, [self.dataset]) from error
+            except (EOFError, ConnectionError, FileNotFoundError) as error:  # it died while handing over a batch
+                assert isinstance(self.dataset, WatchedDataset)
+                broken = RuntimeError(f"its connection broke off: {type(error).__name__}")
+                raise _named(broken, [self.dataset]) from error
 
 
 _watched: WeakSet[WatchedDataset] = WeakSet()

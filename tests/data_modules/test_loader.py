@@ -82,8 +82,23 @@ def test_a_killed_worker(num_workers: int, scene: Scene, capfd: pytest.CaptureFi
     assert scene.fit(num_workers) == 1
     line = one_line(capfd)
     assert "a data worker died" in line
-    assert "killed by signal: Killed" in line or "exited unexpectedly" in line
+    assert any(text in line for text in ("killed by signal: Killed", "exited unexpectedly", "connection broke off"))
     assert files(line) == {scene.victim}
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(
+    error: Exception, scene: Scene, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The socket that batches come through is closed then, and PyTorch says nothing of a worker."""
+
+    def closed(loader: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._next_data", closed)
+    assert scene.fit(1) == 1
+    line = one_line(capfd)
+    assert f"a data worker died (its connection broke off: {type(error).__name__})" in line
 
 
 def test_a_worker_killed_in_the_middle_of_a_step(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:

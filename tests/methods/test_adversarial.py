@@ -68,6 +68,7 @@ def test_fp16_is_refused(tmp_path: Path, phantoms: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.xdist_group("two")
+@pytest.mark.slow  # VQGAN on two processes, in tests/test_two_processes.py, is not
 @pytest.mark.parametrize("precision", ["bf16-mixed"])
 def test_two_processes(precision: str, tmp_path: Path, phantoms: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
