@@ -229,6 +229,7 @@ def test_shipped_sweeps_name_keys_that_exist(file: Path, capsys: pytest.CaptureF
             assert re.search(rf"{key.rpartition('.')[2]}: {value}\b", printed)
 
 
+@pytest.mark.slow
 def test_the_command_that_wandb_makes_runs(tmp_path: Path, phantoms: Path) -> None:
     """The file read and its macros filled in by W&B's own functions, as its agent does it."""
     pytest.importorskip("wandb")

@@ -73,6 +73,7 @@ def head() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return (1000 * (tissue * field + noise)).clip(0).astype(np.float32), affine, inside, to_template
 
 
+@pytest.mark.slow
 def test_the_brain_of_a_drawn_head_is_found(head: tuple[np.ndarray, ...]) -> None:
     voxels, affine, inside, to_template = head
     stripped, moved = RawHead(register=True)(voxels, affine)
