@@ -90,19 +90,21 @@ def upright(slices: np.ndarray) -> np.ndarray:
 
 def collate(items: Sequence[Batch]) -> Batch:
     """One batch from several."""
-    first = items[0]
-    both = first.slice_index is not None
     return Batch(
         image=torch.cat([item.image for item in items]),
         key=[key for item in items for key in item.key],
         affine=torch.cat([item.affine for item in items]),
-        attributes={name: torch.cat([item.attributes[name] for item in items]) for name in first.attributes},
-        label_map=torch.cat([item.label_map for item in items if item.label_map is not None])
-        if first.label_map is not None
-        else None,
-        slice_index=torch.cat([item.slice_index for item in items if item.slice_index is not None]) if both else None,
-        observed=torch.cat([item.observed for item in items if item.observed is not None]) if both else None,
+        attributes={name: torch.cat([item.attributes[name] for item in items]) for name in items[0].attributes},
+        label_map=_joined([item.label_map for item in items]),
+        slice_index=_joined([item.slice_index for item in items]),
+        observed=_joined([item.observed for item in items]),
     )
+
+
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """One tensor of several; None where there are none."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 class MedicalDataModule(L.LightningDataModule, ABC):

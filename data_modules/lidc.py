@@ -31,6 +31,7 @@ from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec
+from lit_medgen.images.dicom import read_dataset
 from lit_medgen.images.png import write_figure
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
@@ -177,7 +178,7 @@ def _facts(files: list[Path]) -> _Facts:
     for path in files:
         try:
             with pydicom.config.disable_value_validation():
-                header = pydicom.dcmread(path, stop_before_pixels=True)
+                header = read_dataset(path, stop_before_pixels=True)
                 names = ("Modality", "SeriesInstanceUID", "PatientID")
                 facts = _Facts(*(str(header.get(name) or "") for name in names))
         except Exception:  # pydicom lets out whatever its parts raise

@@ -46,7 +46,7 @@ class Slice:
 
     def read(self) -> np.ndarray:
         """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged."""
-        data = _dataset(self.path)
+        data = read_dataset(self.path)
         try:
             with pydicom.config.disable_value_validation():
                 stored = data.pixel_array.astype(np.float32)
@@ -113,7 +113,7 @@ def open_series(files: Sequence[Path]) -> Series:
 
 def open_slice(path: Path) -> Slice:
     """The header of one slice; ValueError if it lacks what a slice needs."""
-    data = _dataset(path, stop_before_pixels=True)
+    data = read_dataset(path, stop_before_pixels=True)
     try:
         with pydicom.config.disable_value_validation():
             return _slice(path, data)
@@ -121,8 +121,11 @@ def open_slice(path: Path) -> Slice:
         raise _unreadable(path, error) from error
 
 
-def _dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
-    """A file's content. Values are not validated: the warning would print them, and some name people."""
+def read_dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    """A file's content; ValueError if it cannot be read.
+
+    Values are not validated: the warning would print them, and some name people.
+    """
     try:
         with path.open("rb") as file:
             if DEFLATED in file.read(HEAD_BYTES):  # pydicom inflates it whatever it becomes
