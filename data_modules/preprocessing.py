@@ -78,13 +78,13 @@ class Preprocessing:
         return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target), moved)
 
     def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:
-        """The volume's file, float16 in [0, 1]; see `Recipe`."""
+        """The volume's file, float16 in [-1, 1]; see `Recipe`."""
         # First: a missing tool is no fault of the scan.
         tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
         prepared = self(*read_image(scan.source))
-        stored = np.moveaxis(prepared.voxels, stacked, 0).astype(np.float16, order="C")
-        if not stored.any():
+        if not prepared.voxels.any():
             raise ValueError("nothing is left inside the field of view; expected an image")
+        stored = np.moveaxis(2 * prepared.voxels - 1, stacked, 0).astype(np.float16, order="C")
         with replacing(path, stored.nbytes) as file:
             np.save(file, stored)
         facts = {
@@ -102,7 +102,7 @@ class Preprocessing:
 
         raw, affine = read_image(scan.source)
         moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
-        prepared = np.moveaxis(np.load(path).astype(np.float32), 0, stacked)
+        prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
         return preparation(raw, moved @ affine, prepared, grid)
 
     def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """The prepared store: volumes on one grid, written once, of which any slices are read and nothing else.
 
-    <store>/volumes/<key>.npy     float16 in [0, 1], the slice axis first (CT slices: int16 HU)
+    <store>/volumes/<key>.npy     float16 in [-1, 1], the slice axis first (CT slices: int16 HU)
     <store>/volumes/<key>.json    SHA-256, affine and cut of that volume, and how it was moved
     <store>/manifest.csv          what was accepted: key, person (hashed), session, SHA-256, attributes; of raw
                                   heads, the tools that treated them and their versions
@@ -40,7 +40,7 @@ from lit_medgen.images.png import write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 1  # raised when the layout above changes, so that old stores are not read as new ones
+FORMAT = 2  # raised when the layout above changes, so that old stores are not read as new ones
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Store:
         import torch
 
         stored = read_array(self.path(record), self.shape, np.float16, slices)
-        values = torch.from_numpy(stored).float().mul_(2).sub_(1).numpy()  # torch widens faster than numpy
+        values = torch.from_numpy(stored).float().numpy()  # torch widens faster than numpy
         return np.moveaxis(values, 0, self.axis) if slices is None else values
 
     @property
@@ -202,7 +202,7 @@ def read_array(
     stored = np.empty(shape if places is None else (len(places), *shape[1:]), dtype)
     stride = stored.itemsize * math.prod(shape[1:])
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             if file.read(len(header)) != header:
                 raise ValueError(f"its header is not that of {np.dtype(dtype)} {shape}")
             for part, index in [(stored, 0)] if places is None else zip(stored, places, strict=True):

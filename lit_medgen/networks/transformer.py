@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lit_medgen.batch import Condition
-from lit_medgen.networks.blocks import TimeEmbedding
+from lit_medgen.networks.blocks import TimeEmbedding, attend
 
 
 class CodeTransformer(nn.Module):
@@ -96,7 +95,7 @@ class TransformerBlock(nn.Module):
         """b p e -> b p e."""
         q, k, v = rearrange(self.qkv(self.norm1(h)), "b p (k h d) -> k b h p d", k=3, h=self.heads)
         dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        mixed = attend(q, k, v, dropout)
         h = h + self.out(rearrange(mixed, "b h p d -> b p (h d)"))
         result: Tensor = h + self.perceptron(self.norm2(h))
         return result

@@ -32,13 +32,14 @@ def test_every_slice_is_made_once_from_slices_made_before(
 @each_scheme
 @given(num_slices=st.integers(1, 200), num_target=st.integers(1, 30), num_condition=st.integers(1, 30))
 @settings(deadline=None)
-def test_only_one_stage_makes_fewer_slices_than_asked(
-    kind: type[Scheme], num_slices: int, num_target: int, num_condition: int
-) -> None:
-    """No more runs of the sampler than needed: only the last is short."""
-    stages = kind(num_target, num_condition).stages(num_slices)
-    assert len(stages) == -(-num_slices // num_target)
-    assert all(len(stage.target) == num_target for stage in stages[:-1])
+def test_no_more_stages_than_needed(kind: type[Scheme], num_slices: int, num_target: int, num_condition: int) -> None:
+    """Only the last is short; the parts of `Hierarchy` are equal but for one slice."""
+    sizes = [len(stage.target) for stage in kind(num_target, num_condition).stages(num_slices)]
+    assert len(sizes) == -(-num_slices // num_target)
+    if kind is Hierarchy:
+        assert max(sizes[1:], default=0) - min(sizes[1:], default=0) <= 1
+    else:
+        assert all(size == num_target for size in sizes[:-1])
 
 
 def test_the_papers_thirteen_stages() -> None:
@@ -67,6 +68,16 @@ def test_hierarchy_fills_in_between() -> None:
     for stage in others:
         assert min(stage.condition) < min(stage.target)
         assert max(stage.condition) > max(stage.target)
+
+
+@pytest.mark.parametrize(("num_slices", "num_target", "num_condition"), [(40, 12, 8), (32, 10, 10)])
+def test_hierarchy_sees_all_neighbours_where_places_allow(num_slices: int, num_target: int, num_condition: int) -> None:
+    """The sizes of the shipped configs: a neighbour made before is a condition, or there would be a seam."""
+    known: set[int] = set()
+    for stage in Hierarchy(num_target, num_condition).stages(num_slices):
+        beside = {i + step for i in stage.target for step in (-1, 1)} & known
+        assert beside <= set(stage.condition)
+        known.update(stage.target)
 
 
 @given(num=st.integers(0, 300), count=st.integers(0, 40))
