@@ -16,7 +16,7 @@ setup: .venv/ready
 	touch $@
 
 demo: .venv/ready
-	$(MEDGEN) phantom adni --out demo/phantoms --num_subjects 48
+	$(MEDGEN) phantom adni --out demo/phantoms --num_subjects 96
 	$(MEDGEN) fit $(DEMO) --ckpt_path last
 	$(MEDGEN) sample --ckpt_path demo/cdpm_demo/checkpoints/last.ckpt --num 4 --out demo/samples
 	$(MEDGEN) evaluate --ckpt_path demo/cdpm_demo/checkpoints/last.ckpt --out demo/report

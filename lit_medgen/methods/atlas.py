@@ -7,25 +7,30 @@ network does not hear there it replaces by the mean, so its samples are too alik
 components as its factors (Tipping & Bishop 1999, section 3.2, but with a residual of its own at every voxel), has
 that denoiser in closed form:
 
-    x = mean + W z + r,   z ~ N(0, I),   r ~ N(0, psi),   psi diagonal
+    x = mean + W z + r,   z ~ N(0, I),   r_i ~ N(0, psi_i),   corr(r_i, r_j) = rho^|i - j|
 
-Given slices show x itself, noisy ones x_t / alpha_t = x + N(0, sigma_t^2 / alpha_t^2). With s the variance of that
-noise at a voxel, 0 where it is given, and y what is seen there
+where i and j are slices, at one place of the plane; places are independent. (Deeper in the plane a 2D network sees
+for itself; what neighbouring slices share it learns late, through attention alone.) Given slices show x itself, noisy
+ones x_t / alpha_t = x + N(0, sigma_t^2 / alpha_t^2). With s the variance of that noise in a slice, 0 where it is
+given, y what is seen, in standard deviations u = (y - mean) / sqrt(psi + s), M = W / sqrt(psi + s),
+a = sqrt(psi / (psi + s)) and C_ij = rho^|i - j|
 
-    E[z | y] = (I + W^T P W)^-1 W^T P (y - mean),   P = 1 / (psi + s)
-    E[x | y] = E[mean + W z | y] + psi P (y - E[mean + W z | y])
+    R = diag(a) C diag(a) + diag(1 - a^2)                   the correlation of what is seen beside z, n x n
+    E[z | y] = (I + M^T R^-1 M)^-1 M^T R^-1 u
+    E[x | y] = mean + W E[z | y] + sqrt(psi) C diag(a) R^-1 (u - M E[z | y])
+    var[x | y, z] = psi (1 - diag(C diag(a) R^-1 diag(a) C))
 
-The network sees E[mean + W z | y] and, in place of x_t, by how many standard deviations y lies off it,
-sqrt(P) (y - E[mean + W z | y]); it says by how many, sqrt(psi s P), x lies off E[x | y]. So what goes in and what comes
+The network sees E[x | y] and, in place of x_t, by how many standard deviations y lies off what z says,
+u - M E[z | y]; it says by how many, of var[x | y, z], x lies off E[x | y]. So what goes in and what comes
 out has variance 1 at every noise level (the preconditioning of Karras et al. 2022, section 5, voxel by voxel).
 
 Components fit the people they come from better than others, and a network that is trained on them learns a trust
 that new people do not deserve. So the people are cross-fitted: while a person is trained on, the network sees an
-atlas made without them and a quarter of the others; psi and the spread of z are those of people left out. Neither
-the paper nor its port has any of this.
+atlas made without them and a quarter of the others; psi, rho and the spread of z are those of people left out.
+Neither the paper nor its port has any of this.
 
-Shapes: b volumes, c channels, n slices, y x the plane, k modes, f atlases (the first of all people, then one
-without each part of them).
+Shapes: b volumes, c channels, n slices, y x the plane, v its places in all channels, k modes, f atlases (the first
+of all people, then one without each part of them).
 """
 
 from __future__ import annotations
@@ -44,6 +49,12 @@ from lit_medgen.diffusion import Denoiser
 NUM_PARTS = 4
 """Parts of the people, each left out once."""
 
+MOST_CORRELATION = 0.95
+"""Of neighbouring slices' residuals: nearer to 1 the matrices below lose their digits."""
+
+UNSEEN = 1e6
+"""Variance of the noise over a slice that is not there."""
+
 LEAST_VARIANCE = 1e-4
 """Of a voxel, images being in [-1, 1]: where all training people are equal, a new one may still differ a little."""
 
@@ -56,11 +67,13 @@ class Atlas:
         mean: f c n y x.
         modes: f k c n y x, the columns of W.
         residual: c n y x, psi.
+        correlation: rho, of the residuals of neighbouring slices.
     """
 
     mean: Tensor
     modes: Tensor
     residual: Tensor
+    correlation: float
 
     @classmethod
     def of(cls, volumes: Tensor, num_modes: int) -> Self:
@@ -69,20 +82,29 @@ class Atlas:
         left_out = torch.tensor([without(person) for person in range(len(flat))])
         parts = range(left_out.max() + 1)
         means, directions = zip(*(_components(flat[left_out != part], num_modes) for part in parts), strict=True)
-        residual, spread = torch.zeros_like(flat[0]), torch.zeros(num_modes)
+        left = torch.empty_like(flat)
+        spread = torch.zeros(num_modes)
         for part, mean, direction in zip(parts, means, directions, strict=True):
             apart = flat[left_out == part] - mean
             z = apart @ direction.mT
-            residual += (apart - z @ direction).square().sum(0) / len(flat)
+            left[left_out == part] = apart - z @ direction
             spread += z.square().sum(0) / len(flat)
-        residual.clamp_(min=LEAST_VARIANCE)
-        scale = (spread - directions[0].square() @ residual).clamp(min=0).sqrt()
+        residual = left.square().mean(0).clamp(min=LEAST_VARIANCE).view(volumes.shape[1:])
+        deviation = residual.sqrt()
+        left = left.view(volumes.shape)
+        together = (left[:, :, 1:] * left[:, :, :-1]).mean(0).sum() / (deviation[:, 1:] * deviation[:, :-1]).sum()
+        correlation = together.clamp(0, MOST_CORRELATION).item()
+        # What lies along a direction is not the modes' alone: a part of it is residual.
+        seen = rearrange(directions[0].view(-1, *residual.shape) * deviation, "k c n y x -> k (c y x) n")
+        rest = (seen @ _powers(correlation, torch.arange(seen.shape[2])) * seen).sum((1, 2))
+        scale = (spread - rest).clamp(min=0).sqrt()
         mean, modes = torch.stack(means), torch.stack(directions) * scale[:, None]
-        return cls(*(part.unflatten(-1, volumes.shape[1:]) for part in (mean, modes, residual)))
+        mean, modes = (part.unflatten(-1, volumes.shape[1:]) for part in (mean, modes))
+        return cls(mean, modes, residual, correlation)
 
     def to(self, device: torch.device) -> Atlas:
         """The same atlas on another device."""
-        return Atlas(self.mean.to(device), self.modes.to(device), self.residual.to(device))
+        return replace(self, mean=self.mean.to(device), modes=self.modes.to(device), residual=self.residual.to(device))
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -97,19 +119,36 @@ class Atlas:
         """
         place = index.clamp(min=0)
         which = torch.zeros_like(index) if which is None else which[:, None].expand_as(index)
-        mean = rearrange(self.mean[which, :, place], "b n c y x -> b c n y x")
-        modes = rearrange(self.modes[which, :, :, place], "b n k c y x -> b k (c n y x)")
-        residual = rearrange(self.residual[:, place], "c b n y x -> b c n y x")
-        noise = variance[:, None, :, None, None]
-        precision = 1 / (residual + noise)
-        seen = (precision * (index != PADDING)[:, None, :, None, None]).flatten(1)
-        weighted = modes * seen[:, None]
-        identity = torch.eye(modes.shape[1], device=known.device)
-        z = torch.linalg.solve(identity + weighted @ modes.mT, weighted @ (known - mean).flatten(1)[..., None])
-        bent = mean + (modes.mT @ z).view(mean.shape)
-        apart = known - bent
-        x = bent + residual * precision * apart
-        return Posterior(bent, x, (residual * noise * precision).sqrt(), apart * precision.sqrt())
+        mean = rearrange(self.mean[which, :, place], "b n c y x -> b (c y x) n")
+        modes = rearrange(self.modes[which, :, :, place], "b n k c y x -> b (c y x) n k")
+        psi = rearrange(self.residual[:, place], "c b n y x -> b (c y x) n")
+        # Padding is a slice seen through nothing but noise.
+        noise = variance.masked_fill(index == PADDING, UNSEEN)[:, None]
+        scale = (psi + noise).sqrt()
+        gain = psi.sqrt() / scale
+        near = _powers(self.correlation, place)[:, None]
+        together = gain[..., None] * near * gain[..., None, :] + torch.diag_embed(1 - gain**2)
+        root = torch.linalg.cholesky(together)  # b v n n
+        u = (rearrange(known, "b c n y x -> b (c y x) n") - mean) / scale
+        whitened = torch.linalg.solve_triangular(
+            root, torch.cat([modes / scale[..., None], u[..., None], gain[..., None] * near], dim=-1), upper=False
+        )
+        num, n = modes.shape[-1], len(index[0])
+        white_modes, white_u, pull = whitened.split([num, 1, n], dim=-1)
+        flat, identity = white_modes.flatten(1, 2), torch.eye(num, device=known.device)
+        z = torch.linalg.solve(identity + flat.mT @ flat, flat.mT @ white_u.flatten(1, 2))[:, None]  # b 1 k 1
+        bent = mean + (modes @ z)[..., 0]
+        x = bent + psi.sqrt() * (pull.mT @ (white_u - white_modes @ z))[..., 0]
+        deviation = (psi * (1 - pull.square().sum(-2))).clamp(min=0).sqrt()
+        surprise = u - (bent - mean) / scale
+        c, y = known.shape[1], known.shape[3]
+        return Posterior(*(rearrange(part, "b (c y x) n -> b c n y x", c=c, y=y) for part in (x, deviation, surprise)))
+
+
+def _powers(correlation: float, place: Tensor) -> Tensor:
+    """... n n: correlation^|i - j| for slices at ... n places."""
+    distance = (place[..., :, None] - place[..., None, :]).abs()
+    return torch.tensor(correlation, device=place.device) ** distance
 
 
 @dataclass(frozen=True)
@@ -117,13 +156,11 @@ class Posterior:
     """What an atlas makes of known slices y; b c n y x each.
 
     Attributes:
-        bent: E[mean + W z | y].
         x: E[x | y].
-        deviation: sqrt(psi s P), of x about its mean.
-        surprise: sqrt(P) (y - bent).
+        deviation: of x about that, sqrt(var[x | y, z]).
+        surprise: u - M E[z | y].
     """
 
-    bent: Tensor
     x: Tensor
     deviation: Tensor
     surprise: Tensor
@@ -150,7 +187,7 @@ class AtlasDenoiser(Denoiser):
             condition.slice_index,
             which,
         )
-        seen = replace(condition, image=torch.where(given, condition.image, known.bent))
+        seen = replace(condition, image=torch.where(given, condition.image, known.x))
         return self.target(known.x + known.deviation * super().predict(known.surprise, t, seen), x_t, t)
 
 

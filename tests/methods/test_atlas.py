@@ -29,13 +29,22 @@ class Silent(nn.Module):
 @pytest.fixture
 def atlas() -> Atlas:
     torch.manual_seed(0)
-    return Atlas.of(torch.randn(20, *SHAPE), 5)
+    volumes = torch.randn(20, *SHAPE).cumsum(2)  # so that slices are alike
+    return Atlas.of(volumes, 5)
 
 
 def covariance(atlas: Atlas, which: int = 0) -> Tensor:
     """W W^T, without what the modes leave."""
     modes = atlas.modes[which].flatten(1).double()
     return modes.mT @ modes
+
+
+def residual(atlas: Atlas) -> Tensor:
+    """The covariance of what the modes leave: correlated along slices, at each place of the plane alone."""
+    deviation = atlas.residual.flatten().double().sqrt()
+    c, n, y, x = (part.flatten() for part in torch.meshgrid(*map(torch.arange, SHAPE), indexing="ij"))
+    same = (c[:, None] == c) & (y[:, None] == y) & (x[:, None] == x)
+    return deviation[:, None] * deviation * same * atlas.correlation ** (n[:, None] - n).abs()
 
 
 def flat(slices: list[int]) -> Tensor:
@@ -50,13 +59,13 @@ def expected(
     voxels = flat(slices)
     noise = torch.tensor(variance).double()[:, None, None].expand(SHAPE[0], *known.shape[1:]).flatten()
     mean, modes = atlas.mean[which].flatten().double()[voxels], covariance(atlas, which)[voxels][:, voxels]
-    psi = atlas.residual.flatten().double()[voxels]
-    gain = torch.linalg.solve(modes + (psi + noise).diag(), known.flatten().double() - mean)
+    psi = residual(atlas)[voxels][:, voxels]
+    gain = torch.linalg.solve(modes + psi + noise.diag(), known.flatten().double() - mean)
+    spread = (psi - psi @ torch.linalg.solve(psi + noise.diag(), psi)).diag()
     parts = {
-        "bent": mean + modes @ gain,
-        "x": mean + (modes + psi.diag()) @ gain,
-        "deviation": (psi - psi**2 / (psi + noise)).sqrt(),
-        "surprise": (known.flatten().double() - mean - modes @ gain) / (psi + noise).sqrt(),
+        "x": mean + (modes + psi) @ gain,
+        "deviation": spread.clamp(min=0).sqrt(),
+        "surprise": (known.flatten().double() - mean - modes @ gain) / (psi.diag() + noise).sqrt(),
     }
     return {name: part.view(known.shape) for name, part in parts.items()}
 
@@ -64,6 +73,7 @@ def expected(
 @pytest.mark.parametrize("seed", range(5))
 def test_posterior_is_that_of_joint_gaussians(atlas: Atlas, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
+    assert atlas.correlation > 0.3
     known = torch.randn(2, 2, 4, 4, 3, generator=random)
     variance = torch.rand(2, 4, generator=random) * torch.tensor([0.0, 1, 1, 100])
     index = torch.tensor([[5, 0, 3, PADDING], [1, 2, 4, 0]])
@@ -92,7 +102,7 @@ def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas, parametrisatio
     target = ~observed[0]
     assert torch.allclose(x[0, :, target].double(), right["x"][:, target], atol=1e-4)
     assert network.seen is not None
-    assert torch.allclose(network.seen[0, :, target].double(), right["bent"][:, target], atol=1e-4)
+    assert torch.allclose(network.seen[0, :, target].double(), right["x"][:, target], atol=1e-4)
     assert torch.allclose(network.x[0, :, target].double(), right["surprise"][:, target], atol=1e-4)
     assert torch.equal(network.seen[0, :, observed[0]], image[0, :, observed[0]])
 
@@ -117,6 +127,7 @@ def test_what_the_modes_leave_is_judged_on_people_left_out() -> None:
     assert atlas.residual.mean().sqrt() == pytest.approx(0.3, rel=0.1)
     variance = (covariance(atlas).diag() + atlas.residual.flatten()).mean()
     assert variance.sqrt().item() == pytest.approx(0.3, rel=0.1)
+    assert atlas.correlation == pytest.approx(0, abs=0.05)
 
 
 def test_a_voxel_equal_in_all_people_stays_possible_elsewhere() -> None:
@@ -137,8 +148,12 @@ def test_the_modes_of_a_known_gaussian_are_found() -> None:
     torch.manual_seed(0)
     modes = torch.linalg.qr(torch.randn(NUM, 2))[0].mT * torch.tensor([[3.0], [2.0]])
     rough = torch.linspace(0.05, 0.2, NUM)
-    volumes = 5 + torch.randn(800, 2) @ modes + rough * torch.randn(800, NUM)
+    left = torch.randn(800, *SHAPE)
+    for n in range(1, SHAPE[1]):
+        left[:, :, n] = 0.6 * left[:, :, n - 1] + 0.8 * left[:, :, n]
+    volumes = 5 + torch.randn(800, 2) @ modes + rough * left.flatten(1)
     atlas = Atlas.of(volumes.view(-1, *SHAPE), 2)
+    assert atlas.correlation == pytest.approx(0.6, abs=0.03)
     assert torch.allclose(atlas.mean, torch.tensor(5.0), atol=0.5)
     assert torch.allclose(atlas.residual.flatten().sqrt(), rough, rtol=0.15)
     for which in range(NUM_PARTS + 1):
