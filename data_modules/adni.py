@@ -49,7 +49,7 @@ class ADNIDataModule(MedicalDataModule):
     remedy = (
         "ADNI needs an application at ida.loni.usc.edu; expected <PTID>/<Description>/<date>/<I...>/*.nii and the "
         "collection CSV. To try the method without it, draw phantoms (`python -m lit_medgen phantom adni "
-        "--out demo/phantoms --num_subjects 48`) and add the method's overlay of configs/demo, for cDPM "
+        "--out demo/phantoms --num_subjects 96`) and add the method's overlay of configs/demo, for cDPM "
         "--config configs/demo/cdpm.yaml."
     )
 

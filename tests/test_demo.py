@@ -99,7 +99,7 @@ def test_demo_leaves_what_it_prints(demo: Path) -> None:
 
 def test_demo_beats_its_untrained_copy_and_twenty_steps_do(demo: Path, tmp_path: Path) -> None:
     checkpoints = demo / "cdpm_demo" / "checkpoints"
-    last, early = checkpoints / "last.ckpt", checkpoints / "step_0000024.ckpt"
+    last, early = checkpoints / "last.ckpt", checkpoints / "step_0000020.ckpt"
     data = data_of(demo, last)
     few = DPMSolverPP2M(20)
     final = scores(load(last), data, tmp_path / "final", few)  # type: ignore[arg-type]

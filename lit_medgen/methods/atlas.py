@@ -20,9 +20,9 @@ a = sqrt(psi / (psi + s)) and C_ij = rho^|i - j|
     E[x | y] = mean + W E[z | y] + sqrt(psi) C diag(a) R^-1 (u - M E[z | y])
     var[x | y, z] = psi (1 - diag(C diag(a) R^-1 diag(a) C))
 
-The network sees E[x | y] and, in place of x_t, by how many standard deviations y lies off what z says,
-u - M E[z | y]; it says by how many, of var[x | y, z], x lies off E[x | y]. So what goes in and what comes
-out has variance 1 at every noise level (the preconditioning of Karras et al. 2022, section 5, voxel by voxel).
+The network sees E[mean + W z | y] and, in place of x_t, by how many standard deviations E[x | y] lies off it; it says
+by how many, of var[x | y, z], x lies off E[x | y]. So what goes in and what comes out has variance 1 at every
+noise level (the preconditioning of Karras et al. 2022, section 5, voxel by voxel).
 
 Components fit the people they come from better than others, and a network that is trained on them learns a trust
 that new people do not deserve. So the people are cross-fitted: while a person is trained on, the network sees an
@@ -138,11 +138,14 @@ class Atlas:
         flat, identity = white_modes.flatten(1, 2), torch.eye(num, device=known.device)
         z = torch.linalg.solve(identity + flat.mT @ flat, flat.mT @ white_u.flatten(1, 2))[:, None]  # b 1 k 1
         bent = mean + (modes @ z)[..., 0]
-        x = bent + psi.sqrt() * (pull.mT @ (white_u - white_modes @ z))[..., 0]
-        deviation = (psi * (1 - pull.square().sum(-2))).clamp(min=0).sqrt()
-        surprise = u - (bent - mean) / scale
+        explained = pull.square().sum(-2)
+        off = (pull.mT @ (white_u - white_modes @ z))[..., 0]
+        x, surprise = bent + psi.sqrt() * off, off / explained.sqrt()
+        deviation = (psi * (1 - explained)).clamp(min=0).sqrt()
         c, y = known.shape[1], known.shape[3]
-        return Posterior(*(rearrange(part, "b (c y x) n -> b c n y x", c=c, y=y) for part in (x, deviation, surprise)))
+        return Posterior(
+            *(rearrange(part, "b (c y x) n -> b c n y x", c=c, y=y) for part in (bent, x, deviation, surprise))
+        )
 
 
 def _powers(correlation: float, place: Tensor) -> Tensor:
@@ -156,11 +159,13 @@ class Posterior:
     """What an atlas makes of known slices y; b c n y x each.
 
     Attributes:
+        bent: E[mean + W z | y].
         x: E[x | y].
         deviation: of x about that, sqrt(var[x | y, z]).
-        surprise: u - M E[z | y].
+        surprise: x - bent, relative to its standard deviation.
     """
 
+    bent: Tensor
     x: Tensor
     deviation: Tensor
     surprise: Tensor
@@ -187,7 +192,7 @@ class AtlasDenoiser(Denoiser):
             condition.slice_index,
             which,
         )
-        seen = replace(condition, image=torch.where(given, condition.image, known.x))
+        seen = replace(condition, image=torch.where(given, condition.image, known.bent))
         return self.target(known.x + known.deviation * super().predict(known.surprise, t, seen), x_t, t)
 
 

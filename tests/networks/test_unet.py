@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lit_medgen.networks import UNet
-from lit_medgen.networks.blocks import ResidualBlock
+from lit_medgen.networks.blocks import ResidualBlock, attend
 
 
 def randomise(network: nn.Module, std: float = 0.05) -> None:
@@ -97,6 +97,18 @@ def test_gradient_checkpointing_changes_memory_only(dim: int, dropout: float) ->
         outcomes.append([out, *(parameter.grad for parameter in network.parameters())])
     for plain, recomputed in zip(*outcomes, strict=True):
         assert_close(recomputed, plain, rtol=1e-6, atol=1e-7)
+
+
+def test_attention_of_halves_is_that_of_floats_and_learns() -> None:
+    """On a CPU bfloat16 is attended to in float32, also under autocast."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 20, 8).bfloat16().requires_grad_() for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(q, k, v)
+    by_hand = (q.float() @ k.float().mT * 8**-0.5).softmax(-1) @ v.float()
+    assert_close(found.float(), by_hand, atol=1e-5, rtol=1e-5)
+    found.sum().backward()
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in (q, k, v))
 
 
 def test_one_image_does_not_see_another() -> None:
