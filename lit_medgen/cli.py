@@ -275,6 +275,12 @@ def _shorten(message: str) -> str:
     # A wrong key below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
     if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", text):
         text = f"{text.split(':')[0]}: {inner[1]}"
+    while wrapped := re.match(r'Parser key "([^"]+)": (?:Parser key "([^"]+)": )?(.*)', text):
+        outer, inner_key, rest = wrapped.groups()
+        text = f"{outer}: {rest}" if inner_key is None else f'Parser key "{outer}.{inner_key}": {rest}'
+    text = re.sub(
+        r"Expected a dot import path string: (.*)", r"\1 names no class; give its path, as the configs do", text
+    )
     if re.search(r"arguments are required: (model|data)\b", text) and "give --config" not in text:
         text += "; give --config FILE or --ckpt_path FILE"
     return text if len(text) <= 600 else text[:600] + " ..."

@@ -124,6 +124,14 @@ def test_samples_are_evaluated_without_a_checkpoint(trained: TinyRun, tmp_path: 
             ["data.init_args.root", "data/adni", "ida.loni.usc.edu", "demo/cdpm.yaml"],
         ),
         (["fit", "--config", "configs/cdpm.yaml", "--ckpt_path=none.ckpt"], ["--ckpt_path", "none.ckpt"]),
+        (
+            ["fit", "--config", "configs/cdpm.yaml", "--model.init_args.scheme=Hierarchi"],
+            ["model.scheme: Hierarchi", "names no class", "path"],
+        ),
+        (
+            ["fit", "--config", "configs/cdpm.yaml", "--model.init_args.scheme.num_target=x"],
+            ["model.scheme.num_target"],
+        ),
         (["sample"], ["model"]),
         (["phantom", "lungs"], ["lungs", "adni"]),
         (["prepare", "--config", "none.yaml"], ["none.yaml"]),
