@@ -9,11 +9,11 @@ that denoiser in closed form:
 
     x = mean + W z + r,   z ~ N(0, I),   r_i ~ N(0, psi_i),   corr(r_i, r_j) = rho^|i - j|
 
-where i and j are slices, at one place of the plane; places are independent. (Deeper in the plane a 2D network sees
-for itself; what neighbouring slices share it learns late, through attention alone.) Given slices show x itself, noisy
-ones x_t / alpha_t = x + N(0, sigma_t^2 / alpha_t^2). With s the variance of that noise in a slice, 0 where it is
-given, y what is seen, in standard deviations u = (y - mean) / sqrt(psi + s), M = W / sqrt(psi + s),
-a = sqrt(psi / (psi + s)) and C_ij = rho^|i - j|
+where i and j are slices, at one place of the plane; places are independent. (What neighbouring places share a 2D
+network sees for itself; what neighbouring slices share it learns late, through attention alone.) Given slices show x
+itself, noisy ones x_t / alpha_t = x + N(0, sigma_t^2 / alpha_t^2). With s the variance of that noise in a slice, 0
+where it is given, y what is seen, u = (y - mean) / sqrt(psi + s), M = W / sqrt(psi + s), a = sqrt(psi / (psi + s))
+and C_ij = rho^|i - j|
 
     R = diag(a) C diag(a) + diag(1 - a^2)                   the correlation of what is seen beside z, n x n
     E[z | y] = (I + M^T R^-1 M)^-1 M^T R^-1 u
@@ -130,6 +130,7 @@ class Atlas:
         together = gain[..., None] * near * gain[..., None, :] + torch.diag_embed(1 - gain**2)
         root = torch.linalg.cholesky(together)  # b v n n
         u = (rearrange(known, "b c n y x -> b (c y x) n") - mean) / scale
+        # Divided by the root of R: M, u and diag(a) C.
         whitened = torch.linalg.solve_triangular(
             root, torch.cat([modes / scale[..., None], u[..., None], gain[..., None] * near], dim=-1), upper=False
         )
