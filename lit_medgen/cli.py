@@ -272,12 +272,12 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
 def _shorten(message: str) -> str:
     """jsonargparse's message as one line: the key and what is wrong with it, without the list of all options."""
     text = re.sub(r"\s+", " ", message).strip()
-    # A wrong key below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
-    if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", text):
-        text = f"{text.split(':')[0]}: {inner[1]}"
-    while wrapped := re.match(r'Parser key "([^"]+)": (?:Parser key "([^"]+)": )?(.*)', text):
-        outer, inner_key, rest = wrapped.groups()
-        text = f"{outer}: {rest}" if inner_key is None else f'Parser key "{outer}.{inner_key}": {rest}'
+    # A fault below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
+    if wrapped := re.match(r'Parser key "([^"]+)": ?(.*)', text):
+        key, rest = wrapped.groups()
+        if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", rest):
+            rest = inner[1]
+        text = key + ("." if re.match(r"[\w.]+: ", rest) else ": ") + rest
     text = re.sub(
         r"Expected a dot import path string: (.*)", r"\1 names no class; give its path, as the configs do", text
     )

@@ -100,6 +100,6 @@ def test_damaged_configs(kind: str, data: Path, mutant: Mutant, capsys: pytest.C
     content, random, codes = config.read_bytes(), np.random.default_rng(0), []
     for _ in range(50):
         config.write_bytes((mutant if kind == "bytes" else with_a_word_replaced)(content, random))
-        codes.append(check(data, capsys, ("data.init_args", "data.yaml", 'key "data"', "raw: ")))
+        codes.append(check(data, capsys, ("data.init_args", "data.yaml", "error: data.", "error: data: ", "raw: ")))
         shutil.rmtree(data / "prepared", ignore_errors=True)
     assert {0, 2} <= set(codes)
