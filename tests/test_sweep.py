@@ -71,6 +71,7 @@ def test_a_grid_runs_every_combination_and_is_compared(
     assert "holds another sweep" in capfd.readouterr().err
 
 
+@pytest.mark.slow  # two minutes
 def test_a_killed_sweep_goes_on(tmp_path: Path, phantoms: Path) -> None:
     file, out = tmp_path / "sweep.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(GRID | {"run_cap": 2}))
