@@ -114,8 +114,10 @@ class CDPM(Generator):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the atlas back."""
         super().on_load_checkpoint(checkpoint)
-        tensors = checkpoint[FACTS].get("atlas")
-        self.denoiser.atlas = None if tensors is None else Atlas(**tensors)
+        atlas = checkpoint[FACTS].get("atlas")
+        if atlas is not None and "correlation" not in atlas:
+            raise InputError("--ckpt_path: its atlas is of an older version, without a correlation; train again.")
+        self.denoiser.atlas = None if atlas is None else Atlas(**atlas)
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the slices do not fit the network."""

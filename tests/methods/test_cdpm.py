@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM
 from lit_medgen.methods.atlas import Atlas
+from lit_medgen.methods.base import FACTS
 from lit_medgen.methods.schemes import Autoregressive, Hierarchy, LongRange, Scheme
 from lit_medgen.networks import SliceUNet
 
@@ -105,6 +108,16 @@ def test_atlas_travels_in_the_checkpoint_and_changes_samples() -> None:
     assert torch.equal(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
     other.denoiser.atlas = Atlas.of(-torch.rand(4, 1, 10, 8, 12), 2)
     assert not torch.allclose(other.sample(Condition(), [0]), method.sample(Condition(), [0]))
+
+
+def test_an_atlas_of_an_older_version_is_refused() -> None:
+    method = model(atlas=True)
+    method.denoiser.atlas = Atlas.of(torch.rand(4, 1, 10, 8, 12), 2)
+    checkpoint: dict[str, Any] = {}
+    method.on_save_checkpoint(checkpoint)
+    checkpoint[FACTS]["atlas"] = {k: v for k, v in checkpoint[FACTS]["atlas"].items() if k != "correlation"}
+    with pytest.raises(InputError, match="older version"):
+        model(atlas=True).on_load_checkpoint(checkpoint)
 
 
 def test_modes_need_a_network_with_an_atlas() -> None:
