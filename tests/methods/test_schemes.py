@@ -70,9 +70,9 @@ def test_hierarchy_fills_in_between() -> None:
         assert max(stage.condition) > max(stage.target)
 
 
-@pytest.mark.parametrize(("num_slices", "num_target", "num_condition"), [(40, 12, 8), (32, 10, 10)])
+@pytest.mark.parametrize(("num_slices", "num_target", "num_condition"), [(40, 12, 8), (32, 12, 8), (32, 10, 10)])
 def test_hierarchy_sees_all_neighbours_where_places_allow(num_slices: int, num_target: int, num_condition: int) -> None:
-    """The sizes of the shipped configs: a neighbour made before is a condition, or there would be a seam."""
+    """IXI, the demo, and one more: a neighbour made before is a condition, or there would be a seam."""
     known: set[int] = set()
     for stage in Hierarchy(num_target, num_condition).stages(num_slices):
         beside = {i + step for i in stage.target for step in (-1, 1)} & known
