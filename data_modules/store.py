@@ -203,7 +203,7 @@ def read_array(
     stride = stored.itemsize * math.prod(shape[1:])
     try:
         # Slices without a buffer, which is a copy more; a volume with one: a bare read ends at 2 GiB.
-        with path.open("rb", buffering=-1 if places is None else 0) as file:
+        with path.open("rb") if places is None else path.open("rb", buffering=0) as file:
             if file.read(len(header)) != header:
                 raise ValueError(f"its header is not that of {np.dtype(dtype)} {shape}")
             for part, index in [(stored, 0)] if places is None else zip(stored, places, strict=True):
