@@ -172,12 +172,7 @@ def evaluate(
     assert isinstance(nearest, NearestTraining)
     pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
     report["nearest"] = [{"sample": i, "training_image": place, "ms_ssim": value} for i, (place, value) in pairs]
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "report.json", json.dumps(report, indent=2))
-    write_atomically(out / "report.md", as_markdown(report))
-    save_scores(out / "scores.png", report)
-    _draw(out, {"samples": samples, "nearest": train[nearest.places], "unseen": real}, rivals, views)
-    print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png")
+    _write(out, report, {"samples": samples, "nearest": train[nearest.places], "unseen": real}, rivals, views)
     return report
 
 
@@ -223,15 +218,24 @@ def _paired(outputs: Tensor, targets: Tensor, per_person: int) -> dict[str, Any]
     return rows
 
 
-def _draw(
-    out: Path, images: Mapping[str, Tensor], rivals: Mapping[str, Tensor], views: Mapping[str, CentreSlice]
+def _write(
+    out: Path,
+    report: dict[str, Any],
+    images: Mapping[str, Tensor],
+    rivals: Mapping[str, Tensor],
+    views: Mapping[str, CentreSlice],
 ) -> None:
-    """samples.png and map.png; `images` are samples, nearest and unseen."""
+    """report.json, report.md and the figures; `images` are samples, nearest and unseen."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "report.json", json.dumps(report, indent=2))
+    write_atomically(out / "report.md", as_markdown(report))
+    save_scores(out / "scores.png", report)
     titles = ("samples", "training people most like them", "data, unseen people")
     rows = dict(zip(titles, images.values(), strict=True))
     save_figure(out / "samples.png", rows | {f"null: {name}": made for name, made in rivals.items()})
     seen = AllViews(tuple(views.values())) if views else _voxels
     save_map(out / "map.png", {name: seen(some).numpy() for name, some in images.items()})
+    print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png")
 
 
 def nulls(train: Tensor, num: int) -> dict[str, Tensor]:
