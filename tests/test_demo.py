@@ -57,11 +57,11 @@ def demo(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path, demo: Path) -> Path:
+def plain(folder: Path) -> Path:
     """Checkpoints of the demo's model without an atlas, by the command of docs/results.md."""
     (words,) = (words for words in commands(ROOT / "docs" / "results.md") if "cdpm_plain" in words)
     run(folder, words)
-    return demo / "cdpm_plain" / "checkpoints"
+    return folder / "demo" / "cdpm_plain" / "checkpoints"
 
 
 def run(folder: Path, words: list[str]) -> None:
