@@ -101,18 +101,28 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, phantoms: Path) -> None:
     assert table(out)[0]["train/loss"] == losses[-1]  # to the same end
 
 
+def listen_to_ctrl_c() -> None:
+    """A shell's background job ignores SIGINT, and all that it starts do, too: tests may run in one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> None:
     file, out = tmp_path / "sweep.yaml", tmp_path / "out"
     file.write_text(yaml.safe_dump(GRID | {"run_cap": 1}))
     more = [*words_after(phantoms, tmp_path), "--trainer.max_steps=10000", "--trainer.val_check_interval=10000"]
     line = [sys.executable, "-m", "lit_medgen", "sweep", str(file), f"--out={out}", "--", *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    runner = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    runner = subprocess.Popen(
+        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c
+    )
     deadline = time.monotonic() + 120
     while not (out / "run_000" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     runner.send_signal(signal.SIGINT)
-    _, printed = runner.communicate(timeout=60)
+    try:
+        _, printed = runner.communicate(timeout=60)
+    finally:
+        runner.kill()
     assert runner.returncode == 143
     assert "stopped: run_000 was stopped and saved" in printed
     assert "Traceback" not in printed
