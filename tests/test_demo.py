@@ -28,15 +28,31 @@ pytestmark = pytest.mark.slow
 SEEDS = range(32)
 NUM_CORES = len(os.sched_getaffinity(0))
 
-HELD = {
-    "mmd_linear_biased",
-    "mmd_rbf_unbiased",
-    "sharpness",
-    "frechet_sagittal",
-    "frechet_coronal",
+HELD = [
     "kernel_distance",
-}
+    "mmd_linear_biased",
+    "frechet_sagittal",
+    "mmd_rbf_unbiased",
+    "frechet_coronal",
+    "sharpness",
+    "ventricle_spread",
+    "recall",
+]
 """Scores for which few steps were measured to stand for many (docs/results.md)."""
+MISSED = [
+    "nearest_training",
+    "mode_spread",
+    "precision",
+    "coverage",
+    "frechet_axial",
+    "density",
+    "ssim",
+    "ms_ssim",
+    "ms_ssim_gap",
+    "seam_ratio",
+]
+"""Scores for which they were measured not to."""
+NOT_YET = pytest.mark.xfail(reason="missed as measured: docs/results.md", strict=False)
 
 
 @pytest.fixture(scope="module")
@@ -122,33 +138,53 @@ def test_demo_leaves_what_it_prints(demo: Path) -> None:
     assert yaml.safe_load((demo / "samples" / "config.yaml").read_text())["name"] == "cdpm_demo"
 
 
-def test_demo_beats_its_untrained_copy(demo: Path, tmp_path: Path) -> None:
-    """By sharpness: shape and mean, all that most other scores ask for, the untrained copy has from its atlas."""
+@pytest.fixture(scope="module")
+def against_untrained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, float]]:
+    """Name -> score of the demo's model, and of its untrained copy."""
     last = demo / "cdpm_demo" / "checkpoints" / "last.ckpt"
-    data = data_of(demo, last)
+    data, out = data_of(demo, last), tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
     fresh = build_method(config_of(last)["model"]).eval()
     fresh.on_load_checkpoint(read_checkpoint(last))  # spec and atlas, but no weights
-    trained, untrained = (scores(model, data, tmp_path, DPMSolverPP2M(20)) for model in (load(last), fresh))  # type: ignore[arg-type]
-    print({name: (trained[name], untrained[name]) for name in trained})
-    assert abs(trained["sharpness"] - 1) < abs(untrained["sharpness"] - 1) / 2
+    trained, untrained = (scores(model, data, out, DPMSolverPP2M(20)) for model in (load(last), fresh))  # type: ignore[arg-type]
+    return {name: (trained[name], untrained[name]) for name in trained}
 
 
-def test_twenty_steps_stand_for_many(demo: Path, plain: Path, tmp_path: Path) -> None:
-    """DPM-Solver++ differs from 250 ancestral steps by less than a quarter of what 90 % of the training changed.
+def test_demo_is_sharper_than_its_untrained_copy(against_untrained: dict[str, tuple[float, float]]) -> None:
+    trained, untrained = against_untrained["sharpness"]
+    assert abs(trained - 1) < abs(untrained - 1) / 2
 
-    Of a model without an atlas: with one, the 10 % checkpoint is nearly the last one by most scores.
+
+@NOT_YET  # the untrained copy has shape and mean, which this asks for, from its atlas
+def test_demo_is_as_varied_as_people_more_than_its_untrained_copy(
+    against_untrained: dict[str, tuple[float, float]],
+) -> None:
+    trained, untrained = against_untrained["ms_ssim_gap"]
+    assert trained < untrained
+
+
+@pytest.fixture(scope="module")
+def walked(demo: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, float, float]]:
+    """Name -> score of few steps, of many, and of few on the 10 % checkpoint.
+
+    Of a model without an atlas: with one, training changed most scores by little (docs/results.md).
     """
-    last, tenth = plain / "last.ckpt", plain / "step_0000060.ckpt"
+    last, tenth, out = plain / "last.ckpt", plain / "step_0000060.ckpt", tmp_path_factory.mktemp("walked")
     data = data_of(demo, last)
-    few, early, many = (
-        scores(load(checkpoint), data, tmp_path / name, sampler)  # type: ignore[arg-type]
+    few, many, early = (
+        scores(load(checkpoint), data, out / name, sampler)  # type: ignore[arg-type]
         for name, checkpoint, sampler in (
             ("few", last, DPMSolverPP2M(20)),
-            ("early", tenth, DPMSolverPP2M(20)),
             ("many", last, Ancestral(250)),
+            ("early", tenth, DPMSolverPP2M(20)),
         )
     )
-    print({name: (few[name], many[name], early[name]) for name in few})
-    for name in HELD:
-        assert abs(few[name] - many[name]) < abs(few[name] - early[name]) / 4, name
+    return {name: (few[name], many[name], early[name]) for name in few}
+
+
+@pytest.mark.parametrize("name", [*HELD, *(pytest.param(name, marks=NOT_YET) for name in MISSED)])
+def test_twenty_steps_stand_for_many(walked: dict[str, tuple[float, float, float]], name: str) -> None:
+    """DPM-Solver++ differs from 250 ancestral steps by less than a quarter of what 90 % of the training changed."""
+    few, many, early = walked[name]
+    print(name, few, many, early)
+    assert abs(few - many) < abs(few - early) / 4

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -33,7 +32,7 @@ from lit_medgen.diffusion import (
     Schedule,
     times,
 )
-from lit_medgen.diffusion.samplers import LOG_SNR_FLOOR, Spacing
+from lit_medgen.diffusion.samplers import LOG_SNR_FLOOR, Spacing, Walker
 
 STD = 0.5
 SPACINGS = get_args(Spacing)
@@ -199,20 +198,21 @@ def test_fifty_deterministic_steps_keep_the_weights_of_modes(make: MakeSampler, 
     assert x[x > 0].mean().item() == pytest.approx(0.6, abs=0.05)
 
 
-def share_below_zero(sampler: DDIM, denoiser: TwoGaussians) -> float:
-    """Share of samples below 0, exactly: the density of x, on a grid, goes through every step (no Monte Carlo)."""
-    process = GaussianProcess(denoiser.schedule)
+def share_below_zero(sampler: Sampler, denoiser: TwoGaussians) -> float:
+    """Share of samples below 0, exactly: the density of x, on a grid, goes through every step (no Monte Carlo).
+
+    A step with no noise is the mean of what it draws, one with unit noise lies a standard deviation above.
+    """
+    walker = Walker(denoiser, Condition())
     x = torch.linspace(-5.5, 5.5, 1_401, dtype=torch.float64)[:, None]
-    width = float(x[1] - x[0])
-    edges = torch.cat([x - width / 2, x[-1:] + width / 2])
+    edges = torch.cat([x - (x[1] - x[0]) / 2, x[-1:] + (x[1] - x[0]) / 2])
     mass = torch.special.ndtr(edges).diff(dim=0)[:, 0]
-    for t, s in pairwise(times(denoiser.schedule, sampler.num_steps, sampler.spacing)[:, None]):
-        x_hat = denoiser(x, t, Condition())
-        if s == 0:
-            return float(mass[x_hat[:, 0] < 0].sum())
-        mean, std = process.posterior(x, x_hat, t, s)
-        mass = torch.special.ndtr((edges - mean.mT) / std).diff(dim=0) @ mass
-    raise AssertionError("the times end at 0")
+    *steps, last = times(denoiser.schedule, sampler.num_steps, sampler.spacing).unfold(0, 2, 1)
+    for step in steps:
+        mean = sampler.walk(walker, x, step, torch.zeros_like)
+        std = sampler.walk(walker, x, step, torch.ones_like) - mean
+        mass = torch.special.ndtr((edges - mean.mT) / std.mT).diff(dim=0) @ mass
+    return float(mass[sampler.walk(walker, x, last, torch.zeros_like)[:, 0] < 0].sum())
 
 
 @pytest.mark.parametrize(("spacing", "num_steps"), [("uniform", 50), ("trailing", 50), ("log_snr", 60), ("karras", 75)])
@@ -221,12 +221,15 @@ def test_ancestral_steps_keep_the_weights_of_modes(spacing: Spacing, num_steps: 
     assert share_below_zero(Ancestral(num_steps, spacing), TwoGaussians()) == pytest.approx(0.3, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("make", "num_steps"), [(partial(DDIM, eta=0.5), 50), (Ancestral, 100)], ids=["ddim_half", "ancestral"]
+)
 @each_spacing
-def test_half_stochastic_steps_keep_the_weights_of_modes(spacing: Spacing) -> None:
-    """DDIM with eta = 0.5, with draws: the standard error is 0.0015."""
+def test_stochastic_steps_keep_the_weights_of_modes(make: MakeSampler, num_steps: int, spacing: Spacing) -> None:
+    """As above, with draws: the standard error is 0.0015."""
     random = torch.Generator().manual_seed(0)
     x_1 = torch.randn(100_000, 1, generator=random)
-    x = DDIM(50, spacing, eta=0.5)(TwoGaussians(), x_1, noise=lambda x: torch.randn(x.shape, generator=random))
+    x = make(num_steps, spacing)(TwoGaussians(), x_1, noise=lambda x: torch.randn(x.shape, generator=random))
     assert (x < 0).double().mean().item() == pytest.approx(0.3, abs=0.01)
 
 
