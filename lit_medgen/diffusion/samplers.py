@@ -6,8 +6,8 @@ Each step goes from t to s < t, with x̂ = denoiser(x_t, t) and epŝ = (x_t - a
                (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16)
     ancestral  a draw of q(x_s | x_t, x̂), which is DDIM with eta = 1 (Ho et al. 2020, algorithm 2, for any s < t)
     Heun       d(x / alpha) / d(sigma / alpha) = epŝ, trapezoidal rule (Karras et al. 2022, algorithm 1)
-    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂
-               (Lu et al. 2022, "DPM-Solver++", algorithm 2)
+    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂, which is DDIM
+               from the extrapolated x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
 
 The times a sampler visits matter more than its order: see `Spacing`.
 """
@@ -148,13 +148,17 @@ class DDIM(Sampler):
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
         for t, s in pairwise(grid):
-            x_hat = walker.x_hat(x, t)
-            eps = walker.process.eps_from_x(x_hat, x, t)
-            alpha_s, sigma_s = walker.alpha_sigma(s, x)
-            share = self.eta**2 * walker.process.fresh(t, s).to(x.dtype)  # tau^2 / sigma_s^2
-            x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt() * eps
-            if self.eta > 0 and s > 0:
-                x = x + sigma_s * share.sqrt() * noise(x)
+            x = self.step(walker, x, walker.x_hat(x, t), t, s, noise)
+        return x
+
+    def step(self, walker: Walker, x: Tensor, x_hat: Tensor, t: Tensor, s: Tensor, noise: NoiseLike) -> Tensor:
+        """x_s from x_t and what it is thought to become."""
+        eps = walker.process.eps_from_x(x_hat, x, t)
+        alpha_s, sigma_s = walker.alpha_sigma(s, x)
+        share = self.eta**2 * walker.process.fresh(t, s).to(x.dtype)  # tau^2 / sigma_s^2
+        x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt() * eps
+        if self.eta > 0 and s > 0:
+            x = x + sigma_s * share.sqrt() * noise(x)
         return x
 
 
@@ -188,8 +192,17 @@ class Heun(Sampler):
         return x
 
 
-class DPMSolverPP2M(Sampler):
-    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): second order with one evaluation a step."""
+class DPMSolverPP2M(DDIM):
+    """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): DDIM with x̂ extrapolated to the middle of the step.
+
+    Second order with one evaluation a step where eta = 0. With eta = 1, SDE-DPM-Solver++ 2M (their section 5), which in
+    few steps is nearer to many of ancestral sampling (docs/results.md).
+
+    Args:
+        num_steps: steps.
+        spacing: which times are visited.
+        eta: 0 is deterministic, 1 has the noise of ancestral sampling.
+    """
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
@@ -197,12 +210,10 @@ class DPMSolverPP2M(Sampler):
         for t, s in pairwise(grid):
             x_hat = walker.x_hat(x, t)
             h = walker.half_log_snr(s) - walker.half_log_snr(t)
-            direction = x_hat
+            middle = x_hat
             if before is not None and s > 0:  # the last step is infinitely long: first order
                 ratio = (h / (2 * before[1])).to(x.dtype)  # 1 / (2 r), r = h_before / h
-                direction = (1 + ratio) * x_hat - ratio * before[0]
-            _, sigma_t = walker.alpha_sigma(t, x)
-            alpha_s, sigma_s = walker.alpha_sigma(s, x)
-            x = sigma_s / sigma_t * x - alpha_s * torch.expm1(-h).to(x.dtype) * direction
+                middle = (1 + ratio) * x_hat - ratio * before[0]
+            x = self.step(walker, x, middle, t, s, noise)
             before = (x_hat, h)
         return x

@@ -164,7 +164,7 @@ def _rgb(slices: Tensor) -> Tensor:
 
 def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[nn.Sequential, str]:
     """The contrastive network of the training people, trained unless the cache has it, and its name with hash."""
-    recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} {tuple(train.shape)}"
+    recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} float64 {tuple(train.shape)}"
     made_from = hashlib.sha256(recipe.encode())
     made_from.update(train.contiguous().numpy().data)
     digest = made_from.hexdigest()[:12]
@@ -195,28 +195,32 @@ def _embedding(channels: int, dimensions: int) -> nn.Sequential:
 
 
 def _teach(network: nn.Module, train: Tensor) -> None:
+    """In float64: rounding of float32, which depends on the number of threads, grows into other features."""
+    network.double()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     axes = list(AXES.values()) if train.ndim == 5 else [None]
     for step in range(NUM_STEPS):
         people = torch.randperm(len(train))[:PEOPLE_A_STEP]
-        one, other = _pair(train[people], axes[step % len(axes)])
-        a, b = (functional.normalize(network(slices)) for slices in (one, other))
+        pair = _pair(train, people, axes[step % len(axes)])
+        a, b = (functional.normalize(network(slices.double())) for slices in pair)
         alike = a @ b.T / TEMPERATURE
         own = torch.arange(len(people))
         loss = functional.cross_entropy(alike, own) + functional.cross_entropy(alike.T, own)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    network.float()
 
 
-def _pair(images: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+def _pair(images: Tensor, people: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
     """Two neighbouring slices of the middle half, at the same place in all; of 2D images, the image moved a little."""
     if axis is None:
         step = torch.randint(-1, 2, (2,)).tolist()
-        return images, images.roll(step, dims=(2, 3))
+        return images[people], images[people].roll(step, dims=(2, 3))
     length = images.shape[axis + 2]
     off = int(torch.randint(-(length // 4), length // 4 + 1, ()))
-    return _slices(images, axis, off), _slices(images, axis, off + 1 if off < 0 else off - 1)
+    inwards = off + 1 if off < 0 else off - 1
+    return _slices(images, axis, off)[people], _slices(images, axis, inwards)[people]
 
 
 def _slices(images: Tensor, axis: int | None, off: int = 0) -> Tensor:

@@ -40,7 +40,11 @@ SCHEDULES = {kind.__name__: kind() for kind in (LinearBeta, ScaledLinearBeta, Co
 
 MakeSampler = Callable[[int, Spacing], Sampler]
 DETERMINISTIC: dict[str, MakeSampler] = {"ddim": DDIM, "2m": DPMSolverPP2M, "heun": Heun}
-STOCHASTIC: dict[str, MakeSampler] = {"ancestral": Ancestral, "ddim_half": partial(DDIM, eta=0.5)}
+STOCHASTIC: dict[str, MakeSampler] = {
+    "ancestral": Ancestral,
+    "ddim_half": partial(DDIM, eta=0.5),
+    "2m_sde": partial(DPMSolverPP2M, eta=1.0),
+}
 SAMPLERS = DETERMINISTIC | STOCHASTIC
 
 each_spacing = pytest.mark.parametrize("spacing", SPACINGS)
@@ -148,7 +152,13 @@ def test_all_steps_give_the_spread_of_the_data(make: MakeSampler, spacing: Spaci
 
 @pytest.mark.parametrize(
     ("make", "num_steps", "error"),
-    [(DPMSolverPP2M, 10, 0.03), (DPMSolverPP2M, 50, 0.01), (DDIM, 250, 0.02), (Ancestral, 250, 0.05)],
+    [
+        (DPMSolverPP2M, 10, 0.03),
+        (DPMSolverPP2M, 50, 0.01),
+        (partial(DPMSolverPP2M, eta=1.0), 50, 0.01),
+        (DDIM, 250, 0.02),
+        (Ancestral, 250, 0.05),
+    ],
 )
 def test_few_steps_give_the_spread_of_the_data(make: MakeSampler, num_steps: int, error: float) -> None:
     """What each sampler needs, evenly spaced in log-SNR."""
@@ -169,8 +179,15 @@ def test_respaced_ancestral_sampling_is_only_discretised_more_coarsely(num_steps
 @pytest.mark.parametrize("spacing", ["log_snr", "uniform"])
 @pytest.mark.parametrize(
     ("make", "order"),
-    [(DDIM, 1), (Ancestral, 1), (partial(DDIM, eta=0.5), 1), (DPMSolverPP2M, 2), (Heun, 2)],
-    ids=["ddim", "ancestral", "ddim_half", "2m", "heun"],
+    [
+        (DDIM, 1),
+        (Ancestral, 1),
+        (partial(DDIM, eta=0.5), 1),
+        (DPMSolverPP2M, 2),
+        (partial(DPMSolverPP2M, eta=1.0), 2),
+        (Heun, 2),
+    ],
+    ids=["ddim", "ancestral", "ddim_half", "2m", "2m_sde", "heun"],
 )
 def test_order_of_convergence(make: MakeSampler, order: int, spacing: Spacing) -> None:
     """Twice the steps divide the error by 2^order, between two times where the exact spread is known."""
@@ -222,7 +239,9 @@ def test_ancestral_steps_keep_the_weights_of_modes(spacing: Spacing, num_steps: 
 
 
 @pytest.mark.parametrize(
-    ("make", "num_steps"), [(partial(DDIM, eta=0.5), 50), (Ancestral, 100)], ids=["ddim_half", "ancestral"]
+    ("make", "num_steps"),
+    [(partial(DDIM, eta=0.5), 50), (partial(DPMSolverPP2M, eta=1.0), 50), (Ancestral, 100)],
+    ids=["ddim_half", "2m_sde", "ancestral"],
 )
 @each_spacing
 def test_stochastic_steps_keep_the_weights_of_modes(make: MakeSampler, num_steps: int, spacing: Spacing) -> None:
@@ -283,6 +302,28 @@ def test_ancestral_is_ddim_with_eta_one_is_a_chain_of_posteriors(spacing: Spacin
         x = mean + std * noise
     assert_close(ancestral, x, rtol=1e-9, atol=1e-9)
     assert torch.equal(ancestral, ddim)
+
+
+@pytest.mark.parametrize("eta", [0, 1])
+@each_spacing
+def test_2m_is_the_exponential_integrator_of_its_paper(spacing: Spacing, eta: int) -> None:
+    """Lu et al. 2022, algorithm 2 (eta 0) and its SDE form (eta 1), written out in lambda."""
+    denoiser, num_steps = TwoGaussians(), 10
+    x, *noises = torch.randn(num_steps + 1, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = DPMSolverPP2M(num_steps, spacing, eta)(denoiser, x, noise=Replay(noises))
+    grid = times(denoiser.schedule, num_steps, spacing)
+    half_log_snr, (alpha, sigma) = denoiser.schedule.log_snr(grid) / 2, denoiser.schedule.alpha_sigma(grid)
+    steps = half_log_snr.diff()
+    x_hats: list[Tensor] = []
+    for i, (h, noise) in enumerate(zip(steps, noises, strict=True)):
+        x_hats.append(denoiser(x, grid[i, None], Condition()))
+        middle = x_hats[i]
+        if 0 < i < num_steps - 1:
+            middle = middle + h / steps[i - 1] / 2 * (x_hats[i] - x_hats[i - 1])
+        decay = torch.exp(-h) if eta else torch.ones_like(h)
+        x = sigma[i + 1] / sigma[i] * decay * x + alpha[i + 1] * (1 - torch.exp(-h) * decay) * middle
+        x = x + sigma[i + 1] * (1 - decay**2).sqrt() * noise
+    assert_close(found, x, rtol=1e-9, atol=1e-9)
 
 
 @each_sampler
