@@ -6,8 +6,8 @@ Each step goes from t to s < t, with x̂ = denoiser(x_t, t) and epŝ = (x_t - a
                (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16)
     ancestral  a draw of q(x_s | x_t, x̂), which is DDIM with eta = 1 (Ho et al. 2020, algorithm 2, for any s < t)
     Heun       d(x / alpha) / d(sigma / alpha) = epŝ, trapezoidal rule (Karras et al. 2022, algorithm 1)
-    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂, which is DDIM
-               from the extrapolated x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
+    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂; the same as DDIM
+               from that x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
 
 The times a sampler visits matter more than its order: see `Spacing`.
 """
@@ -143,6 +143,8 @@ class DDIM(Sampler):
 
     def __init__(self, num_steps: int = 50, spacing: Spacing = "log_snr", eta: float = 0.0) -> None:
         super().__init__(num_steps, spacing)
+        if not 0 <= eta <= 1:
+            raise ValueError(f"sampler.init_args.eta is {eta}; give 0 (no noise) to 1 (that of ancestral sampling).")
         self.eta = eta
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
@@ -155,10 +157,10 @@ class DDIM(Sampler):
         """x_s from x_t and what it is thought to become."""
         eps = walker.process.eps_from_x(x_hat, x, t)
         alpha_s, sigma_s = walker.alpha_sigma(s, x)
-        share = self.eta**2 * walker.process.fresh(t, s).to(x.dtype)  # tau^2 / sigma_s^2
-        x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt() * eps
+        share = self.eta**2 * walker.process.fresh(t, s)  # tau^2 / sigma_s^2
+        x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt().to(x.dtype) * eps
         if self.eta > 0 and s > 0:
-            x = x + sigma_s * share.sqrt() * noise(x)
+            x = x + sigma_s * share.sqrt().to(x.dtype) * noise(x)
         return x
 
 
@@ -195,13 +197,13 @@ class Heun(Sampler):
 class DPMSolverPP2M(DDIM):
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): DDIM with x̂ extrapolated to the middle of the step.
 
-    Second order with one evaluation a step where eta = 0. With eta = 1, SDE-DPM-Solver++ 2M (their section 5), which in
-    few steps is nearer to many of ancestral sampling (docs/results.md).
+    Second order (with noise, of the distribution) with one evaluation a step. With eta = 1 it is their SDE-DPM-Solver++
+    2M, of which few steps were nearer to many of ancestral sampling than without noise (docs/results.md).
 
     Args:
         num_steps: steps.
         spacing: which times are visited.
-        eta: 0 is deterministic, 1 has the noise of ancestral sampling.
+        eta: 0 is deterministic, 1 has the noise of ancestral sampling; between them, as in `DDIM`.
     """
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:

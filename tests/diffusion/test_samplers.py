@@ -184,10 +184,11 @@ def test_respaced_ancestral_sampling_is_only_discretised_more_coarsely(num_steps
         (Ancestral, 1),
         (partial(DDIM, eta=0.5), 1),
         (DPMSolverPP2M, 2),
+        (partial(DPMSolverPP2M, eta=0.5), 2),
         (partial(DPMSolverPP2M, eta=1.0), 2),
         (Heun, 2),
     ],
-    ids=["ddim", "ancestral", "ddim_half", "2m", "2m_sde", "heun"],
+    ids=["ddim", "ancestral", "ddim_half", "2m", "2m_half", "2m_sde", "heun"],
 )
 def test_order_of_convergence(make: MakeSampler, order: int, spacing: Spacing) -> None:
     """Twice the steps divide the error by 2^order, between two times where the exact spread is known."""
@@ -304,9 +305,9 @@ def test_ancestral_is_ddim_with_eta_one_is_a_chain_of_posteriors(spacing: Spacin
     assert torch.equal(ancestral, ddim)
 
 
-@pytest.mark.parametrize("eta", [0, 1])
+@pytest.mark.parametrize("eta", [0, 0.5, 1])
 @each_spacing
-def test_2m_is_the_exponential_integrator_of_its_paper(spacing: Spacing, eta: int) -> None:
+def test_2m_is_the_exponential_integrator_of_its_paper(spacing: Spacing, eta: float) -> None:
     """Lu et al. 2022, algorithm 2 (eta 0) and its SDE form (eta 1), written out in lambda."""
     denoiser, num_steps = TwoGaussians(), 10
     x, *noises = torch.randn(num_steps + 1, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -320,7 +321,7 @@ def test_2m_is_the_exponential_integrator_of_its_paper(spacing: Spacing, eta: in
         middle = x_hats[i]
         if 0 < i < num_steps - 1:
             middle = middle + h / steps[i - 1] / 2 * (x_hats[i] - x_hats[i - 1])
-        decay = torch.exp(-h) if eta else torch.ones_like(h)
+        decay = (1 - eta**2 * (1 - torch.exp(-2 * h))).sqrt()
         x = sigma[i + 1] / sigma[i] * decay * x + alpha[i + 1] * (1 - torch.exp(-h) * decay) * middle
         x = x + sigma[i + 1] * (1 - decay**2).sqrt() * noise
     assert_close(found, x, rtol=1e-9, atol=1e-9)
@@ -425,8 +426,11 @@ def test_times_are_even_on_the_scale_of_the_spacing(
 # Errors.
 
 
-def test_no_steps_and_unknown_spacings_are_refused() -> None:
+def test_no_steps_unknown_spacings_and_impossible_noise_are_refused() -> None:
     with pytest.raises(ValueError, match="num_steps is 0; give at least 1"):
         DDIM(0)
     with pytest.raises(ValueError, match=r"spacing is 'linear'; choose from uniform, trailing, log_snr, karras"):
         Heun(10, "linear")  # type: ignore[arg-type]
+    for eta in (-0.5, 1.5):
+        with pytest.raises(ValueError, match=f"eta is {eta}; give 0 .* to 1"):
+            DPMSolverPP2M(eta=eta)
