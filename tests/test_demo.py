@@ -182,8 +182,9 @@ def few(
 ) -> tuple[float, dict[str, float], dict[str, float]]:
     """Eta, and the scores of 20 steps on the last checkpoint and on that after 10 % of the training."""
     last, tenth, out = plain / "last.ckpt", plain / "step_0000180.ckpt", tmp_path_factory.mktemp("few")
+    data, sampler = data_of(demo, last), DPMSolverPP2M(20, eta=request.param)
     of_last, of_tenth = (
-        scores(load(path), data_of(demo, path), out / path.stem, DPMSolverPP2M(20, eta=request.param))  # type: ignore[arg-type]
+        scores(load(path), data, out / path.stem, sampler)  # type: ignore[arg-type]
         for path in (last, tenth)
     )
     return request.param, of_last, of_tenth

@@ -158,7 +158,7 @@ class DDIM(Sampler):
         eps = walker.process.eps_from_x(x_hat, x, t)
         alpha_s, sigma_s = walker.alpha_sigma(s, x)
         share = self.eta**2 * walker.process.fresh(t, s)  # tau^2 / sigma_s^2
-        x = alpha_s * x_hat + sigma_s * (1 - share).clamp(min=0).sqrt().to(x.dtype) * eps
+        x = alpha_s * x_hat + sigma_s * (1 - share).sqrt().to(x.dtype) * eps
         if self.eta > 0 and s > 0:
             x = x + sigma_s * share.sqrt().to(x.dtype) * noise(x)
         return x

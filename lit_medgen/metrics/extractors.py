@@ -216,7 +216,8 @@ def _pair(images: Tensor, people: Tensor, axis: int | None) -> tuple[Tensor, Ten
     """Two neighbouring slices of the middle half, at the same place in all; of 2D images, the image moved a little."""
     if axis is None:
         step = torch.randint(-1, 2, (2,)).tolist()
-        return images[people], images[people].roll(step, dims=(2, 3))
+        chosen = images[people]
+        return chosen, chosen.roll(step, dims=(2, 3))
     length = images.shape[axis + 2]
     off = int(torch.randint(-(length // 4), length // 4 + 1, ()))
     inwards = off + 1 if off < 0 else off - 1

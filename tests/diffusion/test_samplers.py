@@ -155,7 +155,7 @@ def test_all_steps_give_the_spread_of_the_data(make: MakeSampler, spacing: Spaci
     [
         (DPMSolverPP2M, 10, 0.03),
         (DPMSolverPP2M, 50, 0.01),
-        (partial(DPMSolverPP2M, eta=1.0), 50, 0.01),
+        (STOCHASTIC["2m_sde"], 50, 0.01),
         (DDIM, 250, 0.02),
         (Ancestral, 250, 0.05),
     ],
@@ -182,10 +182,10 @@ def test_respaced_ancestral_sampling_is_only_discretised_more_coarsely(num_steps
     [
         (DDIM, 1),
         (Ancestral, 1),
-        (partial(DDIM, eta=0.5), 1),
+        (STOCHASTIC["ddim_half"], 1),
         (DPMSolverPP2M, 2),
         (partial(DPMSolverPP2M, eta=0.5), 2),
-        (partial(DPMSolverPP2M, eta=1.0), 2),
+        (STOCHASTIC["2m_sde"], 2),
         (Heun, 2),
     ],
     ids=["ddim", "ancestral", "ddim_half", "2m", "2m_half", "2m_sde", "heun"],
@@ -241,8 +241,8 @@ def test_ancestral_steps_keep_the_weights_of_modes(spacing: Spacing, num_steps: 
 
 @pytest.mark.parametrize(
     ("make", "num_steps"),
-    [(partial(DDIM, eta=0.5), 50), (partial(DPMSolverPP2M, eta=1.0), 50), (Ancestral, 100)],
-    ids=["ddim_half", "2m_sde", "ancestral"],
+    [(make, 100 if name == "ancestral" else 50) for name, make in STOCHASTIC.items()],
+    ids=STOCHASTIC,
 )
 @each_spacing
 def test_stochastic_steps_keep_the_weights_of_modes(make: MakeSampler, num_steps: int, spacing: Spacing) -> None:
