@@ -52,7 +52,7 @@ class TinyRun:
 def one_line(captured: pytest.CaptureFixture[str]) -> str:
     """The error: one line, and no traceback anywhere."""
     printed = captured.readouterr()
-    assert "Traceback" not in printed.out + printed.err
+    assert "Traceback" not in printed.out + printed.err, printed.err
     lines = [line for line in printed.err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1, printed.err
     return lines[0]
