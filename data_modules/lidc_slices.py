@@ -109,7 +109,6 @@ class CTSlices:
             "sha256": file.sha256,
             "bytes": path.stat().st_size,
             "more": {MAPS: {"sha256": more.sha256, "bytes": path.with_suffix(MAPS).stat().st_size}},
-            "cut": 0.0,
             "affine": ct.affine(kept[0]).tolist(),
             "spacing_mm": ct.spacing_mm,
             "thickness_mm": ct.thickness_mm,

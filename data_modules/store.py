@@ -109,7 +109,7 @@ class Record:
         person: hash of whose it is.
         session: name of the visit.
         sha256: of the volume's file.
-        cut: share of the brain that the grid cuts off.
+        cut: share of the foreground (brain, or what is not air) that the grid cuts off; NaN if images keep their grid.
         affine: voxel to world, mm.
         attributes: numbers known about it; NaN where unknown.
         tools: what treated a raw head, with versions.
@@ -316,7 +316,7 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool,
         person,
         scan.session,
         facts["sha256"],
-        facts["cut"],
+        facts.get("cut", np.nan),
         np.array(facts["affine"]),
         scan.attributes,
         facts.get("tools", ""),

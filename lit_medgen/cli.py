@@ -12,6 +12,7 @@ What differs from LightningCLI, and why:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import warnings
@@ -187,14 +188,16 @@ def prepare(args: list[str]) -> None:
     console = Console(soft_wrap=True)
     for row in rejected:
         console.print(f"rejected {row.source}: {row.reason}", markup=False, highlight=False)
-    cut = [record.cut for record in accepted]
-    console.print(
-        f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, "
-        f"{len({record.person for record in accepted})} people; "
-        f"brain voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}; "
-        f"store: {datamodule.address.folder}" + ("; figures: figures/ in it" if "--figures" in args else ""),
-        highlight=False,
-    )
+    people = len({record.person for record in accepted})
+    told = [f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, {people} people"]
+    cut = [record.cut for record in accepted if not math.isnan(record.cut)]
+    if cut:
+        what = datamodule.anatomy or "foreground"
+        told += [f"{what} voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}"]
+    told += [f"store: {datamodule.address.folder}"]
+    if "--figures" in args:
+        told += ["figures: figures/ in it"]
+    console.print("; ".join(told), markup=False, highlight=False)
 
 
 def _made(make: Callable[[], Any]) -> Any:

@@ -110,4 +110,5 @@ def test_data_section_prepares(name: str, phantoms: Path, tmp_path: Path, capsys
     file = tmp_path / "data.yaml"
     file.write_text(yaml.safe_dump(section))
     assert main(["prepare", "--data", str(file)]) == 0
-    assert "accepted" in capsys.readouterr().out
+    what = "foreground" if name == "folder" else "brain"
+    assert f" people; {what} voxels cut by the field of view: " in capsys.readouterr().out

@@ -48,10 +48,14 @@ SCORES = [
     "density",
     "coverage",
 ]
-MISSED = {0.0: {"mode_spread", "seam_ratio", "density", "recall"}, 1.0: {"ventricle_spread", "recall"}}
+MISSED = {
+    0.0: {"mode_spread", "seam_ratio", "density", "ventricle_spread", "recall"},
+    1.0: {"ventricle_spread", "recall"},
+}
 """eta of the sampler -> scores for which few steps were measured not to stand for many (docs/results.md).
 
-Recall was 1 before and after that training, so that no difference is small beside its change.
+Recall was 1 before and after that training, so that no difference is small beside its change. Either eta missed the
+spread of ventricles on one machine and met it on another.
 """
 NOT_YET = pytest.mark.xfail(reason="missed as measured: docs/results.md", raises=AssertionError, strict=False)
 

@@ -118,7 +118,8 @@ def test_prepare_lists_every_bad_file(cohort: Cohort, capsys: pytest.CaptureFixt
         assert lines.count(f"rejected {path}: {rejected[path]}") == 1
     assert len(lines) == len(bad)
     assert len(cohort.listed("manifest")) == len(good)
-    assert f"accepted {len(good)} of {len(good) + len(bad)} images, {len(good)} people" in printed.out
+    assert f"accepted {len(good)} of {len(good) + len(bad)} images, {len(good)} people; " in printed.out
+    assert "; foreground voxels cut by the field of view: mean 0.00%, most 0.00%; store: " in printed.out
 
 
 def test_fit_trains_on_the_good_files(cohort: Cohort, capsys: pytest.CaptureFixture[str]) -> None:

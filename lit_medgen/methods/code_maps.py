@@ -237,10 +237,10 @@ class CodeTable:
     """
 
     def __init__(self, path: Path) -> None:
-        kept = np.load(path)
-        self.codes = torch.from_numpy(kept["codes"])
-        self.rows = {str(key): row for row, key in enumerate(kept["keys"])}
-        self.columns = {int(place): column for column, place in enumerate(kept["slices"])}
+        with np.load(path) as kept:
+            self.codes = torch.from_numpy(kept["codes"])
+            self.rows = {str(key): row for row, key in enumerate(kept["keys"])}
+            self.columns = {int(place): column for column, place in enumerate(kept["slices"])}
 
     def __call__(self, batch: Batch) -> Tensor:
         """b *z, int64."""

@@ -510,7 +510,8 @@ def test_prepare_by_the_command_line(tree: Path, tmp_path: Path, capsys: pytest.
     path = tmp_path / "data.yaml"
     path.write_text(yaml.safe_dump(section))
     assert main(["prepare", "--data", str(path)]) == 0
-    assert "6" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(r"accepted 6 of 6 images, \d people; store: ", printed)  # and no share cut: slices keep their grid
     (recipe,) = [json.loads(file.read_text()) for file in tmp_path.glob("lidc-*/preprocessing.json")]
     assert recipe["preset"] == "code"
     section["init_args"]["axis"] = "coronal"
