@@ -94,7 +94,10 @@ def test_a_worker_killed_while_another_hands_over_a_batch(scene: Scene, capfd: p
 
     def slow(end: socket.socket, address: Any) -> None:
         connect(end, address)
-        if scene.note.exists() and not handing_over.is_set():
+        if not handing_over.is_set():
+            deadline = time.monotonic() + 40
+            while not scene.note.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
             handing_over.set()
             time.sleep(1)
 
