@@ -6,14 +6,12 @@ memory which sample it is reading, so the training process can say which it was.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 from weakref import WeakSet
@@ -81,31 +79,26 @@ class WatchedLoader(DataLoader[Batch]):
         assert isinstance(self.dataset, WatchedDataset)
         self.dataset.watch(self.num_workers)
         _watched.add(self.dataset)
-        gc.collect()  # an older iterator that is garbage would be collected in a worker, too, where its end is an error
         batches = super().__iter__()
         _name_dead_workers()
         return self._watched(batches)
 
-    def _watched(self, batches: Any) -> Iterator[Batch]:
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
             try:
                 yield next(batches)
             except StopIteration:
                 return
-            except (InputError, WorkerError, RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                named = self._name(error)
-                with suppress(WorkerError):  # of the same death, whose signal may come only now
-                    batches._shutdown_workers()
-                raise named from error
-
-    def _name(self, error: Exception) -> Exception:
-        if isinstance(error, (InputError, WorkerError)):
-            # PyTorch puts the worker's whole traceback into the text, with the error itself at its end.
-            return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2])
-        assert isinstance(self.dataset, WatchedDataset)
-        if not isinstance(error, RuntimeError):  # it died while handing over a batch
-            error = RuntimeError(f"its connection broke off: {type(error).__name__}")
-        return _named(error, [self.dataset])
+            except (InputError, WorkerError) as error:
+                # PyTorch puts the worker's whole traceback into the text, with the error itself at its end.
+                raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2]) from error
+            except RuntimeError as error:
+                assert isinstance(self.dataset, WatchedDataset)
+                raise _named(error, [self.dataset]) from error
+            except (EOFError, ConnectionError, FileNotFoundError) as error:  # it died while handing over a batch
+                assert isinstance(self.dataset, WatchedDataset)
+                broken = RuntimeError(f"its connection broke off: {type(error).__name__}")
+                raise _named(broken, [self.dataset]) from error
 
 
 _watched: WeakSet[WatchedDataset] = WeakSet()
@@ -132,33 +125,11 @@ def _name_dead_workers() -> None:
 
 
 class _Handler:
-    """PyTorch's, whose error gets a name, and waits while a living worker hands over a batch.
-
-    To leave in the middle of that would break off the connection, and that worker would print a traceback.
-    """
-
     def __init__(self, theirs: Any) -> None:
         self.theirs = theirs
-        self.waiting: RuntimeError | None = None  # PyTorch tells of a death once
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         try:
             self.theirs(signum, frame)
         except RuntimeError as error:
-            self.waiting = error
-        if self.waiting is None:
-            return
-        if _handing_over(frame):
-            again = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signum))
-            again.daemon = True
-            again.start()
-            return
-        death, self.waiting = self.waiting, None
-        raise _named(death, _watched) from death
-
-
-def _handing_over(frame: FrameType | None) -> bool:
-    """A tensor's file descriptor is on its way here through a worker's socket."""
-    while frame is not None and frame.f_globals.get("__name__") != "multiprocessing.resource_sharer":
-        frame = frame.f_back
-    return frame is not None
+            raise _named(error, _watched) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,33 +84,6 @@ def test_a_killed_worker(num_workers: int, scene: Scene, capfd: pytest.CaptureFi
     assert "a data worker died" in line
     assert any(text in line for text in ("killed by signal: Killed", "exited unexpectedly", "connection broke off"))
     assert files(line) == {scene.victim}
-
-
-def test_a_worker_killed_while_another_hands_over_a_batch(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:
-    """The other worker must not be left in the middle: it would print a traceback."""
-    handing_over = get_context("fork").Event()
-    connect = socket.socket.connect
-
-    def slow(end: socket.socket, address: Any) -> None:
-        connect(end, address)
-        if not handing_over.is_set():
-            deadline = time.monotonic() + 40
-            while not scene.note.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
-            handing_over.set()
-            time.sleep(1)
-
-    def die_then(path: Path) -> None:
-        handing_over.wait(60)
-        die(path)
-
-    scene.monkeypatch.setattr(socket.socket, "connect", slow)
-    scene.at(2, die_then)  # the first of the second worker, so what comes meanwhile is of the first
-    assert scene.fit(2) == 1
-    line = one_line(capfd)
-    assert "a data worker died" in line
-    assert files(line) == {scene.victim}
-    assert handing_over.is_set()
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
