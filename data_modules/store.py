@@ -81,7 +81,7 @@ class Recipe(Protocol):
         """Writes the volume's .npy file, slices along axis `stacked` first.
 
         Returns:
-            facts: sha256, bytes, cut, affine (4 4), tools (if any treated the scan) and what else is to be kept; files
+            facts: sha256, bytes, cut (of a grid), affine (4 4), tools (if any treated it) and what else is kept; files
             beside it as more: suffix -> sha256 and bytes.
 
         Raises:
