@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from data_modules.order import Place
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, WorkerError, describe
 
 IDLE = -1
+CHECK_S = 0.5
+"""How often the training process looks after its workers while it waits for a batch."""
 
 
 class WatchedDataset(Dataset[Batch], ABC):
@@ -78,58 +79,57 @@ class WatchedLoader(DataLoader[Batch]):
             return super().__iter__()
         assert isinstance(self.dataset, WatchedDataset)
         self.dataset.watch(self.num_workers)
-        _watched.add(self.dataset)
-        batches = super().__iter__()
-        _name_dead_workers()
-        return self._watched(batches)
+        return self._watched(super().__iter__())
 
-    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _get_iterator(self) -> Any:
+        return _Batches(self) if self.num_workers else super()._get_iterator()
+
+    def _watched(self, batches: Any) -> Iterator[Batch]:
         while True:
             try:
                 yield next(batches)
             except StopIteration:
                 return
-            except (InputError, WorkerError) as error:
-                # PyTorch puts the worker's whole traceback into the text, with the error itself at its end.
-                raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2]) from error
-            except RuntimeError as error:
-                assert isinstance(self.dataset, WatchedDataset)
-                raise _named(error, [self.dataset]) from error
-            except (EOFError, ConnectionError, FileNotFoundError) as error:  # it died while handing over a batch
-                assert isinstance(self.dataset, WatchedDataset)
-                broken = RuntimeError(f"its connection broke off: {type(error).__name__}")
-                raise _named(broken, [self.dataset]) from error
+            except (InputError, WorkerError, RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                named = self._named(error)
+                batches._shutdown_workers()
+                self._iterator = None
+                raise named from error
+
+    def _named(self, error: Exception) -> Exception:
+        if isinstance(error, (InputError, WorkerError)):
+            # PyTorch puts the worker's whole traceback into the text, with the error itself at its end.
+            return type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2])
+        # Where a worker dies while it hands over a batch, PyTorch says nothing of a worker.
+        broken = f"its connection broke off: {type(error).__name__}"
+        text = describe(error) if isinstance(error, RuntimeError) else broken
+        assert isinstance(self.dataset, WatchedDataset)
+        reading = self.dataset.being_read()
+        dead = {int(pid) for pids in re.findall(r"pid(?:\(s\))? ([\d, ]+)", text) for pid in pids.split(",")}
+        names = ", ".join(sorted({name for pid, name in reading if pid in dead or not dead})) or "no sample"
+        what = "hangs" if "timed out" in text else "died"
+        return WorkerError(
+            f"a data worker {what} ({text[:200]}); being read: {names}. Continue with --ckpt_path last; "
+            "data.init_args.num_workers=0 reads in the training process."
+        )
 
 
-_watched: WeakSet[WatchedDataset] = WeakSet()
+class _Batches(_MultiProcessingDataLoaderIter):
+    """PyTorch's batches of workers, where a death is told only to who waits for a batch.
 
+    PyTorch tells it in a signal handler, in the middle of any line of the training process. If another worker is just
+    handing over a batch there, its connection breaks and it prints a traceback of its own.
+    """
 
-def _named(error: RuntimeError, datasets: Iterable[WatchedDataset]) -> WorkerError:
-    text = describe(error)
-    reading = [note for dataset in datasets for note in dataset.being_read()]
-    dead = {int(pid) for pids in re.findall(r"pid(?:\(s\))? ([\d, ]+)", text) for pid in pids.split(",")}
-    names = ", ".join(sorted({name for pid, name in reading if pid in dead or not dead})) or "no sample"
-    what = "hangs" if "timed out" in text else "died"
-    return WorkerError(
-        f"a data worker {what} ({text[:200]}); being read: {names}. Continue with --ckpt_path last; "
-        "data.init_args.num_workers=0 reads in the training process."
-    )
+    def __init__(self, loader: DataLoader[Batch]) -> None:
+        super().__init__(loader)
+        _remove_worker_pids(id(self))  # of what the handler looks after
+        self._worker_pids_set = False
 
-
-def _name_dead_workers() -> None:
-    """PyTorch raises in its handler of SIGCHLD, so in the middle of any line of a step: that error gets a name too."""
-    theirs: Any = getattr(signal, "SIGCHLD", None) and signal.getsignal(signal.SIGCHLD)
-    if not callable(theirs) or isinstance(theirs, _Handler) or threading.current_thread() != threading.main_thread():
-        return
-    signal.signal(signal.SIGCHLD, _Handler(theirs))
-
-
-class _Handler:
-    def __init__(self, theirs: Any) -> None:
-        self.theirs = theirs
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        try:
-            self.theirs(signum, frame)
-        except RuntimeError as error:
-            raise _named(error, _watched) from error
+    def _try_get_data(self, timeout: float = CHECK_S) -> tuple[bool, Any]:
+        """Looks after the workers each time that no batch has come for `CHECK_S`."""
+        end = time.monotonic() + timeout
+        while True:
+            come, batch = super()._try_get_data(min(CHECK_S, max(0, end - time.monotonic())))
+            if come or time.monotonic() >= end:
+                return come, batch
