@@ -87,7 +87,9 @@ class Killing:
 
     def __call__(self) -> None:
         self.told.set()
+        deadline = time.monotonic() + 60
         while not self.dead():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
 
     def dead(self) -> bool:
