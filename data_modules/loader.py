@@ -93,7 +93,7 @@ class WatchedLoader(DataLoader[Batch]):
             except (InputError, WorkerError, RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                 named = self._named(error)
                 batches._shutdown_workers()
-                self._iterator = None
+                self._iterator = None  # workers that persist have ended, so a next epoch starts others
                 raise named from error
 
     def _named(self, error: Exception) -> Exception:
