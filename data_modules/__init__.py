@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_modules.adni import ADNIDataModule
+    from data_modules.base import MedicalDataModule
     from data_modules.folder import FolderDataModule
     from data_modules.lidc import LIDCDataModule
     from data_modules.lidc_slices import CTSlices
     from data_modules.preprocessing import Preprocessing
     from data_modules.slices import FDMDraw, OneSlice, UniformDraw
+    from data_modules.store import Rejected, Scan
 
 __all__ = [
     "ADNIDataModule",
@@ -21,8 +23,11 @@ __all__ = [
     "FDMDraw",
     "FolderDataModule",
     "LIDCDataModule",
+    "MedicalDataModule",
     "OneSlice",
     "Preprocessing",
+    "Rejected",
+    "Scan",
     "UniformDraw",
 ]
 
@@ -32,8 +37,11 @@ _HOMES = {
     "FDMDraw": "slices",
     "FolderDataModule": "folder",
     "LIDCDataModule": "lidc",
+    "MedicalDataModule": "base",
     "OneSlice": "slices",
     "Preprocessing": "preprocessing",
+    "Rejected": "store",
+    "Scan": "store",
     "UniformDraw": "slices",
 }
 

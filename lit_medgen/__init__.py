@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path) -> Method:
-    """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample."""
+def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
+    """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample.
+
+    Args:
+        path: the checkpoint.
+        trust: packages of your own whose classes it may name, e.g. ["mine"]; importing them runs their code.
+    """
     from lit_medgen.checkpoints import load  # here, so that importing the package stays cheap
 
-    return load(path)
+    return load(path, trust)

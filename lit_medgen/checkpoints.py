@@ -5,7 +5,7 @@
     <run folder>/checkpoints/last.ckpt                   a link to the newest
 
 A checkpoint holds the config it was made with, so that one file is enough to sample. What it names is imported
-only from `trust.TRUSTED`, and nothing in it is ever unpickled.
+only from `trust.TRUSTED` and from what the user trusts, and nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.methods.base import FACTS, Method
-from lit_medgen.trust import TRUSTED, refuse_foreign_classes
+from lit_medgen.trust import TRUSTED, import_classes, prefixes, refuse_foreign_classes, trusting
 
 LAST = "last.ckpt"
 
@@ -211,14 +211,19 @@ def check_classes(config: Any, path: Path) -> None:
     if not like_ours or not all(isinstance(section, dict) and "class_path" in section for section in sections):
         raise InputError(f"{path}: its config is not one that `fit` keeps (name, model, data).")
     refuse_foreign_classes(sections, path)
+    import_classes(sections, path)
 
 
-def load(path: str | Path) -> Method:
-    """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample."""
+def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
+    """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample.
+
+    `trust` names packages of the user's own whose classes it may name, beside those trusted already.
+    """
     path = Path(path)
     checkpoint = read_checkpoint(path)
-    model = build_method(config_of(path)["model"])
-    model.on_load_checkpoint(checkpoint)  # a second stage is built on the first that it brings
+    with trusting(prefixes(trust)):
+        model = build_method(config_of(path)["model"])
+        model.on_load_checkpoint(checkpoint)  # a second stage is built on the first that it brings
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 

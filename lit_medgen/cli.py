@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.trainer import Trainer
-from lit_medgen.trust import refuse_commands, refuse_foreign_configs
+from lit_medgen.trust import EVERYTHING, config_files, import_classes, refuse_commands, refuse_untrusted, trusting
 
 TRUST = "--trust_config"
 PREPARE_FLAGS = {
@@ -114,8 +115,12 @@ class CLI(LightningCLI):
 def run_verb(args: list[str]) -> None:
     """Runs one of `VERBS` with its arguments."""
     _quiet()
+    trust = TRUST in args
+    if trust and (here := os.getcwd()) not in sys.path:  # `python -m` has it already, the script `lit_medgen` has not
+        sys.path.insert(0, here)
     try:
-        _run(args)
+        with trusting(EVERYTHING if trust else ()):
+            _run(args)
     except MisconfigurationException as error:  # Lightning's word for a config that cannot be run
         raise InputError(describe(error)) from error
 
@@ -127,8 +132,8 @@ def checked(words: Iterable[str]) -> list[str]:
     for value in [value for option in ("--config", "--data") for value in _values(ready, option)]:
         if _is_file(value):
             _read_yaml(Path(value), yaml.compose)  # whose fault it is, the parser does not say
-    if TRUST not in words:
-        refuse_foreign_configs(ready)
+    for config, path in config_files(ready):
+        (import_classes if TRUST in words else refuse_untrusted)(config, path)
     return ready
 
 

@@ -1,15 +1,17 @@
 """Which classes a file may name. To name one is enough to have it imported, and importing is running.
 
-A checkpoint names classes of `TRUSTED` alone. A config file also names those of Lightning; any other needs
-`--trust_config`, and so does a command to be run. What stands on the command line itself is the user's own word, and is
-not looked at.
+A checkpoint names classes of `TRUSTED` alone. A config file also names those of Lightning. Any other class must be
+trusted by the user, for one command (`--trust_config`) or one call (`load(path, trust=["my_package"])`); no file says of
+itself that it is trusted, and nothing is imported before it is. A command to be run needs `--trust_config` as well. What
+stands on the command line itself is the user's own word, and is not looked at.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +20,14 @@ from typing import Any
 
 import yaml
 
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, describe
 
 TRUSTED = ("lit_medgen.", "data_modules.", "torch.optim.")
 TRUSTED_IN_CONFIGS = (*TRUSTED, "lightning.pytorch.")
+EVERYTHING = ("",)
+"""What `--trust_config` trusts: the start of every name."""
+
+_also: ContextVar[tuple[str, ...]] = ContextVar("trusted by the user", default=())
 
 TEXTS = (
     *("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes"),
@@ -33,15 +39,54 @@ INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{o
 """What `${...}` may be: the value of another key, looked at where it stands, or a folder from the environment."""
 
 
+@contextmanager
+def trusting(packages: tuple[str, ...]) -> Iterator[None]:
+    """Inside, files may also name classes whose path begins with one of these: `mine.`, or `EVERYTHING`."""
+    before = _also.set(_also.get() + packages)
+    try:
+        yield
+    finally:
+        _also.reset(before)
+
+
+def prefixes(trust: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of packages as the beginnings of their classes' paths; InputError for what is no such name."""
+    names = [trust] if isinstance(trust, str) else list(trust)
+    for name in names:
+        if not all(part.isidentifier() for part in str(name).split(".")):
+            raise InputError(f"trust: {name!r} is no package or module; give names as in class_path, e.g. ['mine'].")
+    return tuple(f"{name}." for name in names)
+
+
 def refuse_foreign_classes(config: Any, path: Path) -> None:
-    """InputError if a checkpoint's config names a class that is not ours to import."""
+    """InputError if a checkpoint's config names a class that is not ours to import, nor trusted by the user."""
+    if _also.get() == EVERYTHING:
+        return
     for name in classes(config):
-        if not trusted(name, TRUSTED):
-            raise InputError(f"{path}: names the class {name!r}; only {', '.join(TRUSTED)} are imported from a file.")
+        if not trusted(name, TRUSTED + _also.get()):
+            raise InputError(
+                f"{path}: names the class {name!r}; only {', '.join(TRUSTED)} are imported from a file without "
+                f"--trust_config (in Python: trust=[{name.partition('.')[0]!r}]); give it if the file is your own."
+            )
 
 
-def refuse_foreign_configs(words: Iterable[str]) -> None:
-    """InputError if a config file on the command line, or one that it names, names a class of another package."""
+def import_classes(config: Any, path: Path) -> None:
+    """Imports the classes of the user's own that a trusted file names; InputError, in one line, if that fails."""
+    for key, name in _texts(config):
+        if key != "class_path" or "." not in name or "$" in name or trusted(name, TRUSTED_IN_CONFIGS):
+            continue
+        module, _, attribute = name.rpartition(".")
+        try:
+            getattr(import_module(module), attribute)
+        except Exception as error:  # a user's own file may raise anything
+            raise InputError(
+                f"{path}: {name} cannot be imported ({type(error).__name__}: {describe(error)}); mend it, or give the "
+                f"command in the folder of {name.partition('.')[0]}.py (--debug shows the traceback)."
+            ) from error
+
+
+def config_files(words: Iterable[str]) -> Iterator[tuple[Any, Path]]:
+    """Every config file on the command line, and every file that one names: its content and path."""
     waiting = [Path(word.partition("=")[2] if word.startswith("-") else word) for word in words]
     seen = set[Path]()
     while waiting:
@@ -49,7 +94,7 @@ def refuse_foreign_configs(words: Iterable[str]) -> None:
         if path in seen or (config := _content(path)) is None:
             continue
         seen.add(path)
-        refuse_untrusted(config, path)
+        yield config, path
         waiting += [folder / text for _, text in _texts(config) for folder in (Path(), path.parent)]
 
 
@@ -87,25 +132,26 @@ def trusted(name: str, packages: tuple[str, ...]) -> bool:
     """Whether a path starts in one of the packages and stays there: not so lit_medgen.stopping.subprocess.Popen."""
     if not name.startswith(packages):
         return False
-    first, *parts = name.split(".")
-    found, path = import_module(first), first
-    for part in parts:
-        path = f"{path}.{part}"
+    found, path = None, ""
+    for part in name.split("."):
+        path = f"{path}.{part}" if path else part
         if not hasattr(found, part):
             try:
-                import_module(path)
-            except ImportError:
-                return True  # it does not exist, as whoever needs it will say
-        found = getattr(found, part)
-        if isinstance(found, ModuleType) and not f"{found.__name__}.".startswith(packages):
+                imported = import_module(path)
+            except Exception:  # a user's own file may raise anything
+                return True  # it cannot be imported, as whoever needs it will say
+        found = getattr(found, part) if hasattr(found, part) else imported
+        on_the_way = any(package.startswith(f"{path}.") for package in packages)  # torch, of torch.optim
+        if isinstance(found, ModuleType) and not on_the_way and not f"{found.__name__}.".startswith(packages):
             return False
     return True
 
 
 def _exists(name: str) -> bool:
-    """Whether a text can be imported at all: run.v2 cannot, nor a class by its short name."""
+    """Whether a text could be imported by a trusted command: run.v2 cannot, nor a class by its short name."""
+    first = name.partition(".")[0]
     try:
-        return find_spec(name.partition(".")[0]) is not None
+        return any((Path(f"{first}.py").is_file(), Path(first, "__init__.py").is_file(), find_spec(first) is not None))
     except ValueError:
         return True  # __main__
 

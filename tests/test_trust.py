@@ -14,7 +14,7 @@ from tiny_run import ROOT, one_line
 from lit_medgen.__main__ import main
 from lit_medgen.cli import checked
 from lit_medgen.errors import InputError
-from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, trusted
+from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, prefixes, refuse_foreign_classes, trusted, trusting
 
 
 @pytest.fixture
@@ -145,3 +145,14 @@ def test_ordinary_texts_are_no_classes(tmp_path: Path) -> None:
 def test_a_path_must_stay_in_trusted_packages(name: str, allowed: bool) -> None:
     assert trusted(name, TRUSTED_IN_CONFIGS) == allowed
     assert trusted(name, TRUSTED) == (allowed and not name.startswith("lightning"))
+
+
+def test_a_package_that_the_user_trusts_is_no_way_out_of_it(tmp_path: Path) -> None:
+    with trusting(prefixes("json.decoder")):
+        refuse_foreign_classes([{"class_path": "json.decoder.JSONDecoder"}], tmp_path)
+        with pytest.raises(InputError, match=r"json\.decoder\.re\.compile.*--trust_config \(in Python: trust="):
+            refuse_foreign_classes([{"class_path": "json.decoder.re.compile"}], tmp_path)
+    with pytest.raises(InputError, match=r"json\.decoder"):
+        refuse_foreign_classes([{"class_path": "json.decoder.JSONDecoder"}], tmp_path)
+    with pytest.raises(InputError, match="folder/mine"):
+        prefixes(["folder/mine"])

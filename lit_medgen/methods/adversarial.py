@@ -70,7 +70,7 @@ class Adversarial(Method):
         generator, active = self.optimizers()[0], self.critic_active  # type: ignore[index]
         critic = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
         self.critic.requires_grad_(False)
-        losses = self.loss(batch)
+        losses = self.losses(batch)
         self._update(generator, losses["loss"], batch, losses)
         self.critic.requires_grad_(True)
         critic_losses = self.critic_loss(batch) if active else {}

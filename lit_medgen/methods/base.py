@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -57,8 +57,8 @@ class Method(L.LightningModule, ABC):
         self.make_optimizer, self.learning_rate = optimizer, learning_rate or Constant()
 
     @abstractmethod
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars; "loss" is minimised, the others are logged."""
+    def loss(self, batch: Batch) -> dict[str, Tensor] | Tensor:
+        """Scalars; "loss" is minimised, the others are logged. A tensor alone is the loss."""
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the data does not fit the network; called before the first batch."""
@@ -78,7 +78,7 @@ class Method(L.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One loss; all randomness of the step comes from (seed, step, rank)."""
         self._seed("train", self._step)
-        losses = self.loss(batch)
+        losses = self.losses(batch)
         self._suspects.append((batch.key, losses))
         self._log_losses("train", losses, batch, on_step=True)
         return losses["loss"]
@@ -86,12 +86,12 @@ class Method(L.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on unseen people, with the same noise every time."""
         self._seed("val", batch_idx)
-        self._log_losses("val", self.loss(batch), batch, on_step=False)
+        self._log_losses("val", self.losses(batch), batch, on_step=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on the test people."""
         self._seed("test", batch_idx)
-        self._log_losses("test", self.loss(batch), batch, on_step=False)
+        self._log_losses("test", self.losses(batch), batch, on_step=False)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
@@ -155,11 +155,13 @@ class Method(L.LightningModule, ABC):
             self.spec = DataSpec.from_plain(spec)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, trust: str | Iterable[str] = ()
+    ) -> Self:
         """The trained method of a checkpoint, as `lit_medgen.load`; no class named in the file is trusted blindly."""
         from lit_medgen.checkpoints import load  # it builds methods, so it imports this module
 
-        model = load(checkpoint_path)
+        model = load(checkpoint_path, trust)
         if not isinstance(model, cls):
             raise InputError(f"{checkpoint_path}: a checkpoint of {type(model).__name__}, not of {cls.__name__}.")
         return model
@@ -167,6 +169,15 @@ class Method(L.LightningModule, ABC):
     def __getstate__(self) -> dict[str, Any]:
         # An optimizer factory made by the command line cannot be pickled, which copying for DDP needs.
         return {name: value for name, value in self.__dict__.items() if name != "make_optimizer"}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss` by name, "loss" among them; InputError if a method of the user's own returns something else."""
+        found = self.loss(batch)
+        found = {"loss": found} if isinstance(found, Tensor) else found
+        if not isinstance(found, dict) or "loss" not in found:
+            what = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+            raise InputError(f"{type(self).__name__}.loss returned {what}; return a tensor, or a dict with 'loss'.")
+        return found
 
     # What the losses of subclasses use.
 

@@ -38,7 +38,7 @@ from lit_medgen.methods.atlas import Atlas, AtlasDenoiser, most_modes, without
 from lit_medgen.methods.base import FACTS, Generator, default_optimizer
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
-from lit_medgen.networks import SliceUNet
+from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise
 
 MAX_ATLAS = 500
@@ -49,7 +49,7 @@ class CDPM(Generator):
     """Conditional diffusion over sets of slices.
 
     Args:
-        network: the slice U-Net.
+        network: `SliceUNet`, or any module called as network(x, t, condition) (`SliceNetwork` says with what).
         schedule: noise schedule; None: `Cosine`.
         parametrisation: what the network predicts.
         weight: weight of the loss over time; None: `UniformWeight`.
@@ -62,7 +62,7 @@ class CDPM(Generator):
 
     def __init__(
         self,
-        network: SliceUNet,
+        network: SliceNetwork,
         schedule: Schedule | None = None,
         parametrisation: Parametrisation = "eps",
         weight: UniformWeight | None = None,
@@ -73,13 +73,16 @@ class CDPM(Generator):
         atlas_modes: int = 0,
     ) -> None:
         super().__init__(optimizer, learning_rate)
-        if atlas_modes and not network.atlas:
+        self.divisor, self.needs_atlas = getattr(network, "divisor", 1), getattr(network, "atlas", False)
+        if atlas_modes and not self.needs_atlas:
             raise ValueError(
                 f"model.init_args.atlas_modes is {atlas_modes}, but the network takes no atlas; "
                 "set network.init_args.atlas to true."
             )
-        self.denoiser = AtlasDenoiser(network, schedule or Cosine(), parametrisation, clip=not network.atlas)
-        self.divisor, self.needs_atlas, self.atlas_modes = network.divisor, network.atlas, atlas_modes
+        self.denoiser = AtlasDenoiser(
+            as_module(network), schedule or Cosine(), parametrisation, clip=not self.needs_atlas
+        )
+        self.atlas_modes = atlas_modes
         self.atlas_without: dict[str, int] = {}
         self.weight = weight or UniformWeight()
         self.sampler = sampler or DPMSolverPP2M(20)

@@ -32,8 +32,8 @@ from lit_medgen.methods.first_stage import FirstStage
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.metrics import FrechetDistance, PairedMSSSIM, PairedPSNR, PerceptualDistance
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
-from lit_medgen.networks.autoencoder import Autoencoder
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
+from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer
 
 DELTA = 1e-4
@@ -47,9 +47,9 @@ class VQGAN(Adversarial, FirstStage):
     """Encoder, codebook, decoder and a critic.
 
     Args:
-        network: encoder and decoder.
+        network: `Autoencoder`, or any module that encodes and decodes (`ImageAutoencoder` says how).
         quantizer: of the latent map; None: `NearestNeighbour` with as many channels as the map.
-        critic: says of patches whether they are real; None: `PatchDiscriminator`.
+        critic: `PatchDiscriminator` (None), or any module that tells real images from made ones.
         features: what perceptual and Fréchet distance are made of: `learned` from the training people, a TorchScript
             file, or `none`.
         perceptual_weight: w.
@@ -66,9 +66,9 @@ class VQGAN(Adversarial, FirstStage):
 
     def __init__(
         self,
-        network: Autoencoder,
+        network: ImageAutoencoder,
         quantizer: Quantizer | None = None,
-        critic: PatchDiscriminator | None = None,
+        critic: Discriminator | None = None,
         features: str = "learned",
         perceptual_weight: float = 1.0,
         spectral_weight: float = 0.0,
@@ -81,8 +81,9 @@ class VQGAN(Adversarial, FirstStage):
         learning_rate: Constant | None = None,
         gradient_clip: float | None = None,
     ) -> None:
+        as_module(network)
         critic = critic or PatchDiscriminator(network.dim)
-        super().__init__(critic, optimizer, critic_optimizer, learning_rate, gradient_clip)
+        super().__init__(as_module(critic), optimizer, critic_optimizer, learning_rate, gradient_clip)
         self.network = network
         self.quantizer = quantizer or NearestNeighbour(channels=network.latent_channels)
         if self.quantizer.channels != network.latent_channels:

@@ -2,6 +2,7 @@
 
 from lit_medgen.networks.autoencoder import Autoencoder
 from lit_medgen.networks.discriminator import PatchDiscriminator
+from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, SliceNetwork
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
 from lit_medgen.networks.slice_unet import SliceUNet
 from lit_medgen.networks.transformer import CodeTransformer
@@ -11,9 +12,12 @@ __all__ = [
     "FSQ",
     "Autoencoder",
     "CodeTransformer",
+    "Discriminator",
+    "ImageAutoencoder",
     "NearestNeighbour",
     "PatchDiscriminator",
     "Quantizer",
+    "SliceNetwork",
     "SliceUNet",
     "UNet",
 ]

@@ -1,0 +1,70 @@
+"""What a network of your own must offer: any `torch.nn.Module` with these methods can stand in for ours.
+
+Shapes: b batch, c channels, n slices, y x a plane, *s spatial axes, d latent channels, *z latent spatial axes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class SliceNetwork(Protocol):
+    """A network over sets of slices (cDPM's), called as network(x, t, condition).
+
+    Two attributes are read where a network has them: `divisor`, what both sides of a slice must be a multiple of (else
+    1), and `atlas`, whether `condition.image` holds an atlas where no slice is given (else False).
+    """
+
+    def forward(self, x: Any, t: Any, condition: Any, /) -> Any:
+        """b c n y x from noisy slices x: b c n y x, their times t: b in [0, 1], and a `Condition`.
+
+        The condition gives image (b c n y x), observed (b n, which slices are given) and slice_index (b n).
+        """
+        ...
+
+
+class ImageAutoencoder(Protocol):
+    """An encoder and a decoder (VQGAN's).
+
+    Attributes:
+        dim: spatial axes of an image, 2 or 3.
+        latent_channels: channels d of the latent map.
+        divisor: pixels of an image to a place of the map, along each axis.
+        last_layer: the weight that makes the image, to which the adversarial loss is balanced.
+    """
+
+    dim: int
+    latent_channels: int
+    divisor: int
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that makes the image."""
+        ...
+
+    def encode(self, image: Any, /) -> Any:
+        """b c *s -> b d *z."""
+        ...
+
+    def decode(self, latent: Any, /) -> Any:
+        """b d *z -> b c *s."""
+        ...
+
+
+class Discriminator(Protocol):
+    """Tells real images from made ones (VQGAN's critic)."""
+
+    def forward(self, image: Any, /) -> Any:
+        """Logits of any shape, one or many for each image, from b c *s; high where it seems real."""
+        ...
+
+
+def as_module(network: object) -> nn.Module:
+    """The network; TypeError if it is no `torch.nn.Module`, whose weights could not be trained or kept."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"model.init_args.network: {type(network).__name__} is no torch.nn.Module; let its class be a subclass."
+        )
+    return network
