@@ -1,9 +1,9 @@
 """Which classes a file may name. To name one is enough to have it imported, and importing is running.
 
 A checkpoint names classes of `TRUSTED` alone. A config file also names those of Lightning. Any other class must be
-trusted by the user, for one command (`--trust_config`) or one call (`load(path, trust=["my_package"])`); no file says of
-itself that it is trusted, and nothing is imported before it is. A command to be run needs `--trust_config` as well. What
-stands on the command line itself is the user's own word, and is not looked at.
+trusted by the user, for one command (`--trust_config`) or one call (`load(path, trust=["my_package"])`); no file says
+of itself that it is trusted, and nothing is imported before it is. A command to be run needs `--trust_config` as well.
+What stands on the command line itself is the user's own word, and is not looked at.
 """
 
 from __future__ import annotations
