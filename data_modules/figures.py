@@ -26,7 +26,7 @@ def preparation(raw: np.ndarray, affine: np.ndarray, prepared: np.ndarray, grid:
     from matplotlib.figure import Figure
 
     before = resample(raw.astype(np.float32), affine, prepared.shape, grid)
-    before = (before / max(np.percentile(before, 99.5), 1e-12)).clip(0, 1)
+    before = (before / (np.percentile(before, 99.5) or 1.0)).clip(0, 1)
     planes, outlines, after = (
         three_planes(image) if image.ndim == 3 else [image.T]
         for image in (before, (prepared > 0).astype(float), prepared)

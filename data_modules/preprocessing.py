@@ -6,11 +6,12 @@ A volume is (voxels, affine): voxels x y z, float32; affine 4 4, voxel to world 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from scipy import ndimage
 
 from data_modules.raw_heads import RawHead
 from data_modules.resampling import resample
@@ -18,27 +19,52 @@ from data_modules.store import Scan
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing
 from lit_medgen.images import read_image
+from lit_medgen.images.nifti import Form
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Intensity = Literal["percentile", "minmax", "window"]
 Centre = Literal["brain", "grid"]
+NonFinite = Literal["refuse", "fill"]
+Unsized = Literal["fit", "1mm"]
+KEY = "data.init_args.preprocessing"
+
+VERSION = 2  # raised when the same options give other voxels, so that old stores are not taken for new
+LEVELS = 512
+"""Bins of the histogram in which the background is looked for."""
+BACKGROUND_SHARE = 0.1
+"""Of a volume's voxels, in the one level that is the background of a stripped brain; whole heads fill no level so."""
+UNDERSHOOT = 0.1
+"""What dips below a background may weigh this share of what rises above it: ringing weighs about a hundredth, and
+half of a z-scored brain lies below its zero."""
+SPECK = 1e-3
+"""Parts of the foreground that are smaller than this share of it are specks, such as hot voxels in the air."""
+EVEN, EVEN_RANGE = 0.999, 0.01
+"""A volume is nearly constant if that share of its voxels lies within that share of the range: around one outlier they
+all do, while a brain of 100 mL still fills 0.6 % of a cube of 256 mm."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How raw volumes are brought onto one grid; part of the store's address.
 
+    A volume keeps its size in mm: what lies outside the field of view is cut off. A 2D image whose pixels have no size
+    (PNG, DICOM without a pixel spacing, or any that says 1 mm) is scaled as a whole to fit into the field of view, its
+    aspect kept and the rest filled with background, so nothing of it is cut off.
+
     Args:
         size: voxels along x, y, z.
         field_of_view_mm: extent of the grid along x, y, z, mm; spacing is field_of_view_mm / size.
         centre: middle of the grid on the middle of the brain's bounding box, or of the raw grid.
-        intensity: what becomes [0, 1]: from 0 to a robust percentile of the brain, [min, max], or `window`.
+        intensity: what becomes [0, 1]: from background to a robust percentile of the brain, [min, max], or `window`.
         percentile: the robust percentile.
         background: share of the maximum below which a voxel is not brain.
         window: lowest and highest value kept, used with intensity "window".
         raw_head: what makes a brain of a head as the scanner gives it; None: images are brains already, or no heads.
+        form: the one of NIfTI's two matrices that counts where qform and sform differ; "agree" refuses the file.
+        non_finite: refuse a volume with NaN or infinite voxels, or fill them with background (-1 in the store).
+        without_spacing: 2D images whose pixels have no size are made to "fit", or taken as pixels of "1mm".
     """
 
     size: tuple[int, ...] = (128, 128, 128)
@@ -49,6 +75,10 @@ class Preprocessing:
     background: float = 0.05
     window: tuple[float, float] = (0.0, 255.0)
     raw_head: RawHead | None = None
+    form: Form = "agree"
+    non_finite: NonFinite = "refuse"
+    without_spacing: Unsized = "fit"
+    version: int = field(init=False, default=VERSION)
 
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3) or len(self.size) != len(self.field_of_view_mm):
@@ -66,24 +96,47 @@ class Preprocessing:
         """Voxel size of the grid, mm."""
         return tuple(float(extent) / size for extent, size in zip(self.field_of_view_mm, self.size, strict=True))
 
+    def read(self, source: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        """Finite voxels of a raw image, and its affine; 2D where the grid is."""
+        flat = len(self.size) == 2
+        options: dict[str, Any] = {"flat": True} if flat else {}
+        options |= {"form": self.form} if self.form != "agree" else {}
+        options |= {"finite": False} if self.non_finite == "fill" else {}
+        voxels, affine = read_image(source, **options)
+        known = np.isfinite(voxels)
+        if not known.all():
+            if not known.any():
+                raise ValueError("all voxels are NaN or infinite; expected an image")
+            voxels = np.where(known, voxels, np.float32(self._base(voxels[known])))
+        if flat and voxels.ndim == 3 and 1 in voxels.shape:
+            voxels, affine = _one_slice(voxels, affine)
+        if voxels.ndim != len(self.size):
+            raise ValueError(
+                f"an image of {voxels.ndim} dimensions; expected {len(self.size)}, as many as {KEY}.size has numbers"
+            )
+        return voxels, affine
+
     def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> Prepared:
         """The volume on the grid, in [0, 1]; ValueError for a volume that cannot be normalised."""
         moved = np.eye(len(affine))
+        whole = self.centre == "grid"
         if self.raw_head:
             voxels, moved = self.raw_head(voxels, affine)
+        elif voxels.ndim == 2 and self.without_spacing == "fit" and _has_no_spacing(affine):
+            moved, whole = np.diag([*[min(np.array(self.field_of_view_mm) / voxels.shape)] * 2, 1.0]), True
         affine = moved @ affine
         scaled, brain = self.normalise(voxels)
-        target = self.grid(brain, affine)
-        resampled = resample(scaled, affine, self.size, target)
-        return Prepared(resampled.clip(0, 1), target, self.cut(brain, affine, target), moved)
+        target = self.grid(bounding_box(np.ones_like(brain) if whole else brain), affine)
+        resampled = resample(scaled, affine, self.size, target).clip(0, 1)
+        if not resampled.any():
+            raise ValueError("nothing is left inside the field of view; expected an image")
+        return Prepared(resampled, target, self.cut(brain, affine, target), moved)
 
     def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:
         """The volume's file, float16 in [-1, 1]; see `Recipe`."""
         # First: a missing tool is no fault of the scan.
         tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
-        prepared = self(*read_image(scan.source))
-        if not prepared.voxels.any():
-            raise ValueError("nothing is left inside the field of view; expected an image")
+        prepared = self(*self.read(scan.source))
         stored = np.moveaxis(2 * prepared.voxels - 1, stacked, 0).astype(np.float16, order="C")
         with replacing(path, stored.nbytes) as file:
             np.save(file, stored)
@@ -100,36 +153,67 @@ class Preprocessing:
         """The raw image with the outline of what is kept, above the prepared one."""
         from data_modules.figures import preparation
 
-        raw, affine = read_image(scan.source)
+        raw, affine = self.read(scan.source)
         moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
         return preparation(raw, moved @ affine, prepared, grid)
 
     def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Voxels in [0, 1] and the mask of the brain (all that is above the background)."""
+        """Voxels in [0, 1] and the mask of the brain (all that is above the background, but specks)."""
         low, high = float(voxels.min()), float(voxels.max())
-        if high - low <= 1e-6 * max(1.0, abs(high)):
+        if high - low <= 1e-6 * max(abs(low), abs(high)):
             raise ValueError(f"constant volume (all voxels {low:g}); expected an image")
-        base, top = {"percentile": (min(low, 0.0), high), "minmax": (low, high), "window": self.window}[self.intensity]
+        base, top = self._base(voxels), {"minmax": high}.get(self.intensity, self.window[1])
         if self.intensity == "percentile":
-            bright = np.percentile(voxels[voxels > base], self.percentile)  # not the maximum: one voxel may be hot
-            inside = voxels[voxels > base + self.background * (bright - base)]
+            above = voxels[voxels > base]
+            if not above.size:
+                raise ValueError(f"nearly constant: no voxel lies above {base:g}, the background; expected an image")
+            bright = np.percentile(above, self.percentile)  # not the maximum: one voxel may be hot
+            inside = above[above > base + self.background * (bright - base)]
             top = float(np.percentile(inside, self.percentile))
         scaled = ((voxels - base) / (top - base)).clip(0, 1)
-        brain = scaled > self.background
+        brain = _without_specks(scaled > self.background)
         if not brain.any():
             raise ValueError(
                 f"no voxel lies above the background of the window {base:g} ... {top:g}; expected an image"
             )
+        darkest, brightest = np.quantile(scaled, [(1 - EVEN) / 2, (1 + EVEN) / 2])
+        if brightest - darkest <= EVEN_RANGE:
+            raise ValueError(
+                f"it comes out nearly constant: {EVEN:.1%} of its voxels lie within {EVEN_RANGE:.0%} of the range; are "
+                f"its values, {low:g} to {high:g}, right, and is {KEY}.intensity?"
+            )
         return scaled, brain
 
-    def grid(self, brain: np.ndarray, affine: np.ndarray) -> np.ndarray:
-        """The affine of the target grid, axes along RAS."""
-        if self.centre == "brain":
-            low, high = bounding_box(brain)
-            middle = (np.array(low) + np.array(high) - 1) / 2
-        else:
-            middle = (np.array(brain.shape) - 1) / 2
+    def _base(self, voxels: np.ndarray) -> float:
+        """The value that becomes 0.
+
+        By percentiles it is 0 or, of volumes with negative voxels, the level of their background if there is one with
+        no more below it than ringing, as around a resampled brain; else (z-scores, a box of CT) the lower percentile.
+        """
+        match self.intensity:
+            case "window":
+                return self.window[0]
+            case "minmax":
+                return float(voxels.min())
+        low, high = map(float, np.percentile(voxels, [100 - self.percentile, self.percentile]))
+        if not low < min(high, 0.0):
+            return min(low, 0.0)  # of what is not negative, but for a few voxels, 0
+        within = voxels.clip(low, high)  # an outlier must not weigh
+        counts, edges = np.histogram(within, LEVELS, (low, high))
+        mode = counts.argmax()
+        if counts[mode] < BACKGROUND_SHARE * voxels.size:
+            return low
+        at_mode = (voxels >= edges[mode]) & (voxels <= edges[mode + 1])
+        level = float(np.median(voxels[at_mode]))
+        below, above = (level - within[within < level]).sum(), (within[within > level] - level).sum()
+        if below < UNDERSHOOT * above:
+            return min(level, 0.0)
+        return float(np.percentile(voxels[~at_mode], 100 - self.percentile))
+
+    def grid(self, box: tuple[list[int], list[int]], affine: np.ndarray) -> np.ndarray:
+        """The affine of the target grid around the middle of a box of voxels, axes along RAS."""
+        middle = (np.array(box[0]) + np.array(box[1]) - 1) / 2
         dim = len(self.size)
         target = np.diag([*self.spacing_mm, 1.0])
         extent = np.array(self.spacing_mm) * (np.array(self.size) - 1)
@@ -160,6 +244,27 @@ class Prepared:
     affine: np.ndarray
     cut: float
     moved: np.ndarray
+
+
+def _has_no_spacing(affine: np.ndarray) -> bool:
+    """Whether pixels of a 2D image are 1 x 1 mm, which is what files say that know no size."""
+    return bool(np.allclose(np.abs(affine[:2, :2]), np.eye(2)))
+
+
+def _one_slice(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of one slice as a 2D image, in mm along its own sides; the second axis goes down, as in every image."""
+    axis = voxels.shape.index(1)
+    sides = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
+    return np.take(voxels, 0, axis)[:, ::-1], np.diag([*sides, 1.0])
+
+
+def _without_specks(mask: np.ndarray) -> np.ndarray:
+    """The mask without its smallest parts, so that a hot voxel in the air does not move the brain's box."""
+    parts, _ = ndimage.label(mask, np.ones([3] * mask.ndim))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    kept: np.ndarray = (sizes > SPECK * sizes.sum())[parts]
+    return kept
 
 
 def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:

@@ -96,6 +96,9 @@ class RawHead:
         from data_modules import registration  # SimpleITK and nilearn take a while to load
 
         voxels = np.maximum(voxels, 0).astype(np.float32)
+        # Whatever the scanner's unit: smoothing and N4 have absolute thresholds. A power of 2 changes no digit.
+        unit = np.float32(2.0 ** np.round(np.log2((np.percentile(voxels, 99.5) or 1000) / 1000)))
+        voxels /= unit
         if self.denoise:
             voxels = registration.denoised(voxels, self.denoise)
         grid, size = registration.grid_of(voxels.shape, affine)
@@ -110,11 +113,11 @@ class RawHead:
             case "registration":
                 voxels = voxels * (resample(onto.mask(), grid, voxels.shape, affine) > 0.5)
             case "none":
-                return voxels, to_template
+                return voxels * unit, to_template
             case _:
                 voxels = voxels * _by_command(self.strip, voxels, affine)
         _check(voxels > 0, affine)
-        return voxels, to_template
+        return voxels * unit, to_template
 
 
 def _check(inside: np.ndarray, affine: np.ndarray) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from lit_medgen.images.nifti import Form
 
-def read_image(path: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
+
+def read_image(
+    path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a NIfTI or PNG file, or of the files of a DICOM series.
+
+    Args:
+        path: the file, or the files of the series.
+        form: see `read_nifti`.
+        finite: see `read_nifti`.
+        flat: 2D images are wanted, so that a single DICOM slice is one, not a series that lacks the others.
+
+    Returns:
+        voxels: x y z, or x y of a 2D image (column, row from the top).
+        affine: voxel to world, mm, 4 4, or 3 3 of a 2D image. Its pixels have no size if it says 1 mm for both sides.
 
     ValueError if the content is bad; the text does not repeat the path.
     """
@@ -18,4 +34,4 @@ def read_image(path: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
     if isinstance(path, list):
         return read_series(path)
-    return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path)
+    return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -21,42 +21,97 @@ MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm)."""
+Form = Literal["agree", "sform", "qform"]
+PREPROCESSING = "data.init_args.preprocessing"
+"""Where a config has the options that the texts below name."""
+MM_PER_UNIT = {1: 1000.0, 3: 1e-3}
+"""By the code of `xyzt_units`: metres and micrometres; any other code, 0 (unknown) among them, is taken as mm."""
+SAME_PLACE = 2e-2
+"""The share of a voxel's side by which qform and sform may differ: more than what rounding to float32 explains."""
+
+
+def read_nifti(path: Path, form: Form = "agree", finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm).
+
+    Args:
+        path: the file; metres and micrometres are converted.
+        form: the matrix that places voxels where the file has two: the named one, or either if they agree.
+        finite: refuse a volume with voxels that are NaN or infinite.
+    """
     try:
         image = nib.load(path)
         _check_header(image)
+        affine = _affine(image, form)
         _check_stream(path)
-        canonical = nib.as_closest_canonical(image)
-        voxels = np.asarray(canonical.dataobj, dtype=np.float32)
+        canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
     except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ValueError(
             f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged"
         ) from error
-    voxels = voxels.reshape(voxels.shape[:3])  # a trailing axis of length 1 is harmless
+    voxels = np.asarray(canonical.dataobj)
     bad = int(voxels.size - np.isfinite(voxels).sum())
-    if bad:
-        raise ValueError(f"{bad} of {voxels.size} voxels are NaN or infinite; expected finite values")
+    if bad and finite:
+        raise ValueError(
+            f"{bad} of {voxels.size} voxels are NaN or infinite; expected finite values, or "
+            f"{PREPROCESSING}.non_finite: fill, which makes them background"
+        )
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
 def _check_header(image: Any) -> None:
+    if not isinstance(image, nib.Nifti1Pair):
+        raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI")
     shape = image.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume")
     if 4 * int(np.prod(shape, dtype=np.int64)) > MAX_BYTES or min(shape) < 1:
         raise ValueError(f"header claims shape {shape}; expected at most 2 GiB as float32")
+    if (dtype := image.get_data_dtype()).kind == "c":
+        raise ValueError(f"complex voxels ({dtype}); expected real ones: save the magnitude as a volume of its own")
+
+
+def _affine(image: Any, form: Form) -> np.ndarray:
+    """Voxel to world, mm."""
     header = image.header
     if not header["qform_code"] and not header["sform_code"]:
         raise ValueError("qform_code and sform_code are both 0, so left and right are unknown; set one of them")
-    if (
-        header["qform_code"]
-        and header["sform_code"]
-        and not np.allclose(image.get_qform(), image.get_sform(), atol=1e-2)
-    ):
-        raise ValueError("qform and sform disagree by more than 0.01 mm; set the code of the wrong one to 0")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+    affine = image.affine  # the sform, if there is one
+    if header["qform_code"] and header["sform_code"]:
+        qform, sform = image.get_qform(), image.get_sform()
+        voxel = np.linalg.norm(sform[:3, :3], axis=0).min()
+        if form == "agree" and not np.allclose(qform, sform, atol=SAME_PLACE * voxel):
+            raise ValueError(f"{_difference(image, qform, sform)}; set {PREPROCESSING}.form to sform or qform")
+        affine = qform if form == "qform" else sform
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # Relative to the voxels' own size, which may be micrometres.
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():
         raise ValueError("the affine is singular or not finite; expected a voxel-to-world matrix")
+    mm = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    return np.asarray(np.diag([mm, mm, mm, 1.0]) @ affine)
+
+
+def _difference(image: Any, qform: np.ndarray, sform: np.ndarray) -> str:
+    """Where the two forms put the corner that they disagree about most."""
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(image.shape[:3]) - 1), 1]
+    apart = np.linalg.norm(corners @ (qform - sform).T, axis=1)
+    voxel = corners[apart.argmax()]
+    by_qform, by_sform = (", ".join(f"{mm:g}" for mm in (form @ voxel)[:3].round(3)) for form in (qform, sform))
+    header = image.header
+    return (
+        f"qform and sform disagree: qform (code {int(header['qform_code'])}) puts voxel {voxel[:3].tolist()} at "
+        f"({by_qform}), sform (code {int(header['sform_code'])}) at ({by_sform})"
+    )
+
+
+def _voxels(image: Any) -> np.ndarray:
+    """x y z as stored, float32; a colour image of equal channels is grey."""
+    stored = np.asarray(image.dataobj)
+    if channels := stored.dtype.names:  # NIfTI's RGB24 and RGBA32
+        if any((stored[name] != stored["R"]).any() for name in channels if name != "A"):
+            raise ValueError(f"a colour image ({''.join(channels)}); expected grey values")
+        stored = stored["R"]
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as such
+        return stored.reshape(stored.shape[:3]).astype(np.float32)  # a trailing axis of length 1 is harmless
 
 
 def _check_stream(path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from data_modules.preprocessing import Preprocessing, bounding_box
+from data_modules.store import StoreAddress
 from lit_medgen.errors import InputError
+from lit_medgen.images.nifti import write_nifti
 
 UNIT = (0.0, 1.0)
 
@@ -134,6 +139,144 @@ def test_percentile_is_robust_to_one_hot_voxel(factor: float) -> None:
     found = preprocessing(voxels, np.eye(4)).voxels
     found[8, 8, 8] = expected[8, 8, 8]
     np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def brain_and_ringing(of: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A stripped brain off the middle of its grid, resampled without and with undershoot."""
+    place = (np.indices((of, of, of)).T - np.array([0.45, 0.5, 0.55]) * of).T / (of * np.array([0.22, 0.3, 0.25]))[
+        :, None, None, None
+    ]
+    voxels = (np.linalg.norm(place, axis=0) < 1) * np.random.default_rng(0).uniform(120, 290, (of, of, of))
+    linear, cubic = (ndimage.shift(voxels, (0.4, 0.6, 0.3), order=order) for order in (1, 3))
+    return linear, cubic
+
+
+def test_undershoot_is_background() -> None:
+    """Ringing around a brain moves neither the background nor the centre nor the share cut."""
+    linear, cubic = brain_and_ringing()
+    assert cubic.min() < -40
+    preprocessing = Preprocessing((16, 16, 16), (16.0,) * 3)
+    expected, found = preprocessing(linear, np.eye(4)), preprocessing(cubic, np.eye(4))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1.0)
+    assert found.cut == pytest.approx(expected.cut, abs=0.03)
+    scaled, brain = preprocessing.normalise(cubic)
+    assert np.quantile(scaled[~ndimage.binary_dilation(linear > 0, iterations=3)], 0.99) < 0.01
+    assert brain.sum() == pytest.approx(preprocessing.normalise(linear)[1].sum(), rel=0.1)
+
+
+@pytest.mark.parametrize("intensity", ["percentile", "window"])
+@pytest.mark.parametrize("outlier", [-32768.0, 32767.0])
+def test_one_voxel_moves_nothing(outlier: float, intensity: str) -> None:
+    voxels, _ = brain_and_ringing()
+    preprocessing = Preprocessing((20, 20, 20), (40.0,) * 3, intensity=intensity)
+    expected = preprocessing(voxels, np.eye(4))
+    voxels[1, 38, 2] = outlier
+    found = preprocessing(voxels, np.eye(4))
+    np.testing.assert_allclose(found.affine, expected.affine)
+    assert found.cut == pytest.approx(expected.cut, abs=1e-3)
+    there = np.abs(found.voxels - expected.voxels) > 0.01
+    assert there.sum() <= (8 if outlier > 0 else 0)  # where the voxel itself is
+
+
+def test_air_of_a_ct_is_its_low_end() -> None:
+    hounsfield = np.random.default_rng(0).normal(40, 20, (20, 20, 20))
+    hounsfield[:, :, :8] = -1024
+    scaled, body = Preprocessing().normalise(hounsfield)
+    assert scaled[:, :, :8].max() == 0
+    assert body.sum() == 20 * 20 * 12
+    assert scaled[:, :, 8:].mean() > 0.9
+
+
+def test_half_of_a_z_scored_brain_is_not_taken_for_undershoot() -> None:
+    _, cubic = brain_and_ringing()
+    inside = cubic > 100
+    scaled, _ = Preprocessing().normalise(np.where(inside, (cubic - cubic[inside].mean()) / cubic[inside].std(), 0))
+    assert (scaled[inside] == 0).mean() < 0.05
+
+
+@pytest.mark.parametrize("outlier", [-32768.0, 32767.0])
+def test_a_volume_that_comes_out_nearly_constant_is_refused(outlier: float) -> None:
+    voxels, _ = brain_and_ringing()
+    voxels[20, 20, 20] = outlier
+    with pytest.raises(ValueError, match=r"nearly constant: 99\.9% .*3276\d"):
+        Preprocessing(intensity="minmax").normalise(voxels)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_values_may_be_of_any_size(unit: float) -> None:
+    voxels, _ = brain_and_ringing()
+    preprocessing = Preprocessing((16, 16, 16), (40.0,) * 3)
+    expected, found = (preprocessing(voxels * k, np.eye(4)) for k in (1, unit))
+    np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-5)
+
+
+def test_voxels_may_be_of_any_size() -> None:
+    voxels, _ = brain_and_ringing()
+    expected = Preprocessing((16, 16, 16), (40.0,) * 3)(voxels, np.eye(4))
+    found = Preprocessing((16, 16, 16), (0.32,) * 3)(voxels, np.diag([8e-3, 8e-3, 8e-3, 1]))
+    np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-5)
+
+
+@pytest.mark.parametrize("intensity", ["percentile", "minmax", "window"])
+def test_voxels_that_are_not_finite_are_refused_or_become_background(intensity: str, tmp_path: Path) -> None:
+    """NaN around a brain is as 0 around it."""
+    voxels, _ = brain_and_ringing()
+    write_nifti(tmp_path / "a.nii", np.where(voxels > 0, voxels, np.nan).astype(np.float32), np.eye(4))
+    options = {"size": (16, 16, 16), "field_of_view_mm": (40.0,) * 3, "intensity": intensity, "window": (0, 290)}
+    with pytest.raises(ValueError, match=r"data\.init_args\.preprocessing\.non_finite"):
+        Preprocessing(**options).read(tmp_path / "a.nii")
+    filling = Preprocessing(**options, non_finite="fill")
+    found, expected = filling(*filling.read(tmp_path / "a.nii")), filling(voxels, np.eye(4))
+    assert found.voxels[0].max() == expected.voxels[0].max() == 0
+    if intensity != "minmax":
+        np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-3)
+
+
+def test_options_that_change_what_is_stored_make_a_store_of_their_own() -> None:
+    options = [{}, {"form": "qform"}, {"form": "sform"}, {"non_finite": "fill"}, {"without_spacing": "1mm"}]
+    folders = {StoreAddress(Path(), "a", Preprocessing(**option), "axial").folder for option in options}
+    assert len(folders) == len(options)
+
+
+@pytest.mark.parametrize("shape", [(100, 60), (60, 100), (30, 40), (512, 300)])
+def test_2d_images_without_spacing_are_made_to_fit(shape: tuple[int, int]) -> None:
+    """All of the image is there, its aspect kept, the rest is background."""
+    pixels = noise(*shape)
+    preprocessing = Preprocessing((32, 32), (192.0, 192.0), intensity="window", window=UNIT)
+    prepared = preprocessing(pixels, np.eye(3))
+    assert prepared.cut == 0
+    low, high = bounding_box(prepared.voxels > 0.2)
+    extent = np.array(high) - low
+    assert extent.max() == 32
+    assert extent / 32 == pytest.approx(np.array(shape) / max(shape), abs=0.08)
+    assert (np.array(low) + high) / 2 == pytest.approx([16, 16], abs=1)
+    corners = prepared.affine[:2, :2] @ np.array([[-0.5, 31.5], [-0.5, 31.5]]) + prepared.affine[:2, 2:]
+    raw = prepared.moved[:2, :2] @ np.array([[-0.5, shape[0] - 0.5], [-0.5, shape[1] - 0.5]])
+    assert (corners[:, 0] <= raw[:, 0] + 1e-6).all()
+    assert (corners[:, 1] >= raw[:, 1] - 1e-6).all()
+
+
+def test_2d_images_with_spacing_keep_the_field_of_view() -> None:
+    pixels = noise(100, 60)
+    preprocessing = Preprocessing((32, 32), (25.0, 25.0), intensity="window", window=UNIT)
+    assert preprocessing(pixels, np.diag([0.5, 0.5, 1.0])).cut == pytest.approx(1 - (25 / 50) * (25 / 30), abs=0.01)
+    as_1mm = replace(preprocessing, without_spacing="1mm")
+    assert as_1mm(pixels, np.eye(3)).cut == pytest.approx(1 - 25 * 25 / 6000, abs=0.01)
+
+
+def test_a_volume_of_one_slice_is_a_2d_image(tmp_path: Path) -> None:
+    """Its second axis goes down, as in a PNG, so the upper end of a sagittal slice is the image's top."""
+    voxels = noise(1, 20, 12)
+    write_nifti(tmp_path / "a.nii", voxels, np.diag([4.0, 0.5, 0.25, 1.0]))
+    pixels, affine = Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+    np.testing.assert_array_equal(pixels, voxels[0, :, ::-1])
+    np.testing.assert_allclose(affine, np.diag([0.5, 0.25, 1.0]), rtol=1e-6)
+
+
+def test_a_grid_of_other_dimensions_is_named(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", noise(4, 4, 4), np.eye(4))
+    with pytest.raises(ValueError, match=r"an image of 3 dimensions; expected 2, .*preprocessing\.size"):
+        Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
 
 
 def test_percentile_of_the_brain_not_of_the_air() -> None:

@@ -153,6 +153,11 @@ def with_voxels(*values: float) -> Callable[[Path], Path]:
     return write
 
 
+def other_format(path: Path) -> Path:
+    nib.save(nib.MGHImage(np.ones((4, 4, 4), dtype=np.float32), np.eye(4)), path)
+    return path
+
+
 CODES = 252  # qform_code, sform_code: two int16
 ROWS = 280  # srow_x, srow_y, srow_z: twelve float32
 DIMENSIONS = 40  # dim: eight int16
@@ -165,7 +170,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (lambda folder: written(folder / "a.nii", b""), "cut off or damaged"),
     "text": (lambda folder: written(folder / "a.nii", b"no image " * 100), "cut off or damaged"),
     "data cut": (lambda folder: written(folder / "a.nii", good(folder / "a.nii")[:-1]), "cut off or damaged"),
-    "NaN": (with_voxels(np.nan, np.nan, np.nan), "3 of 1000 voxels are NaN"),
+    "NaN": (with_voxels(np.nan, np.nan, np.nan), r"3 of 1000 voxels are NaN.*preprocessing\.non_finite: fill"),
     "infinite": (with_voxels(np.inf, -np.inf), "2 of 1000 voxels"),
     "4D": (lambda folder: saved(folder / "a.nii", np.ones((4, 4, 4, 2), dtype=np.float32)), "4D image"),
     "2D": (lambda folder: saved(folder / "a.nii", np.ones((4, 4), dtype=np.float32)), "2D image"),
@@ -175,6 +180,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "singular affine": (lambda folder: edited(folder / "a.nii", (ROWS, bytes(16))), "affine is singular"),
     "NaN affine": (lambda folder: edited(folder / "a.nii", (ROWS, struct.pack("<f", np.nan))), "not finite"),
+    "other format": (lambda folder: other_format(folder / "a.mgz"), "MGHImage.*expected NIfTI"),
     "unknown data type": (lambda folder: edited(folder / "a.nii", (70, struct.pack("<h", 99))), "data"),
     "negative size": (
         lambda folder: edited(folder / "a.nii", (DIMENSIONS, struct.pack("<4h", 3, 10, -10, 10))),
@@ -189,6 +195,74 @@ def test_a_bad_file_is_refused_with_its_fault(fault: str, tmp_path: Path) -> Non
     write, text = FAULTS[fault]
     with pytest.raises(ValueError, match=text):
         read_nifti(write(tmp_path))
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 1e-3), ("mm", 1.0), ("unknown", 1.0)])
+def test_units_of_length_are_read(unit: str, mm: float, tmp_path: Path) -> None:
+    affine = geometry(np.eye(3))
+    affine[:3] /= mm
+    image = nib.Nifti1Image(world_field(SHAPE, geometry(np.eye(3))).astype(np.float32), affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    voxels, found = read_nifti(tmp_path / "a.nii")
+    np.testing.assert_allclose(found, geometry(np.eye(3)), rtol=1e-6)
+    np.testing.assert_allclose(voxels, world_field(SHAPE, found), atol=1e-4)
+
+
+@pytest.mark.parametrize("side_mm", [8e-3, 1e-6])
+def test_voxels_may_be_of_any_size(side_mm: float, tmp_path: Path) -> None:
+    affine = np.diag([side_mm, side_mm, side_mm, 1.0])
+    write_nifti(tmp_path / "a.nii", np.ones(SHAPE, dtype=np.float32), affine)
+    np.testing.assert_allclose(read_nifti(tmp_path / "a.nii")[1], affine, rtol=1e-6)
+
+
+def two_forms(path: Path, shift_mm: float) -> Path:
+    """The sform lies that far to the right of the qform."""
+    image = nib.Nifti1Image(np.random.default_rng(0).uniform(size=SHAPE).astype(np.float32), np.eye(4))
+    image.set_qform(np.eye(4), code=1)
+    image.set_sform(moved_right(shift_mm), code=2)
+    nib.save(image, path)
+    return path
+
+
+def moved_right(mm: float) -> np.ndarray:
+    affine = np.eye(4)
+    affine[0, 3] = mm
+    return affine
+
+
+def test_forms_that_differ_are_refused_with_both_numbers_or_chosen_between(tmp_path: Path) -> None:
+    path = two_forms(tmp_path / "a.nii", 3.5)
+    with pytest.raises(ValueError, match=r"qform \(code 1\).*\(0, .*sform \(code 2\).*\(3\.5, .*preprocessing\.form"):
+        read_nifti(path)
+    np.testing.assert_allclose(read_nifti(path, form="qform")[1], np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(read_nifti(path, form="sform")[1], moved_right(3.5), atol=1e-6)
+    assert read_nifti(two_forms(tmp_path / "b.nii", 1e-3))[1][0, 3] == pytest.approx(1e-3)
+
+
+def coloured(path: Path, voxels: np.ndarray) -> Path:
+    dtype = np.dtype([(name, "u1") for name in "RGBA"[: voxels.shape[-1]]])
+    nib.save(nib.Nifti1Image(voxels.astype("u1").view(dtype)[..., 0], np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_equal_channels_are_grey_and_colours_are_refused(channels: int, tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, SHAPE)
+    voxels = np.repeat(grey[..., None], channels, axis=-1)
+    voxels[..., 3:] = 255  # opaque
+    found, _ = read_nifti(coloured(tmp_path / "grey.nii", voxels))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, grey)
+    voxels[1, 2, 3, 1] ^= 1
+    with pytest.raises(ValueError, match=r"a colour image .*expected grey values"):
+        read_nifti(coloured(tmp_path / "colour.nii", voxels))
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_voxels_are_refused(dtype: type, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"complex voxels .*the magnitude"):
+        read_nifti(saved(tmp_path / "a.nii", np.ones(SHAPE, dtype=dtype)))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
