@@ -19,6 +19,7 @@ import pandas as pd
 
 from data_modules.base import MedicalDataModule
 from data_modules.folder import as_rows, number, read_table, require_column
+from data_modules.listing import READ, count_suffixes, is_dicom, is_image
 from data_modules.store import Rejected, Scan
 from lit_medgen.errors import InputError
 
@@ -66,12 +67,18 @@ class ADNIDataModule(MedicalDataModule):
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each person and visit, and the people of the table who have none."""
-        return self._bids() if any(self.root.glob("sub-*")) else self._loni()
+        scans, rejected = self._bids() if any(self.root.glob("sub-*")) else self._loni()
+        return scans, self.tree().lost + rejected
+
+    def listing(self) -> dict[str, Any]:
+        """All arguments of its own."""
+        return {"table": self.table, "descriptions": self.descriptions}
 
     # The LONI layout.
 
     def _loni(self) -> tuple[list[Scan], list[Rejected]]:
-        people = sorted(path for path in [*self.root.glob("*"), *self.root.glob("*/*")] if PTID.fullmatch(path.name))
+        folders = self.tree().folders
+        people = {path for path in folders if PTID.fullmatch(path.name) and len(path.relative_to(self.root).parts) < 3}
         if not people:
             return [], []
         path, table = self._collection()
@@ -80,16 +87,19 @@ class ADNIDataModule(MedicalDataModule):
         by_visit = {(row["Subject"], _date(row.get("Acq Date", ""))): row for row in as_rows(table)}
         best: dict[tuple[str, str], tuple[int, Scan]] = {}
         rejected = []
-        for folder in sorted(folder for person in people for folder in person.glob("*/*/*") if folder.is_dir()):
+        for folder in (folder for folder in folders if people.intersection([*folder.parents][2:3])):
             person, description, date = folder.parts[-4:-1]
             rank = next((k for k, pattern in enumerate(self.descriptions) if fnmatch(description, pattern)), None)
             if rank is None:
                 continue  # another sequence: a localizer, diffusion, ...
             row = by_image.get((person, folder.name.removeprefix("I"))) or by_visit.get((person, date[:10]))
-            source = _files(folder)
+            source = self._files(folder)
             if row is None or not source:
+                there = count_suffixes(self.tree().of_folder.get(folder, []))
                 reason = (
-                    f"no row of {path.name} for this image" if row is None else "no .nii or .dcm file in this folder"
+                    f"no row of {path.name} for this image"
+                    if row is None
+                    else "no .nii or .dcm file in this folder" + (f" ({there}; read are {READ})" if there else "")
                 )
                 rejected.append(Rejected(str(folder), reason))
                 continue
@@ -100,6 +110,12 @@ class ADNIDataModule(MedicalDataModule):
         missing = [person for person in table["Subject"].unique() if person not in found]
         rejected += [Rejected(f"{path}: {person}", "a subject without an image") for person in missing]
         return [scan for _, scan in best.values()], rejected
+
+    def _files(self, folder: Path) -> Path | list[Path] | None:
+        """The file of an image's folder that is a volume, or its DICOM files; None if there are neither."""
+        files = self.tree().of_folder.get(folder, [])
+        volumes = [path for path in files if is_image(path) and path.suffix.lower() != ".png"]
+        return volumes[0] if volumes else [path for path in files if is_dicom(path)] or None
 
     def _collection(self) -> tuple[Path, pd.DataFrame]:
         needed = ("Image Data ID", "Subject", "Sex", "Age")
@@ -134,16 +150,20 @@ class ADNIDataModule(MedicalDataModule):
         path = self.root / "participants.tsv"
         table = read_table(path)
         require_column(table, "participant_id", path)
+        heads: dict[str, list[Path]] = {}
+        for image in self.tree().matching("sub-*/**/anat/*_T1w.nii*"):
+            if is_image(image):
+                heads.setdefault(image.relative_to(self.root).parts[0], []).append(image)
         scans, rejected = [], []
         for row in as_rows(table):
             person = str(row["participant_id"])
-            images: dict[str, Path] = {}
-            for image in sorted(self.root.glob(f"{person}/**/anat/*_T1w.nii*")):
-                images.setdefault(image.parent.parent.name, image)  # the first run of a session
-            if not images:
+            visits: dict[str, Path] = {}
+            for image in heads.get(person, []):
+                visits.setdefault(image.parent.parent.name, image)  # the first run of a session
+            if not visits:
                 rejected.append(Rejected(f"{path}: {person}", "a subject without an image"))
             sessions = self._sessions(person)
-            for session, image in images.items():
+            for session, image in visits.items():
                 facts = _known(row) | _known(sessions.get(session, {}))
                 attributes = {
                     "age_years": number(facts.get("age", facts.get("age_bl", "")), {}),
@@ -151,12 +171,10 @@ class ADNIDataModule(MedicalDataModule):
                     "diagnosis": DIAGNOSIS.get(str(facts.get("diagnosis", facts.get("diagnosis_bl", ""))), math.nan),
                 }
                 scans.append(Scan(image, person, session, attributes))
-        listed = set(table["participant_id"])
         rejected += [
             Rejected(str(image), f"no row of {path.name} for this image")
-            for folder in sorted(self.root.glob("sub-*"))
-            if folder.name not in listed
-            for image in sorted(folder.glob("**/anat/*_T1w.nii*"))
+            for person in sorted(heads.keys() - set(table["participant_id"]))
+            for image in heads[person]
         ]
         return scans, rejected
 
@@ -167,12 +185,6 @@ class ADNIDataModule(MedicalDataModule):
         table = read_table(path)
         require_column(table, "session_id", path)
         return {str(row["session_id"]): row for row in as_rows(table)}
-
-
-def _files(folder: Path) -> Path | list[Path] | None:
-    """The NIfTI file of an image's folder, or its DICOM files; None if there are neither."""
-    nifti = sorted([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
-    return nifti[0] if nifti else (sorted(folder.glob("*.dcm")) or None)
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,27 +7,33 @@ loaders        store -> `Batch`, in an order that is a function of (seed, positi
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
+from data_modules.listing import Tree, count_suffixes, walk
 from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
 from data_modules.preprocessing import Preprocessing
 from data_modules.slices import OneSlice, SliceDraw
 from data_modules.splits import SPLITS, Split, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
+from data_modules.summary import account, kinds, passed_over
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
+FEWEST: dict[Split, int] = {"train": 1, "val": 1, "test": 2}
+"""People of each part that a run and its evaluation need."""
 
 
 class StoreDataset(WatchedDataset):
@@ -153,17 +159,38 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         self.worker_timeout_s = worker_timeout_s
         self._first_position = self._first_batch = 0
         self.fractions, self.seed = fractions, seed
-        name = type(self).__name__.removesuffix("DataModule").lower()
-        self.address = StoreAddress(Path(store_dir), name, preprocessing, axis)
+        self.store_dir, self.axis = Path(store_dir), axis
         self.records: dict[Split, list[Record]] = {}
+        self._tree: Tree | None = None
+        self._scans: list[Scan] = []
 
     @abstractmethod
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """The raw images of the data set, and what was refused on sight (a subject without an image, say)."""
 
+    def listing(self) -> dict[str, Any]:
+        """What besides the root decides which images are listed and what is known of them; each has its own store."""
+        return {}
+
+    @property
+    def address(self) -> StoreAddress:
+        """Where the prepared store lies, and what makes it."""
+        name = type(self).__name__.removesuffix("DataModule").lower()
+        listing = json.dumps({"root": str(self.root.resolve()), **self.listing()}, sort_keys=True)
+        return StoreAddress(self.store_dir, name, self.preprocessing, self.axis, listing)
+
+    def tree(self) -> Tree:
+        """What lies below the root, looked through once for each preparation."""
+        if self._tree is None:
+            self._tree = walk(self.root)
+        return self._tree
+
     def prepare_data(self) -> None:
-        """Writes the prepared store; quick where it is already there."""
-        self.prepare()
+        """Writes the prepared store; quick where it is already there. Says what was taken and what was not."""
+        accepted, rejected = self.prepare()
+        say(account(accepted, rejected, self.root, self.address.folder))
+        for line in self.taken(rejected, owner=False):
+            say(line)
 
     def prepare(self, verify: bool = False, figures: bool = False) -> tuple[list[Record], list[Rejected]]:
         """Writes the prepared store; returns what was accepted and rejected. Arguments: as those of `store.prepare`.
@@ -172,16 +199,31 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """
         if not self.root.is_dir():
             raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
+        self._tree = None
         scans, refused = self.scans()
         if not scans and not refused:
-            raise MissingDataError(f"data.init_args.root: no images under '{self.root}'. {self.remedy}")
+            there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
+            raise MissingDataError(f"data.init_args.root: no images under '{self.root}'{there}. {self.remedy}")
         accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
         if not accepted:
             raise InputError(
                 f"{self.root}: all {len(rejected)} images were rejected; the first: {rejected[0].source}: "
                 f"{rejected[0].reason}. All are listed in {self.address.folder / 'rejected.csv'}."
             )
+        self._scans = scans
         return accepted, rejected
+
+    def taken(self, rejected: Sequence[Rejected], owner: bool) -> list[str]:
+        """What the last preparation took, by folder and by kind of name, and what it passed over, a line each.
+
+        Args:
+            rejected: what was not taken.
+            owner: name the folders, which may be called after people.
+        """
+        refused = {row.source for row in rejected}
+        lines = kinds([scan for scan in self._scans if str(scan.place) not in refused], self.root, owner)
+        left = passed_over(self.tree(), self._scans, rejected)
+        return [*lines, left] if left else lines
 
     remedy: str = "Give the folder that holds the raw data."
     """What to do when there is no data."""
@@ -192,12 +234,28 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         self.records = {split: [] for split in SPLITS}
         for record in self.store.records:
             self.records[split_of(record.person, self.fractions, self.seed)].append(record)
+        if stage == "fit":
+            self._tell_of_empty_parts()
         if not self.records["train"]:
             raise InputError(
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
             )
         self.spec = self.make_spec()
+
+    def _tell_of_empty_parts(self) -> None:
+        """Says, before training, that nobody is there to validate with or to evaluate with."""
+        uses: dict[Split, tuple[str, str]] = {
+            "val": ("validation", "there will be no val/loss"),
+            "test": ("test", "`evaluate` will refuse to run"),
+        }
+        for split, (name, lost) in uses.items():
+            people = {record.person for record in self.records[split]}
+            if len(people) < FEWEST[split]:
+                say(
+                    f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {len(people)} {name} "
+                    f"people: {lost}; give a larger share, another seed or more people."
+                )
 
     def open_store(self) -> Store:
         """The prepared store."""
@@ -326,6 +384,11 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""
         found = self.store.read(record)[None] if slices is None else upright(self.store.read(record, slices))
         return torch.from_numpy(np.ascontiguousarray(found))[:, None]
+
+
+def say(line: str) -> None:
+    """Prints a line, in the first process of several."""
+    rank_zero_only(print)(line, flush=True)
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

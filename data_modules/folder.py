@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data_modules.base import Anatomy, MedicalDataModule
-from data_modules.store import Rejected, Scan
+from data_modules.listing import is_dicom, is_image, suffix_of
+from data_modules.store import Rejected, Scan, partner_of
 from lit_medgen.errors import InputError, MissingDataError
-
-SUFFIXES = (".nii", ".nii.gz", ".png", ".dcm")
 
 
 class FolderDataModule(MedicalDataModule):
@@ -34,8 +34,6 @@ class FolderDataModule(MedicalDataModule):
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
-    remedy = "Give the folder of the images; `pattern` is '**/*.nii.gz' unless set."
-
     def __init__(
         self,
         root: str,
@@ -55,11 +53,11 @@ class FolderDataModule(MedicalDataModule):
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each file (each folder of DICOM files)."""
-        sources = self._sources()
+        sources, rejected = self._sources(), self.tree().lost_to(self.pattern)
         if self.table is None:
-            return [Scan(source, self._guess_person(path)) for path, source in sources.items()], []
+            return [Scan(source, self._guess_person(path)) for path, source in sources.items()], rejected
         rows = self._rows()
-        scans, rejected, seen = [], [], set()
+        scans, seen = [], set()
         for path, source in sources.items():
             relative = path.relative_to(self.root).as_posix()
             matches = [key for key in rows if relative == key or _begins(path.name, key)]
@@ -72,17 +70,32 @@ class FolderDataModule(MedicalDataModule):
         rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in rows if key not in seen]
         return scans, rejected
 
+    def listing(self) -> dict[str, Any]:
+        """All arguments of its own."""
+        names = ("pattern", "table", "key", "person", "attributes", "codes")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def remedy(self) -> str:  # type: ignore[override]
+        """The pattern that most of the images there have."""
+        found = Counter(suffix_of(path) for path in self.tree().files if is_image(path) or is_dicom(path))
+        other = f"; try '**/*{found.most_common(1)[0][0]}'" if found else ""
+        return f"Give the folder of the images and the `pattern` of their names, now '{self.pattern}'{other}."
+
     def _guess_person(self, path: Path) -> str:
         """Without a table: the first folder below the root, or the file's name where there is none."""
         first, *rest = path.relative_to(self.root).parts
         return first if rest else _stem(path)
 
     def _sources(self) -> dict[Path, Path | list[Path]]:
-        files = sorted(path for path in self.root.glob(self.pattern) if path.is_file() and path.name.endswith(SUFFIXES))
-        sources: dict[Path, Path | list[Path]] = {path: path for path in files if path.suffix != ".dcm"}
+        """Image -> itself, and folder -> the files of the DICOM series there."""
+        sources: dict[Path, Path | list[Path]] = {}
         series: dict[Path, list[Path]] = {}
-        for path in files:
-            if path.suffix == ".dcm":
+        for path in self.tree().matching(self.pattern):
+            if is_image(path):
+                image = path if path.suffix.lower() != ".hdr" else partner_of(path) or path
+                sources[image] = image
+            elif is_dicom(path):
                 series.setdefault(path.parent, []).append(path)
         return sources | dict(series.items())
 
@@ -141,4 +154,4 @@ def _begins(name: str, key: str) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".png")
+    return path.name[: len(path.name) - len(suffix_of(path))]

@@ -27,6 +27,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from data_modules.base import MedicalDataModule
 from data_modules.lidc_annotations import HIGHEST
 from data_modules.lidc_slices import CTScan, CTSlices, SliceStore
+from data_modules.listing import DICOM_SUFFIXES, is_dicom, suffix_of
 from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan, write_changed
@@ -94,21 +95,23 @@ class LIDCDataModule(MedicalDataModule):
         return scans, rejected
 
     def _folders(self) -> dict[Path, list[Path]]:
+        """Folder -> the DICOM files in it; a link without a target is an error when its series is read."""
         found: dict[Path, list[Path]] = defaultdict(list)
-        for path in sorted(self.root.glob("**/*.dcm")):
-            if not path.is_dir():  # a dangling link is an error when it is read
+        broken = [Path(row.source) for row in self.tree().lost]
+        for path in sorted([*self.tree().files, *(path for path in broken if suffix_of(path) in DICOM_SUFFIXES)]):
+            if is_dicom(path):
                 found[path.parent].append(path)
         return found
 
     def _xml(self) -> tuple[dict[str, list[Path]], list[Rejected]]:
         """Series -> the XML files about it, and XML files that name none."""
         found: dict[str, list[Path]] = defaultdict(list)
-        refused = []
-        for path in sorted(self.root.glob("**/*.xml")):
+        refused = [row for row in self.tree().lost if suffix_of(Path(row.source)) not in DICOM_SUFFIXES]
+        for path in (path for path in self.tree().files if suffix_of(path) == ".xml"):
             try:
                 with path.open("rb") as file:
                     head = file.read(HEAD_BYTES).decode("latin-1")
-            except OSError as error:  # a dangling link, a folder
+            except OSError as error:
                 refused.append(Rejected(str(path), f"cannot be read ({error.strerror})"))
                 continue
             if match := SERIES.search(head):

@@ -9,20 +9,24 @@
     <store>/preprocessing.json    how it was made
     <store>/figures/<key>.png     raw and prepared image, if asked for
 
-A key is the hash of the raw bytes and of everything done to them (but for the versions of tools), so work already done
-is found again after an interruption, and changed settings make a new store beside the old one. Every file is written
+A store belongs to one root and one way of listing its images: preparing another changes nothing in it. A key is the
+hash of the raw bytes and of everything done to them (but for the versions of tools), so work already done is found
+again after an interruption, and changed settings make a new store beside the old one. Stores that differ in the root
+alone share their volumes' files by hard links, so a root that has moved is prepared quickly. Every file is written
 under a temporary name, synced and renamed: a file at its final name is whole.
 """
 
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,14 +37,18 @@ from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from numpy.typing import DTypeLike
 
-from lit_medgen.errors import InputError, describe
-from lit_medgen.files import remove_stale, write_atomically
+from data_modules.volumes import is_whole, take_over
+from lit_medgen.errors import InputError, RunError, describe, raise_fault_of_machine
+from lit_medgen.files import SHOWN, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 2  # raised when the layout above changes, so that old stores are not read as new ones
+ANY_NAME = "surrogateescape"
+"""For the bytes of names of files, which need not be UTF-8."""
+
+FORMAT = 3  # raised when the layout above changes, so that old stores are not read as new ones
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,17 @@ class Scan:
     @property
     def files(self) -> list[Path]:
         """All that is read."""
-        return self.source if isinstance(self.source, list) else [self.source]
+        if isinstance(self.source, list):
+            return self.source
+        partner = partner_of(self.source)
+        return [self.source, partner] if partner else [self.source]
+
+
+def partner_of(path: Path) -> Path | None:
+    """The other file of a pair of header (.hdr) and voxels (.img); None if there is none."""
+    suffix = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower())
+    others = [path.with_suffix(suffix), path.with_suffix(suffix.upper())] if suffix else []
+    return next((other for other in others if other.is_file()), None)
 
 
 class Recipe(Protocol):
@@ -127,12 +145,21 @@ class Record:
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store lies and what makes it: data set name, preprocessing, slice axis."""
+    """Where a store lies and what makes it.
+
+    Attributes:
+        parent: folder of all stores.
+        name: of the kind of data set.
+        preprocessing: what is done to each image.
+        axis: along which slices are stacked.
+        listing: what decides which images are listed, the root above all; only its hash is kept.
+    """
 
     parent: Path
     name: str
     preprocessing: Recipe
     axis: str
+    listing: str = ""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -151,8 +178,19 @@ class StoreAddress:
 
     @property
     def folder(self) -> Path:
-        """The store's folder: the data set's name and the hash of the recipe."""
-        return self.parent / f"{self.name}-{_hash(json.dumps(self.recipe, sort_keys=True).encode())[:12]}"
+        """The store's folder: the data set's name, the hash of the recipe, and that of the listing."""
+        listing = f"-{_hash(self.listing.encode(errors=ANY_NAME))[:12]}" if self.listing else ""
+        return self.parent / f"{self._shared}{listing}"
+
+    @property
+    def others(self) -> list[Path]:
+        """The folders of volumes of other stores with this recipe, which may hold the same volumes."""
+        found = self.parent.glob(f"{glob.escape(self._shared)}*/volumes")
+        return sorted(volumes for volumes in found if volumes.parent != self.folder)
+
+    @property
+    def _shared(self) -> str:
+        return f"{self.name}-{_hash(json.dumps(self.recipe, sort_keys=True).encode())[:12]}"
 
 
 class Store:
@@ -245,20 +283,23 @@ def prepare(
     remove_stale(folder)
     write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
     known = {} if verify else _known_keys(folder)
+    others = address.others
     stamps = [_stamp(scan) for scan in scans]
     jobs = (
-        delayed(_prepare_one)(address, scan, verify, figures, known.get(stamp, ""))
+        delayed(_prepare_one)(address, scan, verify, figures, known.get(stamp, ""), others)
         for scan, stamp in zip(scans, stamps, strict=True)
     )
     streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
     results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
     accepted: dict[str, Record] = {}
-    refused, keys = list(rejected), {}
-    for scan, stamp, result in zip(scans, stamps, _progress(results, len(scans)), strict=True):
+    refused = list(rejected)
+    keys: dict[str, str] = {}
+    for scan, stamp, result in zip(scans, stamps, _progress(_unless_broken(results), len(scans)), strict=True):
         if isinstance(result, Rejected):
             refused.append(result)
             continue
-        keys[stamp] = result.key
+        if stamp:
+            keys[stamp] = result.key
         if result.key in accepted:
             refused.append(Rejected(str(scan.place), "the same image as another file of this data set"))
         else:
@@ -268,6 +309,17 @@ def prepare(
     _write_table(folder / "manifest.csv", [_row(record) for record in records], ["key"])
     write_changed(folder / "keys.json", json.dumps(keys, indent=0, sort_keys=True))
     return records, refused
+
+
+def _unless_broken(results: Iterable[Any]) -> Iterator[Any]:
+    """RunError if a process of the preparation is killed."""
+    try:
+        yield from results
+    except BrokenProcessPool as error:
+        raise RunError(
+            f"prepare: a process was killed ({describe(error)}), by a lack of memory as a rule; give a smaller "
+            "data.init_args.num_jobs, then the same command again."
+        ) from error
 
 
 def _known_keys(folder: Path) -> dict[str, str]:
@@ -288,32 +340,33 @@ def _stamp(scan: Scan) -> str:
             facts = path.stat()
         except OSError:  # it is refused when it is read
             return ""
-        digest.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        digest.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors=ANY_NAME))
     return digest.hexdigest()
 
 
-def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str = "") -> Record | Rejected:
+def _prepare_one(
+    address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str, others: Sequence[Path]
+) -> Record | Rejected:
+    """Whatever the image itself raises is its rejection; a fault of the machine ends the preparation."""
     try:
         key = key or _key(address, scan)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
-        if not _whole(path, facts_path, verify):
+        if not is_whole(path, verify) and not take_over(path, others, verify):
             facts = address.preprocessing.write(scan, path, address.stacked)
             write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())
-    except InputError:
+        if figures:
+            figure = address.preprocessing.draw(scan, path, address.stacked, facts)
+            write_figure(address.folder / "figures" / f"{path.stem}.png", figure, dpi=90)
+    except RunError:
         raise
-    except (ValueError, OSError, MemoryError) as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError):
-            raise  # a full or broken disk is no fault of this scan
-        return Rejected(str(scan.place), describe(error))
-    if figures:
-        figure = address.preprocessing.draw(scan, path, address.stacked, facts)
-        write_figure(address.folder / "figures" / f"{path.stem}.png", figure, dpi=90)
-    person = _hash(f"person/{scan.person}".encode())[:16]
+    except Exception as error:
+        raise_fault_of_machine(error, scan.place, address.folder)
+        return Rejected(str(scan.place), _reason(error))
     return Record(
         key,
-        person,
+        _hash(f"person/{scan.person}".encode(errors=ANY_NAME))[:16],
         scan.session,
         facts["sha256"],
         facts.get("cut", np.nan),
@@ -323,6 +376,12 @@ def _prepare_one(address: StoreAddress, scan: Scan, verify: bool, figures: bool,
     )
 
 
+def _reason(error: Exception) -> str:
+    """What an image raised, as one line; readers name a bad file by a ValueError, of others the kind says more."""
+    kind = "" if type(error) is ValueError or isinstance(error, OSError) else f"{type(error).__name__}: "
+    return kind + describe(error)
+
+
 @lru_cache
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """What stands before the numbers in a .npy file."""
@@ -330,22 +389,6 @@ def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, facts)
     return file.getvalue()
-
-
-def _whole(path: Path, facts_path: Path, verify: bool) -> bool:
-    if not (path.exists() and facts_path.exists()):
-        return False
-    try:
-        facts = json.loads(facts_path.read_text())
-    except ValueError:
-        return False
-    files = {path: facts} | {path.with_suffix(suffix): more for suffix, more in facts.get("more", {}).items()}
-    return all(
-        file.is_file()
-        and file.stat().st_size == known["bytes"]
-        and (not verify or _hash(file.read_bytes()) == known["sha256"])
-        for file, known in files.items()
-    )
 
 
 def _key(address: StoreAddress, scan: Scan) -> str:
@@ -385,7 +428,7 @@ def _record(row: dict[str, str], folder: Path) -> Record:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -405,8 +448,9 @@ def _write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> 
 
 def write_changed(path: Path, text: str) -> None:
     """A store that is complete is only read, so that several runs may use it, from a full disk too."""
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_atomically(path, text)
+    content = text.encode(errors=SHOWN)
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
 
 
 def _progress(results: Iterable[Any], total: int) -> Iterator[Any]:

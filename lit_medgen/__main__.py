@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_medgen.errors import InputError, Interrupted, RunError, describe, space_for
+from lit_medgen.files import SHOWN
 
 VERBS = {
     "phantom": "draw subjects in a data set's own raw layout, to try everything without data",
@@ -38,6 +40,9 @@ def main(args: Sequence[str] | None = None) -> int:
     0 done, 1 a fault of ours or of the machine, 2 bad input, 3 no space, 4 training is not finite, 128 + n stopped by
     signal n after a save (130 Ctrl-C, 143 SIGTERM), 0 if the cluster starts the job again.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text that the terminal can show
+            stream.reconfigure(errors=SHOWN)
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

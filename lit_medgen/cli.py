@@ -202,7 +202,8 @@ def prepare(args: list[str]) -> None:
     told += [f"store: {datamodule.address.folder}"]
     if "--figures" in args:
         told += ["figures: figures/ in it"]
-    console.print("; ".join(told), markup=False, highlight=False)
+    for line in ["; ".join(told), *datamodule.taken(rejected, owner=True)]:
+        console.print(line, markup=False, highlight=False)
 
 
 def _made(make: Callable[[], Any]) -> Any:

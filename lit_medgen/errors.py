@@ -8,6 +8,8 @@ keeps its traceback.
 from __future__ import annotations
 
 import errno
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +81,41 @@ def space_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
         ) from error
 
 
+def raise_fault_of_machine(error: Exception, image: Path, written: Path) -> None:
+    """Raises what an image cannot be blamed for: a full or broken disk, no memory, a folder that cannot be written.
+
+    Args:
+        error: raised while the image was read and prepared, perhaps from another error.
+        image: the image.
+        written: the folder that is written to.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+            raise cause
+        if isinstance(cause, OSError) and cause.errno in OF_MACHINE:
+            raise RunError(f"{image}: the disk or the system fails ({describe(cause)}); mend that first.") from error
+        if isinstance(cause, OSError) and cause.filename and written in Path(os.fsdecode(cause.filename)).parents:
+            raise RunError(f"{cause.filename}: cannot be written ({cause.strerror}); mend that first.") from error
+        if isinstance(cause, MemoryError) and _num_bytes(cause) <= CLAIM:
+            raise RunError(
+                f"no memory left while {image} was prepared ({describe(cause)}); free some, or give a smaller "
+                "data.init_args.num_jobs, then give the same command again."
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _num_bytes(error: MemoryError) -> int:
+    """What was asked for where NumPy says it; 0 where nothing does."""
+    shape, dtype = getattr(error, "shape", ()), getattr(error, "dtype", None)
+    return math.prod(shape) * dtype.itemsize if dtype is not None else 0
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_MACHINE = (errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT)
+"""Error numbers of a disk, a share or a system that fails."""
+CLAIM = 8 * 1024**3
+"""Bytes: an image that asks for more at once claims a size that it does not have."""
 
 
 def describe(error: BaseException) -> str:

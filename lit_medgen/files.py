@@ -17,6 +17,8 @@ from typing import BinaryIO
 from lit_medgen.errors import space_for
 
 PART = ".part"
+SHOWN = "backslashreplace"
+"""How text shows the bytes of a file's name that are not UTF-8: as \\udce4, which every tool can read."""
 
 
 class HashingFile:
@@ -91,7 +93,7 @@ def temporary_name(path: Path) -> Path:
 
 def write_atomically(path: Path, content: bytes | str) -> str:
     """Writes a small file whole; returns its SHA-256."""
-    content = content.encode() if isinstance(content, str) else content
+    content = content.encode(errors=SHOWN) if isinstance(content, str) else content
     with replacing(path, len(content)) as file:
         file.write(content)
     return file.sha256

@@ -1,0 +1,62 @@
+"""The files of one prepared volume: whether they are whole, and taking them over from another store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from lit_medgen.files import temporary_name
+
+
+def is_whole(path: Path, verify: bool = False) -> bool:
+    """Whether a volume's .npy file, its facts and what else belongs to it are there, in the size that the facts say.
+
+    Args:
+        path: the .npy file.
+        verify: compare the SHA-256 of every file as well.
+    """
+    return _files(path, verify) is not None
+
+
+def take_over(path: Path, others: Iterable[Path], verify: bool = False) -> bool:
+    """Links the files of a volume from the first of other folders where they are whole; whether one was found.
+
+    A file system without hard links gets copies.
+    """
+    for folder in others:
+        files = _files(folder / path.name, verify)
+        for theirs in files or ():  # the facts last: they say that all is there
+            ours = path.with_name(theirs.name)
+            part = temporary_name(ours)
+            part.unlink(missing_ok=True)
+            try:
+                os.link(theirs, part)
+            except OSError:
+                shutil.copyfile(theirs, part)
+            part.replace(ours)
+        if files:
+            return True
+    return False
+
+
+def _files(path: Path, verify: bool) -> list[Path] | None:
+    """All files of a volume, its facts last; None if one is missing or damaged."""
+    facts_path = path.with_suffix(".json")
+    if not (path.exists() and facts_path.exists()):
+        return None
+    try:
+        facts = json.loads(facts_path.read_text())
+    except ValueError:
+        return None
+    files = {path: facts} | {path.with_suffix(suffix): more for suffix, more in facts.get("more", {}).items()}
+    whole = all(
+        file.is_file()
+        and file.stat().st_size == known["bytes"]
+        and (not verify or hashlib.sha256(file.read_bytes()).hexdigest() == known["sha256"])
+        for file, known in files.items()
+    )
+    return [*files, facts_path] if whole else None
