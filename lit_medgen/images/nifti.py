@@ -34,7 +34,7 @@ def read_nifti(path: Path, form: Form = "agree", finite: bool = True) -> tuple[n
     """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm).
 
     Args:
-        path: the file; metres and micrometres are converted.
+        path: NIfTI in one file or as .hdr and .img, or MGH (.mgz, .mgh); metres and micrometres are converted.
         form: the matrix that places voxels where the file has two: the named one, or either if they agree.
         finite: refuse a volume with voxels that are NaN or infinite.
     """
@@ -59,8 +59,8 @@ def read_nifti(path: Path, form: Form = "agree", finite: bool = True) -> tuple[n
 
 
 def _check_header(image: Any) -> None:
-    if not isinstance(image, nib.Nifti1Pair):
-        raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI")
+    if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
+        raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI or MGH")
     shape = image.shape
     if len(shape) < 3 or any(length != 1 for length in shape[3:]):
         raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume")
@@ -73,6 +73,8 @@ def _check_header(image: Any) -> None:
 def _affine(image: Any, form: Form) -> np.ndarray:
     """Voxel to world, mm."""
     header = image.header
+    if isinstance(image, nib.MGHImage):
+        return _regular(_placed(image))
     if not header["qform_code"] and not header["sform_code"]:
         raise ValueError("qform_code and sform_code are both 0, so left and right are unknown; set one of them")
     affine = image.affine  # the sform, if there is one
@@ -82,12 +84,23 @@ def _affine(image: Any, form: Form) -> np.ndarray:
         if form == "agree" and not np.allclose(qform, sform, atol=SAME_PLACE * voxel):
             raise ValueError(f"{_difference(image, qform, sform)}; set {PREPROCESSING}.form to sform or qform")
         affine = qform if form == "qform" else sform
+    mm = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    return np.asarray(np.diag([mm, mm, mm, 1.0]) @ _regular(affine))
+
+
+def _placed(image: Any) -> np.ndarray:
+    """The affine of an MGH file, which is in mm."""
+    if not image.header["goodRASFlag"]:
+        raise ValueError("goodRASFlag is 0, so left and right are unknown; set the volume's orientation")
+    return np.asarray(image.affine)
+
+
+def _regular(affine: np.ndarray) -> np.ndarray:
+    """The same; ValueError if it is singular, relative to the voxels' own size, which may be micrometres."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    # Relative to the voxels' own size, which may be micrometres.
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():
         raise ValueError("the affine is singular or not finite; expected a voxel-to-world matrix")
-    mm = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    return np.asarray(np.diag([mm, mm, mm, 1.0]) @ affine)
+    return affine
 
 
 def _difference(image: Any, qform: np.ndarray, sform: np.ndarray) -> str:
@@ -116,7 +129,7 @@ def _voxels(image: Any) -> np.ndarray:
 
 def _check_stream(path: Path) -> None:
     """Reads a compressed file to its end, where its checksum is compared; nibabel stops after the last voxel."""
-    if path.suffix == ".gz":
+    if path.suffix.lower() in (".gz", ".mgz"):
         with gzip.open(path) as file:
             while file.read(1 << 20):
                 pass

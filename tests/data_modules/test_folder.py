@@ -172,6 +172,38 @@ def test_a_folder_of_bad_files_names_the_first(tmp_path: Path) -> None:
         FolderDataModule(str(tmp_path), store_dir=str(tmp_path / "prepared"), num_jobs=1).prepare_data()
 
 
+def test_two_roots_with_one_recipe_keep_their_own_people(opened: Opened, tmp_path: Path, write_head: WriteHead) -> None:
+    """Whoever prepares another cohort beside ours changes nothing that our jobs read."""
+    for root, seeds in (("ours", range(4)), ("theirs", range(2, 8))):
+        for seed in seeds:
+            write_head(tmp_path / root / f"s{seed}.nii.gz", seed)
+    ours = opened(tmp_path / "ours", fractions=(1.0, 0.0, 0.0))
+    listed, digest = ours.store.records, ours.store.digest
+    theirs = opened(tmp_path / "theirs", fractions=(1.0, 0.0, 0.0))
+    ours.setup("fit")
+    assert [record.key for record in ours.store.records] == [record.key for record in listed]
+    assert ours.store.digest == digest != theirs.store.digest
+    assert len(theirs.store.records) == 6
+
+
+@pytest.mark.parametrize("options", [{"pattern": "sub-0[0-3]/*.nii.gz"}, {"attributes": ["sex"]}, {"person": "sex"}])
+def test_what_decides_the_list_decides_the_store(options: dict[str, Any], opened: Opened, cohort: Path) -> None:
+    one = opened(cohort, table="participants.tsv")
+    before = [(record.person, str(record.attributes)) for record in one.store.records]
+    opened(cohort, table="participants.tsv", **options)
+    assert [(record.person, str(record.attributes)) for record in one.open_store().records] == before
+
+
+def test_a_root_that_has_moved_is_not_prepared_anew(
+    opened: Opened, tmp_path: Path, write_head: WriteHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_head(tmp_path / "before" / "s1.nii.gz", 0)
+    digest = opened(tmp_path / "before", fractions=(1.0, 0.0, 0.0)).store.digest
+    (tmp_path / "before").rename(tmp_path / "after")
+    monkeypatch.setattr(Preprocessing, "write", lambda *_: pytest.fail("an image was prepared again"))
+    assert opened(tmp_path / "after", fractions=(1.0, 0.0, 0.0)).store.digest == digest
+
+
 def test_people_stay_together_and_unnamed(heads: FolderDataModule) -> None:
     owners = [{record.person for record in heads.records[split]} for split in SPLITS]
     assert sum(map(len, owners)) == len(set().union(*owners)) == 12

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import resource
 import shutil
+import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import data_modules.store
 from data_modules.preprocessing import Preprocessing
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, _key, prepare
 from lit_medgen.batch import AXES
-from lit_medgen.errors import InputError, NoSpaceError
+from lit_medgen.errors import InputError, NoSpaceError, RunError
 from lit_medgen.images import read_image
 from lit_medgen.images.png import write_png
 
@@ -393,6 +396,118 @@ def test_a_full_disk_is_not_the_fault_of_an_image(
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(NoSpaceError, match=r"volumes/\w+\.npy: no space \(ENOSPC, [\d,]+ bytes needed\)"):
         make(address, scans)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (struct.error("unpack requires 4 bytes"), "error: unpack requires 4 bytes"),
+        (np.exceptions.DTypePromotionError("no common dtype"), "DTypePromotionError: no common dtype"),
+        (RuntimeError(), "RuntimeError: RuntimeError"),
+        (UnicodeEncodeError("utf-8", "\udce4", 0, 1, "surrogates"), "UnicodeEncodeError: 'utf-8' codec can't encode"),
+        (PermissionError(13, "Permission denied"), "[Errno 13] Permission denied"),
+        (np._core._exceptions._ArrayMemoryError((10**6, 10**6), np.dtype(np.float32)), "Unable to allocate"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whatever_one_image_raises_is_its_rejection(
+    error: Exception, reason: str, address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
+        if path == scans[2].source:
+            raise error
+        return read_image(path)
+
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", read)
+    records, rejected = make(address, scans)
+    assert len(records) == 5
+    assert [row.source for row in rejected] == [str(scans[2].source)]
+    assert reason in rejected[0].reason
+    assert "\n" not in rejected[0].reason
+
+
+def test_a_figure_that_cannot_be_drawn_ends_no_preparation(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preprocessing, "draw", lambda *_: 1 // 0)
+    assert [row.reason for row in make(address, scans[:1], figures=True)[1]] == [
+        "ZeroDivisionError: integer division or modulo by zero"
+    ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        MemoryError(),
+        np._core._exceptions._ArrayMemoryError((100, 100), np.dtype(np.float32)),
+    ],
+    ids=["disk", "memory", "array"],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_faults_of_the_machine_end_the_preparation_in_a_line(
+    fault: Exception, wrapped: bool, address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path | list[Path], **_: Any) -> tuple[np.ndarray, np.ndarray]:
+        if wrapped:
+            raise ValueError("the file is damaged") from fault
+        raise fault
+
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", read)
+    with pytest.raises(RunError, match=r"disk or the system fails|no memory left") as raised:
+        make(address, scans)
+    assert not isinstance(raised.value, InputError)
+    assert not (address.folder / "rejected.csv").exists()
+
+
+def test_a_killed_process_is_one_line(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Callable[[Any], Any]:
+        raise BrokenProcessPool("a worker process was terminated")
+        yield
+
+    monkeypatch.setattr(data_modules.store, "Parallel", lambda **_: broken)
+    with pytest.raises(RunError, match=r"a process was killed .*data\.init_args\.num_jobs"):
+        make(address, scans)
+
+
+def test_stores_of_two_roots_share_files_and_nothing_else(address: StoreAddress, scans: list[Scan]) -> None:
+    one, two = (replace(address, listing=root) for root in ("/data/one", "/data/two"))
+    make(one, scans[:4])
+    before = {path: path.read_bytes() for path in one.folder.iterdir() if path.is_file()}
+    make(two, scans[2:])
+    assert before == {path: path.read_bytes() for path in one.folder.iterdir() if path.is_file()}
+    assert [len(Store(each).records) for each in (one, two)] == [4, 4]
+    assert Store(one).digest != Store(two).digest
+    ours, theirs = (
+        {path.name: path.stat().st_ino for path in (each.folder / "volumes").iterdir()} for each in (one, two)
+    )
+    assert len(ours.items() & theirs.items()) == 4  # two volumes and their facts
+
+
+def test_a_damaged_volume_of_another_store_is_not_taken(address: StoreAddress, scans: list[Scan]) -> None:
+    one, two = (replace(address, listing=root) for root in ("/data/one", "/data/two"))
+    (record,), _ = make(one, scans[:1])
+    cut_off(one.folder / "volumes" / f"{record.key}.npy")
+    make(two, scans[:1])
+    assert Store(two).read(record).shape == (10, 12, 9)
+    with pytest.raises(InputError, match="cannot be read"):
+        Store(one).read(record)
+
+
+def test_volumes_are_copied_where_links_are_not_known(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    make(address, scans[:1])
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
+    other = replace(address, listing="/data/moved")
+    make(other, scans[:1])
+    assert {n: c for n, (_, c) in volumes(other).items()} == {n: c for n, (_, c) in volumes(address).items()}
 
 
 # Ray's backend is a multiprocessing backend; loky, the default, spawns, which takes seconds of imports.
