@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,7 +242,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
             )
-        self.spec = self.make_spec()
+        self.spec = replace(self.make_spec(), codes=_codes(self.records["train"]))
 
     def _tell_of_empty_parts(self) -> None:
         """Says, before training, that nobody is there to validate with or to evaluate with."""
@@ -399,3 +400,9 @@ def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
         if np.isfinite(values).any():
             ranges[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
     return ranges
+
+
+def _codes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Names of the attributes that are 0 or 1 wherever they are known, and both somewhere."""
+    known = {name: {record.attributes[name] for record in records} for name in records[0].attributes}
+    return tuple(name for name, values in known.items() if {v for v in values if np.isfinite(v)} == {0.0, 1.0})

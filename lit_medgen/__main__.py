@@ -7,9 +7,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
+from lit_medgen import __version__
 from lit_medgen.errors import InputError, Interrupted, RunError, describe, space_for
 from lit_medgen.files import SHOWN
 
@@ -19,7 +21,6 @@ VERBS = {
     "fit": "train a method",
     "validate": "the loss on the validation people",
     "test": "the loss on the test people",
-    "predict": "Lightning's predict",
     "sample": "make images from a checkpoint",
     "evaluate": "score samples against real images and write a report",
     "sweep": "run a W&B sweep file on this machine",
@@ -29,8 +30,8 @@ USAGE = """usage: python -m lit_medgen <verb> [--config FILE ...] [--key value .
 
 {verbs}
 
-python -m lit_medgen <verb> --help lists the keys of a verb; --debug shows the traceback of an error,
---trust_config imports classes of any package that a config file names.
+python -m lit_medgen <verb> --help lists the keys of a verb, --version prints the version.
+--debug shows the traceback of an error; --trust_config imports classes of your own that a file names.
 Precedence: defaults < the checkpoint's config < --config files in order < command line."""
 
 
@@ -46,6 +47,9 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if words[:1] == ["--version"]:
+        print(f"lit_medgen {__version__}")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print(USAGE.format(verbs="\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())))
         return 0
@@ -67,7 +71,12 @@ def main(args: Sequence[str] | None = None) -> int:
 def run(verb: str, args: list[str]) -> None:
     """Imports what the verb needs and runs it."""
     if verb not in VERBS:
-        raise InputError(f"no verb {verb!r}; choose from {', '.join(VERBS)}.")
+        first = next((word for word in args if verb.startswith("-") and word in VERBS), None)
+        near = get_close_matches(verb, VERBS, 1)
+        meant = (
+            f"; did you mean {near[0]}?" if near else f"; the verb comes first: {first} {verb} ..." if first else "."
+        )
+        raise InputError(f"no verb {verb!r}; choose from {', '.join(VERBS)}{meant}")
     if verb == "phantom":
         from data_modules.phantoms import phantom
 

@@ -121,6 +121,7 @@ class DataSpec:
         intensity_unit: unit of the window: "HU", "8 bit", or "normalised" for MRI.
         classes: names of the label map's classes, empty without a label map.
         attributes: name -> (low, high), the range seen in the training split.
+        codes: names of those attributes that are 0 or 1 and nothing between (sex).
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
     """
 
@@ -133,6 +134,7 @@ class DataSpec:
     classes: tuple[str, ...] = ()
     attributes: dict[str, tuple[float, float]] = field(default_factory=dict)
     slice_axis: str = ""
+    codes: tuple[str, ...] = ()
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""

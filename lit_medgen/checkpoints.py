@@ -146,12 +146,21 @@ def _load(path: Path) -> Any:
         raise InputError(f"not a checkpoint that holds data alone ({describe(error)[:120]})") from error
 
 
+def checkpoint_file(path: str) -> str:
+    """The path, or, of a run folder or its folder `checkpoints`, that of the newest checkpoint in it."""
+    for folder in (Path(path, "checkpoints"), Path(path)):
+        if (folder / LAST).is_file():
+            return str(folder / LAST)
+    return path
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's content; InputError if it is damaged, holds code, or is not ours."""
     if not path.is_file():
-        raise MissingDataError(
-            f"--ckpt_path: no file '{path}'; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
-        )
+        what = "no checkpoint in the folder" if path.is_dir() else "no file"
+        there = saved(path if path.is_dir() else path.parent)
+        example = there[0] if there else "runs/<name>/checkpoints/last.ckpt"
+        raise MissingDataError(f"--ckpt_path: {what} '{path}'; give a checkpoint, e.g. {example}.")
     if fault := fault_of(path):
         raise InputError(f"{path}: damaged, {fault}; use another one.")
     try:
@@ -219,7 +228,7 @@ def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
 
     `trust` names packages of the user's own whose classes it may name, beside those trusted already.
     """
-    path = Path(path)
+    path = Path(checkpoint_file(str(path)))
     checkpoint = read_checkpoint(path)
     with trusting(prefixes(trust)):
         model = build_method(config_of(path)["model"])

@@ -14,10 +14,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,10 +29,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.checkpoints import check_classes, config_of, refuse_other_method
+from lit_medgen.checkpoints import check_classes, checkpoint_file, config_of, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
+from lit_medgen.mistakes import explain, nearest_file, refuse_swapped, shorten
 from lit_medgen.trainer import Trainer
 from lit_medgen.trust import EVERYTHING, config_files, import_classes, refuse_commands, refuse_untrusted, trusting
 
@@ -41,7 +42,7 @@ PREPARE_FLAGS = {
     "--verify": "Compare the SHA-256 of every volume already there.",
     "--figures": "Draw every image as it came, with the outline of what is kept, and as it was prepared.",
 }
-VERBS = ("fit", "validate", "test", "predict", "sample", "evaluate")
+VERBS = ("fit", "validate", "test", "sample", "evaluate")
 
 
 class Parser(LightningArgumentParser):
@@ -49,7 +50,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by argparse and jsonargparse with every fault of the user's input."""
-        raise InputError(_shorten(message))
+        raise InputError(shorten(message))
 
 
 class CLI(LightningCLI):
@@ -61,7 +62,11 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Verbs, and the arguments of their methods that the command line supplies itself."""
         return {
-            **{verb: skipped | {"weights_only"} for verb, skipped in LightningCLI.subcommands().items()},
+            **{
+                verb: skipped | {"weights_only"}
+                for verb, skipped in LightningCLI.subcommands().items()
+                if verb in VERBS  # not predict, which would make images without a word of where they are
+            },
             "sample": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
         }
@@ -75,9 +80,12 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
         words = checked(args)
+        verb, *rest = words or [""]
+        if not {"-h", "--help", "--print_config"} & {word.partition("=")[0] for word in rest}:
+            require_checkpoint(verb, rest)
         if (config := known_config(words, trusted=TRUST in args)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
-        self.config = parser.parse_args(words)
+        self.config = _parsed(parser, words)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's own way of reading a checkpoint's config, which would override the command line."""
@@ -128,13 +136,24 @@ def run_verb(args: list[str]) -> None:
 def checked(words: Iterable[str]) -> list[str]:
     """The words of the command line, if its config files name only classes of packages that are trusted."""
     words = list(words)
-    ready = [shipped(word) for word in words if word != TRUST]
-    for value in [value for option in ("--config", "--data") for value in _values(ready, option)]:
-        if _is_file(value):
-            _read_yaml(Path(value), yaml.compose)  # whose fault it is, the parser does not say
+    ready = _with_checkpoint_file([shipped(word) for word in words if word != TRUST])
+    for option in ("--config", "--data"):
+        for path in map(Path, filter(_is_file, _values(ready, option))):
+            # Whose fault it is, the parser does not say.
+            refuse_swapped(option, path, _read_yaml(path, partial(yaml.load, Loader=yaml.BaseLoader)))
     for config, path in config_files(ready):
         (import_classes if TRUST in words else refuse_untrusted)(config, path)
     return ready
+
+
+def require_checkpoint(verb: str, words: list[str]) -> None:
+    """InputError if a verb that works on a trained model is given none."""
+    given = [*_values(words, "--ckpt_path"), *(_values(words, "--samples") if verb == "evaluate" else ())]
+    example = "give --ckpt_path FILE, e.g. runs/<name>/checkpoints/last.ckpt (or its run folder)"
+    if verb in ("validate", "test", "sample", "evaluate") and not given:
+        raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb == "evaluate") or "."))
+    if verb in ("validate", "test", "sample", "evaluate") and "last" in given:
+        raise InputError(f"{verb}: --ckpt_path last is for fit, which knows its run folder; {example}.")
 
 
 def shipped(word: str) -> str:
@@ -158,6 +177,7 @@ def _run(args: list[str]) -> None:
         # The order of samples is already a function of rank and position; Lightning must not cut it again.
         trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
         save_config_callback=RunConfig,
+        auto_configure_optimizers=False,  # every method makes its own, from model.init_args.optimizer
         seed_everything_default=0,
         parser_class=Parser,
         parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS}
@@ -187,7 +207,7 @@ def prepare(args: list[str]) -> None:
     words = _without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
-    config = parser.parse_args(words)
+    config = _parsed(parser, ["prepare", *words])
     datamodule = _made(lambda: parser.instantiate(config)).data
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
     console = Console(soft_wrap=True)
@@ -204,6 +224,15 @@ def prepare(args: list[str]) -> None:
         told += ["figures: figures/ in it"]
     for line in ["; ".join(told), *datamodule.taken(rejected, owner=True)]:
         console.print(line, markup=False, highlight=False)
+
+
+def _parsed(parser: LightningArgumentParser, words: list[str]) -> Any:
+    """The config that the words of a verb make; what is wrong with them is one line, with what was probably meant."""
+    verb, *rest = words
+    try:
+        return parser.parse_args(words if verb in VERBS else rest)
+    except InputError as error:
+        raise InputError(explain(str(error), parser, verb, rest)) from error
 
 
 def _made(make: Callable[[], Any]) -> Any:
@@ -235,11 +264,22 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
 
 
 def _values(words: list[str], option: str) -> Iterator[str]:
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
         if word == option:
             yield following
         elif word.startswith(f"{option}="):
             yield word.removeprefix(f"{option}=")
+
+
+def _with_checkpoint_file(words: list[str]) -> list[str]:
+    """The words with a run folder given as --ckpt_path replaced by the checkpoint in it."""
+    for place, word in enumerate(words):
+        option, equals, path = word.partition("=")
+        if option == "--ckpt_path" and equals:
+            words[place] = f"{option}={checkpoint_file(path)}"
+        elif place and words[place - 1] == "--ckpt_path":
+            words[place] = checkpoint_file(word)
+    return words
 
 
 def _without(words: list[str], option: str) -> list[str]:
@@ -253,7 +293,8 @@ def _without(words: list[str], option: str) -> list[str]:
 
 def _data_section(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
-        raise MissingDataError(f"--config: no file '{path}'.")
+        near = nearest_file(Path(path))
+        raise MissingDataError(f"--config: no file '{path}'" + (f"; did you mean {near}?" if near else "."))
     config = _read_yaml(Path(path))
     if not isinstance(config, dict) or "data" not in config:
         raise InputError(f"{path}: no `data` section to prepare.")
@@ -276,23 +317,6 @@ def _read_yaml(path: Path, read: Callable[[str], Any] = yaml.safe_load) -> Any:
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
-
-
-def _shorten(message: str) -> str:
-    """jsonargparse's message as one line: the key and what is wrong with it, without the list of all options."""
-    text = re.sub(r"\s+", " ", message).strip()
-    # A fault below `model` or `data` comes wrapped in one list of attempts for each level; the innermost says it.
-    if wrapped := re.match(r'Parser key "([^"]+)": ?(.*)', text):
-        key, rest = wrapped.groups()
-        if inner := re.search(r".*Errors: - (.*?) - Expected a <class 'NoneType'>", rest):
-            rest = inner[1]
-        text = key + ("." if re.match(r"[\w.]+: ", rest) else ": ") + rest
-    text = re.sub(
-        r"Expected a dot import path string: (.*)", r"\1 names no class; give its path, as the configs do", text
-    )
-    if re.search(r"arguments are required: (model|data)\b", text) and "give --config" not in text:
-        text += "; give --config FILE or --ckpt_path FILE"
-    return text if len(text) <= 600 else text[:600] + " ..."
 
 
 def _quiet() -> None:

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader
 
+from lit_medgen.batch import DataSpec
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.report import Report, give_originals, logged, requests, score
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples
-from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
+from lit_medgen.checkpoints import CheckpointFiles, newest, read_checkpoint, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import RunLogger, WandbRun
-from lit_medgen.methods.base import Generator, Method, Requests
+from lit_medgen.methods.base import FACTS, Generator, Method, Requests
 from lit_medgen.methods.first_stage import FirstStage
 from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
 
@@ -38,6 +40,12 @@ class Trainer(L.Trainer):
     peers: Peers
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for key in ("max_epochs", "min_epochs"):
+            if kwargs.get(key) not in (None, -1):
+                raise InputError(
+                    f"trainer.{key} is {kwargs[key]}, but a run is one endless epoch, counted in steps; give "
+                    f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
+                )
         super().__init__(*args, **kwargs)
         if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
             die_with_parent()
@@ -66,6 +74,8 @@ class Trainer(L.Trainer):
                 from that one.
             weights_only: not read; nothing is ever unpickled.
         """
+        if self.max_steps == -1 and not any(isinstance(callback, Timer) for callback in self.callbacks):  # type: ignore[attr-defined]
+            raise InputError("trainer.max_steps is -1, so the run would never end; give it, or trainer.max_time.")
         folder = run_folder(self) / "checkpoints"
         if ckpt_path == "last":
             ckpt_path = newest(folder)
@@ -119,7 +129,7 @@ class Trainer(L.Trainer):
         batch_size: int = 4,
         out: str = "samples",
         format: Format | None = None,
-        attributes: dict[str, float] | None = None,
+        attributes: dict[str, float | None] | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -132,7 +142,8 @@ class Trainer(L.Trainer):
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
-            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that was told of it.
+            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that was told of it, in
+                the range of its training people; null is unknown.
         """
         if ckpt_path is None:
             raise InputError(
@@ -146,13 +157,9 @@ class Trainer(L.Trainer):
             datamodule.prepare_data()
             datamodule.setup("test")
             give_originals(generator, datamodule)
-        for name in attributes or {}:
-            if name not in generator.asked:
-                raise InputError(
-                    f"--attributes: {type(generator).__name__} was not told of {name!r}, but of "
-                    f"{', '.join(map(repr, generator.asked)) or 'nothing'}; leave it out, or train with it."
-                )
-        asked = Requests(wanted, {name: [value] * len(wanted) for name, value in (attributes or {}).items()})
+        facts = read_checkpoint(Path(ckpt_path))[FACTS]
+        values = generator.values_of(attributes, DataSpec.from_plain(facts["spec"])) if attributes else {}
+        asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
         self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
         if self.is_global_zero:
             print(f"{len(wanted)} samples in {out}")

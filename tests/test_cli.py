@@ -32,7 +32,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_surface_is_frozen() -> None:
-    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "predict", "sample", "evaluate", "sweep"}
+    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "sample", "evaluate", "sweep"}
     assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare", "sweep"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 import jsonargparse
 
@@ -21,8 +22,10 @@ def phantom(args: list[str]) -> None:
         )
         return
     if not args or args[0] not in DATA_SETS:
+        near = get_close_matches(args[0], DATA_SETS, 1) if args else []
         raise InputError(
-            f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}."
+            f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}"
+            + (f"; did you mean {near[0]}?" if near else ".")
         )
     parser = jsonargparse.ArgumentParser(prog=f"lit_medgen phantom {args[0]}", exit_on_error=False)
     writer = _writer(args[0])

@@ -5,6 +5,7 @@ Steps, optimizer, logging, seeding and the checkpoint's facts stand here once; a
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -251,6 +252,30 @@ class Generator(Method):
     @abstractmethod
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]: one image for each seed; image i depends on seeds[i] and its condition only."""
+
+    def values_of(self, attributes: Mapping[str, float | None], spec: DataSpec) -> dict[str, float]:
+        """What images are asked to show, NaN for None; InputError for what no training person was like.
+
+        Of a range a twentieth more is allowed on either side; a code (sex) must be one of those seen.
+        """
+        for name in attributes:
+            if name not in self.asked:
+                raise InputError(
+                    f"--attributes: {type(self).__name__} was not told of {name!r}, but of "
+                    f"{', '.join(map(repr, self.asked)) or 'nothing'}; leave it out, or train with it."
+                )
+        values = {name: math.nan if value is None else float(value) for name, value in attributes.items()}
+        for name, value in values.items():
+            low, high = spec.attributes[name]
+            margin = (high - low) / 20
+            if name in spec.codes and value not in (low, high) and not math.isnan(value):
+                raise InputError(f"--attributes: {name} is {value:g}; it is a code: give {low:g} or {high:g}, or null.")
+            if not math.isnan(value) and not low - margin <= value <= high + margin:
+                raise InputError(
+                    f"--attributes: {name} is {value:g}, but the training people had {low:g} to {high:g}; give a value "
+                    "in that range (or null for unknown)."
+                )
+        return values
 
     def making_of(self, seed: int) -> Tensor | None:
         """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""

@@ -1,0 +1,137 @@
+"""What newcomers mistype: one line that names what they probably meant."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_run import ROOT, TinyRun, one_line
+
+from lit_medgen import __version__
+from lit_medgen.__main__ import main
+from lit_medgen.batch import DataSpec
+from lit_medgen.errors import InputError
+from lit_medgen.methods.base import Generator
+from lit_medgen.mistakes import nearest_class, nearest_key
+
+CDPM = ["fit", "--config", "configs/cdpm.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (["fitt"], "did you mean fit?"),
+        (["--config", "configs/cdpm.yaml", "evaluate"], "the verb comes first: evaluate --config"),
+        ([*CDPM, "--model.lr=0.1"], "did you mean --model.init_args.optimizer.init_args.lr?"),
+        ([*CDPM, "--lr", "0.1"], "did you mean --model.init_args.optimizer.init_args.lr?"),
+        ([*CDPM, "--data.batch_sise=2"], "did you mean --data.init_args.batch_size?"),
+        ([*CDPM, "--max_steps", "9"], "did you mean --trainer.max_steps?"),
+        ([*CDPM, "--trainer.presicion=32"], "did you mean --trainer.precision?"),
+        ([*CDPM, "--checkpoint", "last"], "did you mean --ckpt_path?"),
+        ([*CDPM, "--model.init_args.sampler=lit_medgen.diffusion.DIM"], "did you mean lit_medgen.diffusion.DDIM?"),
+        ([*CDPM, "--model=CDMP"], "did you mean lit_medgen.methods.CDPM?"),
+        (["fit", "--config", "config/ihdm.yml"], "did you mean configs/ihdm.yaml?"),
+        (["fit", "configs/cdpm.yaml"], "did you mean --config configs/cdpm.yaml?"),
+        (["fit", "--config", "configs/data/folder.yaml"], "give it with --data configs/data/folder.yaml"),
+        (["prepare", "configs/data/folder.yaml"], "did you mean --data configs/data/folder.yaml?"),
+        (["prepare", "--data", "configs/demo/cdpm.yaml"], "give it with --config configs/demo/cdpm.yaml"),
+        (["prepare", "--data", "configs/data/foldr.yaml"], "did you mean configs/data/folder.yaml?"),
+        (["prepare", "--config", "configs/cdmp.yaml"], "did you mean configs/cdpm.yaml?"),
+        (["prepare", "--config", "configs/cdpm.yaml", "--verfiy"], "did you mean --verify?"),
+        (["prepare"], "give --config FILE or --data FILE"),
+        (["phantom", "adno"], "did you mean adni?"),
+        (["sample"], "give --ckpt_path FILE"),
+        (["sample", "--ckpt_path", "last", "--config", "configs/cdpm.yaml"], "--ckpt_path last is for fit"),
+        (["evaluate"], "or --samples DIR"),
+        ([*CDPM, "--trainer.max_epochs=1"], "give trainer.max_steps"),
+        ([*CDPM, "--trainer.min_epochs=2"], "give trainer.min_steps"),
+        ([*CDPM, "--trainer.max_steps=-1"], "the run would never end"),
+    ],
+    ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
+)
+def test_what_was_probably_meant(args: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 2
+    assert meant in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "meant"),
+    [
+        ({"model": {"init_args": {"netwrok": 3}}}, "--model.init_args.network?"),
+        ({"trainer": {"max_step": 3}}, "--trainer.max_steps?"),
+        ({"trianer": {"max_steps": 3}}, "--trainer.max_steps?"),
+        ({"data": {"init_args": {"preprocessing": {"sizes": [8, 8, 8]}}}}, "--data.init_args.preprocessing.size?"),
+        ({"model": {"class_path": "lit_medgen.methods.CDMP"}}, "lit_medgen.methods.CDPM?"),
+    ],
+)
+def test_a_mistyped_key_of_a_file(
+    content: dict, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert main([*CDPM, f"--config={tmp_path / 'mine.yaml'}"]) == 2
+    assert f"did you mean {meant}" in one_line(capsys)
+
+
+def test_nothing_near_is_not_guessed() -> None:
+    assert nearest_key("zebra", ["trainer.max_steps", "name"]) is None
+    assert nearest_key("trainer.zebra", ["data.init_args.zebras"]) is None
+    assert nearest_class("numpy.ndarray") is None
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(
+    trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder = trained.last.parents[1]
+    words = ["--trainer.accelerator=cpu", "--num=1"]
+    assert main(["sample", f"--ckpt_path={run_folder}", f"--out={tmp_path / 'a'}", *words]) == 0
+    assert main(["sample", "--ckpt_path", str(trained.last.parent), f"--out={tmp_path / 'b'}", *words]) == 0
+    assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
+    capsys.readouterr()
+    assert main(["sample", f"--ckpt_path={tmp_path}"]) == 2
+    assert "no checkpoint in the folder" in one_line(capsys)
+    assert main(["sample", f"--ckpt_path={trained.last.with_name('step_9.ckpt')}"]) == 2
+    assert str(trained.last.resolve()) in one_line(capsys)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lit_medgen {__version__}\n"
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+
+
+class Told(Generator):
+    """Images of an age, a sex and a dose."""
+
+    asked = ("age", "sex", "dose")
+
+    def loss(self, batch: object) -> object: ...
+    def sample(self, condition: object, seeds: object) -> object: ...
+
+
+SPEC = DataSpec(1, (8, 8), (1.0, 1.0), attributes={"age": (55.0, 90.0), "sex": (0.0, 1.0)}, codes=("sex",))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"age": 7000}, ["age is 7000", "55 to 90"]),
+        ({"age": 53}, ["age is 53", "55 to 90"]),
+        ({"age": -70}, ["age is -70"]),
+        ({"age": math.inf}, ["age is inf"]),
+        ({"sex": 0.5}, ["sex is 0.5", "0 or 1"]),
+        ({"sex": 1.04}, ["sex is 1.04", "0 or 1"]),
+        ({"height": 170}, ["'height'", "'age'"]),
+    ],
+)
+def test_what_no_training_person_was_like_is_refused(attributes: dict[str, float], words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        Told().values_of(attributes, SPEC)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_what_may_be_asked() -> None:
+    found = Told().values_of({"age": 91.5, "sex": 1}, SPEC)
+    assert found == {"age": 91.5, "sex": 1.0}
+    assert all(math.isnan(value) for value in Told().values_of({"age": None, "sex": math.nan}, SPEC).values())
