@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from data_modules.listing import Tree, count_suffixes, walk
 from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
 from data_modules.preprocessing import Preprocessing
-from data_modules.slices import OneSlice, SliceDraw
+from data_modules.slices import OneSlice, SliceDraw, Slices
 from data_modules.splits import SPLITS, Split, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from data_modules.summary import account, kinds, passed_over
@@ -33,6 +33,7 @@ from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
+Codes = Callable[[Batch], torch.Tensor]
 FEWEST: dict[Split, int] = {"train": 1, "val": 1, "test": 2}
 """People of each part that a run and its evaluation need."""
 
@@ -45,11 +46,19 @@ class StoreDataset(WatchedDataset):
         records: the records of one split.
         draw: one slice, the slice sets of cDPM, or None for whole volumes.
         seed: with the position it decides the draw.
+        codes: gives the stored codes of a batch, whose images are then not read; None: they are.
     """
 
-    def __init__(self, store: Store, records: Sequence[Record], draw: SliceDraw | None, seed: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        records: Sequence[Record],
+        draw: SliceDraw | None,
+        seed: int,
+        codes: Codes | None = None,
+    ) -> None:
         super().__init__()
-        self.store, self.records, self.draw, self.seed = store, list(records), draw, seed
+        self.store, self.records, self.draw, self.seed, self.codes = store, list(records), draw, seed, codes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -61,12 +70,25 @@ class StoreDataset(WatchedDataset):
     def read(self, place: Place) -> Batch:
         """One sample."""
         position, index = place
-        record = self.records[index]
-        slice_index = observed = None
-        if self.draw is None:
+        record, slices = self.records[index], None
+        if self.draw is not None:
+            slices = self.draw.draw(self.store.num_slices, np.random.default_rng(mix("slices", self.seed, position)))
+        batch = Batch(
+            image=torch.empty(1, 0) if self.codes else self._image(record, slices),
+            key=[record.key],
+            affine=torch.from_numpy(record.affine)[None],
+            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+            label_map=self._label_map(record),
+            slice_index=None if slices is None else torch.from_numpy(slices.index)[None],
+            observed=None if slices is None else torch.from_numpy(slices.observed)[None],
+        )
+        return replace(batch, codes=self.codes(batch)) if self.codes else batch
+
+    def _image(self, record: Record, slices: Slices | None) -> torch.Tensor:
+        """1 1 *s: the volume, one of its slices, or a set of them with -1 in places of padding."""
+        if slices is None:
             image = self.store.read(record)
         else:
-            slices = self.draw.draw(self.store.num_slices, np.random.default_rng(mix("slices", self.seed, position)))
             real = slices.index >= 0
             chosen = self.store.read(record, slices.index[real])
             if isinstance(self.draw, OneSlice):
@@ -74,16 +96,7 @@ class StoreDataset(WatchedDataset):
             else:
                 image = np.full((len(real), *chosen.shape[1:]), -1, dtype=np.float32)
                 image[real] = chosen
-            slice_index, observed = torch.from_numpy(slices.index)[None], torch.from_numpy(slices.observed)[None]
-        return Batch(
-            image=torch.from_numpy(np.ascontiguousarray(image))[None, None],
-            key=[record.key],
-            affine=torch.from_numpy(record.affine)[None],
-            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
-            label_map=self._label_map(record),
-            slice_index=slice_index,
-            observed=observed,
-        )
+        return torch.from_numpy(np.ascontiguousarray(image))[None, None]
 
     def _label_map(self, record: Record) -> torch.Tensor | None:
         classes = self.store.label_map(record)
@@ -105,6 +118,7 @@ def collate(items: Sequence[Batch]) -> Batch:
         label_map=_joined([item.label_map for item in items]),
         slice_index=_joined([item.slice_index for item in items]),
         observed=_joined([item.observed for item in items]),
+        codes=_joined([item.codes for item in items]),
     )
 
 
@@ -134,6 +148,9 @@ class MedicalDataModule(L.LightningDataModule, ABC):
     anatomy: Anatomy = ""
     """What images show; brains (T1-weighted) have scores of their own."""
     spec: DataSpec
+    stored_codes: Codes | None = None
+    """Gives the stored codes of training and validation images, where a second stage has set it: batches then hold
+    codes instead of images."""
     batch_size: int  # public, so that Lightning's batch size scaling finds it
 
     def __init__(
@@ -289,7 +306,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""
         seed = self.seed if split == "train" else mix(split, self.seed)
-        return StoreDataset(self.store, self.records[split], self.slices, seed)
+        codes = None if split == "test" else self.stored_codes
+        return StoreDataset(self.store, self.records[split], self.slices, seed, codes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless batches, from the position that the run has reached."""

@@ -5,6 +5,7 @@ Shapes use einops letters: b batch, c channels, *s spatial axes, n slices. Image
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,17 @@ PADDING = -1
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of a RAS volume (x right, y anterior, z superior) along which each kind of slice is stacked."""
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on another device; one of the CPU is copied while the CPU goes on, which needs pinned memory on a GPU.
+
+    The tensor must not be changed in place afterwards. The way back always waits, or values could be read too early.
+    """
+    device = torch.device(device)
+    if tensor.device.type != "cpu" or device.type in ("cpu", "mps"):  # MPS reads such memory after it may be gone
+        return tensor.to(device)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class Condition:
         """The same condition on another device."""
         return replace(
             self,
-            attributes={name: value.to(device) for name, value in self.attributes.items()},
+            attributes={name: sent(value, device) for name, value in self.attributes.items()},
             **{name: _move(getattr(self, name), device) for name in ("label_map", "image", "observed", "slice_index")},
         )
 
@@ -69,6 +81,7 @@ class Batch:
         label_map: b 1 *s, integer classes.
         slice_index: b n, see `Condition`.
         observed: b n, true for slices that are given and not to be generated.
+        codes: b *z, what a first stage made of the images; these were then not read, and `image` is b 0.
     """
 
     image: Tensor
@@ -78,6 +91,7 @@ class Batch:
     label_map: Tensor | None = None
     slice_index: Tensor | None = None
     observed: Tensor | None = None
+    codes: Tensor | None = None
 
     def condition(self) -> Condition:
         """The condition this batch's images are made from; `image` counts only where `observed` is true."""
@@ -89,23 +103,20 @@ class Batch:
             slice_index=self.slice_index,
         )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device. Lightning calls this to move a batch."""
-        moved: dict[str, Any] = {
-            name: _move(getattr(self, name), device, non_blocking)
-            for name in ("image", "affine", "label_map", "slice_index", "observed")
-        }
-        attributes = {name: value.to(device, non_blocking=non_blocking) for name, value in self.attributes.items()}
-        return replace(self, attributes=attributes, **moved)
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda value: sent(value, device))
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins memory."""
-        pinned: dict[str, Any] = {
-            name: value.pin_memory()
-            for name in ("image", "affine", "label_map", "slice_index", "observed")
-            if (value := getattr(self, name)) is not None
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with a function applied to every tensor."""
+        made: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, attributes={name: value.pin_memory() for name, value in self.attributes.items()}, **pinned)
+        return replace(self, attributes={name: function(value) for name, value in self.attributes.items()}, **made)
 
 
 @dataclass(frozen=True)
@@ -167,5 +178,5 @@ def _fill(value: Tensor | None, rows: Tensor, fill: float) -> Tensor | None:
     return None if value is None else value.masked_fill(rows.view(-1, *[1] * (value.ndim - 1)), fill)
 
 
-def _move(value: Tensor | None, device: torch.device | str, non_blocking: bool = False) -> Tensor | None:
-    return None if value is None else value.to(device, non_blocking=non_blocking)
+def _move(value: Tensor | None, device: torch.device | str) -> Tensor | None:
+    return None if value is None else sent(value, device)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_medgen.batch import sent
+
 
 class SeededNoise:
     """Standard normal noise (or uniform numbers) for a batch of images, one stream per image.
@@ -25,13 +27,13 @@ class SeededNoise:
 
     def __call__(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
         """Noise of b *shape, float32; on the device and in the dtype of `like` if given."""
-        noise = torch.stack([torch.randn(*shape, generator=generator) for generator in self.generators])
-        return noise if like is None else noise.to(like)
+        noise = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
+        return noise if like is None else sent(noise, like.device).to(like.dtype)
 
     def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
         """Uniform numbers in [0, 1), b *shape, float32; on the device of `like` if given."""
         numbers = torch.stack([torch.rand(tuple(shape), generator=generator) for generator in self.generators])
-        return numbers if like is None else numbers.to(like.device)
+        return numbers if like is None else sent(numbers, like.device)
 
     def like(self, x: Tensor) -> Tensor:
         """Noise of the shape, device and dtype of x: b ... (the form that samplers take)."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lit_medgen.batch import sent
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
 from lit_medgen.seeds import SeededNoise
 
@@ -56,7 +57,7 @@ class AbsorbingProcess(DiscreteProcess):
 
     def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
         """Masks every place with probability t / T."""
-        share = (level / self.num_levels).view(-1, *[1] * (codes.ndim - 1)).to(codes.device)
+        share = sent(level / self.num_levels, codes.device).view(-1, *[1] * (codes.ndim - 1))
         return codes.masked_fill(torch.rand(codes.shape, device=codes.device) < share, self.mask)
 
     def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
@@ -78,7 +79,7 @@ class AbsorbingProcess(DiscreteProcess):
         """
         total = torch.zeros(len(codes), device=codes.device)
         for t in range(1, self.num_levels + 1):
-            level = torch.full((len(codes),), t)
+            level = torch.full((len(codes),), t, device=codes.device)
             state = self.corrupt(codes, level)
             total += self.masked_error(logits_of(state, level), codes, state) / t
         return total
@@ -120,7 +121,7 @@ class HeatProcess(DiscreteProcess):
 
     def reblur(self, guess: Tensor, s: int, noise: SeededNoise) -> Tensor:
         """The state at level s > 0 from a guess of the clean map, b d *z."""
-        blurred = self._dissipated(guess, torch.full((len(guess),), s))
+        blurred = self._dissipated(guess, torch.full((len(guess),), s, device=guess.device))
         return self.finish(blurred + self.delta * noise.like(blurred))
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -137,7 +138,7 @@ class HeatProcess(DiscreteProcess):
         return self._dissipated(self.clean(codes), level)
 
     def _dissipated(self, clean: Tensor, level: Tensor) -> Tensor:
-        return dissipate(clean, self.schedule.heat_time(level.to(self.schedule.heat_times.device)))
+        return dissipate(clean, self.schedule.heat_time(level))
 
     def finish(self, blurred: Tensor) -> Tensor:
         """What the network reads: the map itself, or the nearest valid indices."""

@@ -23,6 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_medgen.batch import sent
+from lit_medgen.diffusion.schedules import Table
+
 
 def dct_matrix(length: int, like: Tensor) -> Tensor:
     """V^T, orthonormal DCT-II: n n, row k the k-th cosine; on the device of `like`, float64."""
@@ -34,7 +37,7 @@ def dct_matrix(length: int, like: Tensor) -> Tensor:
 
 def dissipate(images: Tensor, heat_time: Tensor) -> Tensor:
     """Heat spread for a time, b in pixels^2, over each image, b c *s -> b c *s; 0 leaves it as it is (eq. 6)."""
-    time = heat_time.to(images.device, torch.float64)
+    time = sent(heat_time, images.device).double()
     with torch.autocast(images.device.type, enabled=False):  # bf16 would add more noise than the process does
         for axis in range(2, images.ndim):
             length = images.shape[axis]
@@ -56,8 +59,6 @@ class BlurSchedule(nn.Module):
         units: what `most` and `least` are: "sigma", the Gaussian's width in pixels, or "time", heat time.
     """
 
-    heat_times: Tensor
-
     def __init__(
         self,
         most: float = 24.0,
@@ -73,11 +74,11 @@ class BlurSchedule(nn.Module):
         self.num_levels = num_levels
         levels = torch.linspace(math.log(most), math.log(least), num_levels, dtype=torch.float64).exp().flip(0)
         times = levels**2 / 2 if units == "sigma" else levels
-        self.register_buffer("heat_times", torch.cat([torch.zeros(1, dtype=torch.float64), times]), persistent=False)
+        self.heat_times = Table(torch.cat([torch.zeros(1, dtype=torch.float64), times]))
 
     def heat_time(self, level: Tensor) -> Tensor:
         """Heat time of levels 0 to T: b -> b, pixels^2, float64."""
-        return self.heat_times[level]
+        return self.heat_times.on(level.device).take(level)
 
     def sigma(self, level: Tensor) -> Tensor:
         """Width of the Gaussian that blurs as much: b -> b, pixels."""

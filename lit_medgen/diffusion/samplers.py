@@ -14,17 +14,17 @@ The times a sampler visits matter more than its order: see `Spacing`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lit_medgen.batch import Condition
 from lit_medgen.diffusion.denoisers import Denoises
-from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.schedules import Schedule
 
 Spacing = Literal["uniform", "trailing", "log_snr", "karras"]
@@ -43,7 +43,7 @@ NoiseLike = Callable[[Tensor], Tensor]
 
 
 def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1.0, stop: float = 0.0) -> Tensor:
-    """num_steps + 1 falling times from start to stop, float64.
+    """num_steps + 1 falling times from start to stop, float64, on the CPU.
 
     With stop = 0 the last step goes from t_min (the first discrete noise level) to 0: the log-SNR is infinite
     there, so no even spacing reaches it. log_snr and karras begin at `LOG_SNR_FLOOR` where `start` is below it. At
@@ -51,16 +51,16 @@ def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1
     """
     lowest = stop if stop > 0 or spacing == "trailing" else schedule.t_min
     count = num_steps + 1 if lowest == stop else num_steps
-    ends = torch.tensor([start, lowest], dtype=torch.float64, device=_device(schedule))
-    log_snr = schedule.log_snr(ends).clamp(min=LOG_SNR_FLOOR)
+    ends = torch.tensor([start, lowest], dtype=torch.float64)
+    log_snr = _on_cpu(schedule, schedule.log_snr, ends).clamp(min=LOG_SNR_FLOOR)
     match spacing:
         case "uniform" | "trailing":
             t = _line(ends, count)
         case "log_snr":
-            t = schedule.time(_line(log_snr, count))
+            t = _on_cpu(schedule, schedule.time, _line(log_snr, count))
         case "karras":
             rho = torch.exp(-log_snr / 2)  # sigma / alpha
-            t = schedule.time(-2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
+            t = _on_cpu(schedule, schedule.time, -2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
     # Exact ends, whatever the inversion's rounding.
     if spacing in ("uniform", "trailing") or log_snr[0] > LOG_SNR_FLOOR:
         t[0] = start
@@ -70,11 +70,13 @@ def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1
 
 
 def _line(ends: Tensor, count: int) -> Tensor:
-    return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, count, dtype=ends.dtype, device=ends.device))
+    return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, count, dtype=ends.dtype))
 
 
-def _device(schedule: Schedule) -> torch.device:
-    return next((tensor.device for tensor in [*schedule.buffers(), *schedule.parameters()]), torch.device("cpu"))
+def _on_cpu(schedule: Schedule, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """A schedule's function of values on the CPU; a schedule with tensors of its own works where those are."""
+    own = next((tensor.device for tensor in [*schedule.buffers(), *schedule.parameters()]), values.device)
+    return function(values.to(own)).to(values.device)
 
 
 class Sampler(ABC):
@@ -112,24 +114,39 @@ class Sampler(ABC):
         """x at grid[-1], from x at grid[0]."""
 
 
+class NoiseLevel(NamedTuple):
+    """The numbers of one time, in double precision; they are the CPU's, so that no step waits for the device."""
+
+    t: float
+    alpha: float
+    sigma: float
+    half_log_snr: float
+    """lambda = log(alpha / sigma)."""
+
+
 class Walker:
     """A denoiser at scalar times: what the samplers' formulas are written in."""
 
     def __init__(self, denoiser: Denoises, condition: Condition) -> None:
         self.denoiser, self.condition = denoiser, condition
-        self.process = GaussianProcess(denoiser.schedule)
 
-    def x_hat(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def steps(self, grid: Tensor) -> Iterator[tuple[NoiseLevel, NoiseLevel]]:
+        """(t, s) for every step along falling times; all their numbers are made at once."""
+        schedule = self.denoiser.schedule
+        log_snr = _on_cpu(schedule, schedule.log_snr, grid)
+        alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+        columns = (values.tolist() for values in (grid, alpha, sigma, log_snr / 2))
+        return pairwise(map(NoiseLevel, *columns))
+
+    def x_hat(self, x_t: Tensor, t: NoiseLevel) -> Tensor:
         """x̂ at a scalar time."""
-        return self.denoiser(x_t, t.to(torch.promote_types(x_t.dtype, torch.float32)).expand(len(x_t)), self.condition)
+        dtype = torch.promote_types(x_t.dtype, torch.float32)
+        return self.denoiser(x_t, torch.full((len(x_t),), t.t, dtype=dtype, device=x_t.device), self.condition)
 
-    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t at a scalar time, in the dtype of the images."""
-        return self.process.coefficients(t, like)
 
-    def half_log_snr(self, t: Tensor) -> Tensor:
-        """lambda = log(alpha_t / sigma_t), float64."""
-        return self.denoiser.schedule.log_snr(t) / 2
+def eps_from_x(x_hat: Tensor, x_t: Tensor, t: NoiseLevel) -> Tensor:
+    """The noise in x_t if x̂ is right."""
+    return (x_t - t.alpha * x_hat) / t.sigma
 
 
 class DDIM(Sampler):
@@ -149,18 +166,17 @@ class DDIM(Sampler):
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
-        for t, s in pairwise(grid):
-            x = self.step(walker, x, walker.x_hat(x, t), t, s, noise)
+        for t, s in walker.steps(grid):
+            x = self.step(x, walker.x_hat(x, t), t, s, noise)
         return x
 
-    def step(self, walker: Walker, x: Tensor, x_hat: Tensor, t: Tensor, s: Tensor, noise: NoiseLike) -> Tensor:
+    def step(self, x: Tensor, x_hat: Tensor, t: NoiseLevel, s: NoiseLevel, noise: NoiseLike) -> Tensor:
         """x_s from x_t and what it is thought to become."""
-        eps = walker.process.eps_from_x(x_hat, x, t)
-        alpha_s, sigma_s = walker.alpha_sigma(s, x)
-        share = self.eta**2 * walker.process.fresh(t, s)  # tau^2 / sigma_s^2
-        x = alpha_s * x_hat + sigma_s * (1 - share).sqrt().to(x.dtype) * eps
-        if self.eta > 0 and s > 0:
-            x = x + sigma_s * share.sqrt().to(x.dtype) * noise(x)
+        eps = eps_from_x(x_hat, x, t)
+        share = -(self.eta**2) * math.expm1(2 * (t.half_log_snr - s.half_log_snr))  # tau^2 / sigma_s^2
+        x = s.alpha * x_hat + s.sigma * math.sqrt(1 - share) * eps
+        if self.eta > 0 and s.t > 0:
+            x = x + s.sigma * math.sqrt(share) * noise(x)
         return x
 
 
@@ -181,15 +197,13 @@ class Heun(Sampler):
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
-        for t, s in pairwise(grid):
-            alpha_t, sigma_t = walker.alpha_sigma(t, x)
-            alpha_s, sigma_s = walker.alpha_sigma(s, x)
-            step = sigma_s / alpha_s - sigma_t / alpha_t
-            slope = walker.process.eps_from_x(walker.x_hat(x, t), x, t)
-            euler = alpha_s * (x / alpha_t + step * slope)
-            if s > 0:  # at s = 0 the slope is 0 / 0; Euler is exact in x̂ there
-                slope = (slope + walker.process.eps_from_x(walker.x_hat(euler, s), euler, s)) / 2
-                euler = alpha_s * (x / alpha_t + step * slope)
+        for t, s in walker.steps(grid):
+            step = s.sigma / s.alpha - t.sigma / t.alpha
+            slope = eps_from_x(walker.x_hat(x, t), x, t)
+            euler = s.alpha * (x / t.alpha + step * slope)
+            if s.t > 0:  # at s = 0 the slope is 0 / 0; Euler is exact in x̂ there
+                slope = (slope + eps_from_x(walker.x_hat(euler, s), euler, s)) / 2
+                euler = s.alpha * (x / t.alpha + step * slope)
             x = euler
         return x
 
@@ -208,14 +222,14 @@ class DPMSolverPP2M(DDIM):
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""
-        before: tuple[Tensor, Tensor] | None = None  # x̂ and step length in lambda of the step before
-        for t, s in pairwise(grid):
+        before: tuple[Tensor, float] | None = None  # x̂ and step length in lambda of the step before
+        for t, s in walker.steps(grid):
             x_hat = walker.x_hat(x, t)
-            h = walker.half_log_snr(s) - walker.half_log_snr(t)
+            h = s.half_log_snr - t.half_log_snr
             middle = x_hat
-            if before is not None and s > 0:  # the last step is infinitely long: first order
-                ratio = (h / (2 * before[1])).to(x.dtype)  # 1 / (2 r), r = h_before / h
+            if before is not None and s.t > 0:  # the last step is infinitely long: first order
+                ratio = h / (2 * before[1])  # 1 / (2 r), r = h_before / h
                 middle = (1 + ratio) * x_hat - ratio * before[0]
-            x = self.step(walker, x, middle, t, s, noise)
+            x = self.step(x, middle, t, s, noise)
             before = (x_hat, h)
         return x

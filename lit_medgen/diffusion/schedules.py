@@ -15,11 +15,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from lit_medgen.batch import sent
+
+
+class Table:
+    """Numbers in float64, copied once to each device that needs them.
+
+    No buffer of a module: samplers need them on the CPU while the network is on a GPU, and .to(torch.bfloat16) must not
+    coarsen them.
+    """
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._copies = {numbers.device: numbers}
+
+    def on(self, device: torch.device) -> Tensor:
+        """The numbers on a device."""
+        if device not in self._copies:
+            self._copies[device] = sent(self._copies[torch.device("cpu")], device)
+        return self._copies[device]
 
 
 class Schedule(nn.Module, ABC):
@@ -53,44 +70,37 @@ class DiscreteSchedule(Schedule):
         num_steps: T.
     """
 
-    log_alpha_bar: Tensor
-
     def __init__(self, num_steps: int = 1000) -> None:
         super().__init__()
         if num_steps < 2:
             raise ValueError(f"num_steps is {num_steps}; a schedule needs at least 2.")
         self.num_steps = num_steps
         self.t_min = 1 / num_steps
-        self.register_buffer("log_alpha_bar", self._table(), persistent=False)
+        log_alpha_bar = torch.log1p(-self.betas()).cumsum(0)
+        self.log_alpha_bar = Table(torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar]))
+        """At t = 0, 1/T, ..., 1."""
 
     @abstractmethod
     def betas(self) -> Tensor:
         """T, float64: the noise rates of the T levels."""
 
-    def _table(self) -> Tensor:
-        """T + 1, float64: log alpha_bar at t = 0, 1/T, ..., 1."""
-        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas()).cumsum(0)])
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .to(torch.bfloat16) must not coarsen the table: its device follows the module, its dtype does not.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.log_alpha_bar = self._table().to(self.log_alpha_bar.device)
-        return self
-
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_t^2 / sigma_t^2); t of any shape in [0, 1]; infinite at 0."""
         place = t.double().clamp(0, 1) * self.num_steps
         left = place.floor().long().clamp(max=self.num_steps - 1)
-        log_alpha_bar = torch.lerp(self.log_alpha_bar[left], self.log_alpha_bar[left + 1], place - left)
+        table = self.log_alpha_bar.on(t.device)
+        # Not table[left]: without dimensions that is a Python number, for which the CPU waits.
+        log_alpha_bar = torch.lerp(table.take(left), table.take(left + 1), place - left)
         log_snr = log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
         return log_snr.to(torch.promote_types(t.dtype, torch.float32))
 
     def time(self, log_snr: Tensor) -> Tensor:
         """The t at which the log-SNR has the given value, clamped to [0, 1]."""
         log_alpha_bar = nn.functional.logsigmoid(log_snr.double())
-        table = -self.log_alpha_bar  # ascending, from 0
+        table = -self.log_alpha_bar.on(log_snr.device)  # ascending, from 0
         left = (torch.searchsorted(table, -log_alpha_bar, right=True) - 1).clamp(0, self.num_steps - 1)
-        place = (left + (-log_alpha_bar - table[left]) / (table[left + 1] - table[left])) / self.num_steps
+        low, high = table.take(left), table.take(left + 1)
+        place = (left + (-log_alpha_bar - low) / (high - low)) / self.num_steps
         return place.clamp(0, 1).to(torch.promote_types(log_snr.dtype, torch.float32))
 
 

@@ -115,7 +115,7 @@ class Absorbing(CodeMaps):
 
     def start(self, noise: SeededNoise, num: int) -> Tensor:
         """All places masked."""
-        return torch.full((num, *(self.canvas or self.map_size)), self.process.mask)
+        return torch.full((num, *(self.canvas or self.map_size)), self.process.mask, device=self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits; of a map larger than the transformer's, the mean over windows that overlap by half (section 3.4)."""

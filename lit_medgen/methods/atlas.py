@@ -43,7 +43,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from lit_medgen.batch import PADDING, Condition
+from lit_medgen.batch import PADDING, Condition, sent
 from lit_medgen.diffusion import Denoiser
 
 NUM_PARTS = 4
@@ -104,7 +104,8 @@ class Atlas:
 
     def to(self, device: torch.device) -> Atlas:
         """The same atlas on another device."""
-        return replace(self, mean=self.mean.to(device), modes=self.modes.to(device), residual=self.residual.to(device))
+        mean, modes, residual = (sent(part, device) for part in (self.mean, self.modes, self.residual))
+        return replace(self, mean=mean, modes=modes, residual=residual)
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)
@@ -128,7 +129,7 @@ class Atlas:
         gain = psi.sqrt() / scale
         near = _powers(self.correlation, place)[:, None]
         together = gain[..., None] * near * gain[..., None, :] + torch.diag_embed(1 - gain**2)
-        root = torch.linalg.cholesky(together)  # b v n n
+        root = _known_or_nan(*torch.linalg.cholesky_ex(together))  # b v n n
         u = (rearrange(known, "b c n y x -> b (c y x) n") - mean) / scale
         # Divided by the root of R: M, u and diag(a) C.
         whitened = torch.linalg.solve_triangular(
@@ -137,7 +138,7 @@ class Atlas:
         num, n = modes.shape[-1], len(index[0])
         white_modes, white_u, pull = whitened.split([num, 1, n], dim=-1)
         flat, identity = white_modes.flatten(1, 2), torch.eye(num, device=known.device)
-        z = torch.linalg.solve(identity + flat.mT @ flat, flat.mT @ white_u.flatten(1, 2))[:, None]  # b 1 k 1
+        z = _known_or_nan(*torch.linalg.solve_ex(identity + flat.mT @ flat, flat.mT @ white_u.flatten(1, 2)))[:, None]
         bent = mean + (modes @ z)[..., 0]
         explained = pull.square().sum(-2)
         off = (pull.mT @ (white_u - white_modes @ z))[..., 0]
@@ -152,7 +153,13 @@ class Atlas:
 def _powers(correlation: float, place: Tensor) -> Tensor:
     """... n n: correlation^|i - j| for slices at ... n places."""
     distance = (place[..., :, None] - place[..., None, :]).abs()
-    return torch.tensor(correlation, device=place.device) ** distance
+    powers: Tensor = correlation**distance
+    return powers
+
+
+def _known_or_nan(result: Tensor, failed: Tensor) -> Tensor:
+    """A result of linear algebra, ... n m, NaN where it failed, ...; to raise instead would wait for the device."""
+    return result.masked_fill(failed[..., None, None] != 0, torch.nan)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import stratified_times
 from lit_medgen.errors import InputError, NonFiniteError
 from lit_medgen.methods.learning_rate import Constant
@@ -187,7 +187,7 @@ class Method(L.LightningModule, ABC):
         world_size, rank = (self.trainer.world_size, self.global_rank) if self._trainer else (1, 0)
         stage = "train" if self.training else "eval"
         offset = mix("times", self._run_seed, stage, self._step if self.training else 0) / 2**63
-        return stratified_times(num, num * world_size, rank * num, offset, t_min).to(self.device)
+        return sent(stratified_times(num, num * world_size, rank * num, offset, t_min), self.device)
 
     @property
     def _step(self) -> int:

@@ -29,7 +29,7 @@ from einops import reduce
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec
+from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Schedule, UniformWeight
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.diffusion.gaussian import broadcast
@@ -147,7 +147,7 @@ class CDPM(Generator):
         t = self.times(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
-        which = torch.tensor([self.atlas_without.get(key, 0) for key in batch.key], device=t.device)
+        which = sent(torch.tensor([self.atlas_without.get(key, 0) for key in batch.key]), t.device)
         prediction = self.denoiser.predict(x_t, t, condition, which).float()
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
@@ -168,23 +168,24 @@ class CDPM(Generator):
         slices = torch.full((len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec)), -1.0, device=self.device)
         given: list[int] = []
         if condition.image is not None and condition.observed is not None:
-            if (condition.observed != condition.observed[:1]).any():
+            observed = condition.observed.cpu()
+            if (observed != observed[:1]).any():
                 raise InputError("condition.observed: the given slices differ between images; sample them one by one.")
-            slices = condition.image.to(slices).movedim(axis, 2).clone()
-            given = condition.observed[0].nonzero().flatten().tolist()
+            slices = sent(condition.image, self.device).to(slices).movedim(axis, 2).clone()
+            given = observed[0].nonzero().flatten().tolist()
         for stage in self._stages(slices.shape[2], given):
-            slices[:, :, stage.target] = self._make(slices, stage, noise)
+            slices.index_copy_(2, sent(torch.tensor(stage.target), self.device), self._make(slices, stage, noise))
         return slices.clamp(-1, 1).movedim(2, axis)
 
     def _make(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5)."""
         num_condition = len(stage.condition)
-        both = stage.condition + stage.target
-        index = torch.tensor(both, device=slices.device).expand(len(slices), -1)
-        observed = torch.arange(len(both), device=slices.device).expand(len(slices), -1) < num_condition
-        condition = Condition(image=slices[:, :, both], observed=observed, slice_index=index)
+        both = sent(torch.tensor(stage.condition + stage.target), slices.device)
+        image, index = slices.index_select(2, both), both.expand(len(slices), -1)
+        observed = (torch.arange(len(both), device=slices.device) < num_condition).expand(len(slices), -1)
+        condition = Condition(image=image, observed=observed, slice_index=index)
         return self.sampler(
-            _Targets(self.denoiser, num_condition), noise.like(slices[:, :, stage.target]), condition, noise.like
+            _Targets(self.denoiser, num_condition), noise.like(image[:, :, num_condition:]), condition, noise.like
         )
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:

@@ -23,7 +23,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
@@ -145,16 +145,14 @@ class CodeMaps(TwoStage):
         if self.trainer.local_rank == 0:
             CodeTable.make(self.first_stage, data, address)
         self.trainer.strategy.barrier("codes")
-        self.table = CodeTable(address)
+        self.table = data.stored_codes = CodeTable(address)
         rank_zero_info(f"codes of {len(self.table.rows)} volumes: {address}")
 
     def codes(self, batch: Batch) -> Tensor:
-        """The codes of a batch's images, b *z; from the table where it has them."""
+        """The codes of a batch's images, b *z: those it holds, or made now."""
         if self.first_stage is None:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
-        if self.table is None:
-            return encode(self.first_stage, batch.image)
-        return self.table(batch).to(self.device)
+        return encode(self.first_stage, batch.image) if batch.codes is None else batch.codes
 
     def scaled(self, condition: Condition) -> Condition:
         """The attributes that the transformer is told, each from -1 to 1 over the range of the training people."""
@@ -168,7 +166,7 @@ class CodeMaps(TwoStage):
 
     def time(self, level: Tensor) -> Tensor:
         """What the transformer is told of the level: b, in [0, 1]."""
-        return (level / self.process.num_levels).to(self.device)
+        return sent(level / self.process.num_levels, self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
@@ -206,9 +204,9 @@ class CodeMaps(TwoStage):
         """The state at every level reached after the start, down to level 0, which is codes."""
         noise, told = SeededNoise(seeds), self.scaled(condition.to(self.device))
         levels = descending(self.process.num_levels, self.num_steps)
-        state = self.start(noise, len(seeds)).to(self.device)
+        state = self.start(noise, len(seeds))
         for t, s in pairwise(levels):
-            logits = self.guided_logits(state, torch.full((len(seeds),), t), told)
+            logits = self.guided_logits(state, torch.full((len(seeds),), t, device=self.device), told)
             state = self.step(logits, state, t, s, noise)
             yield state
 
@@ -230,7 +228,7 @@ class CodeMaps(TwoStage):
 
 
 class CodeTable:
-    """Codes of the images of a data set.
+    """Codes of the images of a data set: a batch's, so that the data module need not read the images.
 
     Args:
         path: the file.
@@ -244,8 +242,8 @@ class CodeTable:
 
     def __call__(self, batch: Batch) -> Tensor:
         """b *z, int64."""
-        places = [(self.rows[key], self.columns[place]) for key, place in keys_of(batch)]
-        return torch.stack([self.codes[place] for place in places]).long()
+        rows, columns = zip(*((self.rows[key], self.columns[place]) for key, place in keys_of(batch)), strict=True)
+        return self.codes[list(rows), list(columns)].long()
 
     @staticmethod
     def address(first_stage: VQGAN, data: Any) -> Path:
@@ -279,7 +277,7 @@ def encode(first_stage: VQGAN, images: Tensor) -> Tensor:
     """Codes n *z of images n c *s; in float32 whatever the run's precision, so that they are the same everywhere."""
     with torch.autocast(first_stage.device.type, enabled=False):
         parts = images.float().split(ENCODED_AT_ONCE)
-        return torch.cat([first_stage.codes(part.to(first_stage.device)) for part in parts])
+        return torch.cat([first_stage.codes(sent(part, first_stage.device)) for part in parts])
 
 
 def _encoded(data: Any) -> list[Any]:

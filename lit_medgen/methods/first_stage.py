@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.methods.base import FACTS, Generator
 
@@ -49,7 +49,7 @@ class FirstStage(Generator):
                 f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
                 "so give fewer (--num) or smaller seeds."
             )
-        return self.reconstruct(self.originals[list(seeds)].to(self.device))
+        return self.reconstruct(sent(self.originals[list(seeds)], self.device))
 
 
 class TwoStage(Generator):

@@ -23,13 +23,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional
 
-from lit_medgen.batch import Batch
+from lit_medgen.batch import Batch, sent
 from lit_medgen.diffusion.discrete import HeatProcess
 from lit_medgen.diffusion.heat import BlurSchedule
 from lit_medgen.errors import InputError
 from lit_medgen.methods.base import FACTS, default_optimizer
 from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
 from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.networks.quantizer import usage
 from lit_medgen.seeds import SeededNoise
 
 
@@ -119,12 +120,12 @@ class IHDM(CodeMaps):
         assert self.table is not None
         people = self.trainer.datamodule.people("train")  # type: ignore[attr-defined]
         rows = [self.table.rows[key] for key in people]
-        return self.table.codes[rows].flatten(0, 1).long().to(self.device)
+        return sent(self.table.codes[rows].flatten(0, 1).long(), self.device)
 
     def _deviation(self, codes: Tensor) -> Tensor:
         """Standard deviation of all numbers of the embedded maps, from how often each code is used."""
         every = torch.arange(self.first_stage.quantizer.num_codes, device=self.device)
-        share = torch.bincount(codes.flatten(), minlength=len(every)) / codes.numel()
+        share = usage(codes, len(every)) / codes.numel()
         embedded = self.first_stage.quantizer.embed(every[None])[0].float()  # d k
         mean = (share * embedded.mean(0)).sum()
         return ((share * embedded.square().mean(0)).sum() - mean**2).sqrt()
@@ -144,7 +145,8 @@ class IHDM(CodeMaps):
         """Algorithm 1: a blurred training map with noise."""
         if self.prior is None:
             raise InputError("this model has no blurred maps to start from: load it from a checkpoint, or fit it.")
-        bank = self.prior[_spread(len(self.prior), min(len(self.prior), self.num_priors))].to(self.device)
+        places = sent(_spread(len(self.prior), min(len(self.prior), self.num_priors)), self.prior.device)
+        bank = sent(self.prior[places], self.device)
         prior = bank[(noise.uniform((), like=bank) * len(bank)).long()]
         return self.process.finish(prior + self.sigma * noise.like(prior))
 
@@ -164,7 +166,7 @@ class IHDM(CodeMaps):
         """Keeps the maps that samples start from."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[FACTS]["prior"] = None if self.prior is None else self.prior.cpu()
-        checkpoint[FACTS]["heat_times"] = self.schedule.heat_times.cpu()
+        checkpoint[FACTS]["heat_times"] = self.schedule.heat_times.on(torch.device("cpu"))
         checkpoint[FACTS]["every_level"] = self.num_steps > 1
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,7 +174,7 @@ class IHDM(CodeMaps):
         super().on_load_checkpoint(checkpoint)
         facts = checkpoint[FACTS]
         self.prior = facts["prior"]
-        if not torch.equal(facts["heat_times"], self.schedule.heat_times.cpu()):
+        if not torch.equal(facts["heat_times"], self.schedule.heat_times.on(torch.device("cpu"))):
             raise InputError("model.init_args.schedule: another than this model was trained with; leave it as it was.")
         if self.num_steps > 1 and not facts["every_level"]:
             raise InputError(

@@ -15,6 +15,7 @@ The critic starts after `critic_start` steps. Where eq. 4 and the code it comes 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ from lit_medgen.methods.adversarial import Adversarial
 from lit_medgen.methods.base import default_optimizer
 from lit_medgen.methods.first_stage import FirstStage
 from lit_medgen.methods.learning_rate import Constant
-from lit_medgen.metrics import FrechetDistance, PairedMSSSIM, PairedPSNR, PerceptualDistance
+from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PerceptualDistance, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
-from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer
+from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
 
 DELTA = 1e-4
 LEAST_FOR_FRECHET = 8
@@ -95,8 +96,9 @@ class VQGAN(Adversarial, FirstStage):
         self.critic_weight, self.most_critic_weight = critic_weight, most_critic_weight
         self.critic_start, self.diff_augment = critic_start, diff_augment
         self._perceptual: list[PerceptualDistance] = []  # in a list, so that its network is no part of this one
-        self._measures: dict[str, Any] = {}
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._measures: dict[str, PairedMetric] = {}
+        self._views: AllViews | None = None
+        self._features: list[tuple[Tensor, Tensor]] = []
         self.code_counts = torch.zeros(self.quantizer.num_codes)
         """How often each code stood for a place of the validation images."""
 
@@ -150,13 +152,18 @@ class VQGAN(Adversarial, FirstStage):
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
             train, cache = data.volumes("train", one_per_person=True, limit=MOST_PEOPLE), data.store.folder / "features"
-            views = extractors(self.features, train, len(self.originals), cache)
-            if len(self.originals) >= LEAST_FOR_FRECHET:
-                self._measures["frechet"] = FrechetDistance(AllViews(tuple(views.values())))
-            self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
-        measures = (*self._perceptual, self._measures.get("frechet"))
-        names = "; ".join(measure.features for measure in measures if measure) or "none"
-        rank_zero_info(f"features of perceptual and Fréchet distance: {names}")
+            for first in (True, False):  # the first process of each machine learns them, the others read what it kept
+                if first == (self.trainer.local_rank == 0):
+                    self._take_features(train, cache)
+                self.trainer.strategy.barrier("features")
+        names = [*(distance.features for distance in self._perceptual), *([self._views.name] if self._views else [])]
+        rank_zero_info(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
+
+    def _take_features(self, train: Tensor, cache: Path) -> None:
+        """Learns or loads the features, of images of the training people."""
+        views = extractors(self.features, train, self.most_samples, cache)
+        self._views = AllViews(tuple(views.values())) if self.most_samples >= LEAST_FOR_FRECHET else None
+        self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 4, and in training the critic's opinion."""
@@ -172,7 +179,7 @@ class VQGAN(Adversarial, FirstStage):
         reconstruction = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
         found = parts | {"codebook": quantized.loss}
         if self.training:
-            found["perplexity"] = perplexity(self._count(quantized.codes))
+            found["perplexity"] = perplexity(usage(quantized.codes, self.quantizer.num_codes))
         loss = reconstruction + quantized.loss
         if self.training and self.critic_active:
             adversarial = -self.critic(self._augmented(output)).float().mean()
@@ -206,43 +213,47 @@ class VQGAN(Adversarial, FirstStage):
             return images
         return diff_augment(images, torch.rand(len(images), 2 + self.network.dim, device=images.device))
 
-    def _count(self, codes: Tensor) -> Tensor:
-        return torch.bincount(codes.flatten(), minlength=self.quantizer.num_codes)
-
     # Validation: reconstructions of unseen people.
 
     def on_validation_epoch_start(self) -> None:
-        """Begins anew."""
-        self.code_counts, self._pairs = torch.zeros(self.quantizer.num_codes), []
+        """Clears what the last validation counted and measured."""
+        self.code_counts = torch.zeros(self.quantizer.num_codes, device=self.device)
+        self._features = []
+        for measure in self._measures.values():
+            measure.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss without the critic; keeps the reconstructions."""
+        """The loss without the critic; measures the reconstructions where they are."""
         super().validation_step(batch, batch_idx)
-        self.code_counts += self._count(self.found_codes).cpu()
-        self._pairs.append((self.output.clamp(-1, 1).cpu(), batch.image.cpu()))
+        self.code_counts += usage(self.found_codes, self.quantizer.num_codes)
+        outputs = self.output.clamp(-1, 1)
+        with torch.autocast(self.device.type, enabled=False):  # bf16 would move the features
+            for measure in self._measures.values():
+                measure.update(outputs, batch.image)
+            if self._views:
+                self._features.append((self._views(outputs).double(), self._views(batch.image).double()))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs what they are worth, over all processes."""
-        shares: list[Any] = [(self.code_counts, self._pairs)]
+        """Logs the scores over the images of all processes, which send scores and features of images, not images."""
+        found = {name: _joined(measure.found) for name, measure in self._measures.items()}
+        for i, name in enumerate(("outputs", "targets") if self._views else ()):
+            found[name] = _joined([pair[i] for pair in self._features])
+        shares: list[Any] = [(self.code_counts.cpu(), found)]
         if self.trainer.world_size > 1:
             shares *= self.trainer.world_size
             dist.all_gather_object(shares, shares[0])
         self.code_counts = torch.stack([counts for counts, _ in shares]).sum(0)
-        pairs = [pair for _, theirs in shares for pair in theirs]
-        outputs, targets = (torch.cat(images) for images in zip(*pairs, strict=True))
-        found = {
-            "code_usage": (self.code_counts > 0).float().mean(),
-            "perplexity": perplexity(self.code_counts),
-        }
-        for name, measure in self._measures.items():
-            measure.reset()
-            if isinstance(measure, FrechetDistance):
-                measure.update(outputs, real=False)
-                measure.update(targets, real=True)
-            else:
-                measure.update(outputs, targets)
-            found[name] = measure.compute().float()
-        self.log_dict({f"val/{name}": value for name, value in found.items()})  # the same on every process
+        every = {name: torch.cat([part for _, theirs in shares for part in theirs[name]]) for name in found}
+        scores = {"code_usage": (self.code_counts > 0).float().mean(), "perplexity": perplexity(self.code_counts)}
+        if self._views:
+            scores["frechet"] = frechet_distance(every.pop("outputs"), every.pop("targets")).float()
+        scores |= {name: values.mean().float() for name, values in every.items()}
+        self.log_dict({f"val/{name}": value for name, value in scores.items()})  # the same on every process
+
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """The parts as one tensor of the CPU; none where there are no parts, as on a process without validation images."""
+    return [torch.cat(parts).cpu()] if parts else []
 
 
 def perplexity(counts: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_medgen.batch import AXES
+from lit_medgen.batch import AXES, sent
 from lit_medgen.errors import InputError, describe
 from lit_medgen.files import file_hash, write_atomically
 from lit_medgen.metrics.features import Features, frechet_distance
@@ -149,7 +149,7 @@ def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
     arguments = {argument.name for argument in script.forward.schema.arguments}
 
     def called_with(**options: bool) -> Network:
-        return lambda slices: script(_rgb(slices), **options).flatten(1).float()
+        return lambda slices: script.to(slices.device)(_rgb(slices), **options).flatten(1).float()
 
     network = called_with(return_features=True) if "return_features" in arguments else called_with()
     # Without the bias of the output, as StyleGAN's authors take the inception score.
@@ -195,7 +195,7 @@ def _embedding(channels: int, dimensions: int) -> nn.Sequential:
 
 
 def _teach(network: nn.Module, train: Tensor) -> None:
-    """In float64: rounding of float32, which depends on the number of threads, grows into other features."""
+    """On the CPU in float64: rounding of float32, which depends on threads and device, grows into other features."""
     network.double()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     axes = list(AXES.values()) if train.ndim == 5 else [None]
@@ -229,12 +229,17 @@ def _slices(images: Tensor, axis: int | None, off: int = 0) -> Tensor:
     return images if axis is None else images.select(axis + 2, images.shape[axis + 2] // 2 + off)
 
 
-def _standardised(network: Network, slices: Tensor) -> Network:
+def _standardised(network: nn.Module, slices: Tensor) -> Network:
     """Features with mean 0 and variance 1 on the given slices: what was learned has no unit of its own."""
     with torch.no_grad():
         known = network(slices)
     mean, deviation = known.mean(0), known.std(0).clamp(min=1e-6)
-    return lambda images: (network(images) - mean) / deviation
+
+    def standardised(images: Tensor) -> Tensor:
+        features = network.to(images.device)(images)
+        return (features - sent(mean, images.device)) / sent(deviation, images.device)
+
+    return standardised
 
 
 def ranking(features: Features, real: Tensor) -> dict[str, list[float]]:

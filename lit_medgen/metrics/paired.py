@@ -114,22 +114,20 @@ class PerceptualDistance(PairedMetric):
 
     def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """n: of every pair, with gradients, as a loss needs them."""
-        return torch.stack([self._of_pair(*pair) for pair in zip(outputs, targets, strict=True)])
+        axes = range(2, outputs.ndim) if outputs.ndim == 5 else [None]
+        views = [(_slices(outputs, axis), _slices(targets, axis)) for axis in axes]
+        return torch.stack([self._of_slices(f, g, len(outputs)) for f, g in views]).mean(0)
 
-    def _of_pair(self, output: Tensor, target: Tensor) -> Tensor:
-        """From c *s each."""
-        axes = range(1, output.ndim) if output.ndim == 4 else [None]
-        views = [(_stack(output, axis), _stack(target, axis)) for axis in axes]
-        return torch.stack([self._of_slices(f, g) for f, g in views]).mean()
-
-    def _of_slices(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _of_slices(self, outputs: Tensor, targets: Tensor, num: int) -> Tensor:
+        """num, the mean over the slices of each image; (num n) c a b each, all at once through the network."""
         layers = zip(self.layers(outputs), self.layers(targets), strict=True)
-        return torch.stack([(_unit(f) - _unit(g)).square().sum(1).mean() for f, g in layers]).sum()
+        apart = [(_unit(f) - _unit(g)).square().sum(1) for f, g in layers]
+        return torch.stack([part.view(num, -1).mean(1) for part in apart]).sum(0)
 
 
-def _stack(image: Tensor, axis: int | None) -> Tensor:
-    """The slices of c x y z along an axis, n c a b; a 2D image alone."""
-    return image[None] if axis is None else image.movedim(axis, 0)
+def _slices(images: Tensor, axis: int | None) -> Tensor:
+    """The slices of volumes b c x y z along an axis, (b n) c a b; 2D images as they are."""
+    return images if axis is None else images.movedim(axis, 1).flatten(0, 1)
 
 
 def _unit(activations: Tensor) -> Tensor:

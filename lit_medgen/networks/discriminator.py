@@ -50,16 +50,19 @@ def diff_augment(images: Tensor, random: Tensor) -> Tensor:
     images = images + (random[:, 0] - 0.5).view(shape)
     mean = images.flatten(1).mean(1).view(shape)
     images = (images - mean) * (random[:, 1] + 0.5).view(shape) + mean
-    return torch.stack([_moved(image, share) for image, share in zip(images, random[:, 2:].tolist(), strict=True)])
+    for axis in range(2, images.ndim):
+        images = _moved(images, axis, random[:, axis])
+    return images
 
 
-def _moved(image: Tensor, share: list[float]) -> Tensor:
-    """c *s moved along each axis by up to an eighth of its length, -1 where nothing was."""
-    moved = image
-    for axis, part in enumerate(share, start=1):
-        most = image.shape[axis] // 8
-        by = round((2 * part - 1) * most)
-        moved = moved.roll(by, dims=axis)
-        empty = moved.narrow(axis, 0, by) if by > 0 else moved.narrow(axis, moved.shape[axis] + by, -by)
-        empty.fill_(-1)
-    return moved
+def _moved(images: Tensor, axis: int, share: Tensor) -> Tensor:
+    """b c *s, each moved along an axis by (2 share - 1) / 8 of its length, -1 where nothing was; share: b.
+
+    By whole pixels; all images at once and by index, so that no distance must be known to the CPU.
+    """
+    length = images.shape[axis]
+    by = ((2 * share - 1) * (length // 8)).round().long()
+    source = torch.arange(length, device=images.device) - by[:, None]  # b n
+    along = (len(images), *(length if i == axis else 1 for i in range(1, images.ndim)))
+    moved = images.gather(axis, (source % length).view(along).expand_as(images))
+    return moved.masked_fill(((source < 0) | (source >= length)).view(along), -1)

@@ -22,6 +22,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_medgen.batch import sent
+
 LEAST_COUNT = 1e-6
 """A code that stood for less, on average, stays where it is: ratios of what underflows say nothing."""
 
@@ -132,7 +134,7 @@ class NearestNeighbour(Quantizer):
     @torch.no_grad()
     def _renew(self, vectors: Tensor, nearest: Tensor) -> None:
         """Moving averages of what each code was chosen for, over all processes; then dead codes."""
-        count = torch.bincount(nearest, minlength=self.num_codes).to(vectors)
+        count = usage(nearest, self.num_codes).to(vectors)
         total = torch.zeros_like(self.codebook).index_add_(0, nearest, vectors)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
@@ -140,24 +142,26 @@ class NearestNeighbour(Quantizer):
         if self.ema_decay is not None:
             self.count.lerp_(count, 1 - self.ema_decay)
             self.total.lerp_(total, 1 - self.ema_decay)
-            seen = self.count > LEAST_COUNT
-            self.codebook[seen] = (self.total / self.count[:, None])[seen]
+            seen = (self.count > LEAST_COUNT)[:, None]
+            self.codebook.copy_(torch.where(seen, self.total / self.count[:, None], self.codebook))
         if self.revive_after:
-            self.unused.add_(1)[count > 0] = 0
+            self.unused.add_(1).masked_fill_(count > 0, 0)
             self._revive(vectors)
 
     def _revive(self, vectors: Tensor) -> None:
-        """Codes unused for long become vectors of this batch, drawn at random; the first process's, for all."""
-        dead = (self.unused >= self.revive_after).nonzero().flatten()
-        if not len(dead):
-            return
-        chosen = vectors[torch.randint(len(vectors), (len(dead),)).to(vectors.device)]
+        """Codes unused for long become vectors of this batch, drawn at random; the first process's, for all.
+
+        Vectors are drawn for all codes: to draw as many as there are dead ones would wait for the device.
+        """
+        dead = self.unused >= self.revive_after
+        chosen = vectors[sent(torch.randint(len(vectors), (self.num_codes,)), vectors.device)]
         if dist.is_available() and dist.is_initialized():
             dist.broadcast(chosen, src=0)
-        self.codebook.data[dead] = chosen.to(self.codebook)
-        self.unused[dead] = 0
+        self.codebook.copy_(torch.where(dead[:, None], chosen, self.codebook))
+        self.unused.masked_fill_(dead, 0)
         if self.ema_decay is not None:
-            self.count[dead], self.total[dead] = 1.0, chosen.to(self.total)
+            self.count.masked_fill_(dead, 1)
+            self.total.copy_(torch.where(dead[:, None], chosen, self.total))
 
 
 class FSQ(Quantizer):
@@ -167,27 +171,24 @@ class FSQ(Quantizer):
         levels: values of each channel; the number of codes is their product.
     """
 
-    base: Tensor
-
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
         super().__init__()
         if min(levels) < 3:
             raise ValueError(f"quantizer.init_args.levels is {list(levels)}; give at least 3 for each channel.")
         self.levels = tuple(levels)
         self.num_codes, self.channels = math.prod(levels), len(levels)
-        bases = [math.prod(self.levels[:i]) for i in range(len(levels))]
-        self.register_buffer("base", torch.tensor(bases), persistent=False)
+        self.bases = [math.prod(self.levels[:i]) for i in range(len(levels))]
 
     def codes(self, latent: Tensor) -> Tensor:
         """b d *z -> b *z."""
         latent = latent.float()
         steps = [self._steps(latent[:, i], level).round() for i, level in enumerate(self.levels)]
-        digits = torch.stack([step + level // 2 for step, level in zip(steps, self.levels, strict=True)], dim=1)
-        return (digits.long() * self.base.view(-1, *[1] * (latent.ndim - 2))).sum(1)
+        digits = [(step + level // 2).long() for step, level in zip(steps, self.levels, strict=True)]
+        return torch.stack([digit * base for digit, base in zip(digits, self.bases, strict=True)]).sum(0)
 
     def embed(self, codes: Tensor) -> Tensor:
         """b *z -> b d *z in [-1, 1]."""
-        digits = [(codes // base) % level for base, level in zip(self.base.tolist(), self.levels, strict=True)]
+        digits = [(codes // base) % level for base, level in zip(self.bases, self.levels, strict=True)]
         return torch.stack(
             [(digit - level // 2) / (level // 2) for digit, level in zip(digits, self.levels, strict=True)], dim=1
         )
@@ -207,6 +208,12 @@ class FSQ(Quantizer):
         half, offset = (level - 1) * (1 - 1e-3) / 2, 0.5 if level % 2 == 0 else 0.0
         shift = math.atanh(offset / half) if offset else 0.0
         return (channel + shift).tanh() * half - offset
+
+
+def usage(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each code occurs: k, int64; as `bincount`, which would wait for the device."""
+    flat = codes.flatten()
+    return flat.new_zeros(num_codes).index_add_(0, flat, torch.ones_like(flat))
 
 
 def _vectors(latent: Tensor) -> Tensor:
