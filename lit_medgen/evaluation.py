@@ -87,6 +87,27 @@ class RealImages(Protocol):
         ...
 
 
+def fewest(
+    num_samples: int, num_test: int, num_train: int, per_person: int, reconstructed: bool = False
+) -> tuple[int, str]:
+    """The smallest of three numbers (samples, test people, training people), and all of them in words.
+
+    Args:
+        num_samples: samples there are, or will be.
+        num_test: test people.
+        num_train: training people.
+        per_person: images of each person.
+        reconstructed: samples are reconstructions, so many of each person.
+
+    InputError if one is too small for any score.
+    """
+    numbers = f"{num_samples} samples, {num_test} test and {num_train} training people"
+    least = min(num_samples // (per_person if reconstructed else 1), num_test, num_train)
+    if least < 2:
+        raise InputError(f"evaluate: {numbers}, {per_person} image(s) each; give at least 2 of each.")
+    return least, numbers
+
+
 def metrics_for(
     train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice], anatomy: str = ""
 ) -> dict[str, Callable[[], TwoSampleMetric]]:
@@ -141,10 +162,8 @@ def evaluate(
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
     per_person = data.images_per_person
-    numbers = f"{len(samples)} samples, {len(real) // per_person} test and {len(train) // per_person} training people"
-    least = min(len(samples) // (per_person if reconstructed else 1), len(real) // per_person, len(train) // per_person)
-    if least < 2:
-        raise InputError(f"evaluate: {numbers}, {per_person} image(s) each; give at least 2 of each.")
+    people = len(real) // per_person, len(train) // per_person
+    least, numbers = fewest(len(samples), *people, per_person, reconstructed)
     views: Mapping[str, CentreSlice] = {}
     if features != NONE and least >= LEAST_FOR_FEATURES:
         views = extractors(features, train, len(real), cache)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.callbacks.checkpoints import Checkpoints
-from lit_medgen.callbacks.report import Report, give_originals, logged, requests, score
+from lit_medgen.callbacks.report import Report, give_originals, logged, refuse_unfit, requests, score
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples
 from lit_medgen.checkpoints import CheckpointFiles, newest, read_checkpoint, refuse_other_method, saved
@@ -202,6 +202,8 @@ class Trainer(L.Trainer):
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
             asked = requests(generator, data, num)
+            refuse_unfit(generator, data, len(asked.seeds), features)
+            _refuse_other_size(Path(ckpt_path), data.spec)
             give_originals(generator, data)
             seconds = self._write_samples(generator, asked, batch_size, samples, None, ckpt_path) / len(asked.seeds)
         if self.is_global_zero:
@@ -259,6 +261,16 @@ class _Requested(L.LightningDataModule):
         assert self.trainer is not None
         mine = range(self.trainer.global_rank, len(self.asked.seeds), self.trainer.world_size)
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.asked.some)  # type: ignore[arg-type]
+
+
+def _refuse_other_size(checkpoint: Path, spec: DataSpec) -> None:
+    """InputError if the model of a checkpoint makes images that cannot be compared with those of the data."""
+    theirs = read_checkpoint(checkpoint)[FACTS]["spec"]
+    if theirs and list(theirs["size"]) != list(spec.size):
+        raise InputError(
+            f"--ckpt_path {checkpoint}: its images have size {tuple(theirs['size'])}, but those of the data have "
+            f"{tuple(spec.size)}; use the data it was trained on."
+        )
 
 
 def _generator(model: Method) -> Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from lit_medgen.batch import Condition
 from lit_medgen.checkpoints import load
 from lit_medgen.cli import CLI
 from lit_medgen.images.dicom import read_series
+from lit_medgen.trainer import Trainer
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -202,3 +204,35 @@ def test_bad_checkpoint(fault: str, trained: TinyRun, tmp_path: Path, capsys: py
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         main(["nonsense", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (("--num=1",), r"1 samples, .*give at least 2 of each"),
+        (("--features=nowhere.pt",), r"nowhere\.pt: not a TorchScript file"),
+        (("--data.init_args.preprocessing.size=[16,16,8]",), r"its images have size .*those of the data have"),
+        (("--data.init_args.preprocessing.size=[4,4,4]",), r"preprocessing\.size: .*every side must be at least 7"),
+    ],
+)
+def test_evaluate_refuses_before_it_samples(
+    words: tuple[str, ...],
+    refusal: str,
+    trained: TinyRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "_write_samples", lambda *_: pytest.fail("samples were made"))
+    more = (f"--data.init_args.store_dir={tmp_path}", f"--out={tmp_path / 'report'}", *words)
+    assert trained.on_checkpoint("evaluate", *more) == 2
+    assert re.search(refusal, one_line(capsys))
+
+
+def test_a_report_that_cannot_be_is_refused_before_training(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms)
+    assert run.fit("--config", "configs/with/report.yaml", "--data.init_args.fractions=[0.9,0.1,0.0]") == 2
+    assert "0 test and" in one_line(capsys)
+    assert not list(tmp_path.glob("*/checkpoints/*.ckpt"))

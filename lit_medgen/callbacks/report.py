@@ -31,6 +31,12 @@ class Report(Callback):
     def __init__(self, num: int | None = None, batch_size: int = 16, features: str = "learned") -> None:
         self.num, self.batch_size, self.features = num, batch_size, features
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """InputError before the first step for what the report would refuse after the last."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(pl_module, Generator) and data is not None:
+            refuse_unfit(pl_module, data, len(requests(pl_module, data, self.num).seeds), self.features)
+
     def write(self, trainer: Trainer, model: LightningModule) -> None:
         """Called by our trainer when a run has done its steps, now or before it was started again.
 
@@ -83,6 +89,29 @@ def score(
         reconstructed=isinstance(model, FirstStage),
         seconds_per_image=seconds_per_image,
     )
+
+
+def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -> None:
+    """InputError for whatever `score` would refuse, before hours are spent on samples.
+
+    Args:
+        model: what will make them.
+        data: set up, with people in parts.
+        num_samples: how many there will be.
+        features: as `evaluate --features`.
+    """
+    from lit_medgen.evaluation import NONE, fewest
+    from lit_medgen.metrics.extractors import LEARNED, from_file
+    from lit_medgen.metrics.ms_ssim import scales_and_window
+
+    num_test, num_train = (len(set(data.people(split).values())) for split in ("test", "train"))
+    fewest(num_samples, num_test, num_train, data.images_per_person, isinstance(model, FirstStage))
+    try:
+        scales_and_window(data.spec.size)
+    except ValueError as error:
+        raise InputError(f"data.init_args.preprocessing.size: {error}") from error
+    if features not in (NONE, LEARNED):
+        from_file(Path(features))
 
 
 def give_originals(model: Generator, data: Any) -> None:
