@@ -14,7 +14,7 @@ Every entry names the operation and the line of ours that asked for it. Autocast
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "standin"
 ROOT = Path(__file__).parents[1]
@@ -124,8 +123,7 @@ def moved(value: Any) -> Any:
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    name = func._schema.name
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    name, tensors = _name(func), [*_tensors(args), *_tensors(kwargs.values())]
     inside = [tensor for tensor in tensors if isinstance(tensor, StandIn)]
     target = kwargs.get("device")
     lands_here = bool(inside) if target is None else torch.device(target).type == NAME
@@ -138,13 +136,36 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             _note(name)
     if target is not None and torch.device(target).type == NAME:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    result = func(*_each(_inner, args), **{key: _each(_inner, value) for key, value in kwargs.items()})
     if name == "aten::copy_":
         return args[0]
     if not lands_here:
         return result
     changed = {id(tensor.inner): tensor for tensor in inside}  # by an operation in place
-    return tree_map(lambda x: changed.get(id(x), StandIn(x)) if isinstance(x, Tensor) else x, result)
+    return _each(lambda x: _wrapped(x, changed) if isinstance(x, Tensor) else x, result)
+
+
+def _wrapped(tensor: Tensor, known: dict[int, StandIn]) -> StandIn:
+    return known[id(tensor)] if id(tensor) in known else StandIn(tensor)
+
+
+@cache
+def _name(func: Any) -> str:
+    return str(func._schema.name)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments; an argument may be a list of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    """A value, or a list or tuple of values, with a function applied to each."""
+    return type(value)(_each(function, x) for x in value) if type(value) in (list, tuple) else function(value)
 
 
 def _inner(value: Any) -> Any:
