@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 import lit_medgen
 from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.checkpoints import num_bytes
 from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
 from lit_medgen.methods.absorbing import windows
 from lit_medgen.methods.code_maps import Shape, Told
 from lit_medgen.methods.vqgan import perplexity, spectral_distance
+from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, frechet_distance
+from lit_medgen.metrics.extractors import AllViews, extractors
 from lit_medgen.networks import Autoencoder, NearestNeighbour, PatchDiscriminator
 from lit_medgen.seeds import SeededNoise
 
@@ -200,6 +203,62 @@ def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path)
     assert len(list(run.folder.glob("*/codebook/step_0000002.png"))) == 1
     kept = torch.load(run.last, weights_only=True)["state_dict"]
     assert {name.partition(".")[0] for name in kept} == {"network", "quantizer", "critic"}  # not the features
+
+
+def test_processes_send_scores_of_images_rather_than_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores of two processes are those of all their images, and a process without images has no say."""
+    model, logged, sent = small_vqgan().eval(), {}, []
+    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
+    monkeypatch.setattr("lit_medgen.metrics.extractors.NUM_STEPS", 2)
+    people, images = torch.rand(12, 1, 16, 16), torch.rand(10, 1, 16, 16) * 2 - 1
+    model._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
+    model._views = AllViews(tuple(extractors("learned", people, 8).values()))
+    model._trainer = type("Trainer", (), {"world_size": 3, "global_rank": 0, "fit_loop": None})
+
+    def gather(shares: list[Any], share: Any) -> None:
+        sent.append(num_bytes(list(share)))
+        shares[:] = [share, share, (torch.zeros(16), {name: [] for name in share[1]})]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    model.on_validation_epoch_start()
+    with torch.no_grad():
+        for part in images.split(4):
+            model.validation_step(Batch(part, ["a"] * len(part), torch.eye(4).expand(len(part), 4, 4)), 0)
+        model.on_validation_epoch_end()
+        outputs = model.reconstruct(images)
+    assert sent[0] < images.nbytes / 4
+    for name, metric in (("psnr", PairedPSNR()), ("ms_ssim", PairedMSSSIM())):
+        metric.update(outputs, images)
+        assert logged[f"val/{name}"].item() == pytest.approx(metric.compute().item(), rel=1e-5)
+    twice = [model._views(x).double().repeat(2, 1) for x in (outputs, images)]
+    assert logged["val/frechet"].item() == pytest.approx(frechet_distance(*twice).item(), rel=1e-4)
+    assert model.code_counts.sum() == 2 * model.codes(images).numel()
+
+
+def test_features_are_learned_once_on_each_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its first process, while the others wait at a barrier; then they read what it kept."""
+    events: list[str] = []
+    monkeypatch.setattr("lit_medgen.metrics.extractors._teach", lambda *_: events.append("taught"))
+    images = torch.rand(9, 1, 16, 16)
+    data = type("Data", (), {"volumes": lambda *_, **__: images, "store": type("Store", (), {"folder": tmp_path})})
+
+    def setup(local_rank: int, barrier: Any) -> None:
+        model = small_vqgan()
+        model.features = "learned"
+        strategy = type("Strategy", (), {"barrier": staticmethod(barrier)})
+        facts = {"local_rank": local_rank, "datamodule": data(), "strategy": strategy, "precision": "32-true"}
+        model._trainer = type("Trainer", (), facts)
+        model.setup("fit")
+        assert model._perceptual
+        events.append(f"process {local_rank} has features")
+
+    def barrier(name: str) -> None:
+        if "first" not in events:
+            events.append("first")
+            setup(0, lambda name: None)
+
+    setup(1, barrier)
+    assert events == ["first", "taught", "taught", "process 0 has features", "process 1 has features"]
 
 
 def test_critic_waits(tmp_path: Path, phantoms: Path) -> None:

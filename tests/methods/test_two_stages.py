@@ -15,6 +15,7 @@ from tiny_run import ROOT, TWO_STAGES, TinyRun, first_stage, one_line
 
 import lit_medgen
 from data_modules import ADNIDataModule, OneSlice, Preprocessing
+from data_modules.store import Store
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import IHDM
@@ -87,6 +88,28 @@ def test_codes_are_those_of_the_first_stage_and_kept(phantoms: Path, data: ADNID
     path.write_bytes(path.read_bytes()[:-50])  # cut off
     CodeTable.make(model, data, path)
     assert torch.equal(CodeTable(path)(batch), table(batch))
+
+
+def test_a_second_stage_reads_codes_in_place_of_images(
+    ihdm: TinyRun, phantoms: Path, data: ADNIDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's batches hold the codes of the slices that would have been read; a whole run reads no image."""
+    model: Any = lit_medgen.load(first_stage(phantoms))
+    CodeTable.make(model, data, tmp_path / "codes.npz")
+    read = next(iter(data.train_dataloader()))
+    monkeypatch.setattr(data, "stored_codes", CodeTable(tmp_path / "codes.npz"), raising=False)
+    found = next(iter(data.train_dataloader()))
+    assert found.image.shape == (len(read.key), 0)
+    assert (found.key, read.codes) == (read.key, None)
+    assert found.codes is not None
+    assert torch.equal(found.codes, encode(model, read.image))
+    assert data.dataset("test").codes is None  # of them none are kept
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("an image is read")
+
+    monkeypatch.setattr(Store, "read", refuse)
+    assert TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",)).fit() == 0  # its codes were made by the run before
 
 
 def test_address_of_codes_follows_weights_data_and_slices(phantoms: Path, data: ADNIDataModule) -> None:

@@ -81,6 +81,23 @@ def test_perceptual_distance_has_its_closed_form() -> None:
     assert found == pytest.approx(3 * (0.2**2 + 0.2**2))
 
 
+@pytest.mark.parametrize(("size", "views"), [((4, 5, 6), 3), ((7, 5), 1)])
+def test_perceptual_distance_takes_all_images_at_once(size: tuple[int, ...], views: int) -> None:
+    """One call of the network for the outputs and one for the targets of each view, and what each pair gives alone."""
+    calls = []
+
+    def layers(slices: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(len(slices))
+        return [slices.cumsum(2).expand(-1, 2, -1, -1) * torch.tensor([1.0, 2.0]).view(2, 1, 1) + 1, slices.sin()]
+
+    x, y = smooth(3, size), smooth(3, size, 1)
+    metric = PerceptualDistance(layers, "two layers")
+    found = metric.values(x, y)
+    assert len(calls) == 2 * views
+    alone = torch.cat([metric.values(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(found, alone)
+
+
 @pytest.mark.parametrize("size", [(16, 16, 16), (24, 24)])
 def test_perceptual_distance_ranks_noise(size: tuple[int, ...]) -> None:
     x = smooth(8, size)
