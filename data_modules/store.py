@@ -25,18 +25,17 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-from joblib import Parallel, delayed
-from joblib.parallel import get_active_backend
+from joblib import delayed
 from numpy.typing import DTypeLike
 
+from data_modules.parallel import in_parallel
 from data_modules.volumes import is_whole, take_over
 from lit_medgen.errors import InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import SHOWN, remove_stale, write_atomically
@@ -289,12 +288,11 @@ def prepare(
         delayed(_prepare_one)(address, scan, verify, figures, known.get(stamp, ""), others)
         for scan, stamp in zip(scans, stamps, strict=True)
     )
-    streams = get_active_backend()[0].supports_return_generator  # Ray's backend does not
-    results = Parallel(n_jobs=num_jobs, return_as="generator" if streams else "list")(jobs)
+    results = in_parallel(jobs, len(scans), "prepare", num_jobs)
     accepted: dict[str, Record] = {}
     refused = list(rejected)
     keys: dict[str, str] = {}
-    for scan, stamp, result in zip(scans, stamps, _progress(_unless_broken(results), len(scans)), strict=True):
+    for scan, stamp, result in zip(scans, stamps, results, strict=True):
         if isinstance(result, Rejected):
             refused.append(result)
             continue
@@ -309,17 +307,6 @@ def prepare(
     _write_table(folder / "manifest.csv", [_row(record) for record in records], ["key"])
     write_changed(folder / "keys.json", json.dumps(keys, indent=0, sort_keys=True))
     return records, refused
-
-
-def _unless_broken(results: Iterable[Any]) -> Iterator[Any]:
-    """RunError if a process of the preparation is killed."""
-    try:
-        yield from results
-    except BrokenProcessPool as error:
-        raise RunError(
-            f"prepare: a process was killed ({describe(error)}), by a lack of memory as a rule; give a smaller "
-            "data.init_args.num_jobs, then the same command again."
-        ) from error
 
 
 def _known_keys(folder: Path) -> dict[str, str]:
@@ -451,9 +438,3 @@ def write_changed(path: Path, text: str) -> None:
     content = text.encode(errors=SHOWN)
     if not path.is_file() or path.read_bytes() != content:
         write_atomically(path, content)
-
-
-def _progress(results: Iterable[Any], total: int) -> Iterator[Any]:
-    from rich.progress import track
-
-    return iter(track(results, description="prepare", total=total))

@@ -6,14 +6,16 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lit_medgen import __version__
 from lit_medgen.errors import InputError, Interrupted, RunError, describe, space_for
 from lit_medgen.files import SHOWN
+from lit_medgen.signals import Stop, end_at_once, heeding, raise_stop
 
 VERBS = {
     "phantom": "draw subjects in a data set's own raw layout, to try everything without data",
@@ -39,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code.
 
     0 done, 1 a fault of ours or of the machine, 2 bad input, 3 no space, 4 training is not finite, 128 + n stopped by
-    signal n after a save (130 Ctrl-C, 143 SIGTERM), 0 if the cluster starts the job again.
+    signal n (130 Ctrl-C, 143 SIGTERM), by a run that trains after a save, 0 if the cluster starts the job again.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text that the terminal can show
@@ -54,8 +56,14 @@ def main(args: Sequence[str] | None = None) -> int:
         print(USAGE.format(verbs="\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())))
         return 0
     try:
-        with space_for(Path.cwd()):
-            run(words[0], words[1:])
+        with space_for(Path.cwd()), heeding(end_at_once):
+            work = imported(words[0], words[1:])
+            with heeding(raise_stop()):
+                work()
+    except Stop as stop:
+        if not _rank():
+            print(f"stopped: {stop}; {words[0]} is not done; give the same command again.", file=sys.stderr)
+        return 128 + stop.signum
     except RunError as error:
         if debug and not isinstance(error, Interrupted):
             raise
@@ -68,8 +76,8 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(verb: str, args: list[str]) -> None:
-    """Imports what the verb needs and runs it."""
+def imported(verb: str, args: list[str]) -> Callable[[], object]:
+    """What runs a verb; all that it needs is imported."""
     if verb not in VERBS:
         first = next((word for word in args if verb.startswith("-") and word in VERBS), None)
         near = get_close_matches(verb, VERBS, 1)
@@ -80,27 +88,25 @@ def run(verb: str, args: list[str]) -> None:
     if verb == "phantom":
         from data_modules.phantoms import phantom
 
-        phantom(args)
-    elif verb == "prepare":
+        return partial(phantom, args)
+    if verb == "prepare":
         from lit_medgen.cli import prepare
 
-        prepare(args)
-    elif verb == "sweep":
+        return partial(prepare, args)
+    if verb == "sweep":
         from lit_medgen.sweep import sweep
 
-        sweep(args)
-    else:
-        from lit_medgen.cli import run_verb
+        return partial(sweep, args)
+    from lit_medgen.cli import run_verb
 
-        run_verb([verb, *args])
+    return partial(run_verb, [verb, *args])
 
 
 def _rank() -> int | None:
     """This process among several; None if it is alone."""
-    if "torch.distributed" not in sys.modules:
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is None:
         return None
-    import torch.distributed as dist
-
     return dist.get_rank() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
 
 

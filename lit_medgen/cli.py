@@ -203,7 +203,7 @@ def prepare(args: list[str]) -> None:
     parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words = checked(word for word in args if word not in PREPARE_FLAGS)
-    sections = [_data_section(text) for text in _values(words, "--config")]
+    sections = _data_sections(list(_values(words, "--config")))
     words = _without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
@@ -291,14 +291,18 @@ def _without(words: list[str], option: str) -> list[str]:
     return kept
 
 
-def _data_section(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        near = nearest_file(Path(path))
-        raise MissingDataError(f"--config: no file '{path}'" + (f"; did you mean {near}?" if near else "."))
-    config = _read_yaml(Path(path))
-    if not isinstance(config, dict) or "data" not in config:
-        raise InputError(f"{path}: no `data` section to prepare.")
-    return dict(config["data"])
+def _data_sections(paths: list[str]) -> list[Any]:
+    """The data sections of config files; an overlay of other sections has none, but one of the files must."""
+    contents = []
+    for path in paths:
+        if not Path(path).is_file():
+            near = nearest_file(Path(path))
+            raise MissingDataError(f"--config: no file '{path}'" + (f"; did you mean {near}?" if near else "."))
+        contents.append(_read_yaml(Path(path)))
+    sections = [content["data"] for content in contents if isinstance(content, dict) and "data" in content]
+    if paths and not sections:
+        raise InputError(f"{', '.join(paths)}: no `data` section to prepare.")
+    return sections
 
 
 def _is_file(text: str) -> bool:

@@ -40,13 +40,16 @@ PARENT = "LIT_MEDGEN_PARENT"
 
 
 class Signals(_SignalConnector):
-    """Notes a signal while a run trains; the step goes on to its end. A second Ctrl-C ends it at once."""
+    """Notes a signal while a run trains; the step goes on to its end, then the run saves, however often it is told."""
 
     received: int = 0
+    owner: int = 0
+    """The process that trains; its data workers inherit the handler."""
 
     def register_signal_handlers(self) -> None:
         """Called by Lightning before the first step."""
         if self.trainer.state.fn == "fit":
+            self.owner = os.getpid()
             self._original_handlers = {signum: signal.getsignal(signum) for signum in STOPPING}
             for signum in STOPPING:
                 self._register_signal(signum, self._note)
@@ -57,8 +60,10 @@ class Signals(_SignalConnector):
             self._register_signal(signal.SIGUSR1, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
+        if os.getpid() == self.owner and not self.received and self.trainer.is_global_zero:
+            told = f"{signal.Signals(signum).name}: the step ends, then the run saves and stops; no need to repeat it"
+            hurry = " (Ctrl-\\ ends it at once, unsaved)" if signum == signal.SIGINT else ""
+            os.write(2, f"{told}{hurry}.\n".encode())  # print may be interrupted in itself
         self.received = max(self.received, signum)
 
 

@@ -34,6 +34,7 @@ from joblib import Parallel, delayed
 
 from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
 from lit_medgen.files import write_atomically
+from lit_medgen.signals import Stop
 from lit_medgen.stopping import end_with_parent
 from lit_medgen.trust import refuse_untrusted
 
@@ -82,12 +83,20 @@ def run_sweep(
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
     _begin(folder, plan, resume)
     places = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    running: list[subprocess.Popen[bytes]] = []
     jobs = [
-        delayed(_run)(verb, [*words, *more], parameters, place)
+        delayed(_run)(verb, [*words, *more], parameters, place, running)
         for parameters, place in zip(runs, places, strict=True)
         if not (place / "done.json").is_file()
     ]
-    failed = [fault for fault in Parallel(num_jobs, prefer="threads")(jobs) if fault]
+    try:
+        failed = [fault for fault in Parallel(num_jobs, prefer="threads")(jobs) if fault]
+    except Stop as stop:  # every run saves at its next border
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        raise Interrupted(f"{stop}; what runs was told to save; go on with --resume.", 128 + stop.signum) from None
     rows = [json.loads((place / "done.json").read_text()) for place in places if (place / "done.json").is_file()]
     metric = content.get("metric") or {}
     _write_table(folder / "table.csv", rows)
@@ -213,8 +222,10 @@ def _begin(folder: Path, plan: str, resume: bool) -> None:
     write_atomically(there, plan)
 
 
-def _run(verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place: Path) -> str:
-    """One run, in a process of its own; what went wrong, or nothing."""
+def _run(
+    verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place: Path, running: list[subprocess.Popen[bytes]]
+) -> str:
+    """One run, in a process of its own, noted in `running`; what went wrong, or nothing."""
     keys = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
     where = [f"--out={place}"]
     if verb == "fit":
@@ -225,13 +236,10 @@ def _run(verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place:
     with (place / "output.txt").open("a") as output:
         # A runner that is killed takes its run along: two processes in one run folder would spoil it.
         process = subprocess.Popen(line, stdout=output, stderr=output, preexec_fn=end_with_parent)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:  # the run saves at its next border
-            process.terminate()
-            code = process.wait()
+        running.append(process)
+        code = process.wait()
     if code in (130, 143):
-        raise Interrupted(f"{place.name} was stopped and saved; go on with --resume.", code)
+        raise Interrupted(f"{place.name} was stopped; go on with --resume.", code)
     if code:
         last = (place / "output.txt").read_text().splitlines() or [""]
         return f"{place.name} (exit code {code}): {last[-1]}"

@@ -123,8 +123,8 @@ def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> N
         _, printed = runner.communicate(timeout=60)
     finally:
         runner.kill()
-    assert runner.returncode == 143
-    assert "stopped: run_000 was stopped and saved" in printed
+    assert runner.returncode == 130
+    assert "stopped: SIGINT; what runs was told to save" in printed
     assert "Traceback" not in printed
     assert "--ckpt_path last continues" in (out / "run_000" / "output.txt").read_text()
 

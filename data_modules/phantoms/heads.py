@@ -14,9 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from scipy import ndimage
 
+from data_modules.parallel import in_parallel
 from lit_medgen.errors import InputError
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.seeds import mix
@@ -145,7 +146,7 @@ def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:
     except OSError as error:
         raise InputError(f"phantom: --out {out} cannot be made ({error}); give a folder.") from error
     jobs = (delayed(_write_person)(root, person, number) for number, person in enumerate(people(num_subjects, seed)))
-    rows = [row for person_rows in Parallel(n_jobs=-1)(jobs) for row in person_rows]
+    rows = [row for person_rows in in_parallel(jobs, num_subjects, "phantom") for row in person_rows]
     _write_csv(root / "ADNI_phantoms.csv", [collection for collection, _ in rows])
     _write_csv(root / "phantom_truth.csv", [truth for _, truth in rows])
     print(f"{len(rows)} phantom scans of {num_subjects} people in {root}")

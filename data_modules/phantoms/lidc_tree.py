@@ -12,9 +12,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 
+from data_modules.parallel import in_parallel
 from data_modules.phantoms.chests import INTERCEPT, PADDING, SIZE, Chest, draw, make
 from data_modules.phantoms.lidc_database import Annotation, Scan, read_scans
 from lit_medgen.errors import InputError
@@ -98,7 +99,8 @@ def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int |
     subjects = [Subject(scan, _window(scan, num_slices), seed, number) for number, scan in enumerate(scans)]
     total = sum(len(subject.indices) for subject in subjects)
     num_jobs = -1 if total > FEW_SLICES else 1
-    rows = Parallel(n_jobs=num_jobs)(delayed(_write_subject)(root, subject) for subject in subjects)
+    jobs = (delayed(_write_subject)(root, subject) for subject in subjects)
+    rows = list(in_parallel(jobs, len(subjects), "phantom", num_jobs))
     _write_csv(root / "metadata.csv", METADATA.split(","), [row for metadata, _ in rows for row in metadata])
     _write_csv(root / "phantom_truth.csv", list(rows[0][1]), [truth for _, truth in rows])
     print(f"{len(rows)} phantom scans, {total} slices in {root}")

@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import data_modules.parallel
 import data_modules.preprocessing
 import data_modules.store
 from data_modules.preprocessing import Preprocessing
@@ -467,7 +468,7 @@ def test_a_killed_process_is_one_line(
         raise BrokenProcessPool("a worker process was terminated")
         yield
 
-    monkeypatch.setattr(data_modules.store, "Parallel", lambda **_: broken)
+    monkeypatch.setattr(data_modules.parallel, "Parallel", lambda **_: broken)
     with pytest.raises(RunError, match=r"a process was killed .*data\.init_args\.num_jobs"):
         make(address, scans)
 

@@ -1,0 +1,93 @@
+"""Ctrl-C and SIGTERM have one meaning everywhere: end in order, say so in one line, exit with 128 + the signal.
+
+While modules are imported there is nothing to end, so the process exits at once. While a verb works, `Stop` unwinds it,
+so that files are whole or not there. While a run trains, `stopping.Signals` takes over: the step ends, the run saves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+HEEDED = (signal.SIGINT, signal.SIGTERM)
+
+Handler = Callable[[int, FrameType | None], object]
+
+
+class Stop(BaseException):
+    """Raised in the main thread by a signal; no `except Exception` on its way takes it for a fault of an image.
+
+    Attributes:
+        signum: of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def end_at_once(signum: int, frame: FrameType | None) -> NoReturn:
+    """Handler while modules are imported: an exception would show as a traceback, and leave half a module behind."""
+    os.write(2, f"stopped: {signal.Signals(signum).name}; give the same command again.\n".encode())
+    os._exit(128 + signum)
+
+
+def raise_stop() -> Handler:
+    """A handler that raises `Stop`, once: a second signal must not disturb what the first one tidies up."""
+    owner = os.getpid()
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a data worker, which ends with its owner
+            return
+        if _imports(frame):
+            end_at_once(signum, frame)
+        for heeded in HEEDED:
+            signal.signal(heeded, signal.SIG_IGN)
+        raise Stop(signum)
+
+    return handler
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported somewhere below."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def heeding(handler: Handler) -> Iterator[None]:
+    """Inside, this handler takes Ctrl-C and SIGTERM, but not those ignored before (in a shell's background job)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in HEEDED}
+    heeded = [signum for signum, known in before.items() if known != signal.SIG_IGN]
+    for signum in heeded:
+        signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        for signum in heeded:
+            signal.signal(signum, before[signum])
+
+
+@contextmanager
+def unheard_by_children() -> Iterator[None]:
+    """Processes that are started inside never hear of Ctrl-C, which a terminal sends to all; their owner ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Ignored, which processes inherit; to block the signal does not last, since joblib unblocks it on its way.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
