@@ -24,7 +24,7 @@ from data_modules.semantic_maps import CLASSES, PRESETS, Preset, PresetName, lab
 from data_modules.store import Record, Scan, Store, StoreAddress, read_array
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing
-from lit_medgen.images.dicom import Series, Slice, open_series
+from lit_medgen.images.dicom import SAME, Series, Slice, open_series, same
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,12 +128,12 @@ class CTSlices:
         first = series.slices[0]
         if first.shape != self.size:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
-        if first.spacing_mm[0] != first.spacing_mm[1]:
+        if not same(first.spacing_mm[:1], first.spacing_mm[1:]):
             raise ValueError(f"pixels of {first.spacing_mm[0]:g} x {first.spacing_mm[1]:g} mm; expected squares")
         for one in series.slices:
-            if not 0 < one.thickness_mm <= self.max_thickness_mm:  # NaN is refused, too
+            if not 0 < one.thickness_mm <= self.max_thickness_mm * (1 + SAME):  # NaN is refused, too
                 raise ValueError(f"slices of {one.thickness_mm:g} mm; expected at most {self.max_thickness_mm:g} mm")
-            if one.thickness_mm != first.thickness_mm:
+            if not same([one.thickness_mm], [first.thickness_mm]):
                 raise ValueError(
                     f"slices of {first.thickness_mm:g} and {one.thickness_mm:g} mm; expected one thickness"
                 )

@@ -33,5 +33,15 @@ def read_image(
     from lit_medgen.images.png import read_png
 
     if isinstance(path, list):
-        return read_series(path)
+        return read_series(path, flat)
     return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite)
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether a file whose first 132 bytes or more are given is DICOM.
+
+    The letters DICM follow its preamble or, without one, an element of the groups that come first is at its beginning.
+    """
+    first = head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:3] < b"\x70" and head[3:4] == b"\x00"
+    kind = head[4:6]  # explicit value representation, UI for example; implicit: a length, below 65,536
+    return head[128:132] == b"DICM" or (first and ((kind.isalpha() and kind.isupper()) or head[6:8] == b"\x00\x00"))

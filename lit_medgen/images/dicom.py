@@ -1,7 +1,6 @@
 """DICOM series in: slices ordered by position along the normal, never by file name or instance number.
 
-Every fault is a ValueError that says what was found and expected; the caller adds the folder. Only geometry and
-intensity tags are read; identifying tags never leave this file.
+Every fault is a ValueError that says what was found and expected; the caller adds the folder.
 """
 
 from __future__ import annotations
@@ -12,58 +11,38 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.filereader import read_partial
 
-from lit_medgen.errors import describe
+from lit_medgen.images import begins_as_dicom
+from lit_medgen.images.dicom_slices import (
+    DICOM_TO_RAS,
+    HEAD_BYTES,
+    Slice,
+    is_projection,
+    open_slice,
+    open_slices,
+    read_dataset,
+    read_projection,
+    read_stored,
+)
 
-MAX_PIXELS = 64_000_000
-DEFLATED, HEAD_BYTES = b"1.2.840.10008.1.2.1.99", 2048
-DICOM_TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's x runs to the left and y to the back
+__all__ = [
+    "DICOM_TO_RAS",
+    "SAME",
+    "Series",
+    "Slice",
+    "group_by_series",
+    "open_series",
+    "open_slice",
+    "read_dataset",
+    "read_series",
+    "same",
+]
 
-
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """The header of one slice.
-
-    Attributes:
-        path: the file.
-        shape: rows and columns.
-        along: unit vector along a row, RAS.
-        down: unit vector down a column, RAS.
-        position: centre of the first pixel, mm, RAS.
-        spacing_mm: between rows, between columns.
-        thickness_mm: of the slice; NaN where it is not said.
-        series: UID.
-    """
-
-    path: Path
-    shape: tuple[int, int]
-    along: np.ndarray
-    down: np.ndarray
-    position: np.ndarray
-    spacing_mm: tuple[float, float]
-    thickness_mm: float
-    series: str
-
-    def read(self) -> np.ndarray:
-        """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged."""
-        data = read_dataset(self.path)
-        try:
-            with pydicom.config.disable_value_validation():
-                stored = data.pixel_array.astype(np.float32)
-                slope, intercept = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
-                padded = _padding(data, stored)
-        except Exception as error:
-            raise _unreadable(self.path, error) from error
-        if stored.shape != self.shape:
-            raise ValueError(f"{self.path.name}: pixels of shape {stored.shape}; expected one grey slice")
-        if not slope > 0:
-            raise ValueError(f"{self.path.name}: rescale slope {slope:g}; expected a number above 0")
-        values = stored * slope + intercept
-        if not np.isfinite(values).all():
-            raise ValueError(f"{self.path.name}: rescaled pixels that are not finite")
-        if padded.any() and not padded.all():
-            values[padded] = values[~padded].min()
-        return values
+SAME = 1e-4
+"""Relative difference of two lengths that are one, written in other digits: over a whole image a tenth of a pixel."""
+LAST_TAG = 0x00200037
+"""What says whose slice it is and of what kind stands up to there (Image Orientation), at the beginning of a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +60,50 @@ class Series:
     num_duplicates: int
 
 
-def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels x y z in RAS order, float32, rescaled, and their 4 4 affine (mm) from the files of one series."""
+def group_by_series(files: Sequence[Path]) -> list[list[Path]]:
+    """DICOM files that lie together, a list for each image: the files of a series, or a radiograph alone.
+
+    A file that is not DICOM, or damaged, stays with the only series, which is refused for it; beside several series it
+    stands alone.
+    """
+    series: dict[str, list[Path]] = {}
+    radiographs, unknown = [], []
+    for path in files:
+        header = _beginning(path)
+        if header is None:
+            unknown.append(path)
+        elif is_projection(header):
+            radiographs.append([path])
+        else:
+            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)
+    if len(series) == 1 and not radiographs:
+        return [list(files)]
+    return sorted([*series.values(), *radiographs, *([path] for path in unknown)])
+
+
+def _beginning(path: Path) -> pydicom.Dataset | None:
+    """The first attributes of a file; None if it is not DICOM."""
+    try:
+        with path.open("rb") as file, pydicom.config.disable_value_validation():
+            if not begins_as_dicom(file.read(HEAD_BYTES)):
+                return None
+            file.seek(0)
+            header = read_partial(file, stop_when=lambda tag, *_: tag > LAST_TAG, force=True)
+            is_projection(header), str(header.get("SeriesInstanceUID", ""))  # read here, where they may fail
+        return header
+    except Exception:  # it is named when it is read
+        return None
+
+
+def read_series(files: Sequence[Path], flat: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels x y z in RAS order, float32, rescaled, and their 4 4 affine (mm) from the files of one series.
+
+    A radiograph is a 2D image: pixels x y (column, row from the top), 3 3 affine. With `flat`, so is a single slice.
+    """
+    if len(files) == 1 and is_projection(read_dataset(files[0], stop_before_pixels=True)):
+        return read_projection(files[0])
+    if flat and len(files) == 1 and len(slices := open_slices(files[0])) == 1:
+        return slices[0].read().T, np.diag([*slices[0].spacing_mm[::-1], 1.0])
     series = open_series(files)
     first = series.slices[0]
     affine = np.eye(4)
@@ -90,104 +111,43 @@ def read_series(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
     affine[:3, 1] = first.down * first.spacing_mm[0]
     affine[:3, 2] = series.step
     affine[:3, 3] = first.position
-    voxels = np.stack([one.read().T for one in series.slices], axis=-1)  # column, row, slice
+    stored = {one.path: read_stored(one.path, one.syntax) for one in series.slices if one.frame == 0}
+    voxels = np.stack([one.read(stored.get(one.path)).T for one in series.slices], axis=-1)  # column, row, slice
     return _canonical(voxels, affine)
 
 
 def open_series(files: Sequence[Path]) -> Series:
     """The slices of one series from their headers, no pixels read; ValueError if they make no volume."""
-    slices = [open_slice(path) for path in files]
+    slices = [one for path in files for one in open_slices(path)]
     first = slices[0]
-    for name, what in (("series", "series"), ("spacing_mm", "pixel spacing"), ("shape", "size")):
-        if len(found := {getattr(one, name) for one in slices}) > 1:
-            raise ValueError(f"{len(found)} different values of {what}; expected one of each in a series")
-    if any(
-        not np.allclose(one.along, first.along, atol=1e-3) or not np.allclose(one.down, first.down, atol=1e-3)
-        for one in slices
-    ):
-        raise ValueError("slices of different orientation (a localizer inside the series?); expected one orientation")
+    if len(found := {one.series for one in slices}) > 1:
+        raise ValueError(f"{len(found)} different values of series; expected one of each in a series")
+    for one in slices:
+        if not same(one.spacing_mm, first.spacing_mm):
+            raise ValueError(
+                f"different values of pixel spacing ({first.spacing_mm} and {one.spacing_mm} mm); expected one of each "
+                "in a series"
+            )
+        if one.shape != first.shape:
+            raise ValueError(f"different values of size ({first.shape} and {one.shape}); expected one in a series")
+        if not np.allclose(one.along, first.along, atol=1e-3) or not np.allclose(one.down, first.down, atol=1e-3):
+            raise ValueError(
+                "slices of different orientation (a localizer inside the series?); expected one orientation"
+            )
     normal = np.cross(first.along, first.down)
     kept = _without_duplicates(sorted(slices, key=lambda one: float(one.position @ normal)), normal)
     return Series(tuple(kept), _step(kept, normal), len(slices) - len(kept))
 
 
-def open_slice(path: Path) -> Slice:
-    """The header of one slice; ValueError if it lacks what a slice needs."""
-    data = read_dataset(path, stop_before_pixels=True)
-    try:
-        with pydicom.config.disable_value_validation():
-            return _slice(path, data)
-    except Exception as error:  # pydicom reads an attribute's text when it is asked for it
-        raise _unreadable(path, error) from error
-
-
-def read_dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
-    """A file's content; ValueError if it cannot be read.
-
-    Values are not validated: the warning would print them, and some name people.
-    """
-    try:
-        with path.open("rb") as file:
-            if DEFLATED in file.read(HEAD_BYTES):  # pydicom inflates it whatever it becomes
-                raise ValueError("it is deflated as a whole; expected another transfer syntax")
-        with pydicom.config.disable_value_validation():
-            return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-    except Exception as error:  # pydicom lets out whatever its parts raise
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path.name} cannot be read as a DICOM slice ({describe(error)})")
-
-
-def _slice(path: Path, data: pydicom.Dataset) -> Slice:
-    shape = int(data.get("Rows", 0) or 0), int(data.get("Columns", 0) or 0)
-    if shape[0] * shape[1] > MAX_PIXELS or int(data.get("NumberOfFrames", 1) or 1) != 1:
-        raise ValueError("too many pixels or frames; expected one slice in each file")
-    if min(shape) < 1:
-        raise ValueError(f"{shape[0]} rows and {shape[1]} columns; expected an image")
-    orientation = np.array(data.ImageOrientationPatient, dtype=float)
-    position = np.array(data.ImagePositionPatient, dtype=float)
-    spacing_mm = (float(data.PixelSpacing[0]), float(data.PixelSpacing[1]))
-    if orientation.shape != (6,) or position.shape != (3,):
-        raise ValueError("no orientation or position; expected six and three numbers")
-    if not min(spacing_mm) > 0 or not np.isfinite([*orientation, *position, *spacing_mm]).all():
-        raise ValueError(f"pixel spacing {spacing_mm}, position {position}; expected finite numbers, spacing above 0")
-    axes = orientation.reshape(2, 3)
-    if not np.abs(axes @ axes.T - np.eye(2)).max() < 1e-2:
-        raise ValueError(f"orientation {orientation}; expected two unit vectors at a right angle")
-    along, down = axes @ DICOM_TO_RAS
-    thickness_mm = _number(data, "SliceThickness", float("nan"))
-    uid = str(data.get("SeriesInstanceUID", ""))
-    return Slice(path, shape, along, down, position @ DICOM_TO_RAS, spacing_mm, thickness_mm, uid)
-
-
-def _number(data: pydicom.Dataset, name: str, default: float) -> float:
-    """An attribute that may be missing or empty."""
-    value = data.get(name)
-    return default if value is None or value == "" else float(value)
-
-
-def _padding(data: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
-    """Where stored pixels stand for nothing: PixelPaddingValue, to PixelPaddingRangeLimit if there is one."""
-    if data.get("PixelPaddingValue") is None:
-        return np.zeros(stored.shape, dtype=bool)
-    ends = [_padding_value(data, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit") if name in data]
-    padded: np.ndarray = (stored >= min(ends)) & (stored <= max(ends))
-    return padded
-
-
-def _padding_value(data: pydicom.Dataset, name: str) -> int:
-    """As pixels are stored: some writers give a negative value its unsigned form."""
-    value = int(data[name].value)
-    signed = data.get("PixelRepresentation", 0) == 1
-    return value - 2**16 if signed and value >= 2**15 else value
+def same(lengths: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether lengths are equal but for the digits with which they were written."""
+    return bool(np.allclose(lengths, others, rtol=SAME, atol=0))
 
 
 def _without_duplicates(slices: list[Slice], normal: np.ndarray) -> list[Slice]:
-    kept = [slices[0]]
+    kept, apart = [slices[0]], min(1e-3, 0.01 * min(slices[0].spacing_mm))  # mm; pixels may be micrometres
     for candidate in slices[1:]:
-        if abs((candidate.position - kept[-1].position) @ normal) > 1e-3:
+        if abs((candidate.position - kept[-1].position) @ normal) > apart:
             kept.append(candidate)
         elif not np.array_equal(candidate.read(), kept[-1].read()):
             raise ValueError("two different slices at one position; expected one phase in a series")
