@@ -22,6 +22,7 @@ from data_modules.folder import as_rows, number, read_table, require_column
 from data_modules.listing import READ, count_suffixes, is_dicom, is_image
 from data_modules.store import Rejected, Scan
 from lit_medgen.errors import InputError
+from lit_medgen.images.dicom import group_by_series
 
 PTID = re.compile(r"\d{3}_S_\d{4,5}")
 T1_DESCRIPTIONS = ("MPR*Scaled*", "MPR*N3*", "MPR*", "*MPRAGE*", "*MP-RAGE*", "*MP_RAGE*", "*SPGR*")
@@ -93,8 +94,8 @@ class ADNIDataModule(MedicalDataModule):
             if rank is None:
                 continue  # another sequence: a localizer, diffusion, ...
             row = by_image.get((person, folder.name.removeprefix("I"))) or by_visit.get((person, date[:10]))
-            source = self._files(folder)
-            if row is None or not source:
+            images = self._images(folder)
+            if row is None or not images:
                 there = count_suffixes(self.tree().of_folder.get(folder, []))
                 reason = (
                     f"no row of {path.name} for this image"
@@ -103,7 +104,8 @@ class ADNIDataModule(MedicalDataModule):
                 )
                 rejected.append(Rejected(str(folder), reason))
                 continue
-            scan = Scan(source, person, date[:10], self._attributes(row))
+            rejected += [Rejected(str(folder), "a second series in the folder of an image") for _ in images[1:]]
+            scan = Scan(images[0], person, date[:10], self._attributes(row))
             if (person, date[:10]) not in best or rank < best[person, date[:10]][0]:
                 best[person, date[:10]] = (rank, scan)
         found = {person for person, _ in best}
@@ -111,11 +113,12 @@ class ADNIDataModule(MedicalDataModule):
         rejected += [Rejected(f"{path}: {person}", "a subject without an image") for person in missing]
         return [scan for _, scan in best.values()], rejected
 
-    def _files(self, folder: Path) -> Path | list[Path] | None:
-        """The file of an image's folder that is a volume, or its DICOM files; None if there are neither."""
+    def _images(self, folder: Path) -> list[Path] | list[list[Path]]:
+        """The file of an image's folder that is a volume, or else its DICOM series, that of most files first."""
         files = self.tree().of_folder.get(folder, [])
-        volumes = [path for path in files if is_image(path) and path.suffix.lower() != ".png"]
-        return volumes[0] if volumes else [path for path in files if is_dicom(path)] or None
+        if volumes := [path for path in files if is_image(path) and path.suffix.lower() != ".png"]:
+            return volumes[:1]
+        return sorted(group_by_series([path for path in files if is_dicom(path)]), key=len, reverse=True)
 
     def _collection(self) -> tuple[Path, pd.DataFrame]:
         needed = ("Image Data ID", "Subject", "Sex", "Age")

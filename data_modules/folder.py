@@ -13,14 +13,15 @@ from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, suffix_of
 from data_modules.store import Rejected, Scan, partner_of
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.dicom import group_by_series, header_of
 
 
 class FolderDataModule(MedicalDataModule):
     """Images below `root`; a table (CSV or TSV) gives people and attributes.
 
     A row belongs to a file if its `key` is the file's path below the root, or what the file's name starts with
-    and no letter or digit follows (the longest such key wins). For DICOM, every folder is one series and its path
-    is matched.
+    and no letter or digit follows (the longest such key wins). For DICOM, the folder of a series is matched and,
+    where it holds several series or radiographs, the first file of each.
 
     Args:
         root: folder of the images.
@@ -28,7 +29,7 @@ class FolderDataModule(MedicalDataModule):
         table: CSV or TSV file; relative paths are below the root. None: no attributes.
         key: the table's column that names the image.
         person: the table's column that names the person; None: `key`. Without a table, the first folder below the
-            root is the person, or the file's name where there is no folder.
+            root is the person; where there is none, the patient that DICOM names, or the file's name.
         attributes: the table's columns to keep; text columns give the codes of `codes`.
         codes: column -> text -> number, for text columns (default: sex F 0, M 1).
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
@@ -52,17 +53,17 @@ class FolderDataModule(MedicalDataModule):
         self.codes = codes or {"sex": {"F": 0.0, "M": 1.0}}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
-        """One scan for each file (each folder of DICOM files)."""
+        """One scan for each file (each DICOM series of a folder)."""
         sources, rejected = self._sources(), self.tree().lost_to(self.pattern)
         if self.table is None:
-            return [Scan(source, self._guess_person(path)) for path, source in sources.items()], rejected
+            return [Scan(source, self._guess_person(paths[-1], source)) for paths, source in sources], rejected
         rows = self._rows()
         scans, seen = [], set()
-        for path, source in sources.items():
-            relative = path.relative_to(self.root).as_posix()
-            matches = [key for key in rows if relative == key or _begins(path.name, key)]
+        for paths, source in sources:
+            matches = next(filter(None, ([key for key in rows if self._names(key, path)] for path in paths)), None)
             if not matches:
-                rejected.append(Rejected(str(path), f"no row of {self.table} has a {self.key} that names this file"))
+                reason = f"no row of {self.table} has a {self.key} that names this file"
+                rejected.append(Rejected(str(paths[-1]), reason))
                 continue
             best = max(matches, key=len)
             seen.add(best)
@@ -82,22 +83,36 @@ class FolderDataModule(MedicalDataModule):
         other = f"; try '**/*{found.most_common(1)[0][0]}'" if found else ""
         return f"Give the folder of the images and the `pattern` of their names, now '{self.pattern}'{other}."
 
-    def _guess_person(self, path: Path) -> str:
-        """Without a table: the first folder below the root, or the file's name where there is none."""
-        first, *rest = path.relative_to(self.root).parts
-        return first if rest else _stem(path)
+    def _names(self, key: str, path: Path) -> bool:
+        return path.relative_to(self.root).as_posix() == key or _begins(path.name, key)
 
-    def _sources(self) -> dict[Path, Path | list[Path]]:
-        """Image -> itself, and folder -> the files of the DICOM series there."""
-        sources: dict[Path, Path | list[Path]] = {}
-        series: dict[Path, list[Path]] = {}
+    def _guess_person(self, path: Path, source: Path | list[Path]) -> str:
+        """Without a table: the first folder below the root; where there is none, DICOM's patient or the file's name."""
+        first, *rest = path.relative_to(self.root).parts
+        if rest:
+            return first
+        header = header_of(path) if isinstance(source, list) and path in source else None
+        return str((header and header.get("PatientID")) or _stem(path))
+
+    def _sources(self) -> list[tuple[list[Path], Path | list[Path]]]:
+        """Images, each with the paths by which a row of the table may name it.
+
+        For a DICOM series that is its folder; where that holds several, or is the root, also its first file.
+        """
+        images: dict[Path, None] = {}
+        folders: dict[Path, list[Path]] = {}
         for path in self.tree().matching(self.pattern):
             if is_image(path):
-                image = path if path.suffix.lower() != ".hdr" else partner_of(path) or path
-                sources[image] = image
+                images[path if path.suffix.lower() != ".hdr" else partner_of(path) or path] = None
             elif is_dicom(path):
-                series.setdefault(path.parent, []).append(path)
-        return sources | dict(series.items())
+                folders.setdefault(path.parent, []).append(path)
+        sources: list[tuple[list[Path], Path | list[Path]]] = [([image], image) for image in images]
+        for folder, files in folders.items():
+            series = group_by_series(files)
+            for one in series:
+                alone = len(series) == 1 and folder != self.root
+                sources.append(([folder] if alone else [folder, one[0]], one))
+        return sources
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         path = self.root / str(self.table)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from data_modules.store import Rejected, partner_of
 from lit_medgen.errors import InputError
+from lit_medgen.images import begins_as_dicom
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".png")
@@ -129,16 +130,11 @@ def count_suffixes(files: Iterable[Path]) -> str:
 
 
 def _begins_as_dicom(path: Path) -> bool:
-    """With the letters DICM after the preamble; without it, with an element of the groups that come first."""
     try:
         with path.open("rb") as file:
-            head = file.read(DICOM_HEAD)
+            return begins_as_dicom(file.read(DICOM_HEAD))
     except OSError:
         return False
-    group, element, kind = head[:2], head[2:4], head[4:6]
-    first = group in (b"\x02\x00", b"\x08\x00") and element < b"\x70" and head[3:4] == b"\x00"
-    told = kind.isalpha() and kind.isupper()  # explicit value representation, as UI
-    return head[128:132] == b"DICM" or (first and (told or head[6:8] == b"\x00\x00"))  # or a length below 65,536
 
 
 def _words(pattern: str) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class Scan:
     """One raw image as a data set's layout lists it.
 
     Attributes:
-        source: the file, or the files of a DICOM series.
+        source: the file, or the files of a DICOM series (a list, even of one).
         person: identifier of the person, equal over visits; it is hashed before it is stored.
         session: name of the visit.
         attributes: numbers known about it; NaN where unknown.
@@ -69,7 +69,9 @@ class Scan:
     @property
     def place(self) -> Path:
         """The file, or the folder of the series."""
-        return self.source[0].parent if isinstance(self.source, list) else self.source
+        if isinstance(self.source, list):
+            return self.source[0].parent if len(self.source) > 1 else self.source[0]
+        return self.source
 
     @property
     def files(self) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 
 from lit_medgen.images import begins_as_dicom
 from lit_medgen.images.dicom_slices import (
@@ -32,6 +33,7 @@ __all__ = [
     "Series",
     "Slice",
     "group_by_series",
+    "header_of",
     "open_series",
     "open_slice",
     "read_dataset",
@@ -41,8 +43,10 @@ __all__ = [
 
 SAME = 1e-4
 """Relative difference of two lengths that are one, written in other digits: over a whole image a tenth of a pixel."""
-LAST_TAG = 0x00200037
-"""What says whose slice it is and of what kind stands up to there (Image Orientation), at the beginning of a file."""
+NAMES = ("SOPClassUID", "Modality", "PatientID", "SeriesInstanceUID", "ImageOrientationPatient", "NumberOfFrames")
+TAGS: list[BaseTag | int] = [Tag(name) for name in NAMES]
+LAST_TAG = Tag("NumberOfFrames")
+"""What says to which image a file belongs stands at its beginning, up to there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,7 @@ def group_by_series(files: Sequence[Path]) -> list[list[Path]]:
     series: dict[str, list[Path]] = {}
     radiographs, unknown = [], []
     for path in files:
-        header = _beginning(path)
+        header = header_of(path)
         if header is None:
             unknown.append(path)
         elif is_projection(header):
@@ -81,14 +85,14 @@ def group_by_series(files: Sequence[Path]) -> list[list[Path]]:
     return sorted([*series.values(), *radiographs, *([path] for path in unknown)])
 
 
-def _beginning(path: Path) -> pydicom.Dataset | None:
-    """The first attributes of a file; None if it is not DICOM."""
+def header_of(path: Path) -> pydicom.Dataset | None:
+    """The attributes that say to whom and to which image a file belongs; None if it is not DICOM, or damaged."""
     try:
         with path.open("rb") as file, pydicom.config.disable_value_validation():
             if not begins_as_dicom(file.read(HEAD_BYTES)):
                 return None
             file.seek(0)
-            header = read_partial(file, stop_when=lambda tag, *_: tag > LAST_TAG, force=True)
+            header = read_partial(file, stop_when=lambda tag, *_: tag > LAST_TAG, force=True, specific_tags=TAGS)
             is_projection(header), str(header.get("SeriesInstanceUID", ""))  # read here, where they may fail
         return header
     except Exception:  # it is named when it is read

@@ -189,6 +189,19 @@ def test_a_folder_of_dicom_files_is_one_image(raw: Path, module: Module) -> None
     assert len(accepted) == 1
 
 
+def test_the_series_of_most_files_is_the_image_of_a_folder_of_several(raw: Path, module: Module) -> None:
+    folder = folder_of(raw, "002_S_0295", "I7", series="MPRAGE")
+    write_series(folder)
+    for path in sorted(folder.glob("*.dcm"))[:2]:
+        data = pydicom.dcmread(path)
+        data.SeriesInstanceUID += ".2"
+        data.save_as(path.with_name(f"0{path.name}"))
+    write_table(raw / "collection.csv", row("I7", "002_S_0295"))
+    accepted, [other] = module().prepare()
+    assert len(accepted) == 1
+    assert (other.source, other.reason) == (str(folder), "a second series in the folder of an image")
+
+
 @pytest.mark.parametrize(
     ("group", "diagnosis"),
     [("CN", 0), ("SMC", 0), ("EMCI", 1), ("MCI", 1), ("LMCI", 1), ("AD", 2), ("Patient", math.nan), ("", math.nan)],

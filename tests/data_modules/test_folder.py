@@ -338,6 +338,67 @@ def test_a_bad_series_is_listed_by_its_folder(opened: Opened, tmp_path: Path) ->
     assert "1.dcm" in rejected
 
 
+def together(
+    root: Path, *series: Path, change: Callable[[pydicom.Dataset, int], None] = lambda data, number: None
+) -> Path:
+    """All files of some series in one folder, under names that alternate between the series and have no suffix."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number, folder in enumerate(series):
+        for k, path in enumerate(sorted(folder.glob("*.dcm"))):
+            data = pydicom.dcmread(path)
+            change(data, number)
+            data.save_as(root / f"IM{k}{number}")
+        shutil.rmtree(folder)
+    return root
+
+
+def test_several_series_of_a_folder_are_images_of_their_own(opened: Opened, tmp_path: Path) -> None:
+    """The person is the folder's, or, where all lies in the root, the patient that the header names."""
+    for name in "abcd":
+        dicom_series(tmp_path / name, seed=ord(name))
+    grid = Preprocessing((8, 8, 4), (8.0,) * 3, centre="grid", intensity="window", window=(0.0, 1000.0))
+    root = together(tmp_path / "root" / "p0", tmp_path / "a", tmp_path / "b").parent
+    module = opened(root, pattern="**/*", preprocessing=grid, fractions=(1.0, 0.0, 0.0))
+    assert len(module.store.records) == 2
+    assert [(len(scan.files), scan.person) for scan in module.scans()[0]] == [(4, "p0")] * 2
+
+    flat = together(
+        tmp_path / "flat",
+        tmp_path / "c",
+        tmp_path / "d",
+        change=lambda data, number: setattr(data, "PatientID", "xy"[number]),
+    )
+    scans, _ = FolderDataModule(str(flat), pattern="*").scans()
+    assert [(len(scan.files), scan.person) for scan in scans] == [(4, "x"), (4, "y")]
+
+
+def test_radiographs_of_a_folder_are_2d_images_that_a_table_names(opened: Opened, tmp_path: Path) -> None:
+    """Of several sizes and without a pixel spacing: all of each is there."""
+    dicom_series(tmp_path / "a", seed=0, num=3)
+    for number, path in enumerate(sorted((tmp_path / "a").glob("*.dcm"))):
+        data = pydicom.dcmread(path)
+        del data.ImageOrientationPatient, data.ImagePositionPatient, data.PixelSpacing
+        data.Modality, data.Rows, data.Columns = "DX", 8 * (1 + number), 8 * (3 - number)
+        data.PixelData = (
+            np.random.default_rng(number).integers(100, 1000, (data.Rows, data.Columns)).astype("<i2").tobytes()
+        )
+        data.save_as(path)
+    (tmp_path / "a" / "t.csv").write_text("id,age\n" + "".join(f"{k},{50 + k}\n" for k in (1, 2, 3)))
+    grid = Preprocessing((8, 8), (100.0, 100.0), intensity="window", window=(0.0, 1000.0))
+    module = opened(
+        tmp_path / "a",
+        pattern="*.dcm",
+        table="t.csv",
+        key="id",
+        attributes=["age"],
+        preprocessing=grid,
+        fractions=(1.0, 0.0, 0.0),
+    )
+    assert sorted(record.attributes["age"] for record in module.store.records) == [51, 52, 53]
+    assert [record.cut for record in module.store.records] == [0, 0, 0]
+    assert next(iter(module.train_dataloader())).image.shape == (1, 1, 8, 8)
+
+
 @pytest.mark.data
 def test_real_brains_are_all_listed_with_attributes(shared_data: Path) -> None:
     module = FolderDataModule(
@@ -374,6 +435,16 @@ def test_real_brains_are_prepared(opened: Opened, shared_data: Path) -> None:
         assert batch.image.shape == (2, 1, 8, 40, 48)
         assert batch.image.min() == -1
         assert 0.5 < batch.image.max() <= 1
+
+
+@pytest.mark.data
+def test_real_ct_slices_of_several_series_in_a_folder_are_2d_images(opened: Opened, shared_data: Path) -> None:
+    grid = Preprocessing((64, 64), (500.0, 500.0), "grid", intensity="window", window=(-1000.0, 400.0))
+    root = shared_data / "lungct" / "dicom_single_slices" / "COVID-19-NY-SBU"
+    module = opened(root, pattern="**/*", preprocessing=grid, fractions=(1.0, 0.0, 0.0))
+    assert len(module.store.records) == 10
+    assert len({record.person for record in module.store.records}) == 5
+    assert max(record.cut for record in module.store.records) == 0
 
 
 @pytest.mark.data

@@ -322,6 +322,16 @@ def test_a_faulty_scan_is_refused_with_its_fault(fault: str, tmp_path: Path) -> 
     assert said in one.reason
 
 
+def other_digits(data: Dataset, place: int) -> None:
+    data.PixelSpacing = [4.00000001, 4.0]
+    data.SliceThickness = 2.5 + 1e-8 * (place % 3)
+
+
+def test_lengths_written_with_other_digits_are_one(tmp_path: Path) -> None:
+    one_scan(tmp_path / "raw", change=other_digits)
+    assert len(opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0)).store.scans) == 1
+
+
 XML_FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "bomb": (lambda text: text.replace("?>", '?><!DOCTYPE a [<!ENTITY b "b">]>', 1), "document type or entities"),
     "cut off": (lambda text: text[:-40], "no whole XML"),

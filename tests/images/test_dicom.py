@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,11 +13,18 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from lit_medgen.images import read_image
-from lit_medgen.images.dicom import open_series, read_series
+from lit_medgen.images.dicom import group_by_series, open_series, read_series
 
 ORIENTATIONS = {
     "axial": (1, 0, 0, 0, 1, 0),
@@ -268,3 +276,199 @@ def test_a_file_deflated_as_a_whole_is_refused(tmp_path: Path) -> None:
 def test_a_rescale_slope_must_be_above_0(slope: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rescale slope"):
         read_series(write_series(tmp_path, RescaleSlope=slope))
+
+
+def lookup_table(first: int, values: np.ndarray, kind: str) -> pydicom.Sequence:
+    """A Modality LUT whose first value stands for the stored number `first`."""
+    item = pydicom.Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(values), first, 16])
+    item.ModalityLUTType = "US"
+    item.add_new("LUTData", kind, values.astype("<u2").tobytes() if kind == "OW" else values.tolist())
+    return pydicom.Sequence([item])
+
+
+@pytest.mark.parametrize("kind", ["US", "OW"])
+def test_modality_lut_gives_the_values(kind: str, tmp_path: Path) -> None:
+    """Stored numbers are looked up; those outside the table take its first or last value."""
+    files = write_series(tmp_path, intercept=0, RescaleSlope=None, RescaleIntercept=None)
+    stored, _ = read_series(files)
+    first, table = int(stored.min()) + 3, np.random.default_rng(0).integers(0, 4000, int(np.ptp(stored)) - 8)
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.ModalityLUTSequence = lookup_table(first, table, kind)
+        data.save_as(path)
+    expected = table[(stored.astype(int) - first).clip(0, len(table) - 1)]
+    np.testing.assert_array_equal(read_series(files)[0], expected)
+
+
+def write_enhanced(path: Path, series: Series, order: np.ndarray, **changes: Any) -> Path:
+    """One file whose frames are the slices, in the order given; every other frame has a rescale of its own."""
+    frames, pixels = [], []
+    for number, k in enumerate(order):
+        slope, intercept = ((1.0, -1024.0), (2.0, -2048.0))[number % 2]
+        frame, place, transform = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        place.ImagePositionPatient = [float(p) for p in series.position(k)]
+        transform.RescaleSlope, transform.RescaleIntercept = slope, intercept
+        frame.PlanePositionSequence = pydicom.Sequence([place])
+        frame.PixelValueTransformationSequence = pydicom.Sequence([transform])
+        frames.append(frame)
+        pixels.append(((series.field(series.position(k)) - intercept) / slope).round().astype("<i2"))
+    shared, plane, measures = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+    plane.ImageOrientationPatient = list(series.orientation)
+    measures.PixelSpacing, measures.SliceThickness = list(series.spacing), series.gap
+    shared.PlaneOrientationSequence = pydicom.Sequence([plane])
+    shared.PixelMeasuresSequence = pydicom.Sequence([measures])
+    write_slice(path, series, 0, ImagePositionPatient=None, ImageOrientationPatient=None, PixelSpacing=None)
+    data = pydicom.dcmread(path)
+    del data.RescaleSlope, data.RescaleIntercept
+    data.SOPClassUID, data.NumberOfFrames = EnhancedMRImageStorage, len(frames)
+    data.SharedFunctionalGroupsSequence = pydicom.Sequence([shared])
+    data.PerFrameFunctionalGroupsSequence = pydicom.Sequence(frames)
+    data.PixelData = b"".join(frame.tobytes() for frame in pixels)
+    for name, value in changes.items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["axial", "oblique"])
+def test_frames_of_an_enhanced_file_are_slices(name: str, tmp_path: Path) -> None:
+    series = Series(orientation=ORIENTATIONS[name])
+    path = write_enhanced(tmp_path / "a.dcm", series, np.random.default_rng(2).permutation(7))
+    voxels, affine = read_series([path])
+    expected, expected_affine = read_series(write_series(tmp_path / "classic", series))
+    np.testing.assert_allclose(affine, expected_affine, atol=1e-9)
+    np.testing.assert_allclose(voxels, expected, atol=1.01)  # of half of the slices, every other number is stored
+    assert group_by_series([path]) == [[path]]
+    assert [one.thickness_mm for one in open_series([path]).slices] == [3.0] * 7
+
+
+def test_an_enhanced_file_that_is_no_volume_is_refused(tmp_path: Path) -> None:
+    several = write_enhanced(tmp_path / "a.dcm", Series(), np.array([0, 1, 1.0, 2]))
+    data = pydicom.dcmread(several)
+    data.PixelData = np.arange(4 * 30, dtype="<i2").tobytes()  # the two at one place differ
+    data.save_as(several)
+    with pytest.raises(ValueError, match="two different slices at one position"):
+        read_series([several])
+    with pytest.raises(ValueError, match="5 frames, but functional groups of 4"):
+        read_series([write_enhanced(tmp_path / "b.dcm", Series(), np.arange(4), NumberOfFrames=5)])
+    with pytest.raises(ValueError, match="claims 99999999 frames"):
+        read_series([write_enhanced(tmp_path / "c.dcm", Series(), np.arange(4), NumberOfFrames=99999999)])
+
+
+def write_radiograph(path: Path, **changes: Any) -> np.ndarray:
+    """A file of rows and columns of 12 bits without a place in the patient; what it stores."""
+    stored = np.random.default_rng(0).integers(0, 4096, (6, 5))
+    absent = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept")
+    facts = dict.fromkeys(absent) | {"SOPClassUID": DigitalXRayImageStorageForPresentation, "PixelRepresentation": 0}
+    facts |= {"BitsStored": 12, "HighBit": 11, "PixelData": stored.astype("<u2").tobytes()}
+    write_slice(path, Series(), 0, **(facts | changes))
+    return stored
+
+
+@pytest.mark.parametrize("facts", [{"Modality": "CR", "SOPClassUID": "1.2"}, {"Modality": "MG"}, {}])
+def test_a_radiograph_is_a_2d_image(facts: dict[str, str], tmp_path: Path) -> None:
+    """Column and row from the top; without a pixel spacing its affine says 1 mm."""
+    stored = write_radiograph(tmp_path / "a.dcm", **facts)
+    pixels, affine = read_image([tmp_path / "a.dcm"])
+    np.testing.assert_array_equal(pixels, stored.T)
+    np.testing.assert_array_equal(affine, np.eye(3))
+
+
+@pytest.mark.parametrize("name", ["PixelSpacing", "ImagerPixelSpacing"])
+def test_the_spacing_of_a_radiograph_is_read(name: str, tmp_path: Path) -> None:
+    write_radiograph(tmp_path / "a.dcm", **{name: [0.2, 0.1]})  # between rows, between columns
+    np.testing.assert_allclose(read_image([tmp_path / "a.dcm"])[1], np.diag([0.1, 0.2, 1.0]))
+
+
+def test_radiographs_that_show_low_values_bright_are_turned(tmp_path: Path) -> None:
+    """So that bright is high in all images; of slices, values are measured and stay."""
+    stored = write_radiograph(tmp_path / "a.dcm", PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(read_image([tmp_path / "a.dcm"])[0], 4095 - stored.T)
+    ct = write_series(tmp_path / "ct", PhotometricInterpretation="MONOCHROME1")
+    assert_in_place(*read_series(ct), atol=0.51)
+
+
+def test_a_single_slice_is_a_2d_image_where_one_is_wanted(tmp_path: Path) -> None:
+    write_slice(tmp_path / "a.dcm", Series(), 3)
+    pixels, affine = read_image([tmp_path / "a.dcm"], flat=True)
+    np.testing.assert_array_equal(pixels, Series().field(Series().position(3)).T)
+    np.testing.assert_allclose(affine, np.diag([1.5, 2.0, 1.0]))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_files_without_suffix_or_preamble_are_read(syntax: str, tmp_path: Path) -> None:
+    files = write_series(tmp_path)
+    expected, _ = read_series(files)
+    renamed = [path.rename(path.with_suffix(suffix)) for path, suffix in zip(files, [".IMA", ""] * 4, strict=False)]
+    for path in renamed:
+        data = pydicom.dcmread(path)
+        del data.file_meta
+        data.preamble = None
+        pydicom.dcmwrite(path, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True, overwrite=True)
+        assert path.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read_series(renamed)[0], expected)
+
+
+def test_what_is_no_dicom_is_refused_without_advice_that_nobody_can_follow(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"no image " * 100)
+    with pytest.raises(ValueError, match=r"a cannot be read as a DICOM slice \(it is no DICOM file") as caught:
+        read_series([tmp_path / "a"])
+    assert "force" not in str(caught.value)
+
+
+def test_lengths_written_with_other_digits_are_one(tmp_path: Path) -> None:
+    series = Series(spacing=(3.125, 3.125))
+    write_series(tmp_path, series)
+    write_slice(tmp_path / "next.dcm", series, 7, PixelSpacing=[3.12500001, 3.125])
+    assert read_series(sorted(tmp_path.glob("*.dcm")))[0].shape == (5, 6, 8)
+
+
+def test_slices_may_be_micrometres_apart(tmp_path: Path) -> None:
+    series = Series(spacing=(8e-4, 8e-4), gap=8e-4, origin=(0.0, 0.0, 0.0))
+    pixels = {k: np.full((6, 5), k, "<i2").tobytes() for k in range(7)}
+    for k in range(7):
+        write_slice(tmp_path / f"{k}.dcm", series, k, PixelData=pixels[k], PatientID="x")
+    voxels, affine = read_series(sorted(tmp_path.glob("*.dcm")))
+    assert voxels.shape == (5, 6, 7)
+    np.testing.assert_allclose(np.abs(np.diag(affine)), [8e-4, 8e-4, 8e-4, 1])
+
+
+def test_files_that_lie_together_are_grouped_by_series(tmp_path: Path) -> None:
+    """Names tell nothing; radiographs of one series are images of their own; what is no DICOM stands alone."""
+    for k in range(6):
+        write_slice(tmp_path / f"{k}.dcm", Series(), k // 2, SeriesInstanceUID=f"{SERIES}.{k % 2}")
+    for name in ("pa.dcm", "lateral.dcm"):
+        write_radiograph(tmp_path / name, SeriesInstanceUID=f"{SERIES}.3")
+    (tmp_path / "notes").write_text("no image")
+    found = group_by_series(sorted(tmp_path.iterdir()))
+    assert [[path.name for path in files] for files in found] == [
+        ["0.dcm", "2.dcm", "4.dcm"],
+        ["1.dcm", "3.dcm", "5.dcm"],
+        ["lateral.dcm"],
+        ["notes"],
+        ["pa.dcm"],
+    ]
+
+
+def test_a_damaged_file_stays_with_the_only_series(tmp_path: Path) -> None:
+    files = write_series(tmp_path)
+    files[2].write_bytes(b"no image")
+    assert group_by_series(files) == [files]
+
+
+def test_a_compressed_file_without_a_decoder_names_the_extra(tmp_path: Path) -> None:
+    """Where python-gdcm is installed, the file is read instead."""
+    path = Path(get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False))
+    if importlib.util.find_spec("gdcm"):
+        plain = Path(get_testdata_file("MR_small.dcm", download=False))
+        np.testing.assert_array_equal(read_image([path], flat=True)[0], read_image([plain], flat=True)[0])
+    else:
+        with pytest.raises(ValueError, match=r'JPEG-LS.*`pip install "lit_medgen\[dicom\]"`'):
+            read_image([path], flat=True)
+
+
+def test_colour_is_refused(tmp_path: Path) -> None:
+    write_radiograph(tmp_path / "a.dcm", PhotometricInterpretation="PALETTE COLOR")
+    with pytest.raises(ValueError, match=r"a colour image \(PALETTE COLOR\)"):
+        read_image([tmp_path / "a.dcm"])
