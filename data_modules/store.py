@@ -38,7 +38,7 @@ from numpy.typing import DTypeLike
 from data_modules.parallel import in_parallel
 from data_modules.volumes import is_whole, take_over
 from lit_medgen.errors import InputError, RunError, describe, raise_fault_of_machine
-from lit_medgen.files import SHOWN, remove_stale, write_atomically
+from lit_medgen.files import SHOWN, Outputs, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ ANY_NAME = "surrogateescape"
 """For the bytes of names of files, which need not be UTF-8."""
 
 FORMAT = 3  # raised when the layout above changes, so that old stores are not read as new ones
+
+FILES = (
+    *("preprocessing.json", "manifest.csv", "rejected.csv", "keys.json", "nodules.csv"),
+    *("volumes/*.npy", "volumes/*.json", "figures/*.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -272,7 +277,10 @@ def prepare(
         verify: read every raw file, and every volume already there, and compare its SHA-256; a bad one is made again.
         figures: draw every image as it came and as it was prepared.
     """
-    folder = address.folder
+    folder, recipe = address.folder, json.dumps(address.recipe, indent=2)
+    described = folder / "preprocessing.json"
+    if not described.is_file() or described.read_text(errors="replace") != recipe:  # which proves that it is a store
+        Outputs(folder, "prepare", FILES, "move it, or give another data.init_args.store_dir").check()
     try:
         for place in ("volumes", *(["figures"] if figures else [])):
             (folder / place).mkdir(parents=True, exist_ok=True)
@@ -282,7 +290,7 @@ def prepare(
             f"data.init_args.store_dir: cannot make {folder} ({describe(error)}); give a folder that can be written."
         ) from error
     remove_stale(folder)
-    write_changed(folder / "preprocessing.json", json.dumps(address.recipe, indent=2))
+    write_changed(described, recipe)
     known = {} if verify else _known_keys(folder)
     others = address.others
     stamps = [_stamp(scan) for scan in scans]

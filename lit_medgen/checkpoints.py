@@ -11,6 +11,7 @@ only from `trust.TRUSTED` and from what the user trusts, and nothing in it is ev
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import zipfile
 from collections.abc import Iterable
@@ -80,7 +81,8 @@ def saved(folder: Path) -> list[Path]:
 
 
 def _newest_first(paths: Iterable[Path]) -> list[Path]:
-    return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
+    numbered = [path for path in paths if re.fullmatch(r"step_\d+", path.stem)]  # step_0001000_best.ckpt is the user's
+    return sorted(numbered, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def newest(folder: Path) -> Path | None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.errors import InputError
-from lit_medgen.files import write_atomically
+from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.images.grids import save_figure
 from lit_medgen.images.plots import save_map, save_scores
 from lit_medgen.metrics import (
@@ -64,6 +64,9 @@ OF_ALL_VIEWS: dict[str, Callable[[Features], TwoSampleMetric]] = {
 }
 NUM_FLOORS = 8
 """Real-vs-real values are means over this many random sets of training people."""
+
+FILES = ("report.json", "report.md", "scores.png", "samples.png", "map.png")
+"""What a report consists of."""
 
 MAX_TRAIN = 500
 """Training images read for floors and nulls; more add nothing but memory."""
@@ -159,6 +162,8 @@ def evaluate(
         reconstructed: whether sample i is the reconstruction of the i-th image of the test people.
         seconds_per_image: that samples took, over all processes together, their files included.
     """
+    outputs = report_files(out)
+    outputs.check()
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
     per_person = data.images_per_person
@@ -191,8 +196,15 @@ def evaluate(
     assert isinstance(nearest, NearestTraining)
     pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
     report["nearest"] = [{"sample": i, "training_image": place, "ms_ssim": value} for i, (place, value) in pairs]
+    outputs.claim()
     _write(out, report, {"samples": samples, "nearest": train[nearest.places], "unseen": real}, rivals, views)
+    outputs.end()
     return report
+
+
+def report_files(out: Path) -> Outputs:
+    """The files of a report in its folder."""
+    return Outputs(out, "evaluate", FILES)
 
 
 def measure(make: Callable[[], TwoSampleMetric], images: Tensor, train: Tensor, real: Tensor) -> TwoSampleMetric:
@@ -245,11 +257,11 @@ def _write(
     views: Mapping[str, CentreSlice],
 ) -> None:
     """report.json, report.md and the figures; `images` are samples, nearest and unseen."""
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(report, indent=2))
     write_atomically(out / "report.md", as_markdown(report))
     save_scores(out / "scores.png", report)
-    titles = ("samples", "training people most like them", "data, unseen people")
+    what = "reconstructions" if "reconstruction" in report else "samples"
+    titles = (what, "training people most like them", "data, unseen people")
     rows = dict(zip(titles, images.values(), strict=True))
     save_figure(out / "samples.png", rows | {f"null: {name}": made for name, made in rivals.items()})
     seen = AllViews(tuple(views.values())) if views else _voxels
@@ -326,6 +338,8 @@ def as_markdown(report: dict[str, Any]) -> str:
         "Best is a score as near to real vs real as possible. A linear null may match the mean image, and so the MMDs, "
         "better than a model that makes sharp images. nearest_training compares with training people: above real vs "
         "real, samples are nearer to them than unseen people are.",
+        "",
+        "samples.png shows real people beside the samples: it is as private as the scans.",
         "",
         "![samples](samples.png)",
         "![scores](scores.png)",

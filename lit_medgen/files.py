@@ -2,19 +2,23 @@
 
 The temporary file lies in the target's folder, since a rename is atomic only within a file system (Lightning's own
 writes to $TMPDIR and copies: a kill then leaves half a file under the final name).
+
+`Outputs` tells the files that a verb wrote from those of the user, which no verb touches.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
-from lit_medgen.errors import space_for
+from lit_medgen.errors import InputError, describe, space_for
 
 PART = ".part"
 SHOWN = "backslashreplace"
@@ -97,6 +101,104 @@ def write_atomically(path: Path, content: bytes | str) -> str:
     with replacing(path, len(content)) as file:
         file.write(content)
     return file.sha256
+
+
+class Outputs:
+    """The files that one verb writes into a folder, and the proof that they are its own.
+
+    `.lit_medgen-<verb>.json` beside them lists what it wrote, name -> SHA-256, and, while it is at work, the names it
+    is writing. Every other file of such a name is the user's: then the verb refuses the folder.
+
+    Args:
+        folder: where the verb writes.
+        verb: who writes; two verbs may share a folder.
+        names: what it writes, below the folder. `part/*.png` stands for all such files of the folder `part`.
+        remedy: what the user can do about a folder that is refused.
+    """
+
+    def __init__(
+        self, folder: Path, verb: str, names: Iterable[str], remedy: str = "move it, or give another --out"
+    ) -> None:
+        self.folder, self.verb, self.names, self.remedy = folder, verb, list(names), remedy
+        self._list = folder / f".lit_medgen-{verb}.json"
+
+    def check(self) -> None:
+        """InputError if the folder cannot be written, or holds a file of these names that the verb did not write."""
+        place = next(place for place in (self.folder, *self.folder.parents) if os.path.lexists(place))
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise self._refused(f"{self.folder}: {place} is no folder that can be written")
+        for path in self._there(self.names):
+            if not self._own(path):
+                raise self._refused(f"{path}: not written by this verb, or changed since, so nothing was touched")
+
+    def claim(self, known: bool = False) -> None:
+        """Checks, unless the folder is known to be the verb's own, and notes that these names are now being written."""
+        if not known:
+            self.check()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(f"{self.folder} cannot be made ({describe(error)})") from error
+        written, writing = self._noted
+        self._note(written, sorted({*writing, *self.names}))
+
+    def clear(self) -> None:
+        """Removes what the verb wrote before; what else lies there stays, and so does the folder of it."""
+        written, writing = self._noted
+        for path in [*(self.folder / name for name in written), *self._there(writing)]:
+            if path.is_file() and self._own(path):
+                path.unlink()
+                for folder in list(path.relative_to(self.folder).parents)[:-1]:
+                    if not any((self.folder / folder).iterdir()):
+                        (self.folder / folder).rmdir()
+
+    def end(self) -> None:
+        """Notes the SHA-256 of what was written; of a folder only its name."""
+        there = self._there(self.names)
+        written = {name: sha256 for name, sha256 in self._noted[0].items() if (self.folder / name).is_file()}
+        written |= {self._name(path): file_hash(path) for path in there if path.is_file()}
+        self._note(written, [self._name(path) for path in there if path.is_dir()])
+
+    def _refused(self, what: str) -> InputError:
+        return InputError(f"{self.verb}: {what}; {self.remedy}.")
+
+    def _there(self, names: Iterable[str]) -> list[Path]:
+        """What lies at one of the names, or in the way of one."""
+        found: dict[Path, None] = {}
+        for name in names:
+            inner = [self.folder / parent for parent in PurePosixPath(name).parents if parent.name]
+            found |= {path: None for path in inner if os.path.lexists(path) and not path.is_dir()}
+            path = self.folder / name
+            found |= dict.fromkeys(sorted(self.folder.glob(name)) if "*" in name else [path] * os.path.lexists(path))
+        return list(found)
+
+    def _own(self, path: Path) -> bool:
+        name = PurePosixPath(self._name(path))
+        written, writing = self._noted
+        if path.parent.resolve() != (self.folder.resolve() / name).parent:
+            return False  # a link leads out of the folder, to files of the user
+        if str(name) in writing or f"{name.parent}/*{name.suffix}" in writing:
+            return True
+        known = written.get(str(name))
+        return known is not None and path.is_file() and not path.is_symlink() and file_hash(path) == known
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    @cached_property
+    def _noted(self) -> tuple[dict[str, str], set[str]]:
+        """What the list says: name -> SHA-256 of files that are written, and the names being written."""
+        if not os.path.lexists(self._list):
+            return {}, set()
+        try:
+            found: Any = json.loads(self._list.read_bytes())
+            return dict(found["written"]), set(found["writing"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._refused(f"{self._list}: not a list of lit_medgen ({describe(error)})") from error
+
+    def _note(self, written: dict[str, str], writing: Iterable[str]) -> None:
+        write_atomically(self._list, json.dumps({"written": written, "writing": list(writing)}, indent=0))
+        self._noted = written, set(writing)
 
 
 def remove_stale(folder: Path, single_writer: bool = False) -> None:

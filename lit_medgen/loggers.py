@@ -21,6 +21,8 @@ from lit_medgen.files import write_atomically
 class RunLogger(CSVLogger):
     """CSV log `metrics.csv` in the run folder; a resumed run appends to it (Lightning's deletes it)."""
 
+    writes = ("metrics.csv",)
+
     def __init__(self, folder: Path) -> None:
         super().__init__(save_dir=folder.parent, name=folder.name, version="", flush_logs_every_n_steps=1)
 
@@ -100,6 +102,8 @@ class WandbRun(WandbLogger):
         group: group of the run, e.g. a sweep over seeds.
         tags: tags of the run.
     """
+
+    writes = ("wandb_id",)
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ import yaml
 from joblib import Parallel, delayed
 
 from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
-from lit_medgen.files import write_atomically
+from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.signals import Stop
 from lit_medgen.stopping import end_with_parent
 from lit_medgen.trust import refuse_untrusted
@@ -81,9 +81,9 @@ def run_sweep(
     runs = expand(content, file, num, seed)
     folder = out or Path("runs", "sweeps", file.stem)
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
-    _begin(folder, plan, resume)
     places = [folder / f"run_{i:03d}" for i in range(len(runs))]
     running: list[subprocess.Popen[bytes]] = []
+    _begin(folder, plan, resume, places)
     jobs = [
         delayed(_run)(verb, [*words, *more], parameters, place, running)
         for parameters, place in zip(runs, places, strict=True)
@@ -210,14 +210,19 @@ def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file:
     )
 
 
-def _begin(folder: Path, plan: str, resume: bool) -> None:
-    """Writes the plan; InputError if another sweep lies there, or this one and it is not to go on."""
+def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> None:
+    """Writes the plan, which proves that the folder is the sweep's.
+
+    InputError if another sweep lies there, or this one and it is not to go on, or what no sweep wrote.
+    """
     there = folder / "sweep.json"
     if there.is_file():
         if not resume:
             raise InputError(f"{folder}: holds a sweep already; go on with --resume, or give another --out.")
         if there.read_text() != plan:
             raise InputError(f"{folder}: holds another sweep (file, seed or command differ); give another --out.")
+    else:
+        Outputs(folder, "sweep", ["sweep.json", "table.csv", "plot.png", *(place.name for place in places)]).check()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(there, plan)
 

@@ -14,11 +14,20 @@ from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.callbacks.checkpoints import Checkpoints
-from lit_medgen.callbacks.report import Report, give_originals, logged, refuse_unfit, requests, score
-from lit_medgen.callbacks.run_folder import run_folder
-from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples
+from lit_medgen.callbacks.report import (
+    Report,
+    check_report,
+    give_originals,
+    logged,
+    refuse_unfit,
+    requests,
+    score,
+)
+from lit_medgen.callbacks.run_folder import claim, run_folder
+from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files
 from lit_medgen.checkpoints import CheckpointFiles, newest, read_checkpoint, refuse_other_method, saved
 from lit_medgen.errors import InputError
+from lit_medgen.images.origin import FILE_NAMES, TOLD
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.methods.base import FACTS, Generator, Method, Requests
 from lit_medgen.methods.first_stage import FirstStage
@@ -87,6 +96,7 @@ class Trainer(L.Trainer):
         if ckpt_path is not None:
             refuse_other_method(Path(ckpt_path), type(model).__name__)
             self.resumed_from = Path(ckpt_path)
+        claim(self, known=ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.resolve())
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
                 logger.continue_in(run_folder(self))
@@ -153,6 +163,8 @@ class Trainer(L.Trainer):
         if not wanted or len(set(wanted)) != len(wanted):
             raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
         generator = _generator(model)
+        if self.is_global_zero:
+            sample_files(Path(out), generator.makes, wanted).check()
         if isinstance(generator, FirstStage) and datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("test")
@@ -162,7 +174,7 @@ class Trainer(L.Trainer):
         asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
         self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
         if self.is_global_zero:
-            print(f"{len(wanted)} samples in {out}")
+            print(f"{len(wanted)} {TOLD[generator.makes].format(out)}")
 
     def evaluate(
         self,
@@ -195,9 +207,13 @@ class Trainer(L.Trainer):
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
         seconds = None
+        generator = _generator(model)
+        if self.is_global_zero:
+            check_report(Path(out))
+            if ckpt_path is not None:
+                sample_files(Path(out, "samples"), generator.makes, range(num or 0)).check()
         data.prepare_data()
         data.setup("test")
-        generator = _generator(model)
         generator.spec = data.spec
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
@@ -210,7 +226,8 @@ class Trainer(L.Trainer):
             assert samples is not None
             images = read_samples(Path(samples), data.spec)
             names = [name.partition(".")[0] for name in listed(Path(samples, "manifest.csv"))]
-            if isinstance(generator, FirstStage) and names != [f"sample_{i:08d}" for i in range(len(names))]:
+            word = FILE_NAMES[generator.makes]
+            if isinstance(generator, FirstStage) and names != [f"{word}_{i:08d}" for i in range(len(names))]:
                 raise InputError(f"--samples {samples}: of reconstructions, seeds 0, 1, ... are needed, in order.")
             report = score(images, generator, data, Path(out), ckpt_path or samples, features, seconds)
             for logger in self.loggers:

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
@@ -331,11 +333,17 @@ PICTURE = DataSpec(1, (7, 5), (1.0, 1.0), orientation="")
 CT = replace(VOLUME, intensity_unit="HU")
 
 
-def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int]) -> Tensor:
+class Repeating(Still):
+    """The same, but says that its images were made from patients' images."""
+
+    makes = "reconstruction"
+
+
+def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int], kind: type[Still] = Still) -> Tensor:
     """Writes samples as the command does, in batches of two; returns them."""
     checkpoint = folder.parent / "model.ckpt"
     checkpoint.write_bytes(b"weights")
-    model, trainer = Still(spec), SimpleNamespace(is_global_zero=True)
+    model, trainer = kind(spec), SimpleNamespace(is_global_zero=True)
     writer = SampleWriter(folder, format, Requests(list(seeds)), checkpoint)
     for first in range(0, len(seeds), 2):
         batch: Any = SimpleNamespace(seeds=seeds[first : first + 2])
@@ -394,6 +402,34 @@ def test_a_sample_in_dicom_is_a_folder_of_slices_where_the_spec_puts_them(
     assert len(series) == 2
 
 
+@pytest.mark.parametrize(("spec", "format"), [(VOLUME, "nifti"), (PICTURE, "png"), (VOLUME, "dicom"), (CT, "dicom")])
+def test_what_is_made_from_a_patients_image_says_so_in_every_format(
+    spec: DataSpec, format: Format, tmp_path: Path
+) -> None:
+    images = write(tmp_path / "s", spec, format, [7], Repeating)
+    torch.testing.assert_close(read_samples(tmp_path / "s", spec), images, atol=0.01, rtol=0)
+    with (tmp_path / "s" / "manifest.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["kind"] == "reconstruction"
+    path = tmp_path / "s" / row["file"]
+    assert path.name.partition(".")[0] == "reconstruction_00000007"
+    if format == "nifti":
+        said = bytes(nib.load(path).header["descrip"]).decode().strip("\0")
+    elif format == "png":
+        said = Image.open(path).text["Description"]
+    for data in map(pydicom.dcmread, path.glob("*.dcm")):
+        assert data.get("SyntheticData") != "YES"
+        assert data.ImageType[:2] == ["DERIVED", "SECONDARY"]
+        assert data.PatientID.startswith("REC-")
+        said = f"{data.PatientName} {data.SeriesDescription} {data.ImageComments} {data.DerivationDescription}"
+        assert "ReferencedImageSequence" not in data
+        assert "SourceImageSequence" not in data
+    assert "SYN" not in said.upper()
+    assert "RECONSTRUCTION" in said
+    assert "derived from a patient's image" in said
+    assert "not acquired" not in said
+
+
 def test_a_picture_in_dicom_is_one_file_in_its_folder(tmp_path: Path) -> None:
     images = write(tmp_path / "s", PICTURE, "dicom", [0])
     (path,) = (tmp_path / "s" / "sample_00000000").iterdir()
@@ -419,8 +455,8 @@ def test_samples_in_dicom_take_the_place_of_earlier_ones(tmp_path: Path) -> None
     folder = tmp_path / "s"
     write(folder, VOLUME, "dicom", [0, 1])
     (folder / "sample_00000001" / "notes.txt").write_text("mine")
-    start(folder, VOLUME, None)  # removes what the manifest lists, and nothing else
-    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"config.yaml", "spec.json", "notes.txt"}
+    start(folder, VOLUME, None)  # removes what was written, and nothing else
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {".lit_medgen-sample.json", "notes.txt"}
     write(folder, VOLUME, "dicom", [0])
     write(folder, replace(VOLUME, size=(4, 5, 3)), "dicom", [0])  # no manifest is read here, as after a kill
     assert len(list((folder / "sample_00000000").iterdir())) == 3

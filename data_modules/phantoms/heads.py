@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from data_modules.parallel import in_parallel
 from lit_medgen.errors import InputError
+from lit_medgen.files import Outputs
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.seeds import mix
 
@@ -141,14 +142,13 @@ def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:
     if not 1 <= num_subjects <= MAX_SUBJECTS:
         raise InputError(f"phantom: --num_subjects is {num_subjects}; give 1 to {MAX_SUBJECTS}.")
     root = Path(out)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"phantom: --out {out} cannot be made ({error}); give a folder.") from error
+    outputs = Outputs(root, "phantom-adni", ["ADNI", "ADNI_phantoms.csv", "phantom_truth.csv"])
+    outputs.claim()
     jobs = (delayed(_write_person)(root, person, number) for number, person in enumerate(people(num_subjects, seed)))
     rows = [row for person_rows in in_parallel(jobs, num_subjects, "phantom") for row in person_rows]
     _write_csv(root / "ADNI_phantoms.csv", [collection for collection, _ in rows])
     _write_csv(root / "phantom_truth.csv", [truth for _, truth in rows])
+    outputs.end()
     print(f"{len(rows)} phantom scans of {num_subjects} people in {root}")
 
 

@@ -19,6 +19,7 @@ from data_modules.parallel import in_parallel
 from data_modules.phantoms.chests import INTERCEPT, PADDING, SIZE, Chest, draw, make
 from data_modules.phantoms.lidc_database import Annotation, Scan, read_scans
 from lit_medgen.errors import InputError
+from lit_medgen.files import Outputs
 from lit_medgen.images.dicom_writer import Series, slice_dataset, write_slice
 from lit_medgen.seeds import mix
 
@@ -92,10 +93,9 @@ def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int |
         raise InputError(f"phantom: --num_slices is {num_slices}; give 1 or more, or leave it out for whole scans.")
     scans = read_scans(num_subjects, seed)
     root = Path(out)
-    try:
-        (root / "truth").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"phantom: --out {out} cannot be made ({error}); give a folder.") from error
+    outputs = Outputs(root, "phantom-lidc", [COLLECTION, "truth", "metadata.csv", "phantom_truth.csv"])
+    outputs.claim()
+    (root / "truth").mkdir(exist_ok=True)
     subjects = [Subject(scan, _window(scan, num_slices), seed, number) for number, scan in enumerate(scans)]
     total = sum(len(subject.indices) for subject in subjects)
     num_jobs = -1 if total > FEW_SLICES else 1
@@ -103,6 +103,7 @@ def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int |
     rows = list(in_parallel(jobs, len(subjects), "phantom", num_jobs))
     _write_csv(root / "metadata.csv", METADATA.split(","), [row for metadata, _ in rows for row in metadata])
     _write_csv(root / "phantom_truth.csv", list(rows[0][1]), [truth for _, truth in rows])
+    outputs.end()
     print(f"{len(rows)} phantom scans, {total} slices in {root}")
 
 

@@ -25,6 +25,8 @@ class Checkpoints(Checkpoint):
         keep: how many are kept, at least 2, so that a damaged one is not the last; -1 keeps all.
     """
 
+    writes = ("checkpoints/*.ckpt", "checkpoints/*.sha256")
+
     def __init__(self, every_n_steps: int | None = 1000, every_n_minutes: float | None = None, keep: int = 2) -> None:
         if keep != -1 and keep < 2:
             raise ValueError(f"Checkpoints.keep is {keep}; give at least 2, or -1 for all.")

@@ -12,6 +12,8 @@ from lit_medgen.methods.vqgan import VQGAN
 class CodeUsage(Callback):
     """After each validation: `<run folder>/codebook/step_<n>.png`."""
 
+    writes = ("codebook/*.png",)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws on the first process what the method counted."""
         if trainer.is_global_zero and isinstance(pl_module, VQGAN) and pl_module.code_counts.any():

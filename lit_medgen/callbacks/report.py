@@ -37,6 +37,11 @@ class Report(Callback):
         if isinstance(pl_module, Generator) and data is not None:
             refuse_unfit(pl_module, data, len(requests(pl_module, data, self.num).seeds), self.features)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """InputError before the first step if the report's folder holds what is not of a report."""
+        if stage == "fit" and trainer.is_global_zero:
+            check_report(run_folder(trainer) / "report")
+
     def write(self, trainer: Trainer, model: LightningModule) -> None:
         """Called by our trainer when a run has done its steps, now or before it was started again.
 
@@ -59,6 +64,13 @@ class Report(Callback):
         report = score(samples, model, data, folder, source(trainer), self.features)
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
+
+
+def check_report(folder: Path) -> None:
+    """InputError if a report's folder holds files that `evaluate` did not write."""
+    from lit_medgen.evaluation import report_files  # heavy
+
+    report_files(folder).check()
 
 
 def source(trainer: Trainer) -> str:

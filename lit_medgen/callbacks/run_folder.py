@@ -8,8 +8,23 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from lit_medgen.files import write_atomically
+from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.loggers import WandbRun, public
+
+
+def claim(trainer: Trainer, known: bool) -> None:
+    """Notes that the run folder is this run's; InputError if it holds a file that the run would write over.
+
+    Callbacks and loggers name what they put there as `writes`.
+
+    Args:
+        trainer: of the run.
+        known: the folder holds a checkpoint that the run goes on from, so it is the run's own.
+    """
+    parts = [*trainer.callbacks, *trainer.loggers]  # type: ignore[attr-defined]
+    names = [name for part in parts for name in getattr(part, "writes", ())]
+    if names and trainer.is_global_zero:
+        Outputs(run_folder(trainer), "fit", names, "move it, or give another --name").claim(known)
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -19,6 +34,8 @@ def run_folder(trainer: Trainer) -> Path:
 
 class RunConfig(SaveConfigCallback):
     """Writes the resolved config of `fit` to `config.yaml` of the run folder; no other verb touches it."""
+
+    writes = ("config.yaml",)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called by Lightning before the run."""

@@ -12,6 +12,7 @@ from lit_medgen.batch import Condition
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.images.grids import enlarge, mosaic
+from lit_medgen.images.origin import STATEMENTS
 from lit_medgen.images.png import write_png
 from lit_medgen.methods.base import Generator
 
@@ -19,12 +20,15 @@ from lit_medgen.methods.base import Generator
 class SampleGrid(Callback):
     """Every n steps: samples with the averaged weights to `<run folder>/grids/step_<n>.png` and to the loggers.
 
-    Methods that show how a sample is made (`making_of`) have a second picture of one sample's steps.
+    Methods that show how a sample is made (`making_of`) have a second picture of one sample's steps. Pictures made from
+    patients' images stay in the run folder: loggers may send them away.
 
     Args:
         every_n_steps: steps between two grids.
         num: samples in a grid, with seeds 0, 1, ...
     """
+
+    writes = ("grids/*.png",)
 
     def __init__(self, every_n_steps: int = 1000, num: int = 4) -> None:
         self.every_n_steps, self.num = every_n_steps, num
@@ -49,8 +53,8 @@ class SampleGrid(Callback):
         for kind, images in pictures.items():
             if images is not None:
                 picture = enlarge(mosaic(images.float().cpu()))
-                write_png(folder / f"{kind}step_{step:07d}.png", picture.T)
-                for logger in trainer.loggers:
+                write_png(folder / f"{kind}step_{step:07d}.png", picture.T, STATEMENTS[model.makes])
+                for logger in trainer.loggers if model.makes == "synthetic" else []:
                     show(logger, picture, step, f"{kind}samples")
 
 

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -20,21 +21,24 @@ from torch import Tensor
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import config_hash
-from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.files import file_hash, write_atomically
+from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.files import Outputs, file_hash, write_atomically
 from lit_medgen.images.dicom import read_series
-from lit_medgen.images.dicom_writer import Series, write_series
+from lit_medgen.images.dicom_writer import PATIENTS, Series, write_series
 from lit_medgen.images.nifti import read_nifti, write_nifti
+from lit_medgen.images.origin import FILE_NAMES, SHORT, STATEMENTS, Origin
 from lit_medgen.images.png import read_png, write_png
 from lit_medgen.methods.base import Generator, Requests
 
 Format = Literal["nifti", "png", "dicom"]
-SUFFIXES = {"nifti": ".nii.gz", "png": ".png", "dicom": ""}  # a sample in DICOM is a folder of slices
+SUFFIXES: dict[Format, str] = {"nifti": ".nii.gz", "png": ".png", "dicom": ""}  # in DICOM, a folder of slices
 DICOM_WHITE = 4095  # values without a unit are stored from 0 to this, 12 bits as scanners have
 
 
 class SampleWriter(BasePredictionWriter):
     """One file for each sample (in DICOM one folder), named by its seed; at the end manifest, config and spec.
+
+    What is made from a patient's image is called so in names, manifest and headers (`Generator.makes`).
 
     Args:
         folder: where to.
@@ -47,27 +51,25 @@ class SampleWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder, self.format, self.asked, self.checkpoint = folder, format, asked, checkpoint
         self.seconds, self._start = 0.0, time.perf_counter()
+        self.makes: Origin = "synthetic"
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """InputError if the format cannot hold what the model makes."""
+        """InputError if the format cannot hold what the model makes, or the folder holds what `sample` did not write.
+
+        A folder holds one set of samples: those of an earlier run go.
+        """
         assert isinstance(pl_module, Generator)
         dim = len(pl_module.needed_spec().size)
         fits: Format = "nifti" if dim == 3 else "png"
         if self.format not in (None, fits, "dicom"):
             raise InputError(f"--format {self.format}: the model makes {dim}D images; use {fits} or dicom.")
-        self.format = self.format or fits
+        self.format, self.makes = self.format or fits, pl_module.makes
         if trainer.is_global_zero:
-            self._clear()
+            outputs = sample_files(self.folder, self.makes, self.asked.seeds, self.format)
+            outputs.claim()
+            outputs.clear()
         self._start = time.perf_counter()
-
-    def _clear(self) -> None:
-        """A folder holds one set of samples: those of an earlier run, as its manifest lists them, go."""
-        manifest = self.folder / "manifest.csv"
-        if manifest.is_file():
-            for name in listed(manifest):
-                _remove(self.folder / Path(name).name)
-            manifest.unlink()
 
     def write_on_batch_end(
         self,
@@ -81,17 +83,18 @@ class SampleWriter(BasePredictionWriter):
     ) -> None:
         """Writes the samples of one batch."""
         assert isinstance(pl_module, Generator)
+        self.makes = pl_module.makes
         for seed, image in zip(batch.seeds, prediction, strict=True):
             path = self.folder / self.file_name(seed)
             if self.format == "dicom":
-                person = f"SYN-{self.checkpoint_hash[:12]}-{seed}"
-                write_dicom_sample(path, image, pl_module.needed_spec(), person, self.checkpoint_hash)
+                person = f"{PATIENTS[self.makes]}-{self.checkpoint_hash[:12]}-{seed}"
+                write_dicom_sample(path, image, pl_module.needed_spec(), person, self.checkpoint_hash, self.makes)
             else:
-                write_sample(path, image, pl_module.needed_spec())
+                write_sample(path, image, pl_module.needed_spec(), self.makes)
 
     def file_name(self, seed: int) -> str:
         """The file of a seed, or in DICOM its folder."""
-        return f"sample_{seed:08d}" + SUFFIXES[self.format or "nifti"]
+        return f"{FILE_NAMES[self.makes]}_{seed:08d}" + SUFFIXES[self.format or "nifti"]
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -101,6 +104,8 @@ class SampleWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The manifest, by the first process; all files follow from the seeds."""
         self.seconds = time.perf_counter() - self._start
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # the files of all processes are there
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Generator)
@@ -111,39 +116,61 @@ class SampleWriter(BasePredictionWriter):
             "audit": "none",
         }
         table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, ["file", "seed", "condition", *made_by])
+        writer = csv.DictWriter(table, ["file", "seed", "kind", "condition", *made_by])
         writer.writeheader()
         for place, seed in enumerate(self.asked.seeds):
             shown = {name: value for name, (value,) in self.asked.some([place]).attributes.items() if value == value}
             condition = json.dumps(shown) if shown else ""  # NaN is asked for nothing
-            writer.writerow({"file": self.file_name(seed), "seed": seed, "condition": condition, **made_by})
+            row = {"file": self.file_name(seed), "seed": seed, "kind": self.makes, "condition": condition}
+            writer.writerow(row | made_by)
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_atomically(self.folder / "spec.json", json.dumps(pl_module.needed_spec().plain(), indent=2))
         write_atomically(self.folder / "manifest.csv", table.getvalue())  # last: it says that all is there
+        sample_files(self.folder, self.makes, self.asked.seeds, self.format).end()
 
 
-def write_sample(path: Path, image: Tensor, spec: DataSpec) -> None:
+def sample_files(folder: Path, makes: Origin, seeds: Iterable[int], format: Format | None = None) -> Outputs:
+    """What `sample` writes into a folder; InputError if that is the folder of a run.
+
+    Args:
+        folder: where to.
+        makes: what the samples come from.
+        seeds: theirs.
+        format: theirs; None: it is not known yet, and may be any.
+    """
+    if (folder / "checkpoints").exists():
+        raise InputError(f"{folder}: a run folder, with its own config.yaml; give another --out.")
+    suffixes = [SUFFIXES[known] + "/*.dcm" * (known == "dicom") for known in ([format] if format else SUFFIXES)]
+    names = [f"{FILE_NAMES[makes]}_{seed:08d}{suffix}" for seed in seeds for suffix in suffixes]
+    return Outputs(folder, "sample", ["config.yaml", "spec.json", "manifest.csv", *names])
+
+
+def write_sample(path: Path, image: Tensor, spec: DataSpec, origin: Origin = "synthetic") -> None:
     """One image (c *s in [-1, 1]) in the intensity window of its data."""
     values = spec.to_window(image)[0].numpy().astype(np.float32)
     if path.suffix == ".png":
         low, high = spec.intensity_window
-        write_png(path, (values - low) / (high - low))
+        write_png(path, (values - low) / (high - low), STATEMENTS[origin])
     else:
-        write_nifti(path, values, spec.affine().numpy(), "SYNTHETIC lit_medgen")
+        write_nifti(path, values, spec.affine().numpy(), SHORT[origin])
 
 
-def write_dicom_sample(folder: Path, image: Tensor, spec: DataSpec, person: str, model_hash: str) -> None:
+def write_dicom_sample(
+    folder: Path, image: Tensor, spec: DataSpec, person: str, model_hash: str, origin: Origin = "synthetic"
+) -> None:
     """One image (c *s in [-1, 1]) as slices: HU as they are, other values, whose unit says nothing, from 0 to 4095.
 
     A 2D image is one file, and secondary capture even in HU: its place in the patient is not known.
     """
-    _remove(folder)  # a run that was killed may have left slices of another series
+    for file in folder.glob("*.dcm"):
+        file.unlink()  # a run that was killed may have left slices of another series
     in_hu = spec.intensity_unit == "HU"
     scaled = spec.to_window(image) if in_hu else (image.clamp(-1, 1) + 1) / 2 * DICOM_WHITE
     dim = len(spec.size)
     axes = [*range(dim), 3]  # the affine of a 2D image has a third axis that means nothing
     series = Series(
         patient_id=person,
+        origin=origin,
         kind="ct" if in_hu and dim == 3 else "sc",
         model_hash=model_hash,
         window=_dicom_window(spec),
@@ -156,23 +183,17 @@ def _dicom_window(spec: DataSpec) -> tuple[float, float]:
     return spec.intensity_window if spec.intensity_unit == "HU" else (0.0, float(DICOM_WHITE))
 
 
-def _remove(path: Path) -> None:
-    """A sample's file, or its folder of slices; what else lies in the folder stays, and so does the folder."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-    elif path.name.startswith("sample_"):
-        for file in path.glob("*.dcm"):
-            file.unlink()
-        if not any(path.iterdir()):
-            path.rmdir()
-
-
 def listed(manifest: Path) -> list[str]:
-    """The files that a manifest lists; InputError if it is none of ours."""
-    with manifest.open(newline="") as file:
-        names = [row.get("file", "") for row in csv.DictReader(file)]
-    if not all(names) or not names:
-        raise InputError(f"{manifest}: no rows, or no column 'file'; give a folder that `sample` wrote.")
+    """The files that a manifest lists, all in its own folder; InputError if it is none of ours."""
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            names = [row.get("file") or "" for row in csv.DictReader(file)]
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{manifest}: no CSV file ({describe(error)}); give a folder that `sample` wrote.") from error
+    if not names or any(Path(name).name != name for name in names):
+        raise InputError(
+            f"{manifest}: no rows, or no column 'file' of names in this folder; give a folder that `sample` wrote."
+        )
     return names
 
 
@@ -186,7 +207,7 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
         raise MissingDataError(f"--samples: no {manifest}; give a folder that `sample` wrote.")
     images = []
     for name in listed(manifest):
-        path = folder / Path(name).name
+        path = folder / name
         try:
             values, (low, high) = _read_sample(path, spec)
         except ValueError as error:

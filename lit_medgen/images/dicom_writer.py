@@ -1,8 +1,9 @@
-"""DICOM out: single-frame slices that say in several places that they are synthetic.
+"""DICOM out: single-frame slices that say in several places that they are synthetic, or made from a patient's image.
 
 Some anonymisers strip (0008,001C) Synthetic Data, so name, description, image type, comment and contributing equipment
 say it too. Nothing is invented: what only a scanner could know (voltage, echo time) is empty or absent, and there is no
 source image. Secondary capture, the default, needs none of it; "ct" and "mr" are for readers that take only those.
+What was made from a patient's image is not called synthetic: it is derived, and a person could be known by it.
 No claim of de-identification is made: whether a model repeats what it was trained on is not seen in a header.
 """
 
@@ -23,12 +24,19 @@ from pydicom.valuerep import format_number_as_ds
 
 from lit_medgen.files import write_atomically
 from lit_medgen.images.dicom import DICOM_TO_RAS
+from lit_medgen.images.origin import STATEMENTS, Origin
 
 Kind = Literal["sc", "ct", "mr"]
 SOP_CLASSES = {"sc": SecondaryCaptureImageStorage, "ct": CTImageStorage, "mr": MRImageStorage}
 MODALITIES = {"sc": "OT", "ct": "CT", "mr": "MR"}
-MARK = "SYNTHETIC"
-COMMENT = "SYNTHETIC image made by a generative model; not acquired from a patient, not for diagnosis."
+FRESH = "(fresh)"
+PATIENTS: dict[Origin, str] = {"synthetic": "SYN", "reconstruction": "REC", "completion": "COM"}
+"""What a Patient ID begins with."""
+EQUIPMENT: dict[bool, tuple[str, str]] = {
+    True: ("109100", "Synthesizing Equipment"),
+    False: ("109102", "Processing Equipment"),
+}
+"""Purpose of Reference (CID 7005) of the software that made an image, by whether it is synthetic."""
 PREAMBLE = bytes(128)  # anything else here may make the file a program at the same time (CVE-2019-11687)
 INT16 = np.iinfo(np.int16)
 STEPS = INT16.max - INT16.min
@@ -58,9 +66,12 @@ class Series:
         study_uid: Study Instance UID, fresh unless given, as the next two are.
         series_uid: Series Instance UID.
         frame_uid: Frame of Reference UID.
-        patient_id: letters, digits and "._-", at most 48; the name is SYNTHETIC^ and this.
+        patient_id: letters, digits and "._-", at most 48; fresh unless given. The name is SYNTHETIC^ (or
+            RECONSTRUCTION^, COMPLETION^) and this.
+        origin: what the image was made from; all but "synthetic" were made from a patient's image.
         kind: secondary capture, or the class of CT or MR images. Values of "ct" are HU.
-        description: Series Description, at most 54 characters; SYNTHETIC is put before it.
+        description: Series Description, at most 54 characters (49 of a reconstruction); SYNTHETIC, or what it is, is
+            put before it.
         number: Series Number.
         model_hash: SHA-256 of the checkpoint; its first 32 digits stand in Software Versions.
         head: the face can be seen: a head that was not defaced or stripped.
@@ -74,7 +85,8 @@ class Series:
     study_uid: str = field(default_factory=fresh_uid)
     series_uid: str = field(default_factory=fresh_uid)
     frame_uid: str = field(default_factory=fresh_uid)
-    patient_id: str = field(default_factory=lambda: f"SYN-{uuid.uuid4().hex[:12]}")
+    patient_id: str = FRESH
+    origin: Origin = "synthetic"
     kind: Kind = "sc"
     description: str = ""
     number: int = 1
@@ -89,9 +101,15 @@ class Series:
     def __post_init__(self) -> None:
         if self.kind not in SOP_CLASSES:
             raise ValueError(f"kind {self.kind!r}; expected one of {', '.join(SOP_CLASSES)}")
+        if self.origin not in PATIENTS:
+            raise ValueError(f"origin {self.origin!r}; expected one of {', '.join(PATIENTS)}")
+        if self.patient_id == FRESH:
+            object.__setattr__(self, "patient_id", f"{PATIENTS[self.origin]}-{uuid.uuid4().hex[:12]}")
         for name, form in FORMS.items():
             if not re.fullmatch(form, value := getattr(self, name), re.ASCII):
                 raise ValueError(f"{name} {value!r}; expected the form {form}")
+        if len(described := _described(self)) > 64:
+            raise ValueError(f"description {described!r} of {len(described)} characters; expected at most 64")
         if not 0 <= self.number < 2**31:
             raise ValueError(f"number {self.number}; expected 0 to {2**31 - 1}")
         if not np.isfinite([self.slope, self.intercept, *(self.window or ())]).all() or self.slope == 0:
@@ -209,7 +227,7 @@ def _picture(
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     _add_origin(data, series)
-    _add_kind(data, series.kind)
+    _add_kind(data, series)
     _add_pixels(data, pixels, series)
     data.PixelSpacing = [_decimal(s) for s in spacing_mm]
     return data
@@ -220,18 +238,22 @@ def _add_origin(data: Dataset, series: Series) -> None:
     from lit_medgen import __version__  # here: images stand below the package
 
     software = [f"lit_medgen {__version__}", *([f"model {series.model_hash[:32]}"] if series.model_hash else [])]
-    data.PatientName, data.PatientID = f"{MARK}^{series.patient_id}", series.patient_id
+    synthetic = series.origin == "synthetic"
+    data.PatientName, data.PatientID = f"{series.origin.upper()}^{series.patient_id}", series.patient_id
     data.PatientBirthDate = data.PatientSex = ""
     data.StudyInstanceUID, data.SeriesInstanceUID = series.study_uid, series.series_uid
     data.StudyDate, data.StudyTime, data.StudyID = series.date, "", ""
     data.ReferringPhysicianName = data.AccessionNumber = ""
     data.Modality, data.SeriesNumber = MODALITIES[series.kind], series.number
-    data.SeriesDescription = _marked(series.description)
-    data.SyntheticData, data.ImageComments = "YES", COMMENT
+    data.SeriesDescription, data.ImageComments = _described(series), STATEMENTS[series.origin]
+    if synthetic:
+        data.SyntheticData = "YES"
+    else:  # neither YES nor NO, which is "faithful to what was acquired", would be true
+        data.DerivationDescription = STATEMENTS[series.origin]
     data.Manufacturer, data.SoftwareVersions = "lit_medgen", software
     purpose, equipment = Dataset(), Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "109100", "DCM"
-    purpose.CodeMeaning = "Synthesizing Equipment"
+    purpose.CodingSchemeDesignator = "DCM"
+    purpose.CodeValue, purpose.CodeMeaning = EQUIPMENT[synthetic]
     equipment.PurposeOfReferenceCodeSequence = [purpose]
     equipment.Manufacturer, equipment.SoftwareVersions = "lit_medgen", software
     data.ContributingEquipmentSequence = [equipment]
@@ -240,11 +262,13 @@ def _add_origin(data: Dataset, series: Series) -> None:
         data.RecognizableVisualFeatures = "YES"
 
 
-def _add_kind(data: Dataset, kind: Kind) -> None:
+def _add_kind(data: Dataset, series: Series) -> None:
     """What the image class asks for; empty wherever only a scanner could know it."""
+    kind = series.kind
     if kind == "sc":
         data.ImageType = ["DERIVED", "SECONDARY"]
-        data.ConversionType, data.PatientOrientation = "SYN", ""
+        data.ConversionType = "SYN" if series.origin == "synthetic" else "WSD"  # synthetic image, or workstation
+        data.PatientOrientation = ""
         return
     data.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if kind == "ct" else "OTHER"]
     data.PatientPosition = ""
@@ -269,8 +293,12 @@ def _add_pixels(data: Dataset, pixels: np.ndarray, series: Series) -> None:
     data.WindowCenter, data.WindowWidth = _decimal((low + high) / 2 + 0.5), _decimal(high - low + 1)
 
 
-def _marked(description: str) -> str:
-    return description if description.startswith(MARK) else f"{MARK} {description}".strip()
+def _described(series: Series) -> str:
+    """Series Description: what the image is before all else."""
+    mark, description = series.origin.upper(), series.description
+    if not description and series.origin != "synthetic":
+        description = "derived from a patient's image"
+    return description if description.startswith(mark) else f"{mark} {description}".strip()
 
 
 def _decimal(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from lit_medgen.files import write_atomically
 
@@ -48,8 +49,10 @@ def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
     write_atomically(path, content.getvalue())
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes x y pixels in [0, 1] as 8-bit grey."""
-    content = io.BytesIO()
-    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(content, format="png")
+def write_png(path: Path, pixels: np.ndarray, description: str = "") -> None:
+    """Writes x y pixels in [0, 1] as 8-bit grey; the description stands in a text chunk of that name."""
+    content, texts = io.BytesIO(), PngInfo()
+    if description:
+        texts.add_text("Description", description)
+    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(content, format="png", pnginfo=texts)
     write_atomically(path, content.getvalue())

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import stratified_times
 from lit_medgen.errors import InputError, NonFiniteError
+from lit_medgen.images.origin import Origin
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
 
@@ -242,6 +243,10 @@ class Requests:
 
 class Generator(Method):
     """A method that makes images."""
+
+    makes: Origin = "synthetic"
+    """What its images come from. A method that is given a patient's image, or parts of one, says so here: whatever it
+    writes then bears that word, for it is as private as the image."""
 
     most_samples: int | None = None
     """How many there can be, where that is limited."""

@@ -29,6 +29,8 @@ SAME_DATA = ("axis", "preprocessing", "fractions", "seed")
 class FirstStage(Generator):
     """Images to latents and back."""
 
+    makes = "reconstruction"
+
     originals: Tensor | None = None
     """n c *s in [-1, 1], the images that "samples" reconstruct: seed i is the i-th."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from tiny_run import ROOT, TWO_STAGES, TinyRun, first_stage, one_line
@@ -245,6 +246,19 @@ def test_attributes_that_a_model_does_not_know_are_refused(
 ) -> None:
     assert ihdm.on_checkpoint("sample", f"--out={tmp_path}", '--attributes={"age_years": 70}') == 2
     assert "IHDM was not told of 'age_years', but of nothing" in one_line(capsys)
+
+
+def test_reconstructions_of_patients_are_not_called_synthetic(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--ckpt_path", str(first_stage(phantoms)), "--trainer.accelerator=cpu", "--num=1"]
+    assert main(["sample", *words, "--format=dicom", f"--out={tmp_path}"]) == 0
+    assert "1 reconstructions of patients' images" in capsys.readouterr().out
+    (path,) = tmp_path.glob("reconstruction_00000000/*.dcm")
+    data = pydicom.dcmread(path)
+    assert data.get("SyntheticData") != "YES"
+    assert "derived from a patient's image" in data.ImageComments
+    assert not list(tmp_path.glob("sample_*"))
 
 
 def test_hash_sees_every_weight() -> None:
