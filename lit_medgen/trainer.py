@@ -62,6 +62,14 @@ class Trainer(L.Trainer):
         self.signals = self._signal_connector = Signals(self)
         loop = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = _Steps(self, min_steps=loop.min_steps, max_steps=loop.max_steps)
+        self._shown: dict[str, float] = {}
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """What a progress bar shows beside the time; on a GPU, where reading waits, that of the last logged step."""
+        if self.strategy.root_device.type == "cpu" or self._logger_connector.should_update_logs:
+            self._shown = super().progress_bar_metrics
+        return self._shown
 
     def fit(
         self,

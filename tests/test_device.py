@@ -11,10 +11,12 @@ from functools import partial
 from itertools import cycle
 from typing import Any, get_args
 
+import lightning as L
 import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
 from standin import StandIn, counted, device, moved
 from tiny_run import ROOT
 from torch import Tensor
@@ -46,6 +48,7 @@ from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, UNet
 from lit_medgen.networks.discriminator import diff_augment
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.trainer import Trainer
 
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
@@ -351,6 +354,22 @@ def test_batches_and_noise_are_sent_without_waiting() -> None:
     again = SeededNoise([1, 2])
     for draw in draws:
         assert torch.equal(draw.inner, again.like(sets.image))
+
+
+def test_a_progress_bar_reads_losses_where_they_are_logged_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait for the device; on a CPU there is nothing to wait for."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, log_every_n_steps=3)
+    reads = iter(range(10))
+    monkeypatch.setattr(L.Trainer, "progress_bar_metrics", property(lambda _: {"loss": next(reads)}))
+    trainer.state.fn, trainer.training = TrainerFn.FITTING, True
+
+    def seen(step: int) -> float:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        return trainer.progress_bar_metrics["loss"]
+
+    assert [seen(step) for step in range(3)] == [0, 1, 2]
+    trainer.strategy._root_device = device()
+    assert [seen(step) for step in range(2, 9)] == [3, 3, 3, 4, 4, 4, 5]
 
 
 def test_the_stand_in_finds_what_a_gpu_would_suffer_from() -> None:
