@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from data_modules.lidc import LIDCDataModule
     from data_modules.lidc_slices import CTSlices
     from data_modules.preprocessing import Preprocessing
-    from data_modules.slices import FDMDraw, OneSlice, UniformDraw
+    from data_modules.slices import ContiguousDraw, FDMDraw, OneSlice, UniformDraw
     from data_modules.store import Rejected, Scan
 
 __all__ = [
     "ADNIDataModule",
     "CTSlices",
+    "ContiguousDraw",
     "FDMDraw",
     "FolderDataModule",
     "LIDCDataModule",
@@ -34,6 +35,7 @@ __all__ = [
 _HOMES = {
     "ADNIDataModule": "adni",
     "CTSlices": "lidc_slices",
+    "ContiguousDraw": "slices",
     "FDMDraw": "slices",
     "FolderDataModule": "folder",
     "LIDCDataModule": "lidc",

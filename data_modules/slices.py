@@ -135,3 +135,49 @@ class FDMDraw(SliceDraw):
         span = stride * (size - 1)
         first = random.uniform(0, num_slices - span)
         return sorted({min(int(first + k * stride), num_slices - 1) for k in range(size)})
+
+
+class ContiguousDraw(SliceDraw):
+    """Stages of the paper's sampling for a share of the items, the sets of another draw for the rest (ours).
+
+    `Autoregressive` sampling asks for runs of neighbouring slices, each from those just before it. Sets drawn by
+    `UniformDraw` from many slices are hardly ever such runs. A stage here is a run of `num_target` slices that
+    starts at 0, num_target, 2 num_target, ..., every one as likely, with the slices before it, up to `max_slices` in
+    all, as conditions; the first has none.
+
+    Args:
+        max_slices: tau_max, the most slices that C and P have together.
+        share: of the items that are stages, 0 to 1.
+        num_target: slices of a run, as the sampling scheme's; None: half of `max_slices`.
+        others: draws the rest; None: `UniformDraw`.
+    """
+
+    def __init__(
+        self,
+        max_slices: int = 20,
+        share: float = 0.5,
+        num_target: int | None = None,
+        others: SliceDraw | None = None,
+    ) -> None:
+        super().__init__(max_slices)
+        num_target = num_target or (max_slices + 1) // 2
+        self.others = others or UniformDraw(max_slices)
+        if not 0 <= share <= 1:
+            raise ValueError(f"slices.init_args.share is {share}; give 0 to 1.")
+        if not 1 <= num_target <= max_slices:
+            raise ValueError(f"slices.init_args.num_target is {num_target}; give 1 to max_slices, {max_slices}.")
+        if self.others.max_slices != max_slices:
+            raise ValueError(
+                f"slices.init_args.max_slices is {max_slices}, but that of slices.init_args.others is "
+                f"{self.others.max_slices}; give the same."
+            )
+        self.share, self.num_target = share, num_target
+
+    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
+        """Sets from a volume of `num_slices`."""
+        if random.random() >= self.share:
+            return self.others.draw(num_slices, random)
+        first = self.num_target * int(random.integers(math.ceil(num_slices / self.num_target)))
+        target = list(range(first, min(first + self.num_target, num_slices)))
+        condition = list(range(max(0, first - (self.max_slices - self.num_target)), first))
+        return Slices.of(condition, target, self.max_slices)

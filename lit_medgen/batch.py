@@ -5,7 +5,7 @@ Shapes use einops letters: b batch, c channels, *s spatial axes, n slices. Image
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -54,11 +54,15 @@ class Condition:
         `slice_index` says which slices are asked for, not what they are made from, so it stays.
         """
         return replace(
-            self,
-            attributes={name: value.masked_fill(rows, torch.nan) for name, value in self.attributes.items()},
+            self.drop_attributes(dict.fromkeys(self.attributes, rows)),
             label_map=_fill(self.label_map, rows, -1),
             observed=_fill(self.observed, rows, False),
         )
+
+    def drop_attributes(self, rows: Mapping[str, Tensor]) -> Condition:
+        """Makes each named attribute unknown in its own rows (name -> b, bool); all else stays."""
+        dropped = {name: self.attributes[name].masked_fill(rows[name], torch.nan) for name in rows}
+        return replace(self, attributes=self.attributes | dropped)
 
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""

@@ -1,6 +1,6 @@
 """The mathematics of diffusion: schedules, processes, denoisers, samplers. No networks, files or Lightning."""
 
-from lit_medgen.diffusion.denoisers import Denoiser, MinSNR, UniformWeight, stratified_times
+from lit_medgen.diffusion.denoisers import Denoiser, MinSNR, UniformWeight, evaluation_times, stratified_times
 from lit_medgen.diffusion.discrete import AbsorbingProcess, DiscreteProcess, HeatProcess
 from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
@@ -26,6 +26,7 @@ __all__ = [
     "Schedule",
     "UniformWeight",
     "dissipate",
+    "evaluation_times",
     "stratified_times",
     "times",
 ]

@@ -21,6 +21,8 @@ from lit_medgen.diffusion.schedules import Schedule
 
 Parametrisation = Literal["x", "eps", "v"]
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 class Denoises(Protocol):
     """Anything a sampler can walk: a `Denoiser`, guidance around one, or an exact formula in a test."""
@@ -121,4 +123,21 @@ def stratified_times(num: int, total: int, first: int, offset: float, t_min: flo
         t_min: the least time.
     """
     place = (offset + (first + torch.arange(num, dtype=torch.float64)) / total) % 1
+    return (t_min + (1 - t_min) * place).float()
+
+
+def evaluation_times(image: Tensor, repeat: int, num_repeats: int, offset: float, t_min: float) -> Tensor:
+    """A time in [t_min, 1] for each image, b -> b: one of `num_repeats` evenly spread ones that the image is seen at.
+
+    Those of one image lie between those of the images before it, by the golden ratio, which leaves no large gap
+    however many images there are. They depend on no batch size and on no number of ranks.
+
+    Args:
+        image: numbers of the images among all that are evaluated, int64.
+        repeat: 0 to num_repeats - 1.
+        num_repeats: times that each image is seen at.
+        offset: where the first image's times lie, in [0, 1).
+        t_min: the least time.
+    """
+    place = (repeat + (offset + image.double() * GOLDEN_RATIO) % 1) / num_repeats
     return (t_min + (1 - t_min) * place).float()

@@ -27,7 +27,9 @@ class Adversarial(Method):
         critic: the discriminator; all other trained parameters are the generator's.
         optimizer: makes the generator's optimizer.
         critic_optimizer: makes the critic's.
-        learning_rate: factor of both rates at each step.
+        learning_rate: factor of the generator's rate at each step.
+        critic_learning_rate: factor of the critic's rate at each of its own steps, the first of which may come late;
+            None: constant from the first one on.
         gradient_clip: greatest norm of either gradient; `trainer.gradient_clip_val` cannot serve two optimizers.
     """
 
@@ -40,9 +42,11 @@ class Adversarial(Method):
         optimizer: OptimizerCallable = default_optimizer,
         critic_optimizer: OptimizerCallable = default_optimizer,
         learning_rate: Constant | None = None,
+        critic_learning_rate: Constant | None = None,
         gradient_clip: float | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate)
+        self.critic_learning_rate = critic_learning_rate or Constant()
         self.automatic_optimization = False
         self.gradient_clip = gradient_clip
         self.critic, self.make_critic_optimizer = critic, critic_optimizer
@@ -92,9 +96,12 @@ class Adversarial(Method):
         optimizer.zero_grad()
 
     def configure_optimizers(self) -> Any:
-        """The generator's and the critic's, each with its learning rate, counted in steps."""
+        """The generator's and the critic's, each with its learning rate, counted in its own steps."""
         critic = list(self.critic.parameters())
         theirs = set(critic)
         ours = [parameter for parameter in self.parameters() if parameter.requires_grad and parameter not in theirs]
         optimizers = [self.make_optimizer(ours), self.make_critic_optimizer(critic)]
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(each, self.learning_rate) for each in optimizers]
+        factors = (self.learning_rate, self.critic_learning_rate)
+        return optimizers, [
+            torch.optim.lr_scheduler.LambdaLR(each, factor) for each, factor in zip(optimizers, factors, strict=True)
+        ]

@@ -20,11 +20,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
-from lit_medgen.diffusion import stratified_times
+from lit_medgen.diffusion import evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError
 from lit_medgen.images.origin import Origin
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
+
+LEAST_TIMES = 32
+"""Times that a validation or test loss is a mean over, at least: it differs by orders of magnitude between times."""
 
 FACTS = "lit_medgen"
 """The checkpoint's key for what Lightning does not keep: the method's config, the data's spec."""
@@ -33,6 +36,25 @@ FACTS = "lit_medgen"
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """AdamW at 1e-4."""
     return torch.optim.AdamW(parameters, lr=1e-4)
+
+
+@dataclass
+class Evaluation:
+    """The batch that is being evaluated.
+
+    Attributes:
+        stage: "val" or "test".
+        first_image: number of its first image among all of this process.
+        num_repeats: losses that are taken of it, each at other times.
+        repeat: which of them this is.
+        timed: whether the loss depends on times at all.
+    """
+
+    stage: str
+    first_image: int
+    num_repeats: int
+    repeat: int = 0
+    timed: bool = False
 
 
 class Method(L.LightningModule, ABC):
@@ -56,6 +78,7 @@ class Method(L.LightningModule, ABC):
     def __init__(self, optimizer: OptimizerCallable = default_optimizer, learning_rate: Constant | None = None) -> None:
         super().__init__()
         self._suspects: list[tuple[list[str], dict[str, Tensor]]] = []
+        self._evaluation: Evaluation | None = None
         self.make_optimizer, self.learning_rate = optimizer, learning_rate or Constant()
 
     @abstractmethod
@@ -87,13 +110,11 @@ class Method(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on unseen people, with the same noise every time."""
-        self._seed("val", batch_idx)
-        self._log_losses("val", self.losses(batch), batch, on_step=False)
+        self._log_losses("val", self._evaluate("val", batch, batch_idx), batch, on_step=False)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on the test people."""
-        self._seed("test", batch_idx)
-        self._log_losses("test", self.losses(batch), batch, on_step=False)
+        self._log_losses("test", self._evaluate("test", batch, batch_idx), batch, on_step=False)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
@@ -184,10 +205,14 @@ class Method(L.LightningModule, ABC):
     # What the losses of subclasses use.
 
     def times(self, num: int, t_min: float) -> Tensor:
-        """Stratified times for `num` images, b, spread over batch and ranks together."""
+        """Times for `num` images, b, evenly spread over batch and ranks together; in evaluation over all its images."""
         world_size, rank = (self.trainer.world_size, self.global_rank) if self._trainer else (1, 0)
-        stage = "train" if self.training else "eval"
-        offset = mix("times", self._run_seed, stage, self._step if self.training else 0) / 2**63
+        if (now := self._evaluation) is not None:
+            now.timed = True
+            image = (now.first_image + torch.arange(num)) * world_size + rank
+            offset = mix("times", self._run_seed, now.stage) / 2**63
+            return sent(evaluation_times(image, now.repeat, now.num_repeats, offset, t_min), self.device)
+        offset = mix("times", self._run_seed, "train" if self.training else "eval", self._step) / 2**63
         return sent(stratified_times(num, num * world_size, rank * num, offset, t_min), self.device)
 
     @property
@@ -201,6 +226,22 @@ class Method(L.LightningModule, ABC):
 
     def _seed(self, stage: str, step: int) -> None:
         torch.manual_seed(mix(stage, self._run_seed, step, self.global_rank))
+
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The losses of a batch; where few images are evaluated, their mean over several times of each."""
+        num = len(batch.image)
+        if batch_idx == 0:
+            num_batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
+            self._first_batch = num, math.ceil(LEAST_TIMES / (sum(num_batches) * num * self.trainer.world_size))
+        size, num_repeats = self._first_batch
+        now = self._evaluation = Evaluation(stage, batch_idx * size, num_repeats)
+        found: list[dict[str, Tensor]] = []
+        while not found or (now.timed and len(found) < num_repeats):
+            now.repeat = len(found)
+            self._seed(stage, batch_idx * num_repeats + now.repeat)
+            found.append(self.losses(batch))
+        self._evaluation = None
+        return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
         named = {f"{stage}/{name}": value for name, value in losses.items()}

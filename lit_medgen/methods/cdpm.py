@@ -144,7 +144,7 @@ class CDPM(Generator):
             raise InputError(
                 "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
             )
-        t = self.times(len(batch.image), self.denoiser.schedule.t_min)
+        t, share = self._times_and_shares(len(batch.image))
         eps = torch.randn_like(batch.image)
         x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
         which = sent(torch.tensor([self.atlas_without.get(key, 0) for key in batch.key]), t.device)
@@ -152,8 +152,21 @@ class CDPM(Generator):
         target = self.denoiser.target(batch.image, x_t, t)
         error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
         wanted = ~observed & (index != PADDING)
-        weight = broadcast(self.weight(self.denoiser.schedule.log_snr(t), self.denoiser.parametrisation), error)
+        weight = share * self.weight(self.denoiser.schedule.log_snr(t), self.denoiser.parametrisation)
+        weight = broadcast(weight, error)
         return {"loss": (weight * error * wanted).sum() / wanted.sum()}
+
+    def _times_and_shares(self, num: int) -> tuple[Tensor, Tensor]:
+        """Times b, and how much each counts in the mean over [t_min, 1], b.
+
+        In evaluation, which affords few times, the lesser ones are denser and count less. The loss rises steeply
+        towards t_min, so that the mean would otherwise hang on how near the least of them comes to it.
+        """
+        t_min = self.denoiser.schedule.t_min
+        if self.training:
+            return self.times(num, t_min), torch.ones(num, device=self.device)
+        place = self.times(num, 0.0)
+        return t_min + (1 - t_min) * place**2, 2 * place
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:

@@ -61,13 +61,31 @@ class Told:
 
     Attributes:
         attributes: names of attributes of the data, e.g. age_years, sex.
-        unconditional: share of training images whose attributes are left out.
+        unconditional: share of training images whose attributes are all left out.
+        drop_each: share of the other training images that an attribute is left out of, drawn for each of several
+            attributes by itself, so that images can be asked for by any of them alone.
         guidance_scale: of classifier-free guidance on the logits; 1 is none.
     """
 
     attributes: Sequence[str] = ()
     unconditional: float = 0.1
+    drop_each: float = 0.1
     guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """ValueError for shares that are none."""
+        for name in ("unconditional", "drop_each"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise ValueError(f"model.init_args.told.{name} is {share}; give a share from 0 to below 1.")
+
+    def drawn(self, condition: Condition, num: int, device: torch.device) -> Condition:
+        """The condition of `num` images as training sees it: some attributes, or all of them, left out by chance."""
+        if not self.attributes:
+            return condition
+        if len(self.attributes) > 1:
+            rows = {name: torch.rand(num, device=device) < self.drop_each for name in condition.attributes}
+            condition = condition.drop_attributes(rows)
+        return condition.drop(torch.rand(num, device=device) < self.unconditional)
 
 
 class CodeMaps(TwoStage):
@@ -179,8 +197,8 @@ class CodeMaps(TwoStage):
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """The same as the loss needs them: some attributes left out, no guidance."""
         condition = self.scaled(Condition(attributes=batch.attributes))
-        if self.training and self.told.attributes:
-            condition = condition.drop(torch.rand(len(state), device=self.device) < self.told.unconditional)
+        if self.training:
+            condition = self.told.drawn(condition, len(state), self.device)
         logits: Tensor = self.network(state, self.time(level), condition)
         return logits.float()
 

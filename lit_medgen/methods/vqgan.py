@@ -9,8 +9,9 @@ Inverse Heat Dissipation Model" (anonymous, under review).
     L_G      = -E[D(G(z_q))]                      D: hinge loss                        (Lim & Ye 2017, section 2)
     lambda   = |grad L_rec| / (|grad L_G| + delta), both at the last layer of G        (Esser et al., eq. 7)
 
-The critic starts after `critic_start` steps. Where eq. 4 and the code it comes from differ:
-`lit_medgen.networks.quantizer`.
+The critic starts after `critic_start` steps, at its full learning rate: lambda passes on the gradient of a critic that
+has hardly learned as loudly as that of a good one, so a second warm-up would do harm. Where eq. 4 and the code it comes
+from differ: `lit_medgen.networks.quantizer`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class VQGAN(Adversarial, FirstStage):
         diff_augment: whether the critic sees real and made images augmented alike.
         optimizer: makes the optimizer of encoder, codebook and decoder.
         critic_optimizer: makes the critic's.
-        learning_rate: factor of both rates at each step.
+        learning_rate: factor of the rate of encoder, codebook and decoder at each step.
+        critic_learning_rate: factor of the critic's rate at each of its own steps, from `critic_start` on; None: 1.
         gradient_clip: greatest norm of either gradient.
     """
 
@@ -80,11 +82,14 @@ class VQGAN(Adversarial, FirstStage):
         optimizer: OptimizerCallable = default_optimizer,
         critic_optimizer: OptimizerCallable = default_optimizer,
         learning_rate: Constant | None = None,
+        critic_learning_rate: Constant | None = None,
         gradient_clip: float | None = None,
     ) -> None:
         as_module(network)
         critic = critic or PatchDiscriminator(network.dim)
-        super().__init__(as_module(critic), optimizer, critic_optimizer, learning_rate, gradient_clip)
+        super().__init__(
+            as_module(critic), optimizer, critic_optimizer, learning_rate, critic_learning_rate, gradient_clip
+        )
         self.network = network
         self.quantizer = quantizer or NearestNeighbour(channels=network.latent_channels)
         if self.quantizer.channels != network.latent_channels:

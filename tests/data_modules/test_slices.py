@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.slices import FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
+from data_modules.slices import ContiguousDraw, FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
 from lit_medgen.batch import PADDING
 from lit_medgen.errors import InputError
+from lit_medgen.methods.schemes import Autoregressive
 
-DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw]
+DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw, ContiguousDraw]
 
 
 def draws(draw: SliceDraw, num_slices: int, num: int, seed: int = 0) -> list[Slices]:
@@ -46,7 +50,7 @@ def test_a_draw_is_a_pure_function_of_its_generator(kind: type[SliceDraw], seed:
     np.testing.assert_array_equal(first.observed, second.observed)
 
 
-@pytest.mark.parametrize("kind", DRAWS)
+@pytest.mark.parametrize("kind", [UniformDraw, FDMDraw])  # a ContiguousDraw has few stages by design
 def test_other_generators_draw_other_sets(kind: type[SliceDraw]) -> None:
     assert len({tuple(slices.index) for slices in draws(kind(8), 100, 50)}) > 45
 
@@ -88,6 +92,49 @@ def test_fdm_draws_unconditional_sets_at_times() -> None:
     share = np.mean([not slices.observed.any() for slices in draws(FDMDraw(10), 120, 2000)])
     # At least 1 in 10: the first group alone fills the places. At most what also later coins of 1/2 allow.
     assert 0.1 < share < 0.5
+
+
+def nearly_contiguous(slices: Slices) -> bool:
+    """Whether the set has more than one slice, over 90 % of which are followed by their neighbour."""
+    real = slices.index[slices.index != PADDING]
+    return len(real) > 1 and float(np.mean(np.diff(real) == 1)) > 0.9
+
+
+def test_contiguous_draw_draws_the_stages_that_sampling_asks_for() -> None:
+    stages = {
+        (tuple(stage.condition), tuple(stage.target)) for stage in Autoregressive(10, 10).stages(128)
+    }  # the paper's 13
+    found = draws(ContiguousDraw(), 128, 3000)
+    near = [slices for slices in found if nearly_contiguous(slices)]
+    assert np.mean([nearly_contiguous(slices) for slices in draws(UniformDraw(), 128, 3000)]) < 0.01
+    assert len(near) / len(found) == pytest.approx(0.5, abs=0.03)
+    counts = Counter(
+        (tuple(s.index[s.observed].tolist()), tuple(s.index[~s.observed & (s.index != PADDING)].tolist()))
+        for s in draws(ContiguousDraw(share=1.0), 128, 2600)
+    )
+    assert set(counts) == stages
+    assert min(counts.values()) > 140  # 200 each, on average
+
+
+def test_contiguous_draw_leaves_the_rest_to_another_draw() -> None:
+    found = draws(ContiguousDraw(8, share=0, others=FDMDraw(8)), 40, 20)
+    for i, slices in enumerate(found):
+        random = np.random.default_rng((0, i))
+        random.random()
+        np.testing.assert_array_equal(slices.index, FDMDraw(8).draw(40, random).index)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"share": 1.5}, "share is 1.5"),
+        ({"num_target": 21}, "num_target is 21"),
+        ({"others": FDMDraw(8)}, "max_slices is 20, but that of slices.init_args.others is 8"),
+    ],
+)
+def test_impossible_contiguous_draws_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ContiguousDraw(**wrong)
 
 
 @pytest.mark.parametrize("kind", DRAWS)

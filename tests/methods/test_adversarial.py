@@ -60,6 +60,16 @@ def test_the_generator_is_trained_against_a_critic_held_still(tmp_path: Path, ph
     assert theirs == {id(parameter) for parameter in model.critic.parameters()}
 
 
+def test_the_critic_has_a_schedule_of_its_own(tmp_path: Path, phantoms: Path) -> None:
+    # The generator warms up over 2 steps; the critic, whose gradient is heard from its first step on, does not.
+    model = run(tmp_path, phantoms, 1)
+    ours, theirs = model.configure_optimizers()[1]
+    assert ours.get_last_lr()[0] == pytest.approx(1e-4 / 3)
+    assert theirs.get_last_lr()[0] == pytest.approx(1e-4)
+    critic = newest(tmp_path)["optimizer_states"][1]  # type: ignore[index]
+    assert critic["param_groups"][0]["lr"] == pytest.approx(1e-4)
+
+
 def test_fp16_is_refused(tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU, Lightning takes bf16 instead; a GPU would take it at its word.
     monkeypatch.setattr(Trainer, "precision", property(lambda trainer: "16-mixed"))

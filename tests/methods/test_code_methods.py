@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +328,39 @@ def test_vqgan_in_3d() -> None:
     assert model.codes(images).shape == (2, 4, 4, 4)
     assert model.reconstruct(images).shape == images.shape
     assert model.loss(Batch(images, ["a", "b"], torch.eye(4).expand(2, 4, 4)))["loss"].isfinite()
+
+
+def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypatch: Any) -> None:
+    """Every subset of the attributes is trained on, at the stated rates; so any of them can be asked for alone."""
+    told = Told(("age_years", "sex"), unconditional=0.2, drop_each=0.3)
+    model, num = built(Absorbing("", 8, 8, network=SMALL, told=told), vqgan), 20_000
+    model.spec = replace(vqgan.needed_spec(), attributes={"age_years": (60.0, 80.0), "sex": (0.0, 1.0)})
+    seen: list[Condition] = []
+    monkeypatch.setattr(model.network, "forward", lambda *given: seen.append(given[2]) or torch.zeros(1))
+    attributes = {"age_years": torch.full((num,), 70.0), "sex": torch.ones(num)}
+    images = Batch(torch.zeros(num, 1), ["key"] * num, torch.eye(4), attributes)
+    torch.manual_seed(0)
+    for training in (True, False):
+        model.train(training)
+        model.training_logits(torch.zeros(num, 1), torch.ones(num), images)
+    known = [torch.stack([c.attributes[name].isfinite() for name in told.attributes], 1).tolist() for c in seen]
+    shares = {pair: known[0].count([*pair]) / num for pair in product((False, True), repeat=2)}
+    kept, dropped = 0.8 * 0.7, 0.8 * 0.3
+    expected = {(True, True): kept * 0.7, (True, False): kept * 0.3, (False, True): dropped * 0.7}
+    for pair, share in expected.items():
+        assert shares[pair] == pytest.approx(share, abs=0.015)
+    assert shares[False, False] == pytest.approx(0.2 + dropped * 0.3, abs=0.015)
+    assert all(map(all, known[1]))  # in evaluation all are told
+
+
+def test_one_attribute_is_left_out_as_often_as_stated() -> None:
+    told = Told(("age_years",), unconditional=0.2, drop_each=0.9)
+    torch.manual_seed(0)
+    drawn = told.drawn(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
+    assert drawn.attributes["age_years"].isnan().float().mean().item() == pytest.approx(0.2, abs=0.015)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_impossible_shares_are_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=rf"told\.drop_each is {share}"):
+        Told(drop_each=share)
