@@ -8,6 +8,7 @@ loaders        store -> `Batch`, in an order that is a function of (seed, positi
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -361,6 +362,14 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             collate_fn=collate,
             timeout=self.worker_timeout_s if self.num_workers else 0,
         )
+
+    @property
+    def voxels_per_batch(self) -> int:
+        """Of all images of a batch."""
+        voxels = math.prod(self.spec.size)
+        if self.slices and not isinstance(self.slices, OneSlice):
+            voxels = voxels // self.store.num_slices * self.slices.max_slices
+        return self.batch_size * voxels
 
     def people(self, split: Split) -> dict[str, str]:
         """Store key -> whose image it is (hashed)."""

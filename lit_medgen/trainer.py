@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec
@@ -29,8 +30,9 @@ from lit_medgen.checkpoints import CheckpointFiles, newest, read_checkpoint, ref
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import FILE_NAMES, TOLD
 from lit_medgen.loggers import RunLogger, WandbRun
+from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import FACTS, Generator, Method, Requests
-from lit_medgen.methods.first_stage import FirstStage
+from lit_medgen.methods.first_stage import FirstStage, TwoStage
 from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
@@ -122,11 +124,22 @@ class Trainer(L.Trainer):
         for logger in self.loggers if self.state.fn == "fit" else []:
             if isinstance(logger, RunLogger):
                 logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
+        if self.state.fn == "fit":
+            self._warn_of_memory()
         results = super()._run_stage()
         for callback in self.callbacks if self.state.fn == "fit" else []:  # type: ignore[attr-defined]
             if isinstance(callback, Report):
                 callback.write(self, self.lightning_module)
         return results
+
+    def _warn_of_memory(self) -> None:
+        """Says so if a batch will hardly fit into memory; code maps are small, so methods on them are not looked at."""
+        model, voxels = self.lightning_module, getattr(self.datamodule, "voxels_per_batch", None)  # type: ignore[attr-defined]
+        if voxels and not isinstance(model, TwoStage):
+            device = self.strategy.root_device
+            sharing = self.num_devices if device.type == "cpu" else 1
+            if line := batch_warning(model, voxels, device, sharing):
+                rank_zero_only(print)(line, flush=True)
 
     def border(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""
