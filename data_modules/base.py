@@ -28,7 +28,7 @@ from data_modules.preprocessing import Preprocessing
 from data_modules.slices import OneSlice, SliceDraw, Slices
 from data_modules.splits import SPLITS, Split, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
-from data_modules.summary import account, kinds, passed_over
+from data_modules.summary import account, contents, kinds, passed_over
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
@@ -208,7 +208,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """Writes the prepared store; quick where it is already there. Says what was taken and what was not."""
         accepted, rejected = self.prepare()
         say(account(accepted, rejected, self.root, self.address.folder))
-        for line in self.taken(rejected, owner=False):
+        for line in self.taken(accepted, rejected, owner=False):
             say(line)
 
     def prepare(self, verify: bool = False, figures: bool = False) -> tuple[list[Record], list[Rejected]]:
@@ -232,17 +232,18 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         self._scans = scans
         return accepted, rejected
 
-    def taken(self, rejected: Sequence[Rejected], owner: bool) -> list[str]:
+    def taken(self, accepted: Sequence[Record], rejected: Sequence[Rejected], owner: bool) -> list[str]:
         """What the last preparation took, by folder and by kind of name, and what it passed over, a line each.
 
         Args:
-            rejected: what was not taken.
+            accepted: what is in the store.
+            rejected: what is not.
             owner: name the folders, which may be called after people.
         """
         refused = {row.source for row in rejected}
         lines = kinds([scan for scan in self._scans if str(scan.place) not in refused], self.root, owner)
-        left = passed_over(self.tree(), self._scans, rejected)
-        return [*lines, left] if left else lines
+        lines += [contents(accepted), passed_over(self.tree(), self._scans, rejected)]
+        return [line for line in lines if line]
 
     remedy: str = "Give the folder that holds the raw data."
     """What to do when there is no data."""

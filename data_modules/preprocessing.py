@@ -38,6 +38,8 @@ BACKGROUND_SHARE = 0.1
 UNDERSHOOT = 0.1
 """What dips below a background may weigh this share of what rises above it: ringing weighs about a hundredth, and
 half of a z-scored brain lies below its zero."""
+LABEL_LEVELS = 16
+"""Whole numbers that a volume may consist of for it to be looked at as a label map."""
 SPECK = 1e-3
 """Parts of the foreground that are smaller than this share of it are specks, such as hot voxels in the air."""
 EVEN, EVEN_RANGE = 0.999, 0.01
@@ -136,7 +138,8 @@ class Preprocessing:
         """The volume's file, float16 in [-1, 1]; see `Recipe`."""
         # First: a missing tool is no fault of the scan.
         tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
-        prepared = self(*self.read(scan.source))
+        raw, affine = self.read(scan.source)
+        prepared = self(raw, affine)
         stored = np.moveaxis(2 * prepared.voxels - 1, stacked, 0).astype(np.float16, order="C")
         with replacing(path, stored.nbytes) as file:
             np.save(file, stored)
@@ -146,6 +149,7 @@ class Preprocessing:
             "affine": _affine_of(3, prepared.affine).tolist(),
             "moved": _affine_of(3, prepared.moved).tolist(),
             "bytes": path.stat().st_size,
+            "levels": num_levels(raw),
         }
         return facts | tools
 
@@ -273,6 +277,15 @@ def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
     full = np.eye(dim + 1)
     full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
     return full
+
+
+def num_levels(voxels: np.ndarray) -> int:
+    """How many whole numbers a volume consists of, if they are as few as in a label map; else 0."""
+    for some in (voxels.ravel()[:: max(1, voxels.size // 50_000)], voxels):  # a few voxels tell of most volumes
+        levels = np.unique(some)
+        if len(levels) > LABEL_LEVELS or (levels != levels.round()).any():
+            return 0
+    return len(levels)
 
 
 def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:

@@ -137,6 +137,7 @@ class Record:
         affine: voxel to world, mm.
         attributes: numbers known about it; NaN where unknown.
         tools: what treated a raw head, with versions.
+        levels: how many whole numbers the raw volume consists of, if they are as few as in a label map; else 0.
     """
 
     key: str
@@ -147,6 +148,7 @@ class Record:
     affine: np.ndarray
     attributes: dict[str, float]
     tools: str = ""
+    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -370,6 +372,7 @@ def _prepare_one(
         np.array(facts["affine"]),
         scan.attributes,
         facts.get("tools", ""),
+        facts.get("levels", 0),
     )
 
 
@@ -421,6 +424,7 @@ def _record(row: dict[str, str], folder: Path) -> Record:
         np.array(facts["affine"]),
         attributes,
         row.get("tools", ""),
+        facts.get("levels", 0),
     )
 
 

@@ -79,6 +79,18 @@ def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:
     return lines
 
 
+def contents(accepted: Sequence[Record]) -> str:
+    """A line if images look like label maps inside, whatever their names; "" if none does."""
+    num = sum(record.levels > 0 for record in accepted)
+    most = max((record.levels for record in accepted), default=0)
+    if not num:
+        return ""
+    return (
+        f"warning: {num} of {len(accepted)} images consist of at most {most} whole numbers, as masks and label maps "
+        "do; leave them out if they are no images."
+    )
+
+
 def passed_over(tree: Tree, scans: Iterable[Scan], rejected: Iterable[Rejected]) -> str:
     """How many files of each suffix neither a scan nor a rejection names, and what can be read; "" if none.
 

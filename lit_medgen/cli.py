@@ -222,7 +222,7 @@ def prepare(args: list[str]) -> None:
     told += [f"store: {datamodule.address.folder}"]
     if "--figures" in args:
         told += ["figures: figures/ in it"]
-    for line in ["; ".join(told), *datamodule.taken(rejected, owner=True)]:
+    for line in ["; ".join(told), *datamodule.taken(accepted, rejected, owner=True)]:
         console.print(line, markup=False, highlight=False)
 
 

@@ -36,8 +36,8 @@ def batch_warning(model: nn.Module, voxels: int, device: torch.device, num_proce
     if free is None or needed <= free:
         return ""
     return (
-        f"warning: a training step needs about {needed / GIB:.0f} GiB or more ({voxels:,} voxels a batch), but "
-        f"{free / GIB:.0f} GiB are free on {device}; reduce data.init_args.batch_size, preprocessing.size or the "
+        f"warning: a training step needs about {needed / GIB:.1f} GiB or more ({voxels:,} voxels a batch), but "
+        f"{free / GIB:.1f} GiB are free on {device}; reduce data.init_args.batch_size, preprocessing.size or the "
         "network's channels, or set its gradient_checkpointing."
     )
 

@@ -31,7 +31,7 @@ def test_the_papers_experiment_on_24_gb_is_warned_of(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(memory, "free_bytes", lambda _: 24 * 2**30)
     line = batch_warning(paper, voxels, CPU)
     assert line.startswith("warning: a training step needs about")
-    assert "24 GiB are free on cpu" in line
+    assert "24.0 GiB are free on cpu" in line
     assert "data.init_args.batch_size" in line
     assert 24 < needed_bytes(paper, voxels) / 2**30 < 44
     assert batch_warning(paper, voxels // 3, CPU) == ""

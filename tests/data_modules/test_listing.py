@@ -162,7 +162,7 @@ def test_what_is_passed_over_is_counted(raw: Path, module: Module, capsys: pytes
     data = module()
     scans, rejected = data.scans()
     data._scans = scans
-    (line,) = [line for line in data.taken(rejected, owner=False) if line.startswith("passed over")]
+    (line,) = [line for line in data.taken([], rejected, owner=False) if line.startswith("passed over")]
     assert line.startswith("passed over 5 files: 2 .mnc, ")
     for word in ("1 .nrrd", "1 .nii", "1 without a suffix", "read are .nii, .nii.gz,", ".mgz", ".ima"):
         assert word in line

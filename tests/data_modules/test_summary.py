@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_modules.folder import FolderDataModule
 from data_modules.preprocessing import Preprocessing
 from data_modules.store import Rejected, Scan
 from data_modules.summary import account, kinds
+from lit_medgen.images.nifti import read_nifti, write_nifti
 
 WriteHead = Callable[[Path, int], Path]
 
@@ -122,6 +124,16 @@ def test_masks_among_the_images_are_said(names: tuple[str, ...], masks: str, tmp
     warnings = [line for line in kinds(scans(tmp_path, *names), tmp_path, owner=False) if "warning" in line]
     assert len(warnings) == bool(masks)
     assert all("masks are among the images" in line and masks in line for line in warnings)
+
+
+def test_label_maps_are_known_by_their_content(
+    tmp_path: Path, module: Module, write_head: WriteHead, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        voxels, affine = read_nifti(write_head(tmp_path / f"raw/p{seed}/a.nii.gz", seed))
+        write_nifti(tmp_path / f"raw/p{seed}/b.nii.gz", (voxels // 80).astype(np.uint8), affine)
+    (warning,) = [line for line in said(module(), capsys) if line.startswith("warning")]
+    assert warning.startswith("warning: 3 of 6 images consist of at most 3 whole numbers, as masks and label maps do")
 
 
 def test_raw_heads_among_brains_are_said(tmp_path: Path) -> None:
