@@ -43,3 +43,4 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.code_sampling
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.report

@@ -1,16 +1,15 @@
 """`evaluate`: samples against real people, with floors, intervals and nulls, as a report.
 
 Every score stands beside its real-vs-real value (as many training people as samples against the test people: what a
-perfect model would get), a jackknife interval, and the same score of three nulls that any model must beat:
+perfect model would get), a jackknife interval, and the same score of the nulls (`lit_medgen.nulls`), which any model
+must beat.
 
-    noise         independent normal voxels with the training images' mean and spread
-    mean+noise    the mean training image with independent noise of every voxel's own spread
-    pca_gaussian  a Gaussian with the 10 leading principal components of the training images
+Scores share what they are made of (`lit_medgen.metrics.known`): features of an image and likeness of a pair are
+computed once, on the model's device, from images that go there in blocks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.errors import InputError
-from lit_medgen.files import Outputs, write_atomically
-from lit_medgen.images.grids import save_figure
-from lit_medgen.images.plots import save_map, save_scores
+from lit_medgen.files import Outputs
 from lit_medgen.metrics import (
     RBFMMD,
     Coverage,
@@ -49,8 +46,14 @@ from lit_medgen.metrics import (
     VentricleSpread,
 )
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, ranking
+from lit_medgen.metrics.features import features_of
+from lit_medgen.metrics.known import Known, products
+from lit_medgen.nulls import NUM_COMPONENTS, null_makers, nulls, principal_components
+from lit_medgen.reporting import NUM_SHOWN, verdict, write_report
 
-NUM_COMPONENTS = 10
+__all__ = ["NUM_COMPONENTS", "evaluate", "floor", "measure", "metrics_for", "nulls"]
+
+CPU = torch.device("cpu")
 NONE = "none"
 BRAIN = "brain"
 LEAST_FOR_FEATURES = 8
@@ -112,9 +115,9 @@ def fewest(
 
 
 def metrics_for(
-    train: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice], anatomy: str = ""
+    modes: Tensor, seams: tuple[int, list[int]] | None, views: Mapping[str, CentreSlice], brains: bool
 ) -> dict[str, Callable[[], TwoSampleMetric]]:
-    """Name -> maker of every score; a generator gives `seams`, `extractors` the views, the data `anatomy`."""
+    """Name -> maker of every score; `seams` as a generator gives it, views by `extractors`, modes: k d."""
     metrics: dict[str, Callable[[], TwoSampleMetric]] = {
         "ms_ssim": PairwiseMSSSIM,
         "ms_ssim_gap": MSSSIMGap,
@@ -122,10 +125,10 @@ def metrics_for(
         "mmd_linear_biased": LinearMMD,
         "mmd_rbf_unbiased": RBFMMD,
         "sharpness": Sharpness,
-        "mode_spread": partial(ModeSpread, torch.from_numpy(principal_components(train).components_)),
+        "mode_spread": partial(ModeSpread, modes),
         "nearest_training": NearestTraining,
     }
-    if anatomy == BRAIN and train.ndim == 5:
+    if brains:
         metrics["ventricle_spread"] = VentricleSpread
     if seams and seams[1]:
         metrics["seam_ratio"] = partial(SeamRatio, *seams)
@@ -148,6 +151,8 @@ def evaluate(
     cache: Path | None = None,
     reconstructed: bool = False,
     seconds_per_image: float | None = None,
+    prior: Callable[[], Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Writes report.json, report.md and figures; returns the report.
 
@@ -161,6 +166,8 @@ def evaluate(
         cache: folder where learned features are kept.
         reconstructed: whether sample i is the reconstruction of the i-th image of the test people.
         seconds_per_image: that samples took, over all processes together, their files included.
+        prior: makes as many images of the model's prior, if it has one: a null of its own.
+        device: where scores are computed; on the CPU what needs float64 and a device that has none (MPS).
     """
     outputs = report_files(out)
     outputs.check()
@@ -171,22 +178,23 @@ def evaluate(
     least, numbers = fewest(len(samples), *people, per_person, reconstructed)
     views: Mapping[str, CentreSlice] = {}
     if features != NONE and least >= LEAST_FOR_FEATURES:
-        views = extractors(features, train, len(real), cache)
-    metrics = metrics_for(train, seams, views, data.anatomy)
-    rivals = nulls(train, len(samples))
-    own = {name: measure(make, samples, train, real) for name, make in metrics.items()}
+        views = extractors(features, train, len(real), cache, device)
+    known, pca = Known(device), principal_components(train)
+    modes = torch.from_numpy(pca.components_).double()
+    metrics = metrics_for(modes, seams, views, brains=data.anatomy == BRAIN and train.ndim == 5)
+    own = {name: measure(make, samples, train, real, known) for name, make in metrics.items()}
     for metric in own.values():
         metric.per_person, metric.tied = per_person, reconstructed
+    rivals = null_makers(train, len(samples), pca) | ({"prior": prior} if prior else {})
+    null_scores, shown = _of_nulls(rivals, metrics, train, real, known)
     report: dict[str, Any] = {
         "source": source,
         "images_per_person": per_person,
         "seconds_per_image": seconds_per_image,
         "metrics": {name: _row(own[name], make, train, real) for name, make in metrics.items()},
-        "nulls": {
-            null: {name: measure(make, images, train, real).compute().item() for name, make in metrics.items()}
-            for null, images in rivals.items()
-        },
-        "ranking": {view: ranking(extract, real) for view, extract in views.items()},
+        "floors": {name: _of_floor(metric, train, real) for name, metric in own.items()},
+        "nulls": null_scores,
+        "ranking": ranking(views, real),
     }
     if reconstructed:
         report["reconstruction"] = _paired(samples, real, per_person)
@@ -196,8 +204,16 @@ def evaluate(
     assert isinstance(nearest, NearestTraining)
     pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
     report["nearest"] = [{"sample": i, "training_image": place, "ms_ssim": value} for i, (place, value) in pairs]
+    report["verdict"] = verdict(report)
+    rows = {
+        "reconstructions" if reconstructed else "samples": samples[:NUM_SHOWN],
+        "training people most like them": train[nearest.places[:NUM_SHOWN]],
+        "data, unseen people": real[:NUM_SHOWN],
+    }
+    points = _points((samples, train, real), views, known)
+    points["nearest"] = points.pop("train")[nearest.places]
     outputs.claim()
-    _write(out, report, {"samples": samples, "nearest": train[nearest.places], "unseen": real}, rivals, views)
+    write_report(out, report, rows | {f"null: {name}": images for name, images in shown.items()}, points)
     outputs.end()
     return report
 
@@ -207,18 +223,69 @@ def report_files(out: Path) -> Outputs:
     return Outputs(out, "evaluate", FILES)
 
 
-def measure(make: Callable[[], TwoSampleMetric], images: Tensor, train: Tensor, real: Tensor) -> TwoSampleMetric:
+def measure(
+    make: Callable[[], TwoSampleMetric], images: Tensor, train: Tensor, real: Tensor, known: Known | None = None
+) -> TwoSampleMetric:
     """A metric that has seen images and the people it compares them with."""
     metric = make()
+    metric.known = known or metric.known
     metric.update(images, real=False)
     metric.update(train if metric.against == "train" else real, real=True)
     return metric
 
 
-def floor(make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num: int) -> float:
+def floor(
+    make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor, num: int, known: Known | None = None
+) -> float:
     """The score that real images get: mean over random sets of training people, as many as there are samples."""
-    sets = [np.random.default_rng(k).permutation(len(train))[:num] for k in range(NUM_FLOORS)]
-    return float(np.mean([measure(make, train[chosen], train, real).compute().item() for chosen in sets]))
+    metric = make()
+    metric.known = known or metric.known
+    sets = _floor_sets(len(train), num)
+    # The same tensor for every score, so that its pairs are known.
+    metric.wanted = metric.known(_pairs_within, len(train), num)
+    statistics, every = metric.statistics(train, real), torch.arange(len(real))
+    return float(np.mean([metric.score(statistics, chosen, every) for chosen in sets]))
+
+
+def _floor_sets(num_train: int, num: int) -> list[Tensor]:
+    """Indices of the training images in each set of the floor; one set where it holds them all."""
+    sets = [torch.from_numpy(np.random.default_rng(k).permutation(num_train)[:num]) for k in range(NUM_FLOORS)]
+    return sets if num < num_train else sets[:1]
+
+
+def _pairs_within(num_train: int, num: int) -> Tensor:
+    """n n, bool: the pairs of training images that are together in some set of the floor."""
+    wanted = torch.zeros(num_train, num_train, dtype=torch.bool)
+    for chosen in _floor_sets(num_train, num):
+        wanted[chosen[:, None], chosen] = True
+    return wanted
+
+
+def _of_floor(metric: TwoSampleMetric, train: Tensor, real: Tensor) -> dict[str, Any]:
+    """What a floor is the mean of: so many sets of so many images, of which people."""
+    if metric.of_one_set:
+        return {"sets": 1, "images": len(real), "people": "test"}
+    sets = _floor_sets(len(train), sum(map(len, metric.samples)))
+    return {"sets": len(sets), "images": len(sets[0]), "people": "train"}
+
+
+def _of_nulls(
+    rivals: Mapping[str, Callable[[], Tensor]],
+    metrics: Mapping[str, Callable[[], TwoSampleMetric]],
+    train: Tensor,
+    real: Tensor,
+    known: Known,
+) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
+    """Null -> its scores, and null -> the first of its images; one null is in memory at a time."""
+    scores, shown = {}, {}
+    for null, make_images in rivals.items():
+        images = make_images()
+        scores[null] = {
+            name: measure(make, images, train, real, known).compute().item() for name, make in metrics.items()
+        }
+        shown[null] = images[:NUM_SHOWN].clone()
+        known.forget(images)
+    return scores, shown
 
 
 def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Tensor, real: Tensor) -> dict[str, Any]:
@@ -228,9 +295,9 @@ def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Te
     return {
         "value": estimate.value,
         "ci95": list(estimate.ci95),
-        "real_vs_real": measure(make, real, train, real).compute().item()
+        "real_vs_real": measure(make, real, train, real, metric.known).compute().item()
         if metric.of_one_set
-        else floor(make, train, real, num_samples),
+        else floor(make, train, real, num_samples, metric.known),
         "num_samples": num_samples,
         "num_real": num_real,
         "features": metric.features,
@@ -249,105 +316,17 @@ def _paired(outputs: Tensor, targets: Tensor, per_person: int) -> dict[str, Any]
     return rows
 
 
-def _write(
-    out: Path,
-    report: dict[str, Any],
-    images: Mapping[str, Tensor],
-    rivals: Mapping[str, Tensor],
-    views: Mapping[str, CentreSlice],
-) -> None:
-    """report.json, report.md and the figures; `images` are samples, nearest and unseen."""
-    write_atomically(out / "report.json", json.dumps(report, indent=2))
-    write_atomically(out / "report.md", as_markdown(report))
-    save_scores(out / "scores.png", report)
-    what = "reconstructions" if "reconstruction" in report else "samples"
-    titles = (what, "training people most like them", "data, unseen people")
-    rows = dict(zip(titles, images.values(), strict=True))
-    save_figure(out / "samples.png", rows | {f"null: {name}": made for name, made in rivals.items()})
-    seen = AllViews(tuple(views.values())) if views else _voxels
-    save_map(out / "map.png", {name: seen(some).numpy() for name, some in images.items()})
-    print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png")
-
-
-def nulls(train: Tensor, num: int) -> dict[str, Tensor]:
-    """Name -> `num` images (n c *s in [-1, 1]) that know the training images only superficially."""
-    random = torch.Generator().manual_seed(0)
-    shape = (num, *train.shape[1:])
-    noise = torch.randn(shape, generator=random)
-    pca = principal_components(train)
-    scores = pca.transform(train.flatten(1).numpy())
-    drawn = np.random.default_rng(0).normal(size=(num, scores.shape[1])) * scores.std(axis=0, ddof=1)
-    return {
-        "noise": (train.mean() + train.std() * noise).clamp(-1, 1),
-        "mean+noise": (train.mean(0) + train.std(0) * noise).clamp(-1, 1),
-        "pca_gaussian": torch.from_numpy(pca.inverse_transform(drawn)).float().view(shape).clamp(-1, 1),
-    }
-
-
-def principal_components(train: Tensor) -> Any:
-    """The fitted PCA of scikit-learn, of at most `NUM_COMPONENTS`."""
-    from sklearn.decomposition import PCA
-
-    pca = PCA(min(NUM_COMPONENTS, len(train) - 1), svd_solver="randomized", random_state=0)
-    return pca.fit(train.flatten(1).numpy())
-
-
-def as_markdown(report: dict[str, Any]) -> str:
-    """The report as a table, a row for each score."""
-    names = list(report["nulls"])
-    lines = [
-        f"# Evaluation of {report['source']}",
-        "",
-        "| score | samples | 95 % interval | real vs real | " + " | ".join(names) + " | n | from |",
-        "|---|---|---|---|" + "---|" * len(names) + "---|---|",
-    ]
-    for name, row in report["metrics"].items():
-        null_cells = " | ".join(f"{report['nulls'][null][name]:.4g}" for null in names)
-        low, high = row["ci95"]
-        lines.append(
-            f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} | {null_cells} "
-            f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
-        )
-    for name, row in report.get("reconstruction", {}).items():
-        low, high = row["ci95"]
-        lines.append(
-            f"| reconstruction {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | | | | | | {row['features']} |"
-        )
-    if report["seconds_per_image"] is not None:
-        lines += ["", f"A sample took {report['seconds_per_image']:.3g} s, its file included."]
-    if "note" in report:
-        lines += ["", report["note"]]
-    if report["ranking"]:
-        lines += [
-            "",
-            "Fréchet distance of unseen people from themselves, distorted a little, more and much:",
-            "",
-            "| features | distortion | a little | more | much | ranked |",
-            "|---|---|---|---|---|---|",
-        ]
-        for view, distortions in report["ranking"].items():
-            for name, distances in distortions.items():
-                cells = " | ".join(f"{distance:.4g}" for distance in distances)
-                ranked = "yes" if 0 < distances[0] < distances[1] < distances[2] else "NO"
-                lines.append(f"| {view} | {name} | {cells} | {ranked} |")
-    lines += [
-        "",
-        f"Real people: the test split, {report['images_per_person']} image(s) each. Intervals: jackknife over people. "
-        "Audit: none.",
-        "",
-        "Best is a score as near to real vs real as possible. A linear null may match the mean image, and so the MMDs, "
-        "better than a model that makes sharp images. nearest_training compares with training people: above real vs "
-        "real, samples are nearer to them than unseen people are.",
-        "",
-        "samples.png shows real people beside the samples: it is as private as the scans.",
-        "",
-        "![samples](samples.png)",
-        "![scores](scores.png)",
-        "![map](map.png)",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _voxels(images: Tensor) -> Tensor:
-    return images.flatten(1)
+def _points(
+    sets: tuple[Tensor, Tensor, Tensor], views: Mapping[str, CentreSlice], known: Known
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Samples, training and real images as points, n d each: their features, or as far apart as their voxels are."""
+    names = ("samples", "train", "unseen")
+    if views:
+        together = AllViews(tuple(views.values()))
+        return {name: known(features_of, together, some).numpy() for name, some in zip(names, sets, strict=True)}
+    blocks = [[known(products, a, b, known.device) for b in sets[i:]] for i, a in enumerate(sets)]
+    gram = torch.cat([torch.cat([*(blocks[k][i - k].T for k in range(i)), *blocks[i]], dim=1) for i in range(3)])
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    values, directions = torch.linalg.eigh(centred)
+    points = (directions * values.clamp(min=0).sqrt()).flip(1).float()
+    return {name: some.numpy() for name, some in zip(names, points.split([*map(len, sets)]), strict=True)}

@@ -250,7 +250,8 @@ class Trainer(L.Trainer):
             word = FILE_NAMES[generator.makes]
             if isinstance(generator, FirstStage) and names != [f"{word}_{i:08d}" for i in range(len(names))]:
                 raise InputError(f"--samples {samples}: of reconstructions, seeds 0, 1, ... are needed, in order.")
-            report = score(images, generator, data, Path(out), ckpt_path or samples, features, seconds)
+            device = self.strategy.root_device
+            report = score(images, generator, data, Path(out), ckpt_path or samples, features, seconds, device)
             for logger in self.loggers:
                 logger.log_metrics(logged(report))
 

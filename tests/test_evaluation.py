@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from lit_medgen.images.dicom import read_series
 from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
+from lit_medgen.metrics.ms_ssim import Scales
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
 SIZE = (16, 16, 16)
@@ -184,6 +186,50 @@ def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_p
     assert len({line.count("|") for line in table}) == 1
     for figure in ("samples", "scores", "map"):
         assert (tmp_path / "new" / "folder" / f"{figure}.png").stat().st_size > 1000
+
+
+def test_a_report_looks_at_each_pair_of_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Likeness of two images is what takes days: six sets of six and one of eight have so many pairs, of two kinds."""
+    looked, term = [0], Scales.term
+
+    def counted(self: Scales, i: int, places: Tensor, scale: int) -> Tensor:
+        looked[0] += len(places) if scale == 0 else 0
+        return term(self, i, places, scale)
+
+    monkeypatch.setattr(Scales, "term", counted)
+    evaluate(heads(6, 3), People(heads(8, 1), heads(6, 2)), tmp_path, features="none")
+    of_six, of_eight, nearest = 6 * 7 // 2, 8 * 9 // 2, 6 * 8
+    assert looked[0] <= (2 + 3) * 2 * of_six + of_eight + (2 + 3) * nearest
+
+
+def test_intervals_end_where_scores_do_and_floors_say_of_how_many_images(tmp_path: Path) -> None:
+    report = evaluate(skulls(16, 3), People(skulls(24, 1), skulls(16, 2)), tmp_path, features="none")
+    for name in ("mmd_linear_biased", "sharpness", "mode_spread", "ms_ssim", "ms_ssim_gap", "nearest_training"):
+        assert report["metrics"][name]["ci95"][0] >= 0, name
+    assert report["metrics"]["mmd_rbf_unbiased"]["ci95"][0] < 0  # an unbiased estimator may be negative
+    assert report["floors"]["ms_ssim_gap"] == {"sets": 8, "images": 16, "people": "train"}
+    assert report["floors"]["ms_ssim"] == {"sets": 1, "images": 16, "people": "test"}
+    (row,) = (line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ms_ssim_gap"))
+    assert "| 8 x 16 train |" in row
+
+
+def test_the_prior_of_a_model_is_a_null_and_the_verdict_says_who_is_beaten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = People(heads(12, 1), heads(12, 2))
+    report = evaluate(normal(12, 0, SIZE).clamp(-1, 1), people, tmp_path, features="none", prior=lambda: heads(12, 5))
+    assert report["nulls"].keys() == NULLS | {"prior"}
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"* {null}: " in text for null in report["nulls"])
+    assert text.rstrip().endswith(report["verdict"])
+    assert report["verdict"] in capsys.readouterr().out
+    assert re.search(r"nearer to real people than no null; by half or fewer, than .*prior \(", report["verdict"])
+    good = evaluate(heads(12, 3), people, tmp_path, features="none")["verdict"]
+    assert re.search(
+        r"By most of 7 scores .* than noise \(\d, \d with the whole interval\), mean\+noise .* and pca_gaussian", good
+    )
+    assert "No sign of copies" in good
+    assert "look for copies" in evaluate(people.train, people, tmp_path, features="none")["verdict"]
 
 
 @pytest.mark.parametrize(("samples", "train", "test"), [(1, 4, 4), (4, 1, 4), (4, 4, 1), (4, 4, 0)])

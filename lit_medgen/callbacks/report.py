@@ -16,6 +16,9 @@ from lit_medgen.errors import InputError
 from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.methods.first_stage import FirstStage
 
+PRIOR_BATCH = 16
+"""Images of a prior that are made at once."""
+
 
 class Report(Callback):
     """After the last step: samples against the test people, to `<run folder>/report/` and the loggers.
@@ -61,7 +64,9 @@ class Report(Callback):
         asked = requests(model, data, self.num)
         parts = [asked.some(places.tolist()) for places in torch.arange(len(asked.seeds)).split(self.batch_size)]
         samples = torch.cat([model.predict_step(part) for part in parts])
-        report = score(samples, model, data, folder, source(trainer), self.features)
+        report = score(
+            samples, model, data, folder, source(trainer), self.features, device=trainer.strategy.root_device
+        )
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
 
@@ -86,9 +91,16 @@ def score(
     source: str,
     features: str,
     seconds_per_image: float | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """The report of a model's samples, as `evaluation.evaluate` writes it."""
-    from lit_medgen.evaluation import evaluate
+    """The report of a model's samples, as `evaluation.evaluate` writes it, computed on the device (None: the CPU)."""
+    from lit_medgen.evaluation import CPU, evaluate
+
+    seeds = torch.arange(len(samples)).split(PRIOR_BATCH)
+
+    def prior() -> Tensor:
+        made = [model.prior_samples(some.tolist()) for some in seeds]
+        return torch.cat([images.float().cpu() for images in made if images is not None])
 
     return evaluate(
         samples,
@@ -100,6 +112,8 @@ def score(
         cache=data.store.folder / "features",
         reconstructed=isinstance(model, FirstStage),
         seconds_per_image=seconds_per_image,
+        prior=None if model.prior_samples([0]) is None else prior,
+        device=device or CPU,
     )
 
 

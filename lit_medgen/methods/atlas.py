@@ -45,6 +45,7 @@ from torch import Tensor
 
 from lit_medgen.batch import PADDING, Condition, sent
 from lit_medgen.diffusion import Denoiser
+from lit_medgen.seeds import SeededNoise
 
 NUM_PARTS = 4
 """Parts of the people, each left out once."""
@@ -106,6 +107,15 @@ class Atlas:
         """The same atlas on another device."""
         mean, modes, residual = (sent(part, device) for part in (self.mean, self.modes, self.residual))
         return replace(self, mean=mean, modes=modes, residual=residual)
+
+    def sample(self, noise: SeededNoise) -> Tensor:
+        """b c n y x: x = mean + W z + r of the atlas of all people, one for each stream of noise."""
+        mean, modes = self.mean[0], self.modes[0]
+        z, r = noise(modes.shape[:1], like=mean), noise(mean.shape, like=mean)
+        fresh = math.sqrt(1 - self.correlation**2)
+        for i in range(1, r.shape[2]):  # residuals of neighbouring slices, whose correlations are powers of rho
+            r[:, :, i] = self.correlation * r[:, :, i - 1] + fresh * r[:, :, i]
+        return mean + torch.einsum("bk,kcnyx->bcnyx", z, modes) + self.residual.sqrt() * r
 
     @torch.autocast("cuda", enabled=False)
     @torch.autocast("cpu", enabled=False)

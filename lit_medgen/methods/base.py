@@ -327,6 +327,13 @@ class Generator(Method):
         """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
         return None
 
+    def prior_samples(self, seeds: Sequence[int]) -> Tensor | None:
+        """b c *size in [-1, 1]: what the model makes of its prior alone, without its network; None where it has none.
+
+        A report shows them as a null: what is not better than they are was not learned.
+        """
+        return None
+
     def seams(self) -> tuple[int, list[int]] | None:
         """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
         return None

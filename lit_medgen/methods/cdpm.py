@@ -39,7 +39,7 @@ from lit_medgen.methods.base import FACTS, Generator, default_optimizer
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks.protocols import SliceNetwork, as_module
-from lit_medgen.seeds import SeededNoise
+from lit_medgen.seeds import SeededNoise, mix
 
 MAX_ATLAS = 500
 """Training people that the atlas is made of, at most; more cost time and memory."""
@@ -189,6 +189,14 @@ class CDPM(Generator):
         for stage in self._stages(slices.shape[2], given):
             slices.index_copy_(2, sent(torch.tensor(stage.target), self.device), self._make(slices, stage, noise))
         return slices.clamp(-1, 1).movedim(2, axis)
+
+    def prior_samples(self, seeds: Sequence[int]) -> Tensor | None:
+        """Samples of the atlas, b c x y z in [-1, 1]; None without one."""
+        atlas = self.denoiser.atlas
+        if atlas is None:
+            return None
+        noise = SeededNoise([mix("prior", seed) for seed in seeds])  # unlike that of the model's own samples
+        return atlas.sample(noise).clamp(-1, 1).movedim(2, AXES[self.needed_spec().slice_axis] + 2)
 
     def _make(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5)."""

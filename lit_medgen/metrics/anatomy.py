@@ -25,10 +25,11 @@ class VentricleSpread(TwoSampleMetric):
     """
 
     features = "voxels, cerebrospinal fluid in the middle of the brain"
+    limits = (0.0, float("inf"))
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Size of every brain's ventricles."""
-        return {"x": ventricle_size(samples), "y": ventricle_size(real)}
+        return {"x": self.known(ventricle_size, samples), "y": self.known(ventricle_size, real)}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""

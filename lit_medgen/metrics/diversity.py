@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
+from lit_medgen.metrics.known import of_each
 from lit_medgen.metrics.ms_ssim import BETAS, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
 LEAST_SPREAD = 1e-12
@@ -22,7 +24,12 @@ class PairwiseMSSSIM(TwoSampleMetric):
         """Similarity of all pairs of samples."""
         num_scales, window = scales_and_window(tuple(samples.shape[2:]), self.most)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
-        return {"xx": pairwise_ms_ssim(samples, samples, self.most)}
+        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
+        return {"xx": self._likeness(samples, self.wanted)}
+
+    def _likeness(self, images: Tensor, wanted: Tensor | None = None) -> Tensor:
+        found: Tensor = self.known(pairwise_ms_ssim, images, images, self.most, wanted, self.known.device)
+        return found
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
@@ -42,7 +49,9 @@ class MSSSIMGap(PairwiseMSSSIM):
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Similarity of all pairs within each set."""
-        return super().statistics(samples, real) | {"yy": pairwise_ms_ssim(real, real, self.most)}
+        found = super().statistics(samples, real) | {"yy": self._likeness(real)}
+        self.limits = (0.0, self.limits[1] - self.limits[0])
+        return found
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
@@ -70,7 +79,8 @@ class NearestTraining(TwoSampleMetric):
         """Likeness of every sample to its nearest."""
         num_scales, window = scales_and_window(tuple(samples.shape[2:]))
         self.features = f"voxels in [0, 1], scales: {num_scales}, window {window}, {len(real)} training images"
-        self.places, self.likeness = nearest_by_ms_ssim(samples, real)
+        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
+        self.places, self.likeness = self.known(nearest_by_ms_ssim, samples, real, self.known.device)
         return {"x": self.likeness.double()}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
@@ -90,17 +100,23 @@ class ModeSpread(TwoSampleMetric):
 
     def __init__(self, modes: Tensor) -> None:
         super().__init__()
-        self.modes = modes.double()
+        self.modes, self.limits = modes.double(), (0.0, float("inf"))
         self.features = f"voxels, {len(modes)} leading principal components of the training people"
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Coefficients of every image."""
-        return {name: z.flatten(1).double() @ self.modes.T for name, z in (("x", samples), ("y", real))}
+        images = {"x": samples, "y": real}
+        return {name: self.known(_coefficients, z, self.modes, self.known.device) for name, z in images.items()}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         x_spread, y_spread = (spread(statistics[name][chosen]) for name, chosen in (("x", x), ("y", y)))
         return float((x_spread / y_spread.clamp(min=LEAST_SPREAD)).mean())
+
+
+def _coefficients(images: Tensor, modes: Tensor, device: torch.device) -> Tensor:
+    """n k: of n c *s along modes, k d."""
+    return of_each(images, lambda some: some.flatten(1) @ modes.to(some.device).T, device)
 
 
 def spread(z: Tensor) -> Tensor:

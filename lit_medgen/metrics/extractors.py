@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,6 +38,9 @@ MOST_DIMENSIONS = 16
 NUM_STEPS = 400
 PEOPLE_A_STEP = 32
 TEMPERATURE = 0.1
+NUM_STRENGTHS = 3
+DISTORTED = 16
+"""Images that are distorted at a time, nine copies of each."""
 
 Network = Callable[[Tensor], Tensor]
 
@@ -97,7 +100,9 @@ class AllViews:
         return torch.cat([view(images) for view in self.views], dim=1)
 
 
-def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = None) -> dict[str, CentreSlice]:
+def extractors(
+    source: str, train: Tensor, num_real: int, cache: Path | None = None, device: torch.device | None = None
+) -> dict[str, CentreSlice]:
     """View -> features of that view; one view, "image", of 2D images.
 
     Args:
@@ -106,14 +111,28 @@ def extractors(source: str, train: Tensor, num_real: int, cache: Path | None = N
         num_real: people that the features will be asked about. Learned features have a quarter as many dimensions: the
             distance of two sets from one distribution grows with dimensions squared over people.
         cache: folder where the learned network is kept, under the hash of what it was made from.
+        device: where networks run on images of the CPU; None: where images are.
     """
     views = list(AXES) if train.ndim == 5 else ["image"]
     if source == LEARNED:
         embed, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
-        networks = {view: _standardised(embed, _slices(train, AXES.get(view))) for view in views}
+        networks = {view: _on(device, _standardised(embed, _slices(train, AXES.get(view)))) for view in views}
         return {view: CentreSlice(networks[view], name, view) for view in views}
     network, classifier, name, _ = from_file(Path(source))
+    network, classifier = _on(device, network), classifier and _on(device, classifier)
     return {view: CentreSlice(network, name, view, classifier) for view in views}
+
+
+def _on(device: torch.device | None, network: Network) -> Network:
+    """The network on slices of the CPU, without TF32 in convolutions, whose 10 bits would move the scores."""
+    if device is None:
+        return network
+
+    def features(slices: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return network(slices.to(device)).cpu()
+
+    return features
 
 
 def perceptual(source: str, train: Tensor, cache: Path | None = None) -> PerceptualDistance:
@@ -242,18 +261,37 @@ def _standardised(network: nn.Module, slices: Tensor) -> Network:
     return standardised
 
 
-def ranking(features: Features, real: Tensor) -> dict[str, list[float]]:
-    """Distortion -> Fréchet distance of real images from themselves distorted, a little, more and much."""
-    own = features(real).double()
-    noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
-    distortions: dict[str, list[Tensor]] = {
-        "blur": [_blurred(real, times) for times in (1, 2, 4)],
-        "noise": [(real + spread * noise).clamp(-1, 1) for spread in (0.1, 0.2, 0.4)],
-        "shift": [real.roll([voxels] * (real.ndim - 2), dims=list(range(2, real.ndim))) for voxels in (1, 2, 4)],
-    }
+def ranking(views: Mapping[str, Features], real: Tensor) -> dict[str, dict[str, list[float]]]:
+    """View -> distortion -> Fréchet distance of real images from themselves distorted, a little, more and much."""
+    random = torch.Generator().manual_seed(0)
+    found: dict[tuple[str, str, int], list[Tensor]] = {}
+    for some in real.split(DISTORTED) if views else ():
+        for name, strengths in _distorted(some, torch.randn(some.shape, generator=random)).items():
+            for strength, images in enumerate(strengths):
+                for view, features in views.items():
+                    found.setdefault((view, name, strength), []).append(features(images).double())
     return {
-        name: [float(frechet_distance(features(images).double(), own)) for images in strengths]
-        for name, strengths in distortions.items()
+        view: {
+            name: [
+                float(frechet_distance(torch.cat(found[view, name, k]), features(real).double()))
+                for k in range(NUM_STRENGTHS)
+            ]
+            for name in dict.fromkeys(name for _, name, _ in found)
+        }
+        for view, features in views.items()
+    }
+
+
+def _distorted(real: Tensor, noise: Tensor) -> dict[str, list[Tensor]]:
+    """Distortion -> images of `NUM_STRENGTHS` strengths."""
+    blurred = [real]
+    for times in (1, 1, 2):  # 1, 2 and 4 times in all
+        blurred.append(_blurred(blurred[-1], times))
+    axes = list(range(2, real.ndim))
+    return {
+        "blur": blurred[1:],
+        "noise": [(real + spread * noise).clamp(-1, 1) for spread in (0.1, 0.2, 0.4)],
+        "shift": [real.roll([voxels] * len(axes), dims=axes) for voxels in (1, 2, 4)],
     }
 
 

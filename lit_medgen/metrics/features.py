@@ -8,9 +8,8 @@ r"""Scores of features: Fréchet and kernel distance, inception score, precision
     density    (1 / k) mean number of real images within whose k-th neighbour's distance a sample lies,
     coverage   share of real images with a sample within theirs          (Naeem et al. 2020, eqs. 3 and 4)
 
-With A and B the centred features over sqrt(n - 1), S_x S_y = A^T A B^T B has the squared singular values of A B^T
-as eigenvalues, so the trace of its root is their sum: exact, and as small as the lesser of images and features.
-A score is worth as much as its features; `features` names them.
+`lit_medgen.metrics.frechet` says how the first is computed. A score is worth as much as its features; `features`
+names them.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.metrics.base import TwoSampleMetric
+from lit_medgen.metrics.frechet import frechet_distance, frechet_without
 from lit_medgen.metrics.kernel import unbiased_mmd
 
 NUM_NEIGHBOURS = 5
@@ -53,11 +53,13 @@ class FeatureMetric(TwoSampleMetric):
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Features of every image, float64."""
-        return {"x": self.extract(samples).double(), "y": self.extract(real).double()}
+        return {"x": self.known(features_of, self.extract, samples), "y": self.known(features_of, self.extract, real)}
 
 
 class FrechetDistance(FeatureMetric):
     """Distance of the two Gaussians with the features' means and covariances; 0 for the same."""
+
+    limits = (0.0, float("inf"))
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Features of every image; says so in `features` if there are too few images for a covariance."""
@@ -70,6 +72,14 @@ class FrechetDistance(FeatureMetric):
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         return float(frechet_distance(statistics["x"][x], statistics["y"][y]))
+
+    def without_each(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores without each person, from one decomposition."""
+        num_x, num_y = x.bincount(), y.bincount()
+        if (num_x != num_x[0]).any() or (num_y != num_y[0]).any():
+            return super().without_each(statistics, x, y)
+        a, b = statistics["x"], statistics["y"]
+        return frechet_without(a, b, int(num_x[0])), frechet_without(b, a, int(num_y[0]))
 
 
 class KernelDistance(FeatureMetric):
@@ -101,6 +111,7 @@ class InceptionScore(TwoSampleMetric):
     """
 
     of_one_set = True
+    limits = (1.0, float("inf"))
 
     def __init__(self, classifier: Classifies) -> None:
         super().__init__()
@@ -108,7 +119,7 @@ class InceptionScore(TwoSampleMetric):
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Probabilities for every sample, float64."""
-        return {"x": self.classifier.probabilities(samples).double()}
+        return {"x": self.known(self.classifier.probabilities, samples).double()}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x."""
@@ -124,6 +135,8 @@ class _Neighbours(FeatureMetric):
         num_neighbours: k.
     """
 
+    limits = (0.0, 1.0)
+
     def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS) -> None:
         super().__init__(extract)
         self.num_neighbours = num_neighbours
@@ -132,7 +145,7 @@ class _Neighbours(FeatureMetric):
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Distances of all pairs."""
         x, y = super().statistics(samples, real).values()
-        return {"xx": _apart(x, x), "yy": _apart(y, y), "xy": _apart(x, y)}
+        return {name: self.known(_apart, a, b) for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
@@ -166,6 +179,8 @@ class Recall(_Neighbours):
 class Density(_Neighbours):
     """How densely samples lie among real images; 1 as real ones do, and it may be more."""
 
+    limits = (0.0, float("inf"))
+
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
         """From distances and reaches."""
         return (apart <= reach_y).double().sum(dim=1).mean() / self.num_neighbours
@@ -179,17 +194,9 @@ class Coverage(_Neighbours):
         return (apart.amin(dim=0) <= reach_y).double().mean()
 
 
-def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Fréchet distance of the Gaussians fitted to x (n d) and y (m d)."""
-    a, b = (_factor(z) for z in (x, y))
-    root = torch.linalg.svdvals(a @ b.T).sum()
-    return (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * root
-
-
-def _factor(x: Tensor) -> Tensor:
-    """A with A^T A the covariance of x, of no more rows than features."""
-    centred = (x - x.mean(0)) / (len(x) - 1) ** 0.5
-    return torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred
+def features_of(extract: Features, images: Tensor) -> Tensor:
+    """n d, float64."""
+    return extract(images).double()
 
 
 def _apart(x: Tensor, y: Tensor) -> Tensor:

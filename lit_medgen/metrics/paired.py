@@ -35,6 +35,8 @@ class PairedMetric(Metric, ABC):
     """What the score is computed from, for the report."""
     per_person = 1
     """Images of each person, in a row."""
+    limits: tuple[float, float] = (-float("inf"), float("inf"))
+    """The range of the score."""
     found: list[Tensor]
 
     def __init__(self) -> None:
@@ -55,7 +57,7 @@ class PairedMetric(Metric, ABC):
         """The mean and its 95 % interval over people."""
         found = dim_zero_cat(self.found).view(-1, self.per_person).mean(1)
         value, error = float(found.mean()), float(found.std() / len(found) ** 0.5)
-        return Estimate(value, (value - 1.96 * error, value + 1.96 * error))
+        return Estimate.of(value, error, self.limits)
 
     @abstractmethod
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -84,6 +86,7 @@ class PairedMSSSIM(PairedMetric):
         """n: of every pair."""
         num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.most)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
+        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
         pairs = zip(outputs.split(1), targets.split(1), strict=True)
         return torch.cat([Scales(output, target, self.most).similarity(0) for output, target in pairs])
 

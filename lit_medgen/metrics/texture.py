@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from lit_medgen.metrics.base import TwoSampleMetric
+from lit_medgen.metrics.known import of_each
 
 
 class Sharpness(TwoSampleMetric):
     """Mean absolute difference of a voxel from its neighbours, relative to real images: 1 is as sharp as real."""
 
     features = "voxels, absolute differences of neighbours along every axis"
+    limits = (0.0, float("inf"))
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Mean difference of every image."""
-        return {"x": _roughness(samples), "y": _roughness(real)}
+        device = self.known.device
+        return {name: self.known(of_each, z, _roughness, device) for name, z in (("x", samples), ("y", real))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
@@ -32,6 +38,8 @@ class SeamRatio(TwoSampleMetric):
         borders: i where slices i and i + 1 were made in different stages.
     """
 
+    limits = (0.0, float("inf"))
+
     def __init__(self, axis: int, borders: list[int]) -> None:
         super().__init__()
         self.axis, self.borders = axis, borders
@@ -39,15 +47,13 @@ class SeamRatio(TwoSampleMetric):
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Mean step at every place along the axis, for every image."""
-        return {"x": self._steps(samples), "y": self._steps(real)}
+        device = self.known.device
+        steps = _steps(self.axis + 2)
+        return {name: self.known(of_each, z, steps, device) for name, z in (("x", samples), ("y", real))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         return float(self._ratio(statistics["x"][x]) / self._ratio(statistics["y"][y]))
-
-    def _steps(self, images: Tensor) -> Tensor:
-        step = images.double().diff(dim=self.axis + 2).abs()
-        return step.movedim(self.axis + 2, 1).flatten(2).mean(2)
 
     def _ratio(self, steps: Tensor) -> Tensor:
         at_border = torch.zeros(steps.shape[1], dtype=torch.bool)
@@ -55,7 +61,13 @@ class SeamRatio(TwoSampleMetric):
         return steps[:, at_border].mean() / steps[:, ~at_border].mean()
 
 
+@cache  # one function for each axis, so that its results can be shared
+def _steps(dim: int) -> Callable[[Tensor], Tensor]:
+    """A function that gives the mean absolute difference of neighbours at every index of a dimension, n m."""
+    return lambda images: images.diff(dim=dim).abs().movedim(dim, 1).flatten(2).mean(2)
+
+
 def _roughness(images: Tensor) -> Tensor:
     """n: mean absolute difference of neighbours, averaged over the axes."""
     axes = range(2, images.ndim)
-    return torch.stack([images.double().diff(dim=axis).abs().flatten(1).mean(1) for axis in axes]).mean(0)
+    return torch.stack([images.diff(dim=axis).abs().flatten(1).mean(1) for axis in axes]).mean(0)

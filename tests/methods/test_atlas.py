@@ -13,6 +13,7 @@ from lit_medgen.methods import CDPM
 from lit_medgen.methods.atlas import LEAST_VARIANCE, NUM_PARTS, Atlas, AtlasDenoiser, most_modes, without
 from lit_medgen.methods.schemes import Autoregressive
 from lit_medgen.networks import SliceUNet
+from lit_medgen.seeds import SeededNoise
 
 SHAPE = (2, 6, 4, 3)  # c n y x
 NUM = torch.Size(SHAPE).numel()
@@ -159,6 +160,25 @@ def test_the_modes_of_a_known_gaussian_are_found() -> None:
     assert torch.allclose(atlas.residual.flatten().sqrt(), rough, rtol=0.15)
     for which in range(NUM_PARTS + 1):
         assert torch.allclose(covariance(atlas, which).float(), modes.mT @ modes, atol=0.1)
+
+
+def test_the_priors_own_samples_have_its_mean_and_covariance(atlas: Atlas) -> None:
+    drawn = atlas.sample(SeededNoise(range(20_000))).flatten(1).double()
+    wanted = covariance(atlas) + residual(atlas)
+    torch.testing.assert_close(drawn.T.cov(), wanted, atol=0.06 * float(wanted.diagonal().max()), rtol=0)
+    torch.testing.assert_close(drawn.mean(0), atlas.mean[0].flatten().double(), atol=0.1, rtol=0)
+
+
+def test_a_model_with_an_atlas_shows_its_prior(atlas: Atlas) -> None:
+    method = CDPM(SliceUNet((8, 16), (True, True), (False, True), num_res_blocks=1, head_channels=8, atlas=True))
+    method.spec = DataSpec(channels=2, size=(3, 4, 6), spacing_mm=(1.0, 1.0, 1.0), slice_axis="axial")
+    assert method.prior_samples([0]) is None
+    method.denoiser.atlas = Atlas(atlas.mean.mT, atlas.modes.mT, atlas.residual.mT, atlas.correlation)
+    both = method.prior_samples([0, 7])
+    assert both is not None
+    assert both.shape == (2, 2, 3, 4, 6)
+    assert both.abs().max() <= 1
+    assert torch.equal(both[1:], method.prior_samples([7]))
 
 
 def test_samples_made_in_stages_vary_as_the_training_volumes_do() -> None:

@@ -74,6 +74,31 @@ def test_frechet_distance_says_when_there_are_too_few_images() -> None:
     assert many.features == "voxels"
 
 
+@pytest.mark.parametrize(
+    ("n", "m", "d", "per_person"), [(20, 24, 6, 1), (10, 8, 16, 1), (20, 24, 6, 4), (12, 16, 40, 4)]
+)
+def test_the_interval_of_a_frechet_distance_is_the_jackknifes_from_one_decomposition(
+    n: int, m: int, d: int, per_person: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = draws(n, d, 0, 2, 1), draws(m, d, 1) @ draws(d, d, 2)
+    without_x = [frechet_distance(torch.cat([x[:i], x[i + 1 :]]), y).item() for i in range(n)]
+    people = range(0, m, per_person)
+    without_y = [frechet_distance(x, torch.cat([y[:i], y[i + per_person :]])).item() for i in people]
+    variance = sum((len(left) - 1) * np.var(left) for left in (without_x, without_y))
+    decompositions, svdvals = [], torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda a: (decompositions.append(1), svdvals(a))[1])
+    metric = measured(FrechetDistance(Flat()), x, y)
+    metric.per_person = per_person
+    estimate = metric.estimate()
+    assert estimate.ci95[1] == pytest.approx(estimate.value + 1.96 * variance**0.5, rel=1e-8)
+    assert len(decompositions) == 1
+
+
+def test_recall_and_its_interval_end_at_one() -> None:
+    estimate = measured(Recall(Flat()), draws(16, 3, 2, 0.6, 0.3), draws(18, 3, 102)).estimate()
+    assert estimate.value < estimate.ci95[1] == 1
+
+
 def test_kernel_distance_agrees_with_a_double_loop_and_torchmetrics() -> None:
     from torchmetrics.image.kid import poly_mmd
 

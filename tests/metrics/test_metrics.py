@@ -97,6 +97,34 @@ def test_the_nearest_image_is_the_same_as_by_all_pairs(size: tuple[int, ...], mo
         assert finest < every.numel() / 2
 
 
+def test_only_wanted_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = smooth(7, (16, 16, 16))
+    wanted = torch.zeros(7, 7, dtype=torch.bool)
+    wanted[2:5, 2:5] = True
+    monkeypatch.setattr("lit_medgen.metrics.ms_ssim.BLOCK_VOXELS", 3 * x[0].numel())  # several blocks
+    every = pairwise_ms_ssim(x, x)
+    torch.testing.assert_close(every, every.T, atol=0, rtol=0)
+    torch.testing.assert_close(every, pairwise_ms_ssim(x, x.clone()), atol=1e-6, rtol=0)
+    some = pairwise_ms_ssim(x, x, wanted=wanted)
+    assert torch.equal(~some.isnan(), wanted)
+    torch.testing.assert_close(some[2:5, 2:5], every[2:5, 2:5], atol=0, rtol=0)
+
+
+def test_an_image_larger_than_a_tile_is_worked_on_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = smooth(3, (24, 20, 18)), smooth(4, (24, 20, 18), 1)
+    whole = pairwise_ms_ssim(x, y)
+    monkeypatch.setattr("lit_medgen.metrics.ms_ssim.TILE_VOXELS", 5 * 20 * 18)
+    torch.testing.assert_close(pairwise_ms_ssim(x, y), whole, atol=1e-6, rtol=0)
+
+
+def test_images_in_blocks_have_the_same_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = smooth(5, (8, 8, 8)), smooth(7, (8, 8, 8), 1)
+    metrics = (LinearMMD, RBFMMD, Sharpness, lambda: SeamRatio(0, [3]), lambda: ModeSpread(smooth(3, (512,), 2)[:, 0]))
+    whole = [measured(make(), x, y).compute().item() for make in metrics]
+    monkeypatch.setattr("lit_medgen.metrics.known.BLOCK_BYTES", 2 * 8 * 8**3)
+    assert [measured(make(), x, y).compute().item() for make in metrics] == pytest.approx(whole, abs=1e-12)
+
+
 def test_linear_mmd_is_the_distance_of_the_means() -> None:
     x, y = smooth(5, (6, 6, 6)), smooth(7, (6, 6, 6), 1) - 0.1
     expected = ((x.double().mean(0) - y.double().mean(0)) / 2).square().sum().item()
