@@ -211,7 +211,7 @@ def evaluate(
         "data, unseen people": real[:NUM_SHOWN],
     }
     points = _points((samples, train, real), views, known)
-    points["nearest"] = points.pop("train")[nearest.places]
+    points = {"samples": points["samples"], "nearest": points["train"][nearest.places], "unseen": points["unseen"]}
     outputs.claim()
     write_report(out, report, rows | {f"null: {name}": images for name, images in shown.items()}, points)
     outputs.end()
