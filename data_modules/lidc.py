@@ -1,6 +1,6 @@
 """LIDC-IDRI: CT slices with nodules, their ratings and label maps, from a TCIA download as it lies.
 
-Any tree below the root will do, as long as the files of a series share a folder:
+Any tree below the root will do, as long as the files of a series share a folder, which may hold several series:
 
     <patient>/<date>-NA-NA-<study>/<number>.000000-NA-<series>/1-001.dcm    NBIA Data Retriever, descriptive names
     <patient>/<date>-<study>/<number>.000000-<series>/000001.dcm            the same, older
@@ -32,7 +32,7 @@ from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec
-from lit_medgen.images.dicom import read_dataset
+from lit_medgen.images.dicom import group_by_series, header_of, read_dataset
 from lit_medgen.images.png import write_figure
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
@@ -75,7 +75,7 @@ class LIDCDataModule(MedicalDataModule):
         xml, rejected = self._xml()
         scans: list[Scan] = []
         used: set[str] = set()
-        for folder, files in sorted(self._folders().items()):
+        for folder, files in self._series():
             try:
                 facts = _facts(files)
                 if facts.modality in OTHER_MODALITIES:
@@ -94,14 +94,18 @@ class LIDCDataModule(MedicalDataModule):
         ]
         return scans, rejected
 
-    def _folders(self) -> dict[Path, list[Path]]:
-        """Folder -> the DICOM files in it; a link without a target is an error when its series is read."""
+    def _series(self) -> list[tuple[Path, list[Path]]]:
+        """Folders with the DICOM files of a series in each; a link without a target is an error when it is read."""
         found: dict[Path, list[Path]] = defaultdict(list)
         broken = [Path(row.source) for row in self.tree().lost]
         for path in sorted([*self.tree().files, *(path for path in broken if suffix_of(path) in DICOM_SUFFIXES)]):
             if is_dicom(path):
                 found[path.parent].append(path)
-        return found
+        return [
+            (folder, series)
+            for folder, files in sorted(found.items())
+            for series in (group_by_series(files) if _are_several(files) else [files])
+        ]
 
     def _xml(self) -> tuple[dict[str, list[Path]], list[Rejected]]:
         """Series -> the XML files about it, and XML files that name none."""
@@ -172,6 +176,12 @@ class _Facts:
     modality: str
     series_uid: str
     patient_id: str
+
+
+def _are_several(files: list[Path]) -> bool:
+    """Whether a folder's first, middle and last file are not of one series; all files of all scans take minutes."""
+    headers = [header_of(path) for path in (files[0], files[len(files) // 2], files[-1])]
+    return len({str(header.get("SeriesInstanceUID", "")) for header in headers if header is not None}) > 1
 
 
 def _facts(files: list[Path]) -> _Facts:

@@ -41,10 +41,11 @@ half of a z-scored brain lies below its zero."""
 LABEL_LEVELS = 16
 """Whole numbers that a volume may consist of for it to be looked at as a label map."""
 SPECK = 1e-3
-"""Parts of the foreground that are smaller than this share of it are specks, such as hot voxels in the air."""
-EVEN, EVEN_RANGE = 0.999, 0.01
-"""A volume is nearly constant if that share of its voxels lies within that share of the range: around one outlier they
-all do, while a brain of 100 mL still fills 0.6 % of a cube of 256 mm."""
+"""Parts of the foreground smaller than this share of the largest are specks, such as hot voxels in the air."""
+EVEN_RANGE = 0.01
+EVEN, EVEN_INSIDE = 0.999, 0.99
+"""A volume is nearly constant if that share of its voxels, or of its foreground, lies within `EVEN_RANGE` of the range:
+around an outlier they do, while a brain of 100 mL still fills 0.6 % of a cube of 256 mm and has contrast."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,11 @@ class Preprocessing:
             raise ValueError(
                 f"no voxel lies above the background of the window {base:g} ... {top:g}; expected an image"
             )
-        darkest, brightest = np.quantile(scaled, [(1 - EVEN) / 2, (1 + EVEN) / 2])
-        if brightest - darkest <= EVEN_RANGE:
+        if _nearly_constant(scaled, brain):
             raise ValueError(
-                f"it comes out nearly constant: {EVEN:.1%} of its voxels lie within {EVEN_RANGE:.0%} of the range; are "
-                f"its values, {low:g} to {high:g}, right, and is {KEY}.intensity?"
+                f"it comes out nearly constant: {EVEN_INSIDE:.0%} of its foreground or {EVEN:.1%} of all its voxels "
+                f"lie within {EVEN_RANGE:.0%} of the range; are its values, {low:g} to {high:g}, right, and is "
+                f"{KEY}.intensity?"
             )
         return scaled, brain
 
@@ -267,8 +268,16 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
     parts, _ = ndimage.label(mask, np.ones([3] * mask.ndim))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    kept: np.ndarray = (sizes > SPECK * sizes.sum())[parts]
+    kept: np.ndarray = (sizes > SPECK * sizes.max())[parts]
     return kept
+
+
+def _nearly_constant(scaled: np.ndarray, brain: np.ndarray) -> bool:
+    inside = scaled[brain]
+    parts = [(scaled, EVEN)]
+    if inside.min() < inside.max():  # one level exactly is a drawn shape
+        parts.append((inside, EVEN_INSIDE))
+    return any(np.ptp(np.quantile(part, [(1 - share) / 2, (1 + share) / 2])) <= EVEN_RANGE for part, share in parts)
 
 
 def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:

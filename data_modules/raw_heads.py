@@ -160,7 +160,7 @@ def _by_command(command: str, voxels: np.ndarray, affine: np.ndarray) -> np.ndar
                 f"it said: {said[-1] if said else 'nothing'}"
             )
         try:
-            brain, _ = read_nifti(made)
+            brain, _ = read_nifti(made, "sform", finite=False)  # it lies on the grid of what was given
         except ValueError as error:
             raise ValueError(f"`{words[0]}` wrote a volume that is none: {describe(error)}") from error
         if brain.shape != voxels.shape:

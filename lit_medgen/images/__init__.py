@@ -20,7 +20,7 @@ def read_image(
         path: the file, or the files of the series.
         form: see `read_nifti`.
         finite: see `read_nifti`.
-        flat: 2D images are wanted, so that a single DICOM slice is one, not a series that lacks the others.
+        flat: 2D images are wanted, so that a single DICOM slice is one, and not a series that lacks the others.
 
     Returns:
         voxels: x y z, or x y of a 2D image (column, row from the top).
@@ -34,7 +34,7 @@ def read_image(
 
     if isinstance(path, list):
         return read_series(path, flat)
-    return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite)
+    return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
 
 
 def begins_as_dicom(head: bytes) -> bool:

@@ -30,17 +30,20 @@ SAME_PLACE = 2e-2
 """The share of a voxel's side by which qform and sform may differ: more than what rounding to float32 explains."""
 
 
-def read_nifti(path: Path, form: Form = "agree", finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def read_nifti(
+    path: Path, form: Form = "agree", finite: bool = True, flat: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm).
 
     Args:
         path: NIfTI in one file or as .hdr and .img, or MGH (.mgz, .mgh); metres and micrometres are converted.
         form: the matrix that places voxels where the file has two: the named one, or either if they agree.
         finite: refuse a volume with voxels that are NaN or infinite.
+        flat: an image of two dimensions is a volume of one slice, not refused.
     """
     try:
         image = nib.load(path)
-        _check_header(image)
+        _check_header(image, flat)
         affine = _affine(image, form)
         _check_stream(path)
         canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
@@ -58,11 +61,11 @@ def read_nifti(path: Path, form: Form = "agree", finite: bool = True) -> tuple[n
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
-def _check_header(image: Any) -> None:
+def _check_header(image: Any, flat: bool) -> None:
     if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
         raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI or MGH")
     shape = image.shape
-    if len(shape) < 3 or any(length != 1 for length in shape[3:]):
+    if len(shape) < 3 - flat or any(length != 1 for length in shape[3:]):
         raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume")
     if 4 * int(np.prod(shape, dtype=np.int64)) > MAX_BYTES or min(shape) < 1:
         raise ValueError(f"header claims shape {shape}; expected at most 2 GiB as float32")
@@ -105,7 +108,8 @@ def _regular(affine: np.ndarray) -> np.ndarray:
 
 def _difference(image: Any, qform: np.ndarray, sform: np.ndarray) -> str:
     """Where the two forms put the corner that they disagree about most."""
-    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(image.shape[:3]) - 1), 1]
+    last = np.array([*image.shape, 1])[:3] - 1
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*last, 1]
     apart = np.linalg.norm(corners @ (qform - sform).T, axis=1)
     voxel = corners[apart.argmax()]
     by_qform, by_sform = (", ".join(f"{mm:g}" for mm in (form @ voxel)[:3].round(3)) for form in (qform, sform))
@@ -124,7 +128,7 @@ def _voxels(image: Any) -> np.ndarray:
             raise ValueError(f"a colour image ({''.join(channels)}); expected grey values")
         stored = stored["R"]
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as such
-        return stored.reshape(stored.shape[:3]).astype(np.float32)  # a trailing axis of length 1 is harmless
+        return stored.reshape((*stored.shape, 1)[:3]).astype(np.float32)  # a trailing axis of length 1 is harmless
 
 
 def _check_stream(path: Path) -> None:

@@ -322,6 +322,19 @@ def test_a_faulty_scan_is_refused_with_its_fault(fault: str, tmp_path: Path) -> 
     assert said in one.reason
 
 
+def test_two_scans_of_one_folder_are_told_apart(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "raw", 1)
+    other = TinyScan(number=2).write(tmp_path / "other")
+    [series] = {path.parent for path in folder.rglob("*.dcm")}
+    for path in other.iterdir():
+        path.rename(series / f"2{path.name}")
+    data = module(tmp_path / "raw")
+    scans, rejected = data.scans()
+    assert rejected == []
+    assert [len(scan.source) for scan in scans] == [10, 10]
+    assert len({scan.annotations for scan in scans}) == 2
+
+
 def other_digits(data: Dataset, place: int) -> None:
     data.PixelSpacing = [4.00000001, 4.0]
     data.SliceThickness = 2.5 + 1e-8 * (place % 3)

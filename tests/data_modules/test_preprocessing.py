@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -198,8 +199,23 @@ def test_half_of_a_z_scored_brain_is_not_taken_for_undershoot() -> None:
 def test_a_volume_that_comes_out_nearly_constant_is_refused(outlier: float) -> None:
     voxels, _ = brain_and_ringing()
     voxels[20, 20, 20] = outlier
-    with pytest.raises(ValueError, match=r"nearly constant: 99\.9% .*3276\d"):
+    with pytest.raises(ValueError, match=r"nearly constant: .* 99\.9% of all its voxels .*3276\d"):
         Preprocessing(intensity="minmax").normalise(voxels)
+
+
+def test_a_volume_whose_contrast_is_lost_is_refused() -> None:
+    """A hundredth of the voxels is padding far below the others, which come out alike; a drawn shape is alike too."""
+    voxels, _ = brain_and_ringing()
+    voxels[:, :, 0] = -32768
+    with pytest.raises(ValueError, match="nearly constant: 99% of its foreground"):
+        Preprocessing().normalise(voxels)
+    assert Preprocessing().normalise((voxels > 0).astype(float))[1].any()
+
+
+def test_many_specks_are_kept() -> None:
+    voxels = np.zeros((60, 60, 60))
+    voxels[::4, ::4, ::4] = 1
+    assert Preprocessing().normalise(voxels)[1].sum() == 15**3
 
 
 @pytest.mark.parametrize("unit", [1e-9, 1e9])
@@ -271,6 +287,16 @@ def test_a_volume_of_one_slice_is_a_2d_image(tmp_path: Path) -> None:
     pixels, affine = Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
     np.testing.assert_array_equal(pixels, voxels[0, :, ::-1])
     np.testing.assert_allclose(affine, np.diag([0.5, 0.25, 1.0]), rtol=1e-6)
+
+
+def test_a_nifti_of_two_dimensions_is_a_2d_image(tmp_path: Path) -> None:
+    pixels = noise(20, 12)
+    nib.save(nib.Nifti1Image(pixels, np.diag([0.5, 0.25, 1.0, 1.0])), tmp_path / "a.nii")
+    found, affine = Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+    np.testing.assert_array_equal(found, pixels[:, ::-1])
+    np.testing.assert_allclose(affine, np.diag([0.5, 0.25, 1.0]))
+    with pytest.raises(ValueError, match="2D image"):
+        Preprocessing((8, 8, 8), (8.0, 8.0, 8.0)).read(tmp_path / "a.nii")
 
 
 def test_a_grid_of_other_dimensions_is_named(tmp_path: Path) -> None:

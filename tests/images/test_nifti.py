@@ -154,7 +154,7 @@ def with_voxels(*values: float) -> Callable[[Path], Path]:
 
 
 def other_format(path: Path) -> Path:
-    nib.save(nib.MGHImage(np.ones((4, 4, 4), dtype=np.float32), np.eye(4)), path)
+    nib.save(nib.Spm2AnalyzeImage(np.ones((4, 4, 4), dtype=np.float32), np.eye(4)), path)
     return path
 
 
@@ -180,7 +180,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "singular affine": (lambda folder: edited(folder / "a.nii", (ROWS, bytes(16))), "affine is singular"),
     "NaN affine": (lambda folder: edited(folder / "a.nii", (ROWS, struct.pack("<f", np.nan))), "not finite"),
-    "other format": (lambda folder: other_format(folder / "a.mgz"), "MGHImage.*expected NIfTI"),
+    "other format": (lambda folder: other_format(folder / "a.img"), "AnalyzeImage.*expected NIfTI"),
     "unknown data type": (lambda folder: edited(folder / "a.nii", (70, struct.pack("<h", 99))), "data"),
     "negative size": (
         lambda folder: edited(folder / "a.nii", (DIMENSIONS, struct.pack("<4h", 3, 10, -10, 10))),
