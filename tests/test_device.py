@@ -194,8 +194,7 @@ def test_validation_waits_for_its_results_alone(name: str, monkeypatch: pytest.M
         model._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         model._views = AllViews(tuple(extractors("learned", people, 8).values()))
         model._perceptual = [perceptual("learned", people).requires_grad_(False)]
-        model._trainer = type("Trainer", (), {"world_size": 1, "fit_loop": None, "global_rank": 0})
-        monkeypatch.setattr(type(model), "_step", 0)
+    model._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "num_val_batches": [2]})
     sent, model = batch(model), moved(model)
     with torch.no_grad():
         with counted():

@@ -278,12 +278,12 @@ class CodeTable:
         if path.is_file() and not _damaged(path):
             return
         records, slices = _encoded(data), data.every_slice
-        maps = [encode(first_stage, data.images(record, slices)).cpu().int() for record in records]
+        maps = [encode(first_stage, data.images(record, slices)).int() for record in records]
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         np.savez(
             content,
-            codes=torch.stack(maps).numpy(),
+            codes=torch.stack(maps).cpu().numpy(),
             keys=np.array([record.key for record in records]),
             slices=np.array([-1]) if slices is None else slices,
         )

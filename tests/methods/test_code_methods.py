@@ -215,7 +215,7 @@ def test_processes_send_scores_of_images_rather_than_images(monkeypatch: pytest.
     people, images = torch.rand(12, 1, 16, 16), torch.rand(10, 1, 16, 16) * 2 - 1
     model._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
     model._views = AllViews(tuple(extractors("learned", people, 8).values()))
-    model._trainer = type("Trainer", (), {"world_size": 3, "global_rank": 0, "fit_loop": None})
+    model._trainer = type("Trainer", (), {"world_size": 3, "global_rank": 0, "num_val_batches": [3]})
 
     def gather(shares: list[Any], share: Any) -> None:
         sent.append(num_bytes(list(share)))
@@ -224,8 +224,8 @@ def test_processes_send_scores_of_images_rather_than_images(monkeypatch: pytest.
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     model.on_validation_epoch_start()
     with torch.no_grad():
-        for part in images.split(4):
-            model.validation_step(Batch(part, ["a"] * len(part), torch.eye(4).expand(len(part), 4, 4)), 0)
+        for place, part in enumerate(images.split(4)):
+            model.validation_step(Batch(part, ["a"] * len(part), torch.eye(4).expand(len(part), 4, 4)), place)
         model.on_validation_epoch_end()
         outputs = model.reconstruct(images)
     assert sent[0] < images.nbytes / 4
