@@ -344,7 +344,7 @@ def _stamp(scan: Scan) -> str:
 
 
 def _prepare_one(
-    address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str, others: Sequence[Path]
+    address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str = "", others: Sequence[Path] = ()
 ) -> Record | Rejected:
     """Whatever the image itself raises is its rejection; a fault of the machine ends the preparation."""
     try:
