@@ -26,7 +26,7 @@ from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
 from data_modules.preprocessing import Preprocessing
 from data_modules.slices import OneSlice, SliceDraw, Slices
-from data_modules.splits import SPLITS, Split, split_of
+from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from data_modules.summary import account, contents, kinds, passed_over
 from lit_medgen.batch import Batch, DataSpec
@@ -261,7 +261,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in self.store.records})} there are; change fractions or seed."
             )
-        self.spec = replace(self.make_spec(), codes=_codes(self.records["train"]))
+        people: dict[str, str] = {split: identity(self.people(split).values()) for split in SPLITS}
+        self.spec = replace(self.make_spec(), codes=_codes(self.records["train"]), people=people)
 
     def _tell_of_empty_parts(self) -> None:
         """Says, before training, that nobody is there to validate with or to evaluate with."""
@@ -282,7 +283,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         return Store(self.address)
 
     def make_spec(self) -> DataSpec:
-        """The facts of the data, once people are split."""
+        """The facts of the images, once people are split."""
         size, spacing_mm = self.preprocessing.size, self.preprocessing.spacing_mm
         if len(size) == 2 and self.slices:
             raise InputError("data.init_args.slices is set, but the images are 2D; set it to null.")
@@ -335,6 +336,11 @@ class MedicalDataModule(L.LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Starts from a saved position; called before the loaders are made."""
         self._first_position = state_dict["position"]
+
+    def order(self) -> dict[str, Any]:
+        """What decides, with the position in the run, which samples a step sees."""
+        images = len(self.records["train"])
+        return {"seed": self.seed, "batch_size": self.batch_size, "slices": self.slices, "images": images}
 
     def _num_batches(self) -> int:
         """Batches that the run has taken since its beginning."""

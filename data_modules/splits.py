@@ -6,7 +6,8 @@ else. The price is that the shares are met on average only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from lit_medgen.seeds import mix
@@ -28,3 +29,8 @@ def split_of(person: str, fractions: Sequence[float], seed: int) -> Split:
     if place >= 1 - fractions[2]:
         return "test"
     return "val" if place >= 1 - fractions[2] - fractions[1] else "train"
+
+
+def identity(people: Iterable[str]) -> str:
+    """One hash of a set of people: equal for the same people, in whatever order and however often each is named."""
+    return hashlib.sha256("\n".join(sorted(set(people))).encode()).hexdigest()

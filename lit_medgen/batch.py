@@ -138,6 +138,7 @@ class DataSpec:
         attributes: name -> (low, high), the range seen in the training split.
         codes: names of those attributes that are 0 or 1 and nothing between (sex).
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
+        people: "train", "val", "test" -> one hash of all people of that part, so that another split is noticed.
     """
 
     channels: int
@@ -150,6 +151,7 @@ class DataSpec:
     attributes: dict[str, tuple[float, float]] = field(default_factory=dict)
     slice_axis: str = ""
     codes: tuple[str, ...] = ()
+    people: dict[str, str] = field(default_factory=dict)
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""

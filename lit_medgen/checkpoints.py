@@ -4,8 +4,8 @@
     <run folder>/checkpoints/step_0001000.ckpt.sha256    what `sha256sum --check` reads
     <run folder>/checkpoints/last.ckpt                   a link to the newest
 
-A checkpoint holds the config it was made with, so that one file is enough to sample. What it names is imported
-only from `trust.TRUSTED` and from what the user trusts, and nothing in it is ever unpickled.
+A checkpoint holds the config it was made with, so that one file is enough to sample, and to go on training. What it
+names is imported only from packages of `trust` and from what the user trusts, and nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
 from lightning.fabric.plugins import CheckpointIO
 
+from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.methods.base import FACTS, Method
-from lit_medgen.trust import TRUSTED, import_classes, prefixes, refuse_foreign_classes, trusting
+from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
 
 LAST = "last.ckpt"
+SECTIONS, TRAINING = ("name", "model", "data"), ("trainer", "seed_everything")
+"""The parts of a config that a checkpoint keeps: what samples are made from, and what `fit` needs to go on."""
 
 
 class CheckpointFiles(CheckpointIO):
@@ -174,6 +177,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_spec(path: Path) -> DataSpec | None:
+    """Facts of the data that a checkpoint was trained on; None if it was trained without a data module."""
+    spec = read_checkpoint(path)[FACTS].get("spec")
+    return DataSpec.from_plain(spec) if spec else None
+
+
 def num_bytes(content: Any) -> int:
     """Bytes of all tensors in plain data: about the size of its file."""
     if isinstance(content, torch.Tensor):
@@ -182,11 +191,35 @@ def num_bytes(content: Any) -> int:
     return sum(map(num_bytes, parts))
 
 
-def config_of(path: Path) -> dict[str, Any]:
-    """The config a checkpoint was made with: model, data, name."""
+def kept_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of the config of `fit`: all that goes on the same on another machine.
+
+    Folders of this machine are left out, but for those of the data section: the run folder is where the checkpoint is,
+    and of other paths in the trainer section the last part stays.
+    """
+    trainer = {key: value for key, value in config["trainer"].items() if key != "default_root_dir"}
+    return {key: config[key] for key in (*SECTIONS, "seed_everything")} | {"trainer": _without_folders(trainer)}
+
+
+def without_training(config: Any) -> Any:
+    """A config without what `fit` alone needs; what is no config is left for `check_classes` to refuse."""
+    return {key: config[key] for key in config if key not in TRAINING} if isinstance(config, dict) else config
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def config_of(path: Path, resumed: bool = False) -> dict[str, Any]:
+    """The config a checkpoint was made with: name, model, data; all that was kept, if its run is resumed."""
     config = read_checkpoint(path)[FACTS]["config"]
     if config is None:
         raise InputError(f"{path}: holds no config (its model was not made by the command line); add --config.")
+    config = config if resumed else without_training(config)
     check_classes(config, path)
     method_class(config, path)
     return dict(config)
@@ -217,12 +250,15 @@ def refuse_other_method(path: Path, wanted: str) -> None:
 
 def check_classes(config: Any, path: Path) -> None:
     """InputError if a config from a file is not like `fit` keeps it, or names a class that is not ours to import."""
-    like_ours = isinstance(config, dict) and config.keys() <= {"name", "model", "data"}
+    like_ours = isinstance(config, dict) and config.keys() <= {*SECTIONS, *TRAINING}
     sections = [config.get("model"), config.get("data") or {"class_path": TRUSTED[0]}] if like_ours else []
-    if not like_ours or not all(isinstance(section, dict) and "class_path" in section for section in sections):
-        raise InputError(f"{path}: its config is not one that `fit` keeps (name, model, data).")
+    trainer = config.get("trainer", {}) if like_ours else None
+    like_ours = isinstance(trainer, dict) and all(isinstance(each, dict) and "class_path" in each for each in sections)
+    if not like_ours:
+        raise InputError(f"{path}: its config is not one that `fit` keeps ({', '.join(SECTIONS)}, trainer).")
     refuse_foreign_classes(sections, path)
-    import_classes(sections, path)
+    refuse_foreign_classes(trainer, path, TRUSTED_IN_CONFIGS)
+    import_classes([*sections, trainer], path)
 
 
 def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:

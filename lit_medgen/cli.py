@@ -3,7 +3,7 @@
 What differs from LightningCLI, and why:
 
 * a checkpoint's own config comes first, so `sample --ckpt_path X` needs no `--config` and everything the user
-  writes wins (Lightning lets the checkpoint win, silently);
+  writes wins (Lightning lets the checkpoint win, silently); `fit --ckpt_path X` also takes its trainer section;
 * a wrong key or value is one line and exit code 2;
 * no abbreviated keys (`--trainer.max_epoch` would silently mean max_epochs);
 * the resolved config is written by `fit` alone, into the run folder.
@@ -24,12 +24,21 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.checkpoints import check_classes, checkpoint_file, config_of, refuse_other_method
+from lit_medgen.checkpoints import (
+    SECTIONS,
+    check_classes,
+    checkpoint_file,
+    config_of,
+    kept_config,
+    refuse_other_method,
+    without_training,
+)
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
@@ -86,6 +95,12 @@ class CLI(LightningCLI):
         if (config := known_config(words, trusted=TRUST in args)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
         self.config = _parsed(parser, words)
+        if self.config.subcommand == "fit" and (lost := replaced_callbacks(words, self.config.fit.trainer.callbacks)):
+            rank_zero_only(print)(
+                f"trainer.callbacks: a later list replaces {', '.join(lost)} of an earlier one; to add to it, write "
+                "callbacks+: in a file, or --trainer.callbacks+= on the command line.",
+                file=sys.stderr,
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Lightning's own way of reading a checkpoint's config, which would override the command line."""
@@ -117,7 +132,8 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Gives the model the config it was made from, for its checkpoint."""
         self._dump_config()
-        self.model.config = {key: self.config_dump[key] for key in ("name", "model", "data")}
+        config = self.config_dump
+        self.model.config = kept_config(config) if self.subcommand == "fit" else {key: config[key] for key in SECTIONS}
 
 
 def run_verb(args: list[str]) -> None:
@@ -251,16 +267,43 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
     path = next(iter(_values(words, "--ckpt_path")), None)
     samples = next(iter(_values(words, "--samples")), None)
     if path is not None and path != "last":
-        file = Path(path)
-        config = config_of(file)
+        file, resumed = Path(path), words[0] == "fit"
+        config = config_of(file, resumed)
+        if resumed:
+            config = in_its_folder(config, file)
     elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
-        config = yaml.safe_load(file.read_text())
+        config = without_training(yaml.safe_load(file.read_text()))
         check_classes(config, file)
     else:
         return None
     if not trusted:
         refuse_commands(config, file)
     return dict(config)
+
+
+def in_its_folder(config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """The config of a checkpoint, with name and folder of the run that the file lies in, if it does."""
+    run = Path(os.path.abspath(checkpoint)).parent.parent
+    if not (run / "config.yaml").is_file():
+        return config
+    return config | {"name": run.name, "trainer": config.get("trainer", {}) | {"default_root_dir": str(run.parent)}}
+
+
+def replaced_callbacks(words: list[str], left: Any) -> list[str]:
+    """Names of callbacks that a config on the command line has, and the list that is left has not."""
+    given: dict[str, None] = {}
+    for value in _values(words, "--config"):
+        content = _read_yaml(Path(value)) if _is_file(value) else yaml.safe_load(value)
+        trainer = content.get("trainer") if isinstance(content, dict) else None
+        for key in ("callbacks", "callbacks+"):
+            given |= dict.fromkeys(_class_names(trainer.get(key) if isinstance(trainer, dict) else None))
+    return [name for name in given if name not in _class_names(left)]
+
+
+def _class_names(callbacks: Any) -> list[str]:
+    parts = callbacks if isinstance(callbacks, list) else []
+    paths = [each if isinstance(each, str) else each.get("class_path") for each in parts]
+    return [str(path).rpartition(".")[2] for path in paths]
 
 
 def _values(words: list[str], option: str) -> Iterator[str]:

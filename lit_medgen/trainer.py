@@ -25,14 +25,15 @@ from lit_medgen.callbacks.report import (
     score,
 )
 from lit_medgen.callbacks.run_folder import claim, run_folder
-from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files
-from lit_medgen.checkpoints import CheckpointFiles, newest, read_checkpoint, refuse_other_method, saved
+from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files, spec_of
+from lit_medgen.checkpoints import CheckpointFiles, newest, read_spec, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import FILE_NAMES, TOLD
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
-from lit_medgen.methods.base import FACTS, Generator, Method, Requests
+from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
 from lit_medgen.methods.first_stage import FirstStage, TwoStage
+from lit_medgen.resuming import Resume, leave_saving_to_callbacks, tell_if_nothing_is_saved
 from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
@@ -57,10 +58,12 @@ class Trainer(L.Trainer):
                     f"trainer.{key} is {kwargs[key]}, but a run is one endless epoch, counted in steps; give "
                     f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
                 )
-        super().__init__(*args, **kwargs)
+        leave_saving_to_callbacks(kwargs)
+        super().__init__(*args, **kwargs)  # as it stands here: the command line reads Lightning's options out of it
         if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
             die_with_parent()
         self.strategy.checkpoint_io = CheckpointFiles()
+        self._checkpoint_connector = Resume(self)
         self.signals = self._signal_connector = Signals(self)
         loop = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = _Steps(self, min_steps=loop.min_steps, max_steps=loop.max_steps)
@@ -106,6 +109,7 @@ class Trainer(L.Trainer):
         if ckpt_path is not None:
             refuse_other_method(Path(ckpt_path), type(model).__name__)
             self.resumed_from = Path(ckpt_path)
+        tell_if_nothing_is_saved(self)
         claim(self, known=ckpt_path is not None and Path(ckpt_path).resolve().parent == folder.resolve())
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
@@ -189,9 +193,10 @@ class Trainer(L.Trainer):
         if isinstance(generator, FirstStage) and datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("test")
+            generator.spec = datamodule.spec  # type: ignore[attr-defined]
             give_originals(generator, datamodule)
-        facts = read_checkpoint(Path(ckpt_path))[FACTS]
-        values = generator.values_of(attributes, DataSpec.from_plain(facts["spec"])) if attributes else {}
+        spec = read_spec(Path(ckpt_path)) if attributes else None
+        values = generator.values_of(attributes, spec or generator.needed_spec()) if attributes else {}
         asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
         self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
         if self.is_global_zero:
@@ -235,6 +240,8 @@ class Trainer(L.Trainer):
                 sample_files(Path(out, "samples"), generator.makes, range(num or 0)).check()
         data.prepare_data()
         data.setup("test")
+        trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
+        refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
         generator.spec = data.spec
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
@@ -304,10 +311,10 @@ class _Requested(L.LightningDataModule):
 
 def _refuse_other_size(checkpoint: Path, spec: DataSpec) -> None:
     """InputError if the model of a checkpoint makes images that cannot be compared with those of the data."""
-    theirs = read_checkpoint(checkpoint)[FACTS]["spec"]
-    if theirs and list(theirs["size"]) != list(spec.size):
+    theirs = read_spec(checkpoint)
+    if theirs and theirs.size != tuple(spec.size):
         raise InputError(
-            f"--ckpt_path {checkpoint}: its images have size {tuple(theirs['size'])}, but those of the data have "
+            f"--ckpt_path {checkpoint}: its images have size {theirs.size}, but those of the data have "
             f"{tuple(spec.size)}; use the data it was trained on."
         )
 

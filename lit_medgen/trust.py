@@ -1,9 +1,10 @@
 """Which classes a file may name. To name one is enough to have it imported, and importing is running.
 
-A checkpoint names classes of `TRUSTED` alone. A config file also names those of Lightning. Any other class must be
-trusted by the user, for one command (`--trust_config`) or one call (`load(path, trust=["my_package"])`); no file says
-of itself that it is trusted, and nothing is imported before it is. A command to be run needs `--trust_config` as well.
-What stands on the command line itself is the user's own word, and is not looked at.
+What a checkpoint says of its model and data names classes of `TRUSTED` alone. Its trainer section, which only `fit`
+reads, and a config file also name those of Lightning. Any other class must be trusted by the user, for one command
+(`--trust_config`) or one call (`load(path, trust=["my_package"])`); no file says of itself that it is trusted, and
+nothing is imported before it is. A command to be run needs `--trust_config` as well. What stands on the command line
+itself is the user's own word, and is not looked at.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ _also: ContextVar[tuple[str, ...]] = ContextVar("trusted by the user", default=(
 TEXTS = (
     *("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes"),
     *("first_stage", "features"),
+    *("project", "group", "tags", "save_dir", "dirpath", "monitor"),
 )
-"""Options of data modules and methods that are text, and may look like the path of a class: people.csv."""
+"""Options of data modules, methods, loggers and callbacks that are text, and may look like a class: people.csv."""
 
 INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{oc\.env:\w+\}}[^.]*/.*")
 """What `${...}` may be: the value of another key, looked at where it stands, or a folder from the environment."""
@@ -58,14 +60,14 @@ def prefixes(trust: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}." for name in names)
 
 
-def refuse_foreign_classes(config: Any, path: Path) -> None:
-    """InputError if a checkpoint's config names a class that is not ours to import, nor trusted by the user."""
+def refuse_foreign_classes(config: Any, path: Path, packages: tuple[str, ...] = TRUSTED) -> None:
+    """InputError if a checkpoint's config names a class of none of these packages, nor of those the user trusts."""
     if _also.get() == EVERYTHING:
         return
     for name in classes(config):
-        if not trusted(name, TRUSTED + _also.get()):
+        if not trusted(name, packages + _also.get()):
             raise InputError(
-                f"{path}: names the class {name!r}; only {', '.join(TRUSTED)} are imported from a file without "
+                f"{path}: names the class {name!r}; only {', '.join(packages)} are imported from a file without "
                 f"--trust_config (in Python: trust=[{name.partition('.')[0]!r}]); give it if the file is your own."
             )
 

@@ -38,8 +38,11 @@ class RunConfig(SaveConfigCallback):
     writes = ("config.yaml",)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called by Lightning before the run."""
-        if stage != "fit" or not trainer.is_global_zero:
+        """Writes nothing yet: a run that is refused leaves the config of the one before."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called by Lightning when everything is restored, before the first step."""
+        if not trainer.is_global_zero:
             return
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)

@@ -220,6 +220,17 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     return torch.stack(images)[:, None].float().clamp(-1, 1)
 
 
+def spec_of(folder: Path) -> DataSpec | None:
+    """The spec that `sample` has written beside samples; None where there is none."""
+    path = folder / "spec.json"
+    if not path.is_file():
+        return None
+    try:
+        return DataSpec.from_plain(json.loads(path.read_text()))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path}: not a spec that `sample` wrote ({describe(error)}); sample again.") from error
+
+
 def _read_sample(path: Path, spec: DataSpec) -> tuple[Any, tuple[float, float]]:
     """*s values of a file or a folder of slices, and what -1 and 1 are there; ValueError if it cannot be read."""
     if path.suffix == ".png":

@@ -36,6 +36,9 @@ class Adversarial(Method):
     not_averaged = ("critic.",)
     """The critic is no part of what samples are made with."""
 
+    optimizer_keys = ("optimizer", "critic_optimizer")
+    schedule_keys = ("learning_rate", "critic_learning_rate")
+
     def __init__(
         self,
         critic: nn.Module,

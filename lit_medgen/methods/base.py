@@ -75,6 +75,12 @@ class Method(L.LightningModule, ABC):
     not_averaged: tuple[str, ...] = ()
     """Prefixes of parameters that are trained but not averaged."""
 
+    optimizer_keys: tuple[str, ...] = ("optimizer",)
+    """The argument that makes each of the optimizers of `configure_optimizers`."""
+
+    schedule_keys: tuple[str, ...] = ("learning_rate",)
+    """The argument that makes each of its learning-rate schedules."""
+
     def __init__(self, optimizer: OptimizerCallable = default_optimizer, learning_rate: Constant | None = None) -> None:
         super().__init__()
         self._suspects: list[tuple[list[str], dict[str, Tensor]]] = []
@@ -95,6 +101,8 @@ class Method(L.LightningModule, ABC):
         spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if spec is not None:
             self.check(spec)
+            if stage != "fit":  # a model made in Python may be trained on with other people
+                refuse_other_people(self.spec, spec, "this model")
             self.spec = spec
         if isinstance(self.trainer.strategy, DDPStrategy):
             # Buffers are equal by themselves; to send them in validation would hang where batches are not as many.
@@ -173,9 +181,11 @@ class Method(L.LightningModule, ABC):
         checkpoint[FACTS] = {"config": self.config, "spec": self.spec.plain() if self.spec else None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the spec back."""
+        """Takes the spec back; InputError if the data at hand is split in another way."""
         if spec := checkpoint.get(FACTS, {}).get("spec"):
-            self.spec = DataSpec.from_plain(spec)
+            trained = DataSpec.from_plain(spec)
+            refuse_other_people(trained, self.spec, self._trainer.ckpt_path if self._trainer else "this checkpoint")
+            self.spec = trained
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -252,6 +262,26 @@ class Method(L.LightningModule, ABC):
             prog_bar=True,
             batch_size=len(batch.image),
             sync_dist=not on_step,
+        )
+
+
+def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
+    """InputError if two specs are known to be of different splits.
+
+    Args:
+        trained: of the data that a model, or what made some samples, was trained on.
+        data: of the data it meets now.
+        source: what was trained, for the message.
+    """
+    if trained is None or data is None or not (trained.people and data.people):
+        return
+    other = [part for part in trained.people if trained.people[part] != data.people.get(part)]
+    if other:
+        found = ", ".join(f"{part} {trained.people[part][:8]}, here {data.people.get(part, '')[:8]}" for part in other)
+        raise InputError(
+            f"{source}: trained on another split of people than that of this data (hashes: {found}), so some who count "
+            "as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions and "
+            "data.init_args.root; give those it was trained with, so that the same people are unseen."
         )
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.methods.base import FACTS, Generator
+from lit_medgen.methods.base import FACTS, Generator, refuse_other_people
 
-SAME_DATA = ("axis", "preprocessing", "fractions", "seed")
-"""What both stages must agree on in their data sections."""
+SAME_DATA = ("axis", "preprocessing")
+"""What both stages must agree on in their data sections; people are compared by `refuse_other_people`."""
 
 
 class FirstStage(Generator):
@@ -92,7 +92,7 @@ class TwoStage(Generator):
         super().setup(stage)
 
     def check(self, spec: DataSpec) -> None:
-        """InputError if the first stage was trained on images of another kind."""
+        """InputError if the first stage was trained on images of another kind, or on another split of people."""
         if self.first_stage is None:
             return
         theirs = self.first_stage.needed_spec()
@@ -103,6 +103,7 @@ class TwoStage(Generator):
                     f"data.init_args: {name} of the images is {found}, but {self.first_stage_path} was trained with "
                     f"{wanted}; use the data section it was trained with."
                 )
+        refuse_other_people(theirs, spec, self.first_stage_path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the first stage's config, spec and the hash of its weights."""
@@ -160,8 +161,8 @@ class TwoStage(Generator):
             one, other = (section.get("init_args", {}).get(name) for section in (theirs, ours))
             if one != other:
                 raise InputError(
-                    f"data.init_args.{name} is {other}, but {path} was trained with {one}; use the same, so that the "
-                    "same people are unseen and images look the same."
+                    f"data.init_args.{name} is {other}, but {path} was trained with {one}; use the same, so that "
+                    "images look the same."
                 )
         return found
 

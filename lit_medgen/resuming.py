@@ -1,0 +1,235 @@
+"""Resuming: state comes from the checkpoint, hyperparameters from the config of the new command.
+
+State is the weights, the optimizers' moments and the positions in learning-rate schedule and data. PyTorch keeps
+hyperparameters in the states of optimizers and schedules too, and would load the old values over the configured ones.
+So the configured values are written into these states before they are loaded. What cannot change within a run is
+refused in one line; what has changed is said in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_medgen.callbacks.ema import EMA
+from lit_medgen.errors import InputError, describe
+from lit_medgen.methods.base import FACTS
+
+HYPERPARAMETERS = "hyperparameters"
+"""Key, below `FACTS`, of the values that the run was configured with."""
+
+ACCUMULATE = "trainer.accumulate_grad_batches"
+POSITION = ("last_epoch", "base_lrs", "mode_worse")
+"""Attributes of PyTorch's schedules that say where they stand."""
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""Key -> the value before, the value now."""
+
+
+class Resume(_CheckpointConnector):
+    """Lightning's saving and restoring of a run, with the hyperparameters of the command that resumes it."""
+
+    def dump_checkpoint(self, weights_only: bool | None = None) -> dict[str, Any]:
+        """The checkpoint's content, with the hyperparameters that the run was configured with."""
+        checkpoint: dict[str, Any] = super().dump_checkpoint(weights_only)
+        if FACTS in checkpoint:
+            checkpoint[FACTS][HYPERPARAMETERS] = self._configured
+        return checkpoint
+
+    def restore_model(self) -> None:
+        """Loads the weights; InputError if they are of another architecture."""
+        try:
+            super().restore_model()
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise InputError(
+                f"{self._ckpt_path}: its weights do not fit the network that model.init_args describes "
+                f"({describe(error)[:200]} ...); give the network it was trained with."
+            ) from error
+
+    def restore_callbacks(self) -> None:
+        """Loads the states of callbacks; their arguments stay as configured.
+
+        InputError if the checkpoint holds averaged weights and nothing here averages: training would go on from them.
+        """
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        saved = self._loaded_checkpoint.get("callbacks", {})
+        if self._fits and EMA().state_key in saved and not any(isinstance(callback, EMA) for callback in callbacks):
+            raise InputError(
+                f"{self._ckpt_path}: holds averaged weights, but trainer.callbacks has no EMA, so training would go on "
+                "from the average; add it (--trainer.callbacks+=lit_medgen.callbacks.EMA), with decay 0 if nothing is "
+                "to be averaged from here on."
+            )
+        arguments = [(callback, _arguments(callback)) for callback in callbacks]
+        super().restore_callbacks()
+        for callback, configured in arguments:
+            for name, value in configured.items():
+                if getattr(callback, name) is not value:  # EarlyStopping takes its patience from the checkpoint
+                    setattr(callback, name, value)
+
+    def restore_training_state(self) -> None:
+        """Called once optimizers and schedules are made as configured, also when there is nothing to restore."""
+        if self._fits:
+            self._configured = hyperparameters(self.trainer)
+        super().restore_training_state()
+
+    def restore_optimizers_and_schedulers(self) -> None:
+        """Loads optimizers and schedules with the configured hyperparameters, and prints which have changed.
+
+        InputError if a change cannot be applied.
+        """
+        before = self._loaded_checkpoint.get(FACTS, {}).get(HYPERPARAMETERS, {})
+        changed = {
+            key: (before.get(key), self._configured.get(key))
+            for key in before | self._configured
+            if before.get(key) != self._configured.get(key)
+        }
+        _refuse_if_fixed(self.trainer, changed if before else {}, self._ckpt_path)
+        _configure_states(self.trainer, self._loaded_checkpoint, changed)
+        try:
+            super().restore_optimizers_and_schedulers()
+        except ValueError as error:  # another number of parameters
+            raise InputError(
+                f"{self._ckpt_path}: its optimizer state does not fit ({describe(error)}); train the same parts of the "
+                "network, or start a run of another --name."
+            ) from error
+        if before and changed and self.trainer.is_global_zero:
+            told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+            print(f"resumed with changed values: {told}", file=sys.stderr)
+
+    @property
+    def _fits(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
+
+
+def leave_saving_to_callbacks(options: dict[str, Any]) -> None:
+    """Sets the options of a trainer so that it saves only as its callbacks say; Lightning would add one of its own."""
+    given = options.get("callbacks")
+    given = given if isinstance(given, list | tuple) else [given]
+    if options.get("enable_checkpointing") is None and not any(isinstance(each, Checkpoint) for each in given):
+        options["enable_checkpointing"] = False
+
+
+def tell_if_nothing_is_saved(trainer: Trainer) -> None:
+    """Prints one line if no callback saves checkpoints."""
+    if trainer.is_global_zero and not trainer.checkpoint_callbacks:
+        print(
+            "no checkpoints: trainer.callbacks has no Checkpoints, so nothing of this run is saved; add it with "
+            "callbacks+: in a config, or --trainer.callbacks+=lit_medgen.callbacks.Checkpoints",
+            file=sys.stderr,
+        )
+
+
+def hyperparameters(trainer: Trainer) -> dict[str, Any]:
+    """Key -> value, plain data, of what decides each update and the order of samples; before anything is restored."""
+    found: dict[str, Any] = {
+        "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
+        ACCUMULATE: trainer.accumulate_grad_batches,
+    }
+    for name, optimizer in _optimizers(trainer):
+        found[name] = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+        for prefix, group in _groups(name, optimizer.param_groups):
+            values = group | ({"lr": group["initial_lr"]} if "initial_lr" in group else {})
+            found |= {f"{prefix}.{key}": plain(values[key]) for key in _keys(group)}
+    for name, schedule in _schedules(trainer):
+        found[name] = plain(schedule.lr_lambdas if isinstance(schedule, LambdaLR) else schedule)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMA):
+            found |= {"EMA.decay": callback.decay, "EMA.warmup": callback.warmup}
+    order = getattr(getattr(trainer, "datamodule", None), "order", dict)
+    return found | {f"data.{key}": plain(value) for key, value in order().items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as plain data: an object as text, its class with those of its public attributes that are simple."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if _simple(value):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    attributes = {key: part for key, part in getattr(value, "__dict__", {}).items() if key[0] != "_" and _simple(part)}
+    return f"{name}({', '.join(f'{key}={part}' for key, part in attributes.items() if key not in POSITION)})"
+
+
+def _simple(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
+    """Each optimizer with the name of the method's argument that makes it."""
+    return list(_named(trainer.lightning_module, "optimizer_keys", "optimizer", trainer.optimizers))
+
+
+def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
+    """Each learning-rate schedule with the name of the method's argument that makes it."""
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return list(_named(trainer.lightning_module, "schedule_keys", "learning_rate", schedules))
+
+
+def _named(method: Any, attribute: str, other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    keys: tuple[str, ...] = getattr(method, attribute, ())
+    for number, thing in enumerate(things):
+        yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), thing
+
+
+def _groups(name: str, groups: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each parameter group with the beginning of its keys; most optimizers have one."""
+    for number, group in enumerate(groups):
+        yield (name if number == 0 else f"{name}.group_{number + 1}"), group
+
+
+def _keys(group: dict[str, Any]) -> list[str]:
+    """The hyperparameters of a parameter group."""
+    return [key for key in group if key not in ("params", "param_names", "initial_lr")]
+
+
+def _arguments(callback: Any) -> dict[str, Any]:
+    """The attributes of a callback that carry the name of an argument that made it."""
+    names = inspect.signature(type(callback)).parameters
+    return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+
+
+def _refuse_if_fixed(trainer: Trainer, changed: Changes, path: Any) -> None:
+    """InputError for a change that a run in progress cannot take."""
+    fixed = {name for name, _ in _optimizers(trainer)}
+    for name, schedule in _schedules(trainer):
+        if not isinstance(schedule, LambdaLR):  # its values cannot be told from its state
+            fixed |= {name, *(f"{key}.lr" for key, each in _optimizers(trainer) if each is schedule.optimizer)}
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    if batches % trainer.accumulate_grad_batches:  # the first step would be of fewer batches than the others
+        fixed.add(ACCUMULATE)
+    for key in fixed & changed.keys():
+        before, now = changed[key]
+        where = key if key == ACCUMULATE else f"model.init_args.{key}"
+        raise InputError(
+            f"{where} is {now}, but the run of {path} has {before}, which cannot change at step "
+            f"{trainer.global_step}; give {before}, or start a run of another --name without --ckpt_path."
+        )
+
+
+def _configure_states(trainer: Trainer, checkpoint: dict[str, Any], changed: Iterable[str]) -> None:
+    """Writes configured values into the states of optimizers and schedules that are about to be loaded."""
+    states = checkpoint["optimizer_states"]
+    for (name, optimizer), state in zip(_optimizers(trainer), states, strict=False):
+        for (prefix, group), saved in zip(_groups(name, optimizer.param_groups), state["param_groups"], strict=False):
+            saved |= {key: group[key] for key in _keys(group) if f"{prefix}.{key}" in changed}
+    groups = {id(each): state["param_groups"] for (_, each), state in zip(_optimizers(trainer), states, strict=False)}
+    for (_, schedule), state in zip(_schedules(trainer), checkpoint["lr_schedulers"], strict=False):
+        if isinstance(schedule, LambdaLR):
+            step = state["last_epoch"]
+            rates = [rate * factor(step) for rate, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
+            state |= {"base_lrs": schedule.base_lrs, "lr_lambdas": [None] * len(rates), "_last_lr": rates}
+            for group, base, rate in zip(groups[id(schedule.optimizer)], schedule.base_lrs, rates, strict=False):
+                group |= {"initial_lr": base, "lr": rate}
