@@ -55,6 +55,8 @@ __all__ = ["NUM_COMPONENTS", "evaluate", "floor", "measure", "metrics_for", "nul
 
 CPU = torch.device("cpu")
 NONE = "none"
+RANGE_TOLERANCE = 1e-3
+"""By which samples may lie outside [-1, 1]."""
 BRAIN = "brain"
 LEAST_FOR_FEATURES = 8
 """Images of each kind: below that, neighbours and covariances mean nothing."""
@@ -171,6 +173,9 @@ def evaluate(
     """
     outputs = report_files(out)
     outputs.check()
+    low, high = samples.aminmax()
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # so NaN is refused too
+        raise InputError(f"evaluate: samples lie from {low:.4g} to {high:.4g}; scale them to [-1, 1], as the data is.")
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
     per_person = data.images_per_person

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
 from lit_medgen.files import file_hash
 from lit_medgen.images.dicom import read_series
+from lit_medgen.images.nifti import read_nifti, write_nifti
 from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
@@ -377,6 +378,7 @@ class Still(Generator):
 VOLUME = DataSpec(1, (4, 5, 6), (1.0, 2.0, 3.0), intensity_window=(-1000.0, 400.0))
 PICTURE = DataSpec(1, (7, 5), (1.0, 1.0), orientation="")
 CT = replace(VOLUME, intensity_unit="HU")
+HEAD = replace(VOLUME, intensity_window=(0.0, 1.0))
 
 
 class Repeating(Still):
@@ -526,6 +528,61 @@ def test_samples_of_another_size_are_an_input_error(tmp_path: Path) -> None:
     other = DataSpec(1, (4, 5, 7), (1.0, 2.0, 3.0))
     with pytest.raises(InputError, match=r"sample_00000000\.nii\.gz: size \(4, 5, 6\), but the data has \(4, 5, 7\)"):
         read_samples(tmp_path / "s", other)
+
+
+@pytest.mark.parametrize(
+    ("spec", "change", "message"),
+    [
+        (
+            HEAD,
+            lambda values: 255 * values,
+            r"values from 0 to 255, but .* from 0 to 1 \(normalised\).*0\.01; scale them",
+        ),
+        (HEAD, lambda values: (values * 9).astype(np.uint8), r"stored as uint8, whole numbers from 0 to 9.*float32"),
+        (HEAD, lambda values: values - 0.02, r"values from -0\.02 to 0\.98"),
+        (VOLUME, lambda values: values + 1024, r"values from 24 to 1424, but .* from -1000 to 400"),
+        (
+            VOLUME,
+            lambda values: np.where(values > 0, np.nan, values),
+            r"\d+ of 120 voxels are NaN or infinite; .*again",
+        ),
+    ],
+    ids=["8 bit", "whole numbers", "a little below", "HU + 1024", "NaN"],
+)
+def test_samples_with_values_of_another_kind_are_refused_by_name(
+    spec: DataSpec, change: Callable[[np.ndarray], np.ndarray], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "s", spec, "nifti", [0, 1])
+    path = tmp_path / "s" / "sample_00000001.nii.gz"
+    low, high = spec.intensity_window
+    values, affine = read_nifti(path)
+    ends = np.linspace(low, high, values.size).reshape(values.shape)  # the whole window
+    changed = change(ends)
+    write_nifti(path, changed.astype(np.float32) if changed.dtype == np.float64 else changed, affine)
+    with pytest.raises(InputError, match=rf"sample_00000001\.nii\.gz: {message}"):
+        read_samples(tmp_path / "s", spec)
+
+
+def test_a_sixteen_bit_png_is_not_taken_for_white(tmp_path: Path) -> None:
+    write(tmp_path / "s", PICTURE, "png", [0])
+    Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000).save(tmp_path / "s" / "sample_00000000.png")
+    with pytest.raises(InputError, match=r"sample_00000000\.png: values from 0 to 34000, but .* from 0 to 255"):
+        read_samples(tmp_path / "s", PICTURE)
+
+
+def test_samples_on_another_grid_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "s", VOLUME, "nifti", [0])
+    path = tmp_path / "s" / "sample_00000000.nii.gz"
+    write_nifti(path, read_nifti(path)[0], np.eye(4))
+    message = r"sample_00000000\.nii\.gz: its affine has axes \[1\.0, 0\.0, 0\.0\].* voxels of \(1\.0, 2\.0, 3\.0\) mm"
+    with pytest.raises(InputError, match=message):
+        read_samples(tmp_path / "s", VOLUME)
+
+
+@pytest.mark.parametrize("worth", [127.5, torch.nan])
+def test_samples_outside_the_range_of_images_are_refused_from_python_too(worth: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"samples lie from .*; scale them to \[-1, 1\]"):
+        evaluate(heads(4, 3) * worth, People(heads(5, 1), heads(4, 2)), tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["cut", "missing"])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,13 +25,17 @@ from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import Outputs, file_hash, write_atomically
 from lit_medgen.images.dicom import read_series
 from lit_medgen.images.dicom_writer import PATIENTS, Series, write_series
-from lit_medgen.images.nifti import read_nifti, write_nifti
+from lit_medgen.images.nifti import read_nifti, whole_numbers, write_nifti
 from lit_medgen.images.origin import FILE_NAMES, SHORT, STATEMENTS, Origin
 from lit_medgen.images.png import read_png, write_png
 from lit_medgen.methods.base import Generator, Requests
 
 Format = Literal["nifti", "png", "dicom"]
 SUFFIXES: dict[Format, str] = {"nifti": ".nii.gz", "png": ".png", "dicom": ""}  # in DICOM, a folder of slices
+WINDOW_TOLERANCE = 0.01
+"""Share of the window by which a sample's values may lie outside it; they are then cut off."""
+LEAST_STEPS = 16
+"""A window narrower than that is not filled by whole numbers."""
 DICOM_WHITE = 4095  # values without a unit are stored from 0 to this, 12 bits as scanners have
 
 
@@ -200,24 +204,19 @@ def listed(manifest: Path) -> list[str]:
 def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     """The samples a manifest lists: n c *s in [-1, 1].
 
-    MissingDataError without a manifest, InputError for a file that does not match the spec.
+    MissingDataError without a manifest; InputError for a file that cannot be read, has another grid than the data, or
+    values that are not finite or outside the data's window: a unit that was mistaken must not become white images.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         raise MissingDataError(f"--samples: no {manifest}; give a folder that `sample` wrote.")
     images = []
     for name in listed(manifest):
-        path = folder / name
         try:
-            values, (low, high) = _read_sample(path, spec)
+            images.append(_read_sample(folder / name, spec))
         except ValueError as error:
-            raise InputError(f"{path}: {error}.") from error
-        if values.shape != tuple(spec.size):
-            raise InputError(
-                f"{path}: size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on."
-            )
-        images.append(torch.from_numpy((values - low) / (high - low) * 2 - 1))
-    return torch.stack(images)[:, None].float().clamp(-1, 1)
+            raise InputError(f"{folder / name}: {error}.") from error
+    return torch.stack(images)[:, None]
 
 
 def spec_of(folder: Path) -> DataSpec | None:
@@ -231,15 +230,47 @@ def spec_of(folder: Path) -> DataSpec | None:
         raise InputError(f"{path}: not a spec that `sample` wrote ({describe(error)}); sample again.") from error
 
 
-def _read_sample(path: Path, spec: DataSpec) -> tuple[Any, tuple[float, float]]:
-    """*s values of a file or a folder of slices, and what -1 and 1 are there; ValueError if it cannot be read."""
+def _read_sample(path: Path, spec: DataSpec) -> Tensor:
+    """*s in [-1, 1], of a file or a folder of slices; ValueError if it is no sample of this data."""
+    values, affine, (low, high) = _read_values(path, spec)
+    if values.shape != tuple(spec.size):
+        raise ValueError(f"size {values.shape}, but the data has {tuple(spec.size)}; use the data it was trained on")
+    expected = spec.affine().numpy()
+    if len(spec.size) == 3 and not np.allclose(affine[:3, :3], expected[:3, :3], atol=1e-2 * min(spec.spacing_mm)):
+        axes = " ".join(str(column.round(3).tolist()) for column in affine[:3, :3].T)
+        raise ValueError(
+            f"its affine has axes {axes} mm, but the data has voxels of {spec.spacing_mm} mm along {spec.orientation}; "
+            "put it on the data's grid"
+        )
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise ValueError(f"{bad} of {values.size} voxels are NaN or infinite; expected finite values, so make it again")
+    tolerance = WINDOW_TOLERANCE * (high - low)
+    if values.min() < low - tolerance or values.max() > high + tolerance:
+        raise ValueError(
+            f"values from {values.min():.6g} to {values.max():.6g}, but samples of this data lie from {low:g} to "
+            f"{high:g} ({spec.intensity_unit}), give or take {tolerance:.3g}; scale them to that, as `sample` does"
+        )
+    scaled = (torch.from_numpy(np.ascontiguousarray(values)).double() - low) / (high - low) * 2 - 1
+    return scaled.clamp(-1, 1).float()
+
+
+def _read_values(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """*s values, their affine, and what -1 and 1 are in the file."""
     if path.suffix == ".png":
-        return read_png(path)[0], (0.0, 255.0)
+        return *read_png(path), (0.0, 255.0)
     if path.suffix:
-        return read_nifti(path)[0], spec.intensity_window
+        low, high = spec.intensity_window
+        voxels, affine = read_nifti(path, finite=False)
+        if high - low < LEAST_STEPS and (stored := whole_numbers(path)):
+            raise ValueError(
+                f"stored as {stored}, whole numbers from {voxels.min():g} to {voxels.max():g}, but samples of this "
+                f"data lie from {low:g} to {high:g} ({spec.intensity_unit}); scale them and store them as float32"
+            )
+        return voxels, affine, (low, high)
     if len(spec.size) == 2:
         raise ValueError("a 2D image in DICOM is not read back; sample it as png")
     files = sorted(path.glob("*.dcm"))
     if not files:
         raise ValueError("no DICOM slices there")
-    return read_series(files)[0], _dicom_window(spec)
+    return *read_series(files), _dicom_window(spec)

@@ -61,6 +61,14 @@ def read_nifti(
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
+def whole_numbers(path: Path) -> str:
+    """The type in which a file stores its voxels, if that holds whole numbers alone; else nothing."""
+    image: Any = nib.load(path)
+    kind = image.get_data_dtype()
+    slope = image.header.get_slope_inter()[0] if isinstance(image, nib.Nifti1Pair) else None
+    return str(kind) if kind.kind in "iub" and slope in (None, 1) else ""
+
+
 def _check_header(image: Any, flat: bool) -> None:
     if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
         raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI or MGH")

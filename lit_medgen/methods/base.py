@@ -370,8 +370,8 @@ class Generator(Method):
 
     @torch.no_grad()
     def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:
-        """Samples, on the CPU in float32: b c *size."""
-        return self.sample(batch.condition, batch.seeds).float().cpu()
+        """Samples, on the CPU in float32: b c *size in [-1, 1], also where a method's own end a little outside."""
+        return self.sample(batch.condition, batch.seeds).float().cpu().clamp(-1, 1)
 
     def needed_spec(self) -> DataSpec:
         """The spec; InputError if neither data nor checkpoint gave one."""
