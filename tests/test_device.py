@@ -21,6 +21,7 @@ from standin import StandIn, counted, device, moved
 from tiny_run import ROOT
 from torch import Tensor
 
+from lit_medgen import metrics
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.callbacks import EMA
 from lit_medgen.diffusion import (
@@ -43,7 +44,7 @@ from lit_medgen.methods import CDPM, IHDM, VQGAN, Generator, Method
 from lit_medgen.methods.atlas import Atlas
 from lit_medgen.methods.base import Requests
 from lit_medgen.methods.code_maps import CodeMaps
-from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM
+from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, UNet
 from lit_medgen.networks.discriminator import diff_augment
@@ -338,6 +339,45 @@ def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) ->
             metric.update(moved(outputs), moved(targets))
         assert waits.found == []
         torch.testing.assert_close(metric.found[0].inner.float(), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+class Classifier:
+    """Six classes by six voxels."""
+
+    name = "six voxels"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :6]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """n 6."""
+        return self(images).softmax(1)
+
+
+def test_scores_of_samples_are_those_of_the_cpu() -> None:
+    """Every score of `lit_medgen.metrics`, on images of the device."""
+    samples, real, train = (noisy(num, (14, 15, 16), seed) for seed, num in enumerate((9, 8, 12)))
+    features = AllViews(tuple(extractors("learned", train, 8).values()))
+    arguments: dict[str, tuple[Any, ...]] = {
+        "ModeSpread": (torch.randn(3, 14 * 15 * 16),),
+        "SeamRatio": (0, [3, 7]),
+        "InceptionScore": (Classifier(),),
+        **dict.fromkeys(
+            ("FrechetDistance", "KernelDistance", "Precision", "Recall", "Density", "Coverage"), (features,)
+        ),
+    }
+    for name, kind in vars(metrics).items():
+        if not isinstance(kind, type) or not issubclass(kind, TwoSampleMetric) or kind is TwoSampleMetric:
+            continue
+        here, there = kind(*arguments.get(name, ())), moved(kind(*arguments.get(name, ())))
+        for metric, change in ((here, lambda x: x), (there, moved)):
+            metric.update(change(samples), real=False)
+            metric.update(change(real), real=True)
+        expected = here.estimate()
+        with counted():
+            found = there.estimate()
+        assert found.value == pytest.approx(expected.value, rel=1e-4, abs=1e-5), name
+        assert found.ci95 == pytest.approx(expected.ci95, rel=1e-3, abs=1e-4), name
 
 
 def test_batches_and_noise_are_sent_without_waiting() -> None:

@@ -210,7 +210,7 @@ class Scales:
 
 
 def _same(x: Tensor, y: Tensor) -> bool:
-    return x.shape == y.shape and x.data_ptr() == y.data_ptr()
+    return x.shape == y.shape and x.data_ptr() == y.data_ptr() != 0  # 0: the tensor hides where its memory is
 
 
 def _better(best: Tensor, reached: Tensor, places: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,8 @@ class PairedMSSSIM(PairedMetric):
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
         self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
         pairs = zip(outputs.split(1), targets.split(1), strict=True)
-        return torch.cat([Scales(output, target, self.most).similarity(0) for output, target in pairs])
+        device = outputs.device
+        return torch.cat([Scales(output, target, self.most, device=device).similarity(0) for output, target in pairs])
 
 
 class PairedSSIM(PairedMSSSIM):
