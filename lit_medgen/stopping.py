@@ -34,6 +34,9 @@ STOPPING = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
 """In rising order: of several signals at once, SIGTERM decides."""
 
 FOREVER = timedelta(days=365)
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one that works alone: it draws a sample grid, makes codes, writes a report. PyTorch's own
+10 to 30 minutes would end the run. A process that is lost needs no timeout: its listener tells all."""
 FAULT = "lit_medgen/fault"
 PARENT = "LIT_MEDGEN_PARENT"
 """Environment variable: the process that Lightning's launcher runs in."""
@@ -77,7 +80,7 @@ class Peers:
             self.rank, num = dist.get_rank(), dist.get_world_size()
             self._next, self._previous = (self.rank + 1) % num, (self.rank - 1) % num
             # gloo on the CPU, whatever the gradients use: no accelerator waits for these few bytes.
-            self._agreement = dist.new_group(backend="gloo")
+            self._agreement = dist.new_group(backend="gloo", timeout=PATIENCE)
             self._ring = dist.new_group(backend="gloo", timeout=FOREVER)
             self._listener = threading.Thread(target=self._listen, daemon=True, name="peers")
 

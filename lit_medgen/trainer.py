@@ -10,7 +10,9 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.constants import default_pg_timeout
 from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec
@@ -34,7 +36,7 @@ from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
 from lit_medgen.methods.first_stage import FirstStage, TwoStage
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, tell_if_nothing_is_saved
-from lit_medgen.stopping import Peers, Signals, die_with_parent, interrupted
+from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -64,6 +66,8 @@ class Trainer(L.Trainer):
             die_with_parent()
         self.strategy.checkpoint_io = CheckpointFiles()
         self._checkpoint_connector = Resume(self)
+        if isinstance(self.strategy, DDPStrategy) and self.strategy._timeout == default_pg_timeout:
+            self.strategy._timeout = PATIENCE
         self.signals = self._signal_connector = Signals(self)
         loop = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = _Steps(self, min_steps=loop.min_steps, max_steps=loop.max_steps)

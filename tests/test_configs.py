@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import DDPStrategy
 from tiny_run import ROOT, TinyRun, one_line
 
 import lit_medgen
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
+from lit_medgen.methods import CDPM
 from lit_medgen.methods.first_stage import FirstStage
+from lit_medgen.trainer import Trainer
 
 BASES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml"))
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
@@ -41,6 +46,34 @@ def test_more_modes_than_people_are_refused(tmp_path: Path, phantoms: Path, caps
     run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
     assert run.fit("--model.init_args.atlas_modes=24") == 2
     assert "atlas_modes is 24, but there are" in one_line(capsys)
+
+
+def test_a_resumed_run_takes_the_atlas_of_its_checkpoint(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
+    assert run.fit("--trainer.max_steps=1") == 0
+    made = torch.load(run.last, weights_only=True)["lit_medgen"]["atlas"]
+    monkeypatch.setattr(CDPM, "_make_atlas", lambda *_: pytest.fail("made again"))
+    assert run.fit("--ckpt_path=last") == 0
+    kept = torch.load(run.last, weights_only=True)["lit_medgen"]["atlas"]
+    assert torch.equal(made["modes"], kept["modes"])
+    capsys.readouterr()
+    assert run.fit("--ckpt_path=last", "--trainer.max_steps=3", "--model.init_args.atlas_modes=0") == 2
+    assert "atlas_modes is 0, but this run began with an atlas of 1 modes" in one_line(capsys)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_base_configs_take_one_device(base: str) -> None:
+    """More would multiply the paper's batch without a word."""
+    assert yaml.safe_load((ROOT / base).read_text())["trainer"]["devices"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["ddp", DDPStrategy(timeout=timedelta(minutes=5))], ids=["ddp", "own timeout"])
+def test_processes_wait_for_one_that_draws_a_grid(strategy: Any) -> None:
+    trainer = Trainer(strategy=strategy, devices=1, accelerator="cpu", logger=False)
+    wanted = timedelta(hours=2) if strategy == "ddp" else timedelta(minutes=5)
+    assert trainer.strategy._timeout == wanted  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("configs", EXPERIMENTS, ids=lambda configs: configs[-1].removeprefix("configs/"))

@@ -26,12 +26,16 @@ class SampleGrid(Callback):
     Args:
         every_n_steps: steps between two grids.
         num: samples in a grid, with seeds 0, 1, ...
+        num_steps: of sampling, at most (`Generator.in_few_steps`): grids of the paper's 1,000 would cost more than the
+            training between them. None: as many as the method takes.
     """
 
     writes = ("grids/*.png",)
 
-    def __init__(self, every_n_steps: int = 1000, num: int = 4) -> None:
-        self.every_n_steps, self.num = every_n_steps, num
+    def __init__(self, every_n_steps: int = 1000, num: int = 4, num_steps: int | None = 20) -> None:
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"SampleGrid.num_steps is {num_steps}; give at least 1, or null for the method's own.")
+        self.every_n_steps, self.num, self.num_steps = every_n_steps, num, num_steps
         self._last = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -46,7 +50,7 @@ class SampleGrid(Callback):
     @torch.no_grad()
     def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
         num = self.num if model.most_samples is None else min(self.num, model.most_samples)
-        with averaged(trainer, model):
+        with averaged(trainer, model), model.in_few_steps(self.num_steps):
             pictures = {"": model.sample(Condition(), range(num)), "making_of_": model.making_of(0)}
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)

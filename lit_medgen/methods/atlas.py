@@ -45,6 +45,7 @@ from torch import Tensor
 
 from lit_medgen.batch import PADDING, Condition, sent
 from lit_medgen.diffusion import Denoiser
+from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 
 NUM_PARTS = 4
@@ -190,13 +191,18 @@ class Posterior:
 
 
 class AtlasDenoiser(Denoiser):
-    """A denoiser of sets of slices whose network adds to what the atlas predicts; without one, a plain denoiser."""
+    """A denoiser of sets of slices whose network adds to what the atlas predicts, if it takes an atlas."""
 
     atlas: Atlas | None = None
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, which: Tensor | None = None) -> Tensor:
         """b c n y x; condition gives image, observed and slice_index; which: b, the atlas for each."""
         if self.atlas is None:
+            if getattr(self.network, "atlas", False):  # its channel would be `condition.image`: in training, the target
+                raise InputError(
+                    "model.init_args.network.init_args.atlas is true, but no atlas was made: `fit` makes it from the "
+                    "training people and checkpoints keep it. Fit or load the model, or set atlas to false."
+                )
             return super().predict(x_t, t, condition)
         assert condition.image is not None
         assert condition.observed is not None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
-from lit_medgen.diffusion import evaluation_times, stratified_times
+from lit_medgen.diffusion import DPMSolverPP2M, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError
 from lit_medgen.images.origin import Origin
 from lit_medgen.methods.learning_rate import Constant
@@ -367,6 +368,27 @@ class Generator(Method):
     def seams(self) -> tuple[int, list[int]] | None:
         """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
         return None
+
+    @contextmanager
+    def in_few_steps(self, most: int | None) -> Iterator[None]:
+        """Samples within take at most so many steps; None: as many as always.
+
+        Lowers the public attribute `num_steps`, and puts DPM-Solver++ 2M, which few steps suit, in the place of a
+        `sampler` that takes more.
+        """
+        own: dict[str, Any] = {}
+        if most is not None and getattr(self, "num_steps", 0) > most:
+            own["num_steps"] = self.num_steps
+        if most is not None and getattr(getattr(self, "sampler", None), "num_steps", 0) > most:
+            own["sampler"] = self.sampler
+        fewer = {"num_steps": most, "sampler": DPMSolverPP2M(most or 1)}
+        try:
+            for name in own:
+                setattr(self, name, fewer[name])
+            yield
+        finally:
+            for name, value in own.items():
+                setattr(self, name, value)
 
     @torch.no_grad()
     def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:

@@ -85,7 +85,7 @@ class CDPM(Generator):
         self.atlas_modes = atlas_modes
         self.atlas_without: dict[str, int] = {}
         self.weight = weight or UniformWeight()
-        self.sampler = sampler or DPMSolverPP2M(20)
+        self.sampler: Sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
 
     def setup(self, stage: str) -> None:
@@ -93,20 +93,24 @@ class CDPM(Generator):
         super().setup(stage)
         if stage == "fit" and self.needs_atlas:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            volumes = data.volumes("train", one_per_person=True, limit=MAX_ATLAS)
-            most = most_modes(len(volumes))
-            if self.atlas_modes > most:
-                raise InputError(
-                    f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training people; "
-                    + (f"give at most {most}." if most >= 0 else "an atlas needs at least two.")
-                )
-            axis = AXES[self.needed_spec().slice_axis] + 2
-            self.denoiser.atlas = Atlas.of(volumes.movedim(axis, 2), self.atlas_modes)
             people = data.people("train")
             place = {person: i for i, person in enumerate(dict.fromkeys(people.values()))}
             self.atlas_without = {
-                key: without(place[person]) for key, person in people.items() if place[person] < len(volumes)
+                key: without(place[person]) for key, person in people.items() if place[person] < MAX_ATLAS
             }
+            if not getattr(self.trainer, "resumed_from", None):
+                self.denoiser.atlas = self._make_atlas(data)
+
+    def _make_atlas(self, data: Any) -> Atlas:
+        volumes = data.volumes("train", one_per_person=True, limit=MAX_ATLAS)
+        most = most_modes(len(volumes))
+        if self.atlas_modes > most:
+            raise InputError(
+                f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training people; "
+                + (f"give at most {most}." if most >= 0 else "an atlas needs at least two.")
+            )
+        axis = AXES[self.needed_spec().slice_axis] + 2
+        return Atlas.of(volumes.movedim(axis, 2), self.atlas_modes)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the atlas."""
@@ -121,6 +125,12 @@ class CDPM(Generator):
         if atlas is not None and "correlation" not in atlas:
             raise InputError("--ckpt_path: its atlas is of an older version, without a correlation; train again.")
         self.denoiser.atlas = None if atlas is None else Atlas(**atlas)
+        resumed = self._trainer and getattr(self.trainer, "resumed_from", None)
+        if atlas is not None and resumed and atlas["modes"].shape[1] != self.atlas_modes:
+            raise InputError(
+                f"model.init_args.atlas_modes is {self.atlas_modes}, but this run began with an atlas of "
+                f"{atlas['modes'].shape[1]} modes; give that, or start a run of another --name."
+            )
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the slices do not fit the network."""

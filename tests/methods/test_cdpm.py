@@ -120,6 +120,14 @@ def test_an_atlas_of_an_older_version_is_refused() -> None:
         model(atlas=True).on_load_checkpoint(checkpoint)
 
 
+def test_an_atlas_network_without_an_atlas_is_refused() -> None:
+    method = model(atlas=True)  # its channel would show the loss its target
+    with pytest.raises(InputError, match="no atlas was made"):
+        method.loss(batch(torch.rand(2, 1, 4, 8, 12), [0, 1, 2, 3], [True, False, False, False]))
+    with pytest.raises(InputError, match="no atlas was made"):
+        method.sample(Condition(), [0])
+
+
 def test_modes_need_a_network_with_an_atlas() -> None:
     with pytest.raises(ValueError, match=r"atlas_modes is 3.*network\.init_args\.atlas"):
         CDPM(SliceUNet((8, 16), (True, True), (False, True), head_channels=8), atlas_modes=3)
