@@ -254,8 +254,10 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         self.records = {split: [] for split in SPLITS}
         for record in self.store.records:
             self.records[split_of(record.person, self.fractions, self.seed)].append(record)
-        if stage == "fit":
-            self._tell_of_empty_parts()
+        tested: tuple[Split, ...] = ("test",) if self.trainer else ()  # not `evaluate` and `sample`, which refuse it
+        needed: dict[str, tuple[Split, ...]] = {"fit": ("val", "test"), "validate": ("val",), "test": tested}
+        for split in needed.get(stage, ()):
+            self._tell_of_few(split)
         if not self.records["train"]:
             raise InputError(
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
@@ -264,19 +266,15 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         people: dict[str, str] = {split: identity(self.people(split).values()) for split in SPLITS}
         self.spec = replace(self.make_spec(), codes=_codes(self.records["train"]), people=people)
 
-    def _tell_of_empty_parts(self) -> None:
-        """Says, before training, that nobody is there to validate with or to evaluate with."""
-        uses: dict[Split, tuple[str, str]] = {
-            "val": ("validation", "there will be no val/loss"),
-            "test": ("test", "`evaluate` will refuse to run"),
-        }
-        for split, (name, lost) in uses.items():
-            people = {record.person for record in self.records[split]}
-            if len(people) < FEWEST[split]:
-                say(
-                    f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {len(people)} {name} "
-                    f"people: {lost}; give a larger share, another seed or more people."
-                )
+    def _tell_of_few(self, split: Split) -> None:
+        """Says that a part has fewer people than what is done with it needs."""
+        people = {record.person for record in self.records[split]}
+        if len(people) < FEWEST[split]:
+            name, lost = {"val": ("validation", "there is no val/loss")}.get(split, ("test", "`evaluate` refuses it"))
+            say(
+                f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {len(people)} {name} "
+                f"people: {lost}; give a larger share, another seed or more people."
+            )
 
     def open_store(self) -> Store:
         """The prepared store."""

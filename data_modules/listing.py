@@ -117,9 +117,9 @@ def is_image(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is read as DICOM: by its suffix, or, where it has none, by how it begins."""
+    """Whether a file is read as DICOM: by its suffix, or, where it has none, by how it begins; no table of contents."""
     suffix = suffix_of(path)
-    return suffix in DICOM_SUFFIXES or (not suffix and _begins_as_dicom(path))
+    return suffix in DICOM_SUFFIXES or (not suffix and path.name.upper() != "DICOMDIR" and _begins_as_dicom(path))
 
 
 def count_suffixes(files: Iterable[Path]) -> str:

@@ -44,8 +44,8 @@ from lit_medgen.images.png import write_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ANY_NAME = "surrogateescape"
-"""For the bytes of names of files, which need not be UTF-8."""
+ANY_NAME = "surrogatepass"
+"""So that names of files and people, which need not be UTF-8, can be hashed."""
 
 FORMAT = 3  # raised when the layout above changes, so that old stores are not read as new ones
 

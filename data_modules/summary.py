@@ -31,8 +31,8 @@ CONTRASTS = re.compile(r"(t1|t2|pd|flair|mprage)w?", re.IGNORECASE)
 """Words that, at the end of a name, say that it is an image all the same."""
 TEXTS = (".csv", ".tsv", ".json", ".txt", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".log")
 """Suffixes of what is no image, however it is read."""
-WHOLE = re.compile(r"(raw|orig|head|native|withskull)", re.IGNORECASE)
-"""Words of heads as the scanner gives them, where others are brains."""
+BRAIN = "brain"
+"""The word of a stripped head."""
 
 
 def account(accepted: Sequence[Record], rejected: Sequence[Rejected], root: Path, folder: Path) -> str:
@@ -70,11 +70,11 @@ def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:
             f"warning: masks are among the images: {labels.total()} of {len(scans)} names are those of label maps or "
             f"masks ({_counted(labels, True)}); give a data.init_args.pattern that leaves them out."
         )
-    heads = sum(any(map(WHOLE.fullmatch, _words(path.name))) for path in places)
-    if heads and any("brain" in _words(path.name) for path in places):
+    brains = [BRAIN in map(str.lower, _words(path.name)) for path in places if not _is_label(path)]
+    if any(brains) and not all(brains):
         lines.append(
-            f"warning: raw heads are among the brains: {heads} of {len(scans)} by their names; give a "
-            "data.init_args.pattern of either."
+            f"warning: raw heads seem to be among the brains: {brains.count(False)} of {len(scans)} names do not say "
+            "brain as the others do; give a data.init_args.pattern of either."
         )
     return lines
 

@@ -152,6 +152,9 @@ def run_verb(args: list[str]) -> None:
 def checked(words: Iterable[str]) -> list[str]:
     """The words of the command line, if its config files name only classes of packages that are trusted."""
     words = list(words)
+    for word in words:
+        if word != word.encode(errors="replace").decode():
+            raise InputError(f"{word}: the bytes are not UTF-8, as a config must be; give a link of another name.")
     ready = _with_checkpoint_file([shipped(word) for word in words if word != TRUST])
     for option in ("--config", "--data"):
         for path in map(Path, filter(_is_file, _values(ready, option))):

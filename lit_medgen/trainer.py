@@ -270,6 +270,7 @@ class Trainer(L.Trainer):
         self, model: Generator, asked: Requests, batch_size: int, out: str, format: Format | None, ckpt_path: str
     ) -> float:
         """All that was asked for, made by all processes, as files; the seconds it took."""
+        model.check_seeds(asked.seeds)
         writer = SampleWriter(Path(out), format, asked, Path(ckpt_path))
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:

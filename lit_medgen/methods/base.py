@@ -354,6 +354,9 @@ class Generator(Method):
                 )
         return values
 
+    def check_seeds(self, seeds: Sequence[int]) -> None:
+        """InputError if no image can be made for one of the seeds; called before the first is."""
+
     def making_of(self, seed: int) -> Tensor | None:
         """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
         return None

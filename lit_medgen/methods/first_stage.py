@@ -39,6 +39,14 @@ class FirstStage(Generator):
         """As many as there are originals."""
         return 0 if self.originals is None else len(self.originals)
 
+    def check_seeds(self, seeds: Sequence[int]) -> None:
+        """InputError if a seed is the number of an image that is not there."""
+        if self.originals is None or max(seeds) >= self.most_samples:
+            raise InputError(
+                f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
+                "so give fewer (--num) or smaller seeds."
+            )
+
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
         """b c *s in [-1, 1] -> b c *s in [-1, 1]."""
@@ -46,11 +54,8 @@ class FirstStage(Generator):
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Reconstructions of `originals[seeds]`, b c *size in [-1, 1]."""
-        if self.originals is None or max(seeds) >= self.most_samples:
-            raise InputError(
-                f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
-                "so give fewer (--num) or smaller seeds."
-            )
+        self.check_seeds(seeds)
+        assert self.originals is not None
         return self.reconstruct(sent(self.originals[list(seeds)], self.device))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from tiny_run import one_line
 
 from data_modules.adni import ADNIDataModule
 from data_modules.folder import FolderDataModule
@@ -148,6 +149,7 @@ def test_a_pattern_beyond_the_root_is_one_line(pattern: str, module: Module) -> 
         ("IM00001", b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100", True),  # no preamble
         ("IM00001", b"\x08\x00\x00\x00\x04\x00\x00\x00", True),  # nor value representations
         ("README", b"A study of heads.", False),
+        ("DICOMDIR", bytes(128) + b"DICM", False),
         ("DICOMDIR.txt", bytes(128) + b"DICM", False),
     ],
 )
@@ -206,3 +208,9 @@ def test_names_that_are_no_utf_8(
     assert "M\\udcfcller/\\udcfc.nii.gz: cannot be read as NIfTI" in text
     (listed,) = tmp_path.glob("prepared/*/rejected.csv")
     assert "M\\udcfcller/\\udcfc.nii.gz,cannot be read" in listed.read_text(encoding="utf-8")
+
+
+def test_a_root_that_is_no_utf_8_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data=data_modules.FolderDataModule", f"--data.init_args.root={latin(tmp_path, 'Müller')}"]
+    assert main(["prepare", *words]) == 2
+    assert "M\\udcfcller: the bytes are not UTF-8" in one_line(capsys)

@@ -80,7 +80,7 @@ def test_only_one_process_says_it(
     ("fractions", "lines"),
     [
         ((1.0, 0.0, 0.0), ["leave 0 validation people", "leave 0 test people"]),
-        ((0.5, 0.5, 0.0), ["leave 0 test people: `evaluate` will refuse to run"]),
+        ((0.5, 0.5, 0.0), ["leave 0 test people: `evaluate` refuses it"]),
         ((0.5, 0.25, 0.25), []),
     ],
 )
@@ -137,9 +137,11 @@ def test_label_maps_are_known_by_their_content(
 
 
 def test_raw_heads_among_brains_are_said(tmp_path: Path) -> None:
-    lines = kinds(scans(tmp_path, "s1_T1w_brain.nii.gz", "s1_T1w_head.nii.gz"), tmp_path, owner=True)
-    assert lines[0] == "images by folder: ./ 2; by name: *_T1w_brain.nii.gz 1, *_T1w_head.nii.gz 1"
-    assert "raw heads are among the brains: 1 of 2" in lines[1]
+    names = ("s1_T1w_brain.nii.gz", "s1_T1w.nii.gz", "s1_brain_mask.nii.gz")
+    lines = kinds(scans(tmp_path, *names), tmp_path, owner=True)
+    assert lines[0].startswith("images by folder: ./ 3; by name: *_T1w.nii.gz 1, *_T1w_brain.nii.gz 1, *_brain_mask")
+    assert "raw heads seem to be among the brains: 1 of 3" in lines[2]
+    assert len(kinds(scans(tmp_path, *names[:1]), tmp_path, owner=True)) == 1
 
 
 def test_names_of_people_are_for_the_owner_alone(tmp_path: Path) -> None:
