@@ -56,7 +56,8 @@ def pairwise_ms_ssim(
     wanted = wanted.triu() if y is x else wanted
     found = torch.full(wanted.shape, torch.nan)
     for row, some_x in _blocks(x):
-        for column, scales in _faced(some_x, y, most, wanted[row : row + len(some_x)], device):
+        itself = row if y is x else None
+        for column, scales in _faced(some_x, y, most, wanted[row : row + len(some_x)], device, itself):
             for i in range(len(some_x)):
                 places = wanted[row + i, column : column + scales.num_y].nonzero().flatten()
                 if len(places):
@@ -92,12 +93,17 @@ def _faced(
     most: int = len(BETAS),
     wanted: Tensor | None = None,
     device: torch.device | str = "cpu",
+    itself: int | None = None,
 ) -> Iterator[tuple[int, Scales]]:
-    """The same x with one block of y after the other, each with the index of its first; blocks not wanted left out."""
+    """The same x with one block of y after the other, each with the index of its first; blocks not wanted left out.
+
+    The block of y that begins at `itself` is x, whose moments serve for both.
+    """
     scales = None
     for start, some_y in _blocks(y):
         if wanted is not None and not wanted[:, start : start + len(some_y)].any():
             continue
+        some_y = x if start == itself else some_y
         scales = scales.facing(some_y) if scales else Scales(x, some_y, most, device=device)
         yield start, scales
 
@@ -126,7 +132,7 @@ class Scales:
         self.dtype, self.device = dtype, torch.device(device)
         self.tile = TILE_VOXELS if self.device.type == "cpu" else DEVICE_TILE_VOXELS
         self.num_y, self.x = len(y), self._moments(x)
-        self.y = self.x if _same(x, y) else self._moments(y)
+        self.y = self.x if y is x else self._moments(y)
 
     def facing(self, y: Tensor) -> Scales:
         """The same x with other y."""
@@ -207,10 +213,6 @@ class Scales:
                 value = value * (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
             total = total + value.flatten(1).sum(1)
         return total / x[1][0].numel()
-
-
-def _same(x: Tensor, y: Tensor) -> bool:
-    return x.shape == y.shape and x.data_ptr() == y.data_ptr() != 0  # 0: the tensor hides where its memory is
 
 
 def _better(best: Tensor, reached: Tensor, places: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
