@@ -29,6 +29,7 @@ from data_modules.slices import OneSlice, SliceDraw, Slices
 from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from data_modules.summary import account, contents, kinds, passed_over
+from data_modules.tables import Numbers
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.seeds import mix
@@ -181,6 +182,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         self.store_dir, self.axis = Path(store_dir), axis
         self.records: dict[Split, list[Record]] = {}
         self._tree: Tree | None = None
+        self.unread = Numbers()
+        """Reads numbers of tables for `scans`, and knows the cells that are none."""
         self._scans: list[Scan] = []
 
     @abstractmethod
@@ -218,7 +221,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """
         if not self.root.is_dir():
             raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
-        self._tree = None
+        self._tree, self.unread = None, Numbers()
         scans, refused = self.scans()
         if not scans and not refused:
             there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
@@ -242,7 +245,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """
         refused = {row.source for row in rejected}
         lines = kinds([scan for scan in self._scans if str(scan.place) not in refused], self.root, owner)
-        lines += [contents(accepted), passed_over(self.tree(), self._scans, rejected)]
+        lines += [contents(accepted), passed_over(self.tree(), self._scans, rejected), *self.unread.told(owner)]
         return [line for line in lines if line]
 
     remedy: str = "Give the folder that holds the raw data."

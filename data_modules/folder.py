@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, suffix_of
 from data_modules.store import Rejected, Scan, partner_of
-from lit_medgen.errors import InputError, MissingDataError
+from data_modules.tables import identifier, is_missing, read_table
 from lit_medgen.images.dicom import group_by_series, header_of
 
 
@@ -26,12 +23,13 @@ class FolderDataModule(MedicalDataModule):
     Args:
         root: folder of the images.
         pattern: which files, as a glob below the root.
-        table: CSV or TSV file; relative paths are below the root. None: no attributes.
+        table: CSV, TSV or semicolon-separated file; relative paths are below the root. None: no attributes.
         key: the table's column that names the image.
         person: the table's column that names the person; None: `key`. Without a table, the first folder below the
             root is the person; where there is none, the patient that DICOM names, or the file's name.
         attributes: the table's columns to keep; text columns give the codes of `codes`.
-        codes: column -> text -> number, for text columns (default: sex F 0, M 1).
+        codes: column -> text -> number, for text columns, upper and lower case alike. Columns called sex or gender have
+            F 0, M 1, also in words, unless codes are given for them.
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
@@ -50,26 +48,26 @@ class FolderDataModule(MedicalDataModule):
         super().__init__(root, **common)
         self.pattern, self.table, self.key, self.person = pattern, table, key, person or key
         self.attributes, self.anatomy = attributes or [], anatomy
-        self.codes = codes or {"sex": {"F": 0.0, "M": 1.0}}
+        self.codes = codes or {}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each file (each DICOM series of a folder)."""
         sources, rejected = self._sources(), self.tree().lost_to(self.pattern)
         if self.table is None:
             return [Scan(source, self._guess_person(paths[-1], source)) for paths, source in sources], rejected
-        rows = self._rows()
+        facts, without_key = self._facts()
         scans, seen = [], set()
         for paths, source in sources:
-            matches = next(filter(None, ([key for key in rows if self._names(key, path)] for path in paths)), None)
+            matches = next(filter(None, ([key for key in facts if self._names(key, path)] for path in paths)), None)
             if not matches:
                 reason = f"no row of {self.table} has a {self.key} that names this file"
                 rejected.append(Rejected(str(paths[-1]), reason))
                 continue
             best = max(matches, key=len)
             seen.add(best)
-            scans.append(Scan(source, str(rows[best][self.person]), "", self._values(rows[best])))
-        rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in rows if key not in seen]
-        return scans, rejected
+            scans.append(Scan(source, facts[best][0], "", facts[best][1]))
+        rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in facts if key not in seen]
+        return scans, rejected + without_key
 
     def listing(self) -> dict[str, Any]:
         """All arguments of its own."""
@@ -84,7 +82,7 @@ class FolderDataModule(MedicalDataModule):
         return f"Give the folder of the images and the `pattern` of their names, now '{self.pattern}'{other}."
 
     def _names(self, key: str, path: Path) -> bool:
-        return path.relative_to(self.root).as_posix() == key or _begins(path.name, key)
+        return identifier(path.relative_to(self.root).as_posix()) == key or _begins(identifier(path.name), key)
 
     def _guess_person(self, path: Path, source: Path | list[Path]) -> str:
         """Without a table: the first folder below the root; where there is none, DICOM's patient or the file's name."""
@@ -114,53 +112,21 @@ class FolderDataModule(MedicalDataModule):
                 sources.append(([folder] if alone else [folder, one[0]], one))
         return sources
 
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        path = self.root / str(self.table)
-        table = read_table(path)
-        for column in [self.key, self.person, *self.attributes]:
-            require_column(table, column, path)
-        twice = table[self.key][table[self.key].duplicated() & (table[self.key] != "")]
-        if len(twice):
-            raise InputError(
-                f"{path}: {len(twice)} rows repeat a {self.key}, first line {twice.index[0] + 2}; give one each."
-            )
-        return {str(row[self.key]): row for row in as_rows(table) if row[self.key]}
-
-    def _values(self, row: dict[str, Any]) -> dict[str, float]:
-        return {name: number(row[name], self.codes.get(name, {})) for name in self.attributes}
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV or TSV file as text; InputError if it is missing or not a table."""
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such table; give the path of a CSV or TSV file.")
-    try:
-        table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
-        raise InputError(f"{path}: not a table ({error}); expected CSV or TSV with a header.") from error
-    return table.rename(columns=str.strip)
-
-
-def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """One dict for each row."""
-    return [dict(zip(map(str, table.columns), row, strict=True)) for row in table.itertuples(index=False)]
-
-
-def require_column(table: pd.DataFrame, column: str, path: Path) -> None:
-    """InputError if the table lacks a column."""
-    if column not in table.columns:
-        raise InputError(f"{path}: no column {column!r}; it has {', '.join(map(repr, table.columns))}.")
-
-
-def number(text: Any, codes: dict[str, float]) -> float:
-    """A cell as a number: its code, its value, or NaN where it is empty or not a finite number."""
-    if text in codes:
-        return codes[text]
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) and "_" not in str(text) else math.nan  # Python reads 1_0 as 10
+    def _facts(self) -> tuple[dict[str, tuple[str, dict[str, float]]], list[Rejected]]:
+        """Key -> the person and the attributes of a row; and the rows that have no key."""
+        table = read_table(self.root / str(self.table))
+        table.require(self.key, self.person, *self.attributes)
+        columns = [self.unread.read(name, table.cells(name), self.codes.get(name)) for name in self.attributes]
+        with_key = [k for k, key in enumerate(table.cells(self.key)) if not is_missing(key)]
+        keys = dict(zip(with_key, table.ids(self.key, with_key), strict=True))
+        people = dict(zip(with_key, table.ids(self.person, with_key), strict=True))
+        firsts = table.one_each(keys, {self.person, *self.attributes}, self.key)
+        facts = {
+            key: (people[k], {name: column[k] for name, column in zip(self.attributes, columns, strict=True)})
+            for key, k in firsts.items()
+        }
+        lost = [line for k, line in enumerate(table.lines) if k not in keys]
+        return facts, [Rejected(f"{self.table}: line {line}", f"a row without a {self.key}") for line in lost]
 
 
 def _begins(name: str, key: str) -> bool:

@@ -36,6 +36,7 @@ from joblib import delayed
 from numpy.typing import DTypeLike
 
 from data_modules.parallel import in_parallel
+from data_modules.tables import identifier
 from data_modules.volumes import is_whole, take_over
 from lit_medgen.errors import InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import SHOWN, Outputs, remove_stale, write_atomically
@@ -70,6 +71,11 @@ class Scan:
     person: str
     session: str = ""
     attributes: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "person", identifier(self.person))  # a blank more or less is no other person
+        if not self.person:
+            raise InputError(f"{self.place}: whose image it is is not known; expected an id of the person.")
 
     @property
     def place(self) -> Path:

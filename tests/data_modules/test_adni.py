@@ -366,3 +366,78 @@ def test_bids_without_the_table_names_it(raw: Path, module: Module) -> None:
     write_tsv(raw / "participants.tsv", "name sex", "sub-1 F")
     with pytest.raises(InputError, match=r"participants\.tsv: no column 'participant_id'"):
         module().scans()
+
+
+# Names of series, and cells.
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        *("MT1__GradWarp__N3m", "mt1__gradwarp__n3m", "MT1__N3m", "mprage", "MP-RAGE", "mp_rage_repeat", "MP_RAGE"),
+        *("IR-FSPGR", "Sag_IR-FSPGR", "sag_ir-spgr", "ADNI_Shoulder__MPRAGE", "Accelerated_SAG_IR-FSPGR"),
+    ],
+)
+def test_t1_weighted_series_are_known_by_pattern(series: str, raw: Path, module: Module) -> None:
+    write_head(folder_of(raw, "002_S_0295", "I1", series=series) / "head.nii")
+    write_table(raw / "collection.csv", row("I1", "002_S_0295"))
+    only(*module().scans())
+
+
+@pytest.mark.parametrize("pattern", ["axial t2*", "AXIAL-T2?FLAIR", "*Flair"])
+def test_a_pattern_is_blind_to_case_blanks_and_punctuation(pattern: str, raw: Path, module: Module) -> None:
+    write_head(folder_of(raw, "002_S_0295", "I1", series="Axial_T2_FLAIR") / "head.nii")
+    write_table(raw / "collection.csv", row("I1", "002_S_0295"))
+    only(*module(descriptions=[pattern]).scans())
+
+
+def test_a_subject_without_a_known_series_says_which_there_are(raw: Path, module: Module) -> None:
+    for k, series in enumerate(("Axial_T2-FLAIR", "3-plane_localizer")):
+        write_head(folder_of(raw, "002_S_0295", f"I{k}", series=series) / "head.nii", seed=k)
+    table = write_table(raw / "collection.csv", row("I0", "002_S_0295"), row("I1", "002_S_0295"))
+    scans, rejected = module().scans()
+    assert (scans, [bad.source for bad in rejected]) == ([], [f"{table}: 002_S_0295"])
+    assert rejected[0].reason == (
+        "a subject without an image; there are 3-plane_localizer, Axial_T2-FLAIR; name what to take in "
+        "data.init_args.descriptions"
+    )
+
+
+def test_cells_of_the_collection(raw: Path, module: Module) -> None:
+    cells = [("Female", " 070Y", "cn"), (" m", "70,5", "EMCI "), ("x", "89+", "Phantom")]
+    rows = []
+    for k, (sex, age, group) in enumerate(cells):
+        write_head(folder_of(raw, f"002_S_000{k}", f"I{k}") / "head.nii", seed=k)
+        rows.append(row(f"I{k} ", f" 002_S_000{k}", Sex=sex, Age=age, Group=group))
+    write_table(raw / "collection.csv", *rows)
+    data = module()
+    scans, rejected = data.scans()
+    assert not rejected
+    found = [list(scan.attributes.values()) for scan in scans]
+    np.testing.assert_allclose(found, [[70, 0, 0], [70.5, 1, 1], [np.nan] * 3])
+    told = data.unread.told(owner=True)
+    assert [line.partition(" cells")[0] for line in told] == [
+        "column 'Age': 1 of 3",
+        "column 'Sex': 1 of 3",
+        "column 'Group': 1 of 3",
+    ]
+
+
+@pytest.mark.parametrize("layout", ["LONI", "BIDS"])
+def test_an_empty_subject_is_refused(layout: str, raw: Path, module: Module) -> None:
+    if layout == "LONI":
+        write_head(folder_of(raw, "002_S_0295", "I1") / "head.nii")
+        write_table(raw / "collection.csv", row("I1", "002_S_0295"), row("I2", " "))
+    else:
+        write_bids(raw, "sub-1", "ses-1")
+        (raw / "participants.tsv").write_text("participant_id\tsex\nsub-1\tF\n\tM\n")
+    with pytest.raises(InputError, match="is empty in line 3"):
+        module().scans()
+
+
+def test_rows_of_a_visit_that_disagree_say_nothing(raw: Path, module: Module) -> None:
+    write_head(folder_of(raw, "002_S_0295", "S9") / "head.nii")
+    write_table(raw / "collection.csv", row("I1", "002_S_0295", Age="60"), row("I2", "002_S_0295", Age="80"))
+    scans, rejected = module().scans()
+    assert not scans
+    assert rejected[0].reason == "the rows of collection.csv for this visit disagree"
