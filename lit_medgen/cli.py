@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +40,8 @@ from lit_medgen.checkpoints import (
     refuse_other_method,
     without_training,
 )
-from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.errors import InputError, MissingDataError, RunError, describe
+from lit_medgen.help import of_verb
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.mistakes import explain, nearest_file, refuse_swapped, shorten
@@ -60,6 +62,13 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by argparse and jsonargparse with every fault of the user's input."""
         raise InputError(shorten(message))
+
+    verb: str = ""
+    """The verb whose help is asked for, on one screen; the help of the stack otherwise."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Called for `--help`."""
+        return of_verb(self, self.verb) if self.verb else super().format_help()
 
 
 class CLI(LightningCLI):
@@ -90,7 +99,10 @@ class CLI(LightningCLI):
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
         words = checked(args)
         verb, *rest = words or [""]
-        if not {"-h", "--help", "--print_config"} & {word.partition("=")[0] for word in rest}:
+        if "--help=all" not in rest:
+            parser._subcommands_action._name_parser_map[verb].verb = verb  # type: ignore[union-attr]
+        words = ["--help" if word == "--help=all" else word for word in words]
+        if not any(re.match(r"-h$|--print_config|--([\w.]+\.)?help\b", word) for word in rest):
             require_checkpoint(verb, rest)
         if (config := known_config(words, trusted=TRUST in args)) is not None:
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
@@ -261,6 +273,8 @@ def _made(make: Callable[[], Any]) -> Any:
     except (ValueError, TypeError) as error:
         innermost: BaseException = error
         while (deeper := innermost.__cause__ or innermost.__context__) is not None:
+            if isinstance(innermost, RunError):
+                raise innermost from error
             innermost = deeper
         raise InputError(describe(innermost)) from error
 
@@ -377,6 +391,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Your `IterableDataset` has `__len__` defined.*")
     # Resuming is exact: the loader starts at the position that the run has reached.
     warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
+    # Averaged weights are in the model's own place of a checkpoint; `fit` itself refuses to go on without the callback.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # Said in our own words where it matters: a part without people.
+    warnings.filterwarnings("ignore", message=".*Total length of `WatchedLoader` across ranks is zero.*")
     # A first stage is frozen: it stays in evaluation mode by design.
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start of training.*")
     # Deprecations inside Lightning, which only a newer one can mend.

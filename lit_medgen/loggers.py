@@ -14,7 +14,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_medgen.errors import space_for
+from lit_medgen.errors import InputError, describe, space_for
 from lit_medgen.files import write_atomically
 
 
@@ -112,8 +112,10 @@ class WandbRun(WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
     ) -> None:
-        import wandb  # an extra, and slow to import
-
+        try:
+            import wandb  # an extra, and slow to import
+        except ModuleNotFoundError as error:
+            raise InputError('trainer.logger: W&B is not installed; pip install "lit_medgen[wandb]".') from error
         settings = wandb.Settings(
             console="off",
             disable_code=True,
@@ -137,6 +139,20 @@ class WandbRun(WandbLogger):
             resume="allow",
             settings=settings,
         )
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run, begun on first use; InputError if W&B refuses it, for want of a key or a network."""
+        from wandb.errors import Error
+
+        try:
+            return super().experiment
+        except Error as error:
+            raise InputError(
+                f"trainer.logger: W&B says: {describe(error)} Log in with `wandb login` (or set WANDB_API_KEY), keep "
+                "its log on this machine with WANDB_MODE=offline, or leave the logger out."
+            ) from error
 
     def continue_in(self, folder: Path) -> None:
         """Takes the id and name of the run that this run folder belongs to, or gives it one."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.callbacks.checkpoints import Checkpoints
+from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import (
     Report,
     check_report,
@@ -31,6 +32,7 @@ from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, rea
 from lit_medgen.checkpoints import CheckpointFiles, newest, read_spec, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import FILE_NAMES, TOLD
+from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
@@ -61,7 +63,10 @@ class Trainer(L.Trainer):
                     f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
                 )
         leave_saving_to_callbacks(kwargs)
+        show_ours(kwargs)
+        take_all_processes(kwargs)
         super().__init__(*args, **kwargs)  # as it stands here: the command line reads Lightning's options out of it
+        refuse_other_processes(self)
         if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
             die_with_parent()
         self.strategy.checkpoint_io = CheckpointFiles()
@@ -118,8 +123,14 @@ class Trainer(L.Trainer):
         for logger in self.loggers:
             if isinstance(logger, WandbRun) and self.is_global_zero:
                 logger.continue_in(run_folder(self))
+                _ = logger.experiment  # refused now, not after the preparation
         self.signals.expect_requeue()
+        if self.is_global_zero:
+            print(f"run folder: {folder.parent}" + (f"; it goes on from {ckpt_path}" if ckpt_path else ""), flush=True)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+        if self.is_global_zero:
+            written = sorted(path.name + "/" * path.is_dir() for path in folder.parent.glob("[!.]*"))
+            print(f"{self.global_step} steps done; {folder.parent}: {', '.join(written)}")
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.fn != "fit":
