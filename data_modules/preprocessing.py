@@ -169,14 +169,17 @@ class Preprocessing:
         if high - low <= 1e-6 * max(abs(low), abs(high)):
             raise ValueError(f"constant volume (all voxels {low:g}); expected an image")
         base, top = self._base(voxels), {"minmax": high}.get(self.intensity, self.window[1])
+        empty = np.zeros(voxels.shape, dtype=bool)
         if self.intensity == "percentile":
-            above = voxels[voxels > base]
+            empty = _inner_background(voxels, base) if base < 0 else empty
+            above = voxels[(voxels > base) & ~empty]
             if not above.size:
                 raise ValueError(f"nearly constant: no voxel lies above {base:g}, the background; expected an image")
             bright = np.percentile(above, self.percentile)  # not the maximum: one voxel may be hot
             inside = above[above > base + self.background * (bright - base)]
             top = float(np.percentile(inside, self.percentile))
         scaled = ((voxels - base) / (top - base)).clip(0, 1)
+        scaled[empty] = 0
         brain = _without_specks(scaled > self.background)
         if not brain.any():
             raise ValueError(
@@ -261,6 +264,18 @@ def _one_slice(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     axis = voxels.shape.index(1)
     sides = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
     return np.take(voxels, 0, axis)[:, ::-1], np.diag([*sides, 1.0])
+
+
+def _inner_background(voxels: np.ndarray, base: float) -> np.ndarray:
+    """Where a volume has the value of its background if that is not its lowest, as around a z-scored brain.
+
+    It is then the one value of most of the volume's border.
+    """
+    border = np.concatenate([np.take(voxels, end, axis).ravel() for axis in range(voxels.ndim) for end in (0, -1)])
+    values, counts = np.unique(border, return_counts=True)
+    level = values[counts.argmax()]
+    found: np.ndarray = voxels == level
+    return found if level > base and counts.max() > border.size / 2 else np.zeros_like(found)
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:

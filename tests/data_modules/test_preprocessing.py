@@ -188,11 +188,19 @@ def test_air_of_a_ct_is_its_low_end() -> None:
     assert scaled[:, :, 8:].mean() > 0.9
 
 
-def test_half_of_a_z_scored_brain_is_not_taken_for_undershoot() -> None:
-    _, cubic = brain_and_ringing()
-    inside = cubic > 100
-    scaled, _ = Preprocessing().normalise(np.where(inside, (cubic - cubic[inside].mean()) / cubic[inside].std(), 0))
-    assert (scaled[inside] == 0).mean() < 0.05
+def test_zero_around_a_z_scored_brain_is_background() -> None:
+    """Not the middle of its range: half of the brain lies below it, and none of that is cut off."""
+    voxels, _ = brain_and_ringing()
+    inside = voxels > 0
+    z_scored = np.where(inside, (voxels - voxels[inside].mean()) / voxels[inside].std(), 0)
+    preprocessing = Preprocessing((16, 16, 16), (16.0,) * 3)
+    expected, found = preprocessing(voxels, np.eye(4)), preprocessing(z_scored, np.eye(4))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1.0)
+    assert found.cut == pytest.approx(expected.cut, abs=0.03)
+    scaled, _ = preprocessing.normalise(z_scored)
+    assert scaled[~inside].max() == 0
+    assert (scaled[inside] == 0).mean() < 0.02
+    assert np.corrcoef(scaled[inside], voxels[inside])[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("outlier", [-32768.0, 32767.0])
