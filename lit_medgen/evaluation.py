@@ -33,6 +33,7 @@ from lit_medgen.metrics import (
     ModeSpread,
     MSSSIMGap,
     NearestTraining,
+    PairedMetric,
     PairedMSSSIM,
     PairedPSNR,
     PairedSSIM,
@@ -45,7 +46,7 @@ from lit_medgen.metrics import (
     TwoSampleMetric,
     VentricleSpread,
 )
-from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, ranking
+from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, perceptual, ranking
 from lit_medgen.metrics.features import features_of
 from lit_medgen.metrics.known import Known, products
 from lit_medgen.nulls import NUM_COMPONENTS, null_makers, nulls, principal_components
@@ -201,10 +202,18 @@ def evaluate(
         "nulls": null_scores,
         "ranking": ranking(views, real),
     }
+    notes: list[str] = []
     if reconstructed:
-        report["reconstruction"] = _paired(samples, real, per_person)
+        more: dict[str, PairedMetric] = {}
+        try:
+            more = {} if features in (LEARNED, NONE) else {"perceptual": perceptual(features, train)}
+        except InputError as error:  # features without places are enough for all other scores
+            notes.append(f"No perceptual distance: {error}")
+        report["reconstruction"] = _paired(samples, real, per_person, more)
     if features != NONE and not views:
-        report["note"] = f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each."
+        notes.append(f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each.")
+    if notes:
+        report["note"] = " ".join(notes)
     nearest = own["nearest_training"]
     assert isinstance(nearest, NearestTraining)
     pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
@@ -309,11 +318,14 @@ def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Te
     }
 
 
-def _paired(outputs: Tensor, targets: Tensor, per_person: int) -> dict[str, Any]:
+def _paired(
+    outputs: Tensor, targets: Tensor, per_person: int, more: Mapping[str, PairedMetric]
+) -> dict[str, dict[str, Any]]:
     """What reconstructions are worth; of whole people alone."""
     num = len(outputs) // per_person * per_person
     rows = {}
-    for name, metric in {"psnr": PairedPSNR(), "ssim": PairedSSIM(), "ms_ssim": PairedMSSSIM()}.items():
+    metrics: dict[str, PairedMetric] = {"psnr": PairedPSNR(), "ssim": PairedSSIM(), "ms_ssim": PairedMSSSIM(), **more}
+    for name, metric in metrics.items():
         metric.per_person = per_person
         metric.update(outputs[:num], targets[:num])
         estimate = metric.estimate()

@@ -298,6 +298,13 @@ class Classifier(torch.nn.Module):
         return torch.softmax(torch.stack([128 - brightness + bias, brightness - 128], dim=1), dim=1)
 
 
+class Edges(torch.nn.Module):
+    """Activations with places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :1, 1:, 1:] - x[:, :1, :-1, 1:], x[:, :1, 1:, 1:]], dim=1)
+
+
 def test_a_classifier_gives_the_inception_score(tmp_path: Path) -> None:
     file = tmp_path / "classifier.pt"
     torch.jit.script(Classifier()).save(str(file))
@@ -314,6 +321,22 @@ def test_a_classifier_gives_the_inception_score(tmp_path: Path) -> None:
     assert score(dark) == pytest.approx(1)
     report = evaluate(heads(8, 3), People(heads(24, 1), heads(8, 2)), tmp_path, features=str(file))
     assert 1 <= report["metrics"]["inception_score_axial"]["value"] <= 2
+
+
+def test_reconstructions_have_the_perceptual_distance_of_a_file_or_a_note(tmp_path: Path) -> None:
+    people = People(heads(4, 1), heads(4, 2))
+    torch.jit.script(Classifier()).save(str(tmp_path / "classifier.pt"))
+    torch.jit.script(Edges()).save(str(tmp_path / "edges.pt"))
+    found = {
+        name: evaluate(
+            people.test * 0.9, people, tmp_path / f"of_{name}", features=str(tmp_path / name), reconstructed=True
+        )
+        for name in ("classifier.pt", "edges.pt")
+    }
+    assert "No perceptual distance: features" in found["classifier.pt"]["note"]
+    assert found["classifier.pt"]["reconstruction"].keys() == {"psnr", "ssim", "ms_ssim"}
+    assert found["edges.pt"]["reconstruction"]["perceptual"]["value"] > 0
+    assert "reconstructions of unseen people" in found["edges.pt"]["verdict"]
 
 
 def test_brains_have_scores_of_their_own(tmp_path: Path) -> None:

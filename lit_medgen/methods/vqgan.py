@@ -168,7 +168,8 @@ class VQGAN(Adversarial, FirstStage):
         """Learns or loads the features, of images of the training people."""
         views = extractors(self.features, train, self.most_samples, cache)
         self._views = AllViews(tuple(views.values())) if self.most_samples >= LEAST_FOR_FRECHET else None
-        self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
+        if self.perceptual_weight:
+            self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 4, and in training the critic's opinion."""

@@ -7,9 +7,7 @@ al. 2018, eq. 4; Chen et al. 2020, "A Simple Framework for Contrastive Learning 
 That needs detail which is a person's own and no labels; position cannot help, being the same for all. `ranking` shows
 on real people whether the features see what they should: a stronger blur, noise or shift is further away.
 
-A file is TorchScript, called as StyleGAN's detectors are: n 3 y x in 0 to 255 gives n d, with `return_features=True`
-where its forward has that argument; one with `no_output_bias`, as theirs have, gives probabilities of classes without
-`return_features`. `inception-2015-12-05.pt` is one; only its scores are what papers call FID and inception score.
+`lit_medgen.metrics.torchscript` says how a network of a file is called.
 
 Shapes: n images, c channels, *s spatial axes, y x the plane, d features.
 """
@@ -18,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_medgen.batch import AXES, sent
-from lit_medgen.errors import InputError, describe
-from lit_medgen.files import file_hash, write_atomically
+from lit_medgen.files import write_atomically
 from lit_medgen.metrics.features import Features, frechet_distance
 from lit_medgen.metrics.paired import PerceptualDistance
+from lit_medgen.metrics.torchscript import Network, from_file, perceptual_of_file
 
 LEARNED = "learned"
 MOST_DIMENSIONS = 16
@@ -41,8 +39,6 @@ TEMPERATURE = 0.1
 NUM_STRENGTHS = 3
 DISTORTED = 16
 """Images that are distorted at a time, nine copies of each."""
-
-Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -136,13 +132,12 @@ def _on(device: torch.device | None, network: Network) -> Network:
 
 
 def perceptual(source: str, train: Tensor, cache: Path | None = None) -> PerceptualDistance:
-    """A distance of activations: of all convolutions of the learned network, or of the features of a file.
+    """A distance of activations: of all convolutions of the learned network, or of what a file gives of each place.
 
-    Args: as those of `extractors`.
+    Args: as those of `extractors`. InputError for a file that gives nothing of places.
     """
     if source != LEARNED:
-        features, _, name, script = from_file(Path(source))
-        return PerceptualDistance(lambda slices: [features(slices)[:, :, None, None]], name, script)
+        return perceptual_of_file(Path(source), _slices(train[:1], 2 if train.ndim == 5 else None))
     network, name = learned(train, MOST_DIMENSIONS, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
@@ -154,31 +149,6 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
         return found
 
     return PerceptualDistance(layers, name, network)
-
-
-def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
-    """A TorchScript network, the classifier in it if there is one, its name with hash, and the module of both."""
-    try:
-        script = torch.jit.load(str(path), map_location="cpu").eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(
-            f"--features {path}: not a TorchScript file that can be read ({describe(error)}); give one, "
-            f"or {LEARNED}, or none."
-        ) from error
-    arguments = {argument.name for argument in script.forward.schema.arguments}
-
-    def called_with(**options: bool) -> Network:
-        return lambda slices: script.to(slices.device)(_rgb(slices), **options).flatten(1).float()
-
-    network = called_with(return_features=True) if "return_features" in arguments else called_with()
-    # Without the bias of the output, as StyleGAN's authors take the inception score.
-    classifier = called_with(no_output_bias=True) if "no_output_bias" in arguments else None
-    return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})", script
-
-
-def _rgb(slices: Tensor) -> Tensor:
-    """n 3 y x in 0 to 255."""
-    return ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
 
 
 def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[nn.Sequential, str]:

@@ -24,7 +24,7 @@ from lit_medgen.metrics.base import Estimate
 from lit_medgen.metrics.ms_ssim import BETAS, Scales, scales_and_window
 
 Layers = Callable[[Tensor], list[Tensor]]
-"""n c y x in [-1, 1] -> the activations of some layers, n d y x each."""
+"""n c y x in [-1, 1] -> the activations of some layers, n d y x each; or one vector n d."""
 
 
 class PairedMetric(Metric, ABC):
@@ -105,11 +105,14 @@ class PerceptualDistance(PairedMetric):
         layers: the activations of a network.
         name: which network it is, with hash.
         network: the network, so that it moves with the metric.
+        ready: whether it gives one vector of each slice, n d, whose squared distances are the distance.
     """
 
-    def __init__(self, layers: Layers, name: str, network: nn.Module | None = None) -> None:
+    limits = (0.0, float("inf"))
+
+    def __init__(self, layers: Layers, name: str, network: nn.Module | None = None, ready: bool = False) -> None:
         super().__init__()
-        self.layers, self.features, self.network = layers, name, network
+        self.layers, self.features, self.network, self.ready = layers, name, network, ready
 
     @torch.no_grad()
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -125,7 +128,7 @@ class PerceptualDistance(PairedMetric):
     def _of_slices(self, outputs: Tensor, targets: Tensor, num: int) -> Tensor:
         """num, the mean over the slices of each image; (num n) c a b each, all at once through the network."""
         layers = zip(self.layers(outputs), self.layers(targets), strict=True)
-        apart = [(_unit(f) - _unit(g)).square().sum(1) for f, g in layers]
+        apart = [((f - g) if self.ready else (_unit(f) - _unit(g))).square().sum(1) for f, g in layers]
         return torch.stack([part.view(num, -1).mean(1) for part in apart]).sum(0)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_metrics import smooth
+from torch import Tensor, nn
 
+from lit_medgen.errors import InputError
 from lit_medgen.metrics import (
     PairedMetric,
     PairedMSSSIM,
@@ -105,6 +108,78 @@ def test_perceptual_distance_ranks_noise(size: tuple[int, ...]) -> None:
     found = [float(metric.values(worse(x, strength), x).mean()) for strength in (0.05, 0.1, 0.3)]
     assert 0 < found[0] < found[1] < found[2]
     assert "contrastive network of 12 training images" in metric.features
+
+
+class Lpips(nn.Module):
+    """Called as NVIDIA's vgg16.pt is; features are averages, which see no places."""
+
+    def forward(
+        self, x: Tensor, resize_images: bool = True, return_features: bool = False, return_lpips: bool = False
+    ) -> Tensor:
+        if resize_images:
+            x = x[:, :, :4, :4]
+        if return_lpips:
+            return x[:, 0].flatten(1) / 255
+        return x.mean(dim=(2, 3))
+
+
+class Maps(nn.Module):
+    """Two layers of activations, and a vector that is no map."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        bright = x[:, :2] / 255
+        return [torch.stack([bright[:, 0], 1 - bright[:, 0]], dim=1), bright[:, :, ::2] + 1, x.mean(dim=(2, 3))]
+
+
+def saved(module: nn.Module, folder: Path) -> str:
+    torch.jit.script(module).save(str(folder / "network.pt"))
+    return str(folder / "network.pt")
+
+
+@pytest.mark.parametrize("size", [(12, 10), (12, 10, 8)])
+def test_a_file_that_gives_lpips_is_asked_for_it(size: tuple[int, ...], tmp_path: Path) -> None:
+    x = smooth(3, size)
+    moved = x.flip(2)  # the same averages at other places
+    metric = perceptual(saved(Lpips(), tmp_path), x)
+    apart = ((x - moved) / 2).square()[:, 0]
+    if len(size) == 2:
+        expected = apart.sum((1, 2))
+    else:  # the mean over the slices of the three views, each a sum over its places
+        expected = torch.stack([apart.sum((1, 2, 3)) / side for side in size]).mean(0)
+    torch.testing.assert_close(metric.values(moved, x), expected, rtol=1e-4, atol=1e-5)
+    assert "network.pt" in metric.features
+    assert "LPIPS" in metric.features
+
+
+def test_activations_of_a_file_are_compared_place_by_place(tmp_path: Path) -> None:
+    x = smooth(3, (12, 10))
+    y = x.flip(2).requires_grad_()
+    metric = perceptual(saved(Maps(), tmp_path), x)
+    distance = metric.distance(y, x)
+    assert (distance > 1e-3).all()
+    distance.sum().backward()
+    assert y.grad is not None
+    assert y.grad.abs().sum() > 0
+    assert metric.values(x, x).abs().max() == 0
+    layers = Maps()((x.expand(-1, 3, -1, -1) + 1) * 127.5)[:2]
+    others = Maps()((y.detach().expand(-1, 3, -1, -1) + 1) * 127.5)[:2]
+    units = [[f / f.norm(dim=1, keepdim=True) for f in some] for some in (layers, others)]
+    expected = sum((f - g).square().sum(1).mean((1, 2)) for f, g in zip(*units, strict=True))
+    torch.testing.assert_close(distance.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+class Pooled(nn.Module):
+    """As inception-2015-12-05.pt: averages alone."""
+
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def test_a_file_that_knows_no_places_is_refused_in_one_line(tmp_path: Path) -> None:
+    message = r"features .*network\.pt: gives \(3,\) for each image.*return_lpips=True.*activations n d y x"
+    with pytest.raises(InputError, match=message) as caught:
+        perceptual(saved(Pooled(), tmp_path), smooth(2, (12, 10, 8)))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_interval_is_that_of_a_mean() -> None:
