@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy import ndimage
 
+from data_modules.intensities import (
+    EVEN,
+    EVEN_INSIDE,
+    EVEN_RANGE,
+    inner_background,
+    is_nearly_constant,
+    low_end,
+    without_specks,
+)
 from data_modules.raw_heads import RawHead
 from data_modules.resampling import resample
 from data_modules.store import Scan
@@ -30,22 +38,9 @@ NonFinite = Literal["refuse", "fill"]
 Unsized = Literal["fit", "1mm"]
 KEY = "data.init_args.preprocessing"
 
-VERSION = 2  # raised when the same options give other voxels, so that old stores are not taken for new
-LEVELS = 512
-"""Bins of the histogram in which the background is looked for."""
-BACKGROUND_SHARE = 0.1
-"""Of a volume's voxels, in the one level that is the background of a stripped brain; whole heads fill no level so."""
-UNDERSHOOT = 0.1
-"""What dips below a background may weigh this share of what rises above it: ringing weighs about a hundredth, and
-half of a z-scored brain lies below its zero."""
 LABEL_LEVELS = 16
 """Whole numbers that a volume may consist of for it to be looked at as a label map."""
-SPECK = 1e-3
-"""Parts of the foreground smaller than this share of the largest are specks, such as hot voxels in the air."""
-EVEN_RANGE = 0.01
-EVEN, EVEN_INSIDE = 0.999, 0.99
-"""A volume is nearly constant if that share of its voxels, or of its foreground, lies within `EVEN_RANGE` of the range:
-around an outlier they do, while a brain of 100 mL still fills 0.6 % of a cube of 256 mm and has contrast."""
+VERSION = 2  # raised when the same options give other voxels, so that old stores are not taken for new
 
 
 @dataclass(frozen=True)
@@ -168,24 +163,15 @@ class Preprocessing:
         low, high = float(voxels.min()), float(voxels.max())
         if high - low <= 1e-6 * max(abs(low), abs(high)):
             raise ValueError(f"constant volume (all voxels {low:g}); expected an image")
-        base, top = self._base(voxels), {"minmax": high}.get(self.intensity, self.window[1])
-        empty = np.zeros(voxels.shape, dtype=bool)
-        if self.intensity == "percentile":
-            empty = _inner_background(voxels, base) if base < 0 else empty
-            above = voxels[(voxels > base) & ~empty]
-            if not above.size:
-                raise ValueError(f"nearly constant: no voxel lies above {base:g}, the background; expected an image")
-            bright = np.percentile(above, self.percentile)  # not the maximum: one voxel may be hot
-            inside = above[above > base + self.background * (bright - base)]
-            top = float(np.percentile(inside, self.percentile))
+        base, top, empty = self._range(voxels)
         scaled = ((voxels - base) / (top - base)).clip(0, 1)
         scaled[empty] = 0
-        brain = _without_specks(scaled > self.background)
+        brain = without_specks(scaled > self.background)
         if not brain.any():
             raise ValueError(
                 f"no voxel lies above the background of the window {base:g} ... {top:g}; expected an image"
             )
-        if _nearly_constant(scaled, brain):
+        if is_nearly_constant(scaled, brain):
             raise ValueError(
                 f"it comes out nearly constant: {EVEN_INSIDE:.0%} of its foreground or {EVEN:.1%} of all its voxels "
                 f"lie within {EVEN_RANGE:.0%} of the range; are its values, {low:g} to {high:g}, right, and is "
@@ -193,31 +179,27 @@ class Preprocessing:
             )
         return scaled, brain
 
-    def _base(self, voxels: np.ndarray) -> float:
-        """The value that becomes 0.
+    def _range(self, voxels: np.ndarray) -> tuple[float, float, np.ndarray]:
+        """What becomes 0 and 1, and the mask of voxels that are background though they do not lie at the low end."""
+        base, empty = self._base(voxels), np.zeros(voxels.shape, dtype=bool)
+        if self.intensity != "percentile":
+            return base, self.window[1] if self.intensity == "window" else float(voxels.max()), empty
+        empty = inner_background(voxels, base) if base < 0 else empty
+        above = voxels[(voxels > base) & ~empty]
+        if not above.size:
+            raise ValueError(f"nearly constant: no voxel lies above {base:g}, the background; expected an image")
+        bright = np.percentile(above, self.percentile)  # not the maximum: one voxel may be hot
+        inside = above[above > base + self.background * (bright - base)]
+        return base, float(np.percentile(inside, self.percentile)), empty
 
-        By percentiles it is 0 or, of volumes with negative voxels, the level of their background if there is one with
-        no more below it than ringing, as around a resampled brain; else (z-scores, a box of CT) the lower percentile.
-        """
+    def _base(self, voxels: np.ndarray) -> float:
+        """The value that becomes 0."""
         match self.intensity:
             case "window":
                 return self.window[0]
             case "minmax":
                 return float(voxels.min())
-        low, high = map(float, np.percentile(voxels, [100 - self.percentile, self.percentile]))
-        if not low < min(high, 0.0):
-            return min(low, 0.0)  # of what is not negative, but for a few voxels, 0
-        within = voxels.clip(low, high)  # an outlier must not weigh
-        counts, edges = np.histogram(within, LEVELS, (low, high))
-        mode = counts.argmax()
-        if counts[mode] < BACKGROUND_SHARE * voxels.size:
-            return low
-        at_mode = (voxels >= edges[mode]) & (voxels <= edges[mode + 1])
-        level = float(np.median(voxels[at_mode]))
-        below, above = (level - within[within < level]).sum(), (within[within > level] - level).sum()
-        if below < UNDERSHOOT * above:
-            return min(level, 0.0)
-        return float(np.percentile(voxels[~at_mode], 100 - self.percentile))
+        return low_end(voxels, self.percentile)
 
     def grid(self, box: tuple[list[int], list[int]], affine: np.ndarray) -> np.ndarray:
         """The affine of the target grid around the middle of a box of voxels, axes along RAS."""
@@ -264,35 +246,6 @@ def _one_slice(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     axis = voxels.shape.index(1)
     sides = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
     return np.take(voxels, 0, axis)[:, ::-1], np.diag([*sides, 1.0])
-
-
-def _inner_background(voxels: np.ndarray, base: float) -> np.ndarray:
-    """Where a volume has the value of its background if that is not its lowest, as around a z-scored brain.
-
-    It is then the one value of most of the volume's border.
-    """
-    border = np.concatenate([np.take(voxels, end, axis).ravel() for axis in range(voxels.ndim) for end in (0, -1)])
-    values, counts = np.unique(border, return_counts=True)
-    level = values[counts.argmax()]
-    found: np.ndarray = voxels == level
-    return found if level > base and counts.max() > border.size / 2 else np.zeros_like(found)
-
-
-def _without_specks(mask: np.ndarray) -> np.ndarray:
-    """The mask without its smallest parts, so that a hot voxel in the air does not move the brain's box."""
-    parts, _ = ndimage.label(mask, np.ones([3] * mask.ndim))
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    kept: np.ndarray = (sizes > SPECK * sizes.max())[parts]
-    return kept
-
-
-def _nearly_constant(scaled: np.ndarray, brain: np.ndarray) -> bool:
-    inside = scaled[brain]
-    parts = [(scaled, EVEN)]
-    if inside.min() < inside.max():  # one level exactly is a drawn shape
-        parts.append((inside, EVEN_INSIDE))
-    return any(np.ptp(np.quantile(part, [(1 - share) / 2, (1 + share) / 2])) <= EVEN_RANGE for part, share in parts)
 
 
 def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
