@@ -23,7 +23,8 @@ KINDS = re.compile(
 )
 """Words of a name that say what an image is, and nothing of whose it is."""
 LABELS = re.compile(
-    r"(\w*seg|segmentations?|(brain)?masks?|labels?(map|tr|ts)?|lesions?|rois?|aparc|wmparc|parc|annotations?|gt)",
+    r"(\w*seg|segmentations?|\w*masks?|labels?(map|tr|ts)?|lesions?|rois?|aparc|wmparc|parc|ribbon|annot(ation)?s?|gt|[cgp]tv)"
+    r"\d*",
     re.IGNORECASE,
 )
 """Words that say that it is no image but a label map or a mask."""
@@ -116,6 +117,8 @@ def _kind(scan: Scan) -> str:
 
 def _is_label(path: Path) -> bool:
     """Whether a word of the name, or the whole name of a folder, says so."""
+    if path.name.lower() == "brainmask.mgz":  # FreeSurfer's name of a stripped head
+        return False
     words = _words(path.name)
     named = any(map(LABELS.fullmatch, words)) and not any(map(CONTRASTS.fullmatch, words[-1:]))
     return named or any(map(LABELS.fullmatch, path.parts[:-1]))
