@@ -1,4 +1,4 @@
-"""Any folder of NIfTI, PNG or DICOM images, with or without a table; also cohorts of several sites."""
+"""Any folder of NIfTI, MGH, PNG or DICOM images, with or without a table; also cohorts of several sites."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FolderDataModule(MedicalDataModule):
 
     Args:
         root: folder of the images.
-        pattern: which files, as a glob below the root.
+        pattern: which files, as a glob below the root; links are followed, and capitals of a suffix count as small.
         table: CSV, TSV or semicolon-separated file; relative paths are below the root. None: no attributes.
         key: the table's column that names the image.
         person: the table's column that names the person; None: `key`. Without a table, the first folder below the

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_modules.store import Rejected, partner_of
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, raise_fault_of_machine
 from lit_medgen.images import begins_as_dicom
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
@@ -80,7 +80,8 @@ def walk(root: Path) -> Tree:
         folder, above = waiting.pop()
         try:
             entries = list(os.scandir(folder))
-        except PermissionError as error:
+        except OSError as error:
+            raise_fault_of_machine(error, folder)
             tree.lost.append(Rejected(str(folder), f"a folder that cannot be read ({error.strerror})"))
             continue
         for entry in entries:
@@ -88,6 +89,7 @@ def walk(root: Path) -> Tree:
             try:
                 facts = None if entry.is_file(follow_symlinks=False) else entry.stat()
             except OSError as error:
+                raise_fault_of_machine(error, path)
                 tree.lost.append(
                     Rejected(str(path), f"cannot be read ({error.strerror}); is it a link without a target?")
                 )

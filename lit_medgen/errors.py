@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,13 +80,13 @@ def space_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
         ) from error
 
 
-def raise_fault_of_machine(error: Exception, image: Path, written: Path) -> None:
+def raise_fault_of_machine(error: Exception, image: Path, written: Path | None = None) -> None:
     """Raises what an image cannot be blamed for: a full or broken disk, no memory, a folder that cannot be written.
 
     Args:
-        error: raised while the image was read and prepared, perhaps from another error.
-        image: the image.
-        written: the folder that is written to.
+        error: raised while the image was looked for, read and prepared, perhaps from another error.
+        image: the image, or a folder of images.
+        written: the folder that is written to, if one is.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -95,8 +94,9 @@ def raise_fault_of_machine(error: Exception, image: Path, written: Path) -> None
             raise cause
         if isinstance(cause, OSError) and cause.errno in OF_MACHINE:
             raise RunError(f"{image}: the disk or the system fails ({describe(cause)}); mend that first.") from error
-        if isinstance(cause, OSError) and cause.filename and written in Path(os.fsdecode(cause.filename)).parents:
-            raise RunError(f"{cause.filename}: cannot be written ({cause.strerror}); mend that first.") from error
+        place = cause.filename if isinstance(cause, OSError) and isinstance(cause.filename, str) else ""
+        if written and written in Path(place).parents:
+            raise RunError(f"{place}: cannot be written ({describe(error)}); mend that first.") from error
         if isinstance(cause, MemoryError) and _num_bytes(cause) <= CLAIM:
             raise RunError(
                 f"no memory left while {image} was prepared ({describe(cause)}); free some, or give a smaller "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -21,7 +22,7 @@ from data_modules.listing import is_dicom, suffix_of, walk
 from data_modules.preprocessing import Preprocessing
 from data_modules.store import Scan
 from lit_medgen.__main__ import main
-from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.errors import InputError, MissingDataError, RunError
 
 WriteHead = Callable[[Path, int], Path]
 GRID = ["--data.init_args.preprocessing.size=[10,12,9]", "--data.init_args.preprocessing.field_of_view_mm=[40,48,36]"]
@@ -182,6 +183,15 @@ def test_our_own_stores_are_nobodys_images(raw: Path, small: Preprocessing, writ
     data.prepare(figures=True)
     assert below(raw, data.scans()[0]) == ["s1.nii.gz"]
     assert walk(raw).files == [raw / "s1.nii.gz"]
+
+
+def test_a_share_that_fails_loses_nobody(raw: Path, module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(RunError, match="the disk or the system fails"):
+        module().scans()
 
 
 def latin(root: Path, name: str) -> Path:

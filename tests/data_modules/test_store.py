@@ -461,6 +461,17 @@ def test_faults_of_the_machine_end_the_preparation_in_a_line(
     assert not (address.folder / "rejected.csv").exists()
 
 
+def test_a_store_that_cannot_be_written_is_not_the_fault_of_an_image(
+    address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, num_bytes: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(data_modules.preprocessing, "replacing", denied)
+    with pytest.raises(RunError, match=r"volumes/\w+\.npy: cannot be written .*Permission denied"):
+        make(address, scans)
+
+
 def test_a_killed_process_is_one_line(
     address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
