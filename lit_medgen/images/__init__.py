@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def read_image(
     path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels and affine of a NIfTI or PNG file, or of the files of a DICOM series.
+    """Voxels and affine of a NIfTI, MGH, PNG or DICOM file, or of the files of a DICOM series.
 
     Args:
         path: the file, or the files of the series.
@@ -32,8 +32,8 @@ def read_image(
     from lit_medgen.images.nifti import read_nifti
     from lit_medgen.images.png import read_png
 
-    if isinstance(path, list):
-        return read_series(path, flat)
+    if isinstance(path, list) or path.suffix.lower() in ("", ".dcm", ".dicom", ".ima"):
+        return read_series(path if isinstance(path, list) else [path], flat)
     return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
 
 

@@ -93,7 +93,9 @@ def header_of(path: Path) -> pydicom.Dataset | None:
                 return None
             file.seek(0)
             header = read_partial(file, stop_when=lambda tag, *_: tag > LAST_TAG, force=True, specific_tags=TAGS)
-            is_projection(header), str(header.get("SeriesInstanceUID", ""))  # read here, where they may fail
+            for name in NAMES:
+                str(header.get(name))  # pydicom reads their text when it is asked for, so it fails here or not at all
+            is_projection(header)
         return header
     except Exception:  # it is named when it is read
         return None
@@ -104,7 +106,8 @@ def read_series(files: Sequence[Path], flat: bool = False) -> tuple[np.ndarray, 
 
     A radiograph is a 2D image: pixels x y (column, row from the top), 3 3 affine. With `flat`, so is a single slice.
     """
-    if len(files) == 1 and is_projection(read_dataset(files[0], stop_before_pixels=True)):
+    header = header_of(files[0]) if len(files) == 1 else None
+    if header is not None and is_projection(header):
         return read_projection(files[0])
     if flat and len(files) == 1 and len(slices := open_slices(files[0])) == 1:
         return slices[0].read().T, np.diag([*slices[0].spacing_mm[::-1], 1.0])

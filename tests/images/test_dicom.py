@@ -472,3 +472,28 @@ def test_colour_is_refused(tmp_path: Path) -> None:
     write_radiograph(tmp_path / "a.dcm", PhotometricInterpretation="PALETTE COLOR")
     with pytest.raises(ValueError, match=r"a colour image \(PALETTE COLOR\)"):
         read_image([tmp_path / "a.dcm"])
+
+
+@pytest.mark.parametrize("kind", ["enhanced", "radiograph"])
+def test_damaged_images_of_one_file_either_load_or_are_a_value_error(
+    kind: str, tmp_path: Path, mutant: Callable[[bytes, np.random.Generator], bytes]
+) -> None:
+    path, random, leaks = tmp_path / "a.dcm", np.random.default_rng(0), []
+    if kind == "enhanced":
+        write_enhanced(path, Series(), np.arange(5.0))
+    else:
+        write_radiograph(path)
+    content = path.read_bytes()
+    for _ in range(100):
+        path.write_bytes(mutant(content, random))
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                assert group_by_series([path]) == [[path]]
+                voxels, affine = read_image(path, flat=True)
+            assert np.isfinite(voxels).all()
+            assert np.isfinite(affine).all()
+        except ValueError:
+            continue
+        except Exception as error:  # the test is that there is none
+            leaks.append(repr(error))
+    assert not leaks
