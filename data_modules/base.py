@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -243,8 +244,12 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             rejected: what is not.
             owner: name the folders, which may be called after people.
         """
-        refused = {row.source for row in rejected}
-        lines = kinds([scan for scan in self._scans if str(scan.place) not in refused], self.root, owner)
+        refused, taken = Counter(row.source for row in rejected), []
+        for scan in self._scans:
+            place = str(scan.place)  # of several series in one folder as many are left out as were rejected
+            taken += [scan] if refused[place] < 1 else []
+            refused[place] -= 1
+        lines = kinds(taken, self.root, owner)
         lines += [contents(accepted), passed_over(self.tree(), self._scans, rejected), *self.unread.told(owner)]
         return [line for line in lines if line]
 
