@@ -290,11 +290,18 @@ class MedicalDataModule(L.LightningDataModule, ABC):
 
     def make_spec(self) -> DataSpec:
         """The facts of the images, once people are split."""
+        return replace(self.shape(), attributes=self.attribute_ranges())
+
+    def shape(self) -> DataSpec:
+        """The facts of the images that the config alone decides; a method looks at them before anything is prepared.
+
+        A data set that makes its spec in another way gives these in another way, too.
+        """
         size, spacing_mm = self.preprocessing.size, self.preprocessing.spacing_mm
         if len(size) == 2 and self.slices:
             raise InputError("data.init_args.slices is set, but the images are 2D; set it to null.")
         if isinstance(self.slices, OneSlice):
-            self.slices.evaluated(self.store.num_slices)  # refused here, before a worker does
+            self.slices.evaluated(size[self.address.stacked])  # refused here, before a worker does
             plane = [axis for axis in range(3) if axis != self.address.stacked]
             size, spacing_mm = tuple(size[axis] for axis in plane), tuple(spacing_mm[axis] for axis in plane)
         return DataSpec(
@@ -304,7 +311,6 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             orientation="RAS" if len(size) == 3 else "",
             intensity_window=self.preprocessing.window if self.preprocessing.intensity == "window" else (0.0, 1.0),
             intensity_unit="raw" if self.preprocessing.intensity == "window" else "normalised",
-            attributes=self.attribute_ranges(),
             slice_axis=self.address.axis if self.slices and len(size) == 3 else "",
         )
 

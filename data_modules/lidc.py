@@ -15,9 +15,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,16 +146,19 @@ class LIDCDataModule(MedicalDataModule):
         """Slices of every scan's own pixel spacing; the spec gives the median of the training scans."""
         keys = {record.key.rpartition("-")[0] for record in self.records["train"]}
         spacing_mm = float(np.median([self.store.facts[key]["spacing_mm"] for key in keys]))
+        return replace(self.shape(), spacing_mm=(spacing_mm, spacing_mm), attributes=self.attribute_ranges())
+
+    def shape(self) -> DataSpec:
+        """What the config decides; the spacing is not known before the scans are read."""
         low, high = self.ct.numbers.window
         return DataSpec(
             channels=1,
             size=self.ct.size[::-1],
-            spacing_mm=(spacing_mm, spacing_mm),
+            spacing_mm=(math.nan, math.nan),
             orientation="",
             intensity_window=(float(low), float(high)),
             intensity_unit="HU",
             classes=CLASSES,
-            attributes=self.attribute_ranges(),
         )
 
     def first_visits(self, split: Split) -> list[Record]:

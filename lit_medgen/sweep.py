@@ -22,7 +22,9 @@ import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
@@ -77,15 +79,20 @@ def run_sweep(
         more: words added to the command of every run.
     """
     content = read(file)
+    metric = content.get("metric") or {}
     verb, words = command(content, file)
     runs = expand(content, file, num, seed)
     folder = out or Path("runs", "sweeps", file.stem)
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
     places = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    for row in _done(places):
+        refuse_unknown_metric(row, metric, file)
     running: list[subprocess.Popen[bytes]] = []
     _begin(folder, plan, resume, places)
     jobs = [
-        delayed(_run)(verb, [*words, *more], parameters, place, running)
+        delayed(_run)(
+            verb, [*words, *more], parameters, place, running, partial(refuse_unknown_metric, metric=metric, file=file)
+        )
         for parameters, place in zip(runs, places, strict=True)
         if not (place / "done.json").is_file()
     ]
@@ -97,8 +104,7 @@ def run_sweep(
         for process in running:
             process.wait()
         raise Interrupted(f"{stop}; what runs was told to save; go on with --resume.", 128 + stop.signum) from None
-    rows = [json.loads((place / "done.json").read_text()) for place in places if (place / "done.json").is_file()]
-    metric = content.get("metric") or {}
+    rows = _done(places)
     _write_table(folder / "table.csv", rows)
     if metric.get("name") and rows:
         _plot(folder / "plot.png", rows, metric["name"])
@@ -106,6 +112,22 @@ def run_sweep(
     print(f"{len(rows)} of {len(runs)} runs done; table: {folder / 'table.csv'}")
     if failed:
         raise RunError(f"{len(failed)} runs failed: {'; '.join(failed)}. Mend the cause and go on with --resume.")
+
+
+def _done(places: Iterable[Path]) -> list[dict[str, Any]]:
+    """What is known of the runs that have ended well."""
+    return [json.loads((place / "done.json").read_text()) for place in places if (place / "done.json").is_file()]
+
+
+def refuse_unknown_metric(row: Mapping[str, Any], metric: Mapping[str, str], file: Path) -> None:
+    """InputError if a run that has ended has no score of the sweep's metric: no other will have it."""
+    name = metric.get("name")
+    if name and name not in row["scores"]:
+        near = get_close_matches(name, row["scores"], 3, 0.5) or list(row["scores"])
+        raise InputError(
+            f"{file}: metric.name is {name!r}, but {row['run']} has no such score; the nearest: {', '.join(near)}. The "
+            "run is kept; mend the file and go on with --resume."
+        )
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -118,6 +140,9 @@ def read(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise InputError(f"{file}: no `parameters`; a sweep file has method, metric, command, parameters.")
+    metric = content.get("metric") or {}
+    if not isinstance(metric, dict) or metric.get("goal", "minimize") not in ("minimize", "maximize"):
+        raise InputError(f"{file}: metric is {metric!r}; give name, and as goal minimize or maximize.")
     given = [(key, choice) for key, spec in content["parameters"].items() for choice in _texts(spec)]
     refuse_untrusted([{key.rpartition(".")[2]: choice} for key, choice in given], file)
     words = [str(word) for word in content.get("command") or []]
@@ -228,9 +253,14 @@ def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> Non
 
 
 def _run(
-    verb: Verb, words: Sequence[str], parameters: Mapping[str, Any], place: Path, running: list[subprocess.Popen[bytes]]
+    verb: Verb,
+    words: Sequence[str],
+    parameters: Mapping[str, Any],
+    place: Path,
+    running: list[subprocess.Popen[bytes]],
+    check: Callable[[Mapping[str, Any]], None],
 ) -> str:
-    """One run, in a process of its own, noted in `running`; what went wrong, or nothing."""
+    """One run in its own process, noted in `running`, its scores seen by `check`; what went wrong, or nothing."""
     keys = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
     where = [f"--out={place}"]
     if verb == "fit":
@@ -248,7 +278,9 @@ def _run(
     if code:
         last = (place / "output.txt").read_text().splitlines() or [""]
         return f"{place.name} (exit code {code}): {last[-1]}"
-    write_atomically(place / "done.json", json.dumps({"run": place.name, **parameters, "scores": scores(place)}))
+    row = {"run": place.name, **parameters, "scores": scores(place)}
+    write_atomically(place / "done.json", json.dumps(row))
+    check(row)
     return ""
 
 

@@ -127,6 +127,8 @@ class Trainer(L.Trainer):
         self.signals.expect_requeue()
         if self.is_global_zero:
             print(f"run folder: {folder.parent}" + (f"; it goes on from {ckpt_path}" if ckpt_path else ""), flush=True)
+        if isinstance(model, Method) and (shape := getattr(datamodule, "shape", None)):
+            model.before_data(shape(), self.resumed_from)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
         if self.is_global_zero:
             written = sorted(path.name + "/" * path.is_dir() for path in folder.parent.glob("[!.]*"))

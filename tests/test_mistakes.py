@@ -135,3 +135,35 @@ def test_what_may_be_asked() -> None:
     found = Told().values_of({"age": 91.5, "sex": 1}, SPEC)
     assert found == {"age": 91.5, "sex": 1.0}
     assert all(math.isnan(value) for value in Told().values_of({"age": None, "sex": math.nan}, SPEC).values())
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "words"),
+    [
+        ("cdpm", "preprocessing.size=[15,16,16]", ["15 x 16", "multiples of 2"]),
+        ("cdpm", "slices=null", ["slices is not set"]),
+        ("vqgan", "preprocessing.size=[15,16,16]", ["15 x 16", "multiple of 2"]),
+        ("vqgan", "slices=null", ["16 x 16 x 16", "dim 2"]),
+        ("vqgan", "slices.init_args.per_person=99", ["per_person is 99"]),
+        ("ihdm", "preprocessing.size=[32,32,32]", ["preprocessing"]),
+    ],
+)
+def test_a_bad_size_is_refused_before_anything_is_prepared(
+    config: str, option: str, words: list[str], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, (f"configs/{config}.yaml",))
+    store = tmp_path / "store"
+    assert run.fit(f"--data.init_args.{option}", f"--data.init_args.store_dir={store}") == 2
+    line = one_line(capsys)
+    assert all(word in line for word in words), line
+    assert not store.exists()
+
+
+def test_a_missing_first_stage_is_said_before_anything_is_prepared(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
+    store = tmp_path / "store"
+    assert run.fit("--model.init_args.first_stage=none.ckpt", f"--data.init_args.store_dir={store}") == 2
+    assert "first_stage" in one_line(capsys)
+    assert not store.exists()

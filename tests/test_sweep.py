@@ -140,6 +140,36 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert [row["run"] for row in table(out)] == ["run_001"]
 
 
+def test_a_misspelt_metric_ends_the_sweep_after_its_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs that are done at once stand for those of minutes."""
+
+    class Done:
+        def __init__(self, line: list[str], **_: Any) -> None:
+            place = next(word.partition("=")[2] for word in line if word.startswith("--name="))
+            (tmp_path / "out" / place / "metrics.csv").write_text("step,val/loss,train/loss\n0,0.5,0.7\n")
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr("lit_medgen.sweep.subprocess.Popen", Done)
+    file, line = tmp_path / "sweep.yaml", ["sweep", str(tmp_path / "sweep.yaml"), f"--out={tmp_path / 'out'}"]
+    file.write_text(yaml.safe_dump(GRID | {"metric": {"name": "val/los", "goal": "minimize"}}))
+    for more in ([], ["--resume"]):
+        assert main([*line, *more]) == 2
+        message = one_line(capsys)
+        assert "'val/los'" in message
+        assert "the nearest: val/loss, train/loss" in message
+        assert [path.parent.name for path in tmp_path.rglob("done.json")] == ["run_000"]
+    file.write_text(yaml.safe_dump(GRID | {"metric": {"name": "val/loss", "goal": "minimise"}}))
+    assert main([*line, "--resume"]) == 2
+    assert "minimize or maximize" in one_line(capsys)
+    file.write_text(yaml.safe_dump(GRID | {"metric": {"name": "val/loss", "goal": "minimize"}}))
+    assert main([*line, "--resume"]) == 0
+    assert capsys.readouterr().out.count("0.5  run_00") == 6
+
+
 def test_random_draws_stay_in_their_range_and_repeat() -> None:
     content = {
         "method": "random",

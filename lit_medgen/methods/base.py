@@ -92,8 +92,15 @@ class Method(L.LightningModule, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor] | Tensor:
         """Scalars; "loss" is minimised, the others are logged. A tensor alone is the loss."""
 
+    def check_shape(self, shape: DataSpec) -> None:
+        """InputError if images of this kind do not fit the network; called before they are prepared."""
+
     def check(self, spec: DataSpec) -> None:
-        """InputError if the data does not fit the network; called before the first batch."""
+        """InputError if the prepared data does not fit; called before the first batch."""
+
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
+        self.check_shape(shape)
 
     # Lightning's hooks.
 
@@ -101,6 +108,7 @@ class Method(L.LightningModule, ABC):
         """Takes the spec from the data module, if there is one, and checks it."""
         spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if spec is not None:
+            self.check_shape(spec)
             self.check(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people
                 refuse_other_people(self.spec, spec, "this model")

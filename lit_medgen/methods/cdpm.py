@@ -132,16 +132,16 @@ class CDPM(Generator):
                 f"{atlas['modes'].shape[1]} modes; give that, or start a run of another --name."
             )
 
-    def check(self, spec: DataSpec) -> None:
+    def check_shape(self, shape: DataSpec) -> None:
         """InputError if the slices do not fit the network."""
-        if not spec.slice_axis:
+        if not shape.slice_axis:
             raise InputError(
                 "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
             )
-        plane = _plane(spec)
+        plane = _plane(shape)
         if any(side % self.divisor for side in plane):
             raise InputError(
-                f"data.init_args.preprocessing.size gives {spec.slice_axis} slices of {plane[0]} x {plane[1]}; "
+                f"data.init_args.preprocessing.size gives {shape.slice_axis} slices of {plane[0]} x {plane[1]}; "
                 f"model.init_args.network.init_args.channels has {self.divisor.bit_length()} levels, so both must be "
                 f"multiples of {self.divisor}."
             )

@@ -83,32 +83,47 @@ class TwoStage(Generator):
     def build(self, first_stage: Any) -> None:
         """Makes the networks, whose shapes follow from the first stage and its `spec`."""
 
-    def setup(self, stage: str) -> None:
-        """Reads the first stage before training, and builds on it.
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """Reads the first stage, which knows what shape images must have."""
+        self._bring_first_stage(resumed_from)
+        super().before_data(shape, resumed_from)
 
-        A run that goes on needs the file no more: its checkpoint holds a copy.
-        """
-        if stage == "fit" and self.first_stage is None:
-            resumed_from = getattr(self.trainer, "resumed_from", None)
-            if resumed_from and not self.first_stage_path.is_file():
-                self._take_copy(resumed_from)
-            else:
-                self._take(self._read(self.first_stage_path))
+    def setup(self, stage: str) -> None:
+        """Has the first stage before training, and builds on it."""
+        if stage == "fit":
+            self._bring_first_stage(getattr(self.trainer, "resumed_from", None))
         super().setup(stage)
+
+    def _bring_first_stage(self, resumed_from: Path | None) -> None:
+        """Takes it from its file; a run that goes on needs that no more: its checkpoint holds a copy."""
+        if self.first_stage is not None:
+            return
+        if resumed_from and not self.first_stage_path.is_file():
+            self._take_copy(resumed_from)
+        else:
+            self._take(self._read(self.first_stage_path))
+
+    def check_shape(self, shape: DataSpec) -> None:
+        """InputError if the first stage was trained on images of another shape."""
+        self._refuse_others(shape, ("size", "channels"))
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the first stage was trained on images of another kind, or on another split of people."""
+        self._refuse_others(spec, ("spacing_mm", "intensity_window"))
+        if self.first_stage is not None:
+            refuse_other_people(self.first_stage.needed_spec(), spec, self.first_stage_path)
+
+    def _refuse_others(self, spec: DataSpec, names: Sequence[str]) -> None:
         if self.first_stage is None:
             return
         theirs = self.first_stage.needed_spec()
-        for name in ("size", "spacing_mm", "channels", "intensity_window"):
+        for name in names:
             found, wanted = getattr(spec, name), getattr(theirs, name)
             if found != wanted:
                 raise InputError(
                     f"data.init_args: {name} of the images is {found}, but {self.first_stage_path} was trained with "
                     f"{wanted}; use the data section it was trained with."
                 )
-        refuse_other_people(theirs, spec, self.first_stage_path)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the first stage's config, spec and the hash of its weights."""

@@ -137,11 +137,11 @@ class VQGAN(Adversarial, FirstStage):
 
     # Training.
 
-    def check(self, spec: DataSpec) -> None:
+    def check_shape(self, shape: DataSpec) -> None:
         """InputError if the images do not fit the network."""
-        if len(spec.size) != self.network.dim or any(side % self.divisor for side in spec.size) or spec.slice_axis:
+        if len(shape.size) != self.network.dim or any(side % self.divisor for side in shape.size) or shape.slice_axis:
             raise InputError(
-                f"data.init_args: the images are {' x '.join(map(str, spec.size))}; the network has dim "
+                f"data.init_args: the images are {' x '.join(map(str, shape.size))}; the network has dim "
                 f"{self.network.dim} and {self.divisor.bit_length()} levels, so they must have as many axes, each a "
                 f"multiple of {self.divisor}. Set preprocessing.size, and slices to data_modules.OneSlice for dim 2."
             )
