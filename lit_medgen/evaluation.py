@@ -199,6 +199,7 @@ def evaluate(
         "seconds_per_image": seconds_per_image,
         "metrics": {name: _row(own[name], make, train, real) for name, make in metrics.items()},
         "floors": {name: _of_floor(metric, train, real) for name, metric in own.items()},
+        "conservative": [name for name, metric in own.items() if metric.conservative],
         "nulls": null_scores,
         "ranking": ranking(views, real),
     }

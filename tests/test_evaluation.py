@@ -210,7 +210,10 @@ def test_intervals_end_where_scores_do_and_floors_say_of_how_many_images(tmp_pat
     assert report["metrics"]["mmd_rbf_unbiased"]["ci95"][0] < 0  # an unbiased estimator may be negative
     assert report["floors"]["ms_ssim_gap"] == {"sets": 8, "images": 16, "people": "train"}
     assert report["floors"]["ms_ssim"] == {"sets": 1, "images": 16, "people": "test"}
-    (row,) = (line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| ms_ssim_gap"))
+    text = (tmp_path / "report.md").read_text()
+    assert report["conservative"] == ["ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased"]
+    assert "Conservative, with an error 1.4 to 1.9 times" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| ms_ssim_gap"))
     assert "| 8 x 16 train |" in row
 
 

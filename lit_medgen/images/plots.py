@@ -34,7 +34,9 @@ def save_scores(path: Path, report: Mapping[str, Any]) -> None:
         axis.tick_params(labelsize=6)
         for side in ("left", "right", "top"):
             axis.spines[side].set_visible(False)
-    axes[0].legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False)
+    columns = 2 + len(report["nulls"])
+    style = {"fontsize": 7, "columnspacing": 1.2, "handletextpad": 0.1, "frameon": False}
+    axes[0].legend(ncols=columns, loc="lower center", bbox_to_anchor=(0.4, 1), **style)
     write_figure(path, figure)
 
 

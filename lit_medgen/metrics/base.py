@@ -53,6 +53,8 @@ class TwoSampleMetric(Metric, ABC):
     """Whether it says something of the samples alone, so that real images have such a value too."""
     limits: tuple[float, float] = (-float("inf"), float("inf"))
     """The range of the score."""
+    conservative = False
+    """Whether the jackknife's error of a perfect model is far above the true one (docs/intervals.md)."""
     wanted: Tensor | None = None
     """n n, bool: the pairs of samples that scores will be asked of; None: all."""
     known = Known(remember=False)
@@ -76,6 +78,10 @@ class TwoSampleMetric(Metric, ABC):
 
     def estimate(self) -> Estimate:
         """The score and its jackknife interval over samples and real images."""
+        return Estimate.of(*self.with_error(), self.limits)
+
+    def with_error(self) -> tuple[float, float]:
+        """The score and its standard error by the jackknife."""
         value, statistics, all_x, all_y = self._score_of_all()
         per_x = self.per_person if self.tied else 1
         people_x, people_y = all_x // per_x, all_y // self.per_person
@@ -84,8 +90,7 @@ class TwoSampleMetric(Metric, ABC):
             left_out = [torch.tensor([self.score(statistics, x, y) for x, y in pairs], dtype=torch.float64)]
         else:
             left_out = list(self.without_each(statistics, people_x, people_y))
-        error = sum(map(_jackknife_variance, left_out)) ** 0.5
-        return Estimate.of(value, error, self.limits)
+        return value, sum(map(_jackknife_variance, left_out)) ** 0.5
 
     def without_each(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The scores without the samples of each person, and without the real images of each.

@@ -46,6 +46,7 @@ class MSSSIMGap(PairwiseMSSSIM):
     """How far the samples' pairwise MS-SSIM is from that of real images: |mean xx' - mean yy'|."""
 
     of_one_set = False
+    conservative = True
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Similarity of all pairs within each set."""

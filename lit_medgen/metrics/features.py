@@ -60,6 +60,7 @@ class FrechetDistance(FeatureMetric):
     """Distance of the two Gaussians with the features' means and covariances; 0 for the same."""
 
     limits = (0.0, float("inf"))
+    conservative = True
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Features of every image; says so in `features` if there are too few images for a covariance."""
@@ -84,6 +85,8 @@ class FrechetDistance(FeatureMetric):
 
 class KernelDistance(FeatureMetric):
     """Unbiased polynomial MMD over all pairs (not averaged over subsets, as public code does to save memory)."""
+
+    conservative = True
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Kernel matrices."""
@@ -136,6 +139,7 @@ class _Neighbours(FeatureMetric):
     """
 
     limits = (0.0, 1.0)
+    conservative = True
 
     def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS) -> None:
         super().__init__(extract)
@@ -180,6 +184,7 @@ class Density(_Neighbours):
     """How densely samples lie among real images; 1 as real ones do, and it may be more."""
 
     limits = (0.0, float("inf"))
+    conservative = False
 
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
         """From distances and reaches."""

@@ -22,6 +22,7 @@ class LinearMMD(TwoSampleMetric):
 
     features = "voxels in [0, 1], linear kernel, biased estimator"
     limits = (0.0, float("inf"))
+    conservative = True
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Gram matrices, float64 (differences of large sums)."""
