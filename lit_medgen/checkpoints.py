@@ -159,6 +159,11 @@ def checkpoint_file(path: str) -> str:
     return path
 
 
+def behind_link(path: str) -> str:
+    """The file that `last.ckpt` leads to now, so that all that is done is of one file while a run goes on."""
+    return str(Path(path).parent / Path(path).readlink()) if Path(path).is_symlink() else path
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's content; InputError if it is damaged, holds code, or is not ours."""
     if not path.is_file():

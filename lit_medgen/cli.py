@@ -318,7 +318,7 @@ def replaced_callbacks(words: list[str], left: Any) -> list[str]:
 
 
 def _class_names(callbacks: Any) -> list[str]:
-    parts = callbacks if isinstance(callbacks, list) else []
+    parts = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
     paths = [each if isinstance(each, str) else each.get("class_path") for each in parts]
     return [str(path).rpartition(".")[2] for path in paths]
 

@@ -29,7 +29,7 @@ from lit_medgen.callbacks.report import (
 )
 from lit_medgen.callbacks.run_folder import claim, run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files, spec_of
-from lit_medgen.checkpoints import CheckpointFiles, newest, read_spec, refuse_other_method, saved
+from lit_medgen.checkpoints import CheckpointFiles, behind_link, newest, read_spec, refuse_other_method, saved
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import FILE_NAMES, TOLD
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
@@ -201,6 +201,7 @@ class Trainer(L.Trainer):
             raise InputError(
                 "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
             )
+        ckpt_path = behind_link(ckpt_path)
         wanted = list(range(num)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds
         if not wanted or len(set(wanted)) != len(wanted):
             raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
@@ -249,6 +250,7 @@ class Trainer(L.Trainer):
         if datamodule is None:
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
+        ckpt_path = behind_link(ckpt_path) if ckpt_path else None
         seconds = None
         generator = _generator(model)
         if self.is_global_zero:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny_run import TinyRun, one_line
 from data_modules import ADNIDataModule, Preprocessing
 from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
-from lit_medgen.checkpoints import check_classes, config_of, kept_config, read_checkpoint, write_checkpoint
+from lit_medgen.checkpoints import behind_link, check_classes, config_of, kept_config, read_checkpoint, write_checkpoint
 from lit_medgen.cli import known_config, replaced_callbacks
 from lit_medgen.errors import InputError
 from lit_medgen.methods.base import refuse_other_people
@@ -113,6 +114,14 @@ def test_callbacks_that_a_later_list_replaces_are_named(tmp_path: Path) -> None:
     assert replaced_callbacks(words, ["lit_medgen.callbacks.EMA"]) == ["Checkpoints", "SampleGrid", "Throughput"]
     assert replaced_callbacks(["fit", "--config=configs/with/report.yaml"], ["lit_medgen.callbacks.Report"]) == []
     assert replaced_callbacks(words, None)[0] == "EMA"
+    assert replaced_callbacks(words, {"class_path": "lit_medgen.callbacks.EMA"})[0] == "Checkpoints"
+
+
+def test_what_is_made_of_the_last_checkpoint_is_of_one_file(trained: TinyRun, tmp_path: Path) -> None:
+    assert behind_link(str(trained.last)) == str(trained.last.with_name("step_0000002.ckpt"))
+    assert behind_link("runs/step.ckpt") == "runs/step.ckpt"
+    assert trained.on_checkpoint("evaluate", "--num=2", "--features=none", f"--out={tmp_path}") == 0
+    assert json.loads((tmp_path / "report.json").read_text())["source"].endswith("step_0000002.ckpt")
 
 
 # Whom it was trained on.
@@ -144,7 +153,8 @@ def test_another_split_is_refused(
     assert code == 2
     line = one_line(capsys)
     assert all(f"data.init_args.{key}" in line for key in ("seed", "fractions", "root")), line
-    assert ("samples" if verb == "evaluate samples" else "last.ckpt" if verb != "fit" else "step_0000002.ckpt") in line
+    source = {"evaluate samples": "--samples", "fit": "step_0000002.ckpt", "evaluate": "step_0000002.ckpt"}
+    assert source.get(verb, "last.ckpt") in line
     assert config.read_text() == before  # nothing ran, so nothing is recorded
     assert not list(out.rglob("*.nii.gz"))
 
