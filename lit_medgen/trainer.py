@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -63,6 +64,7 @@ class Trainer(L.Trainer):
                     f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
                 )
         leave_saving_to_callbacks(kwargs)
+        take_no_mps(kwargs)
         show_ours(kwargs)
         take_all_processes(kwargs)
         super().__init__(*args, **kwargs)  # as it stands here: the command line reads Lightning's options out of it
@@ -293,6 +295,17 @@ class Trainer(L.Trainer):
         finally:
             self.callbacks.remove(writer)  # type: ignore[attr-defined]
         return writer.seconds
+
+
+def take_no_mps(trainer: dict[str, Any]) -> None:
+    """Lets a Mac train on its CPU, unless the trainer's options name its GPU; InputError then."""
+    if MPSAccelerator.is_available():
+        if (chosen := trainer.get("accelerator", "auto")) not in ("auto", "cpu"):
+            raise InputError(
+                f"trainer.accelerator is {chosen}, but a Mac's GPU (MPS) has no float64, in which noise schedules are "
+                "computed; give cpu (or --config configs/with/cpu.yaml)."
+            )
+        trainer["accelerator"] = "cpu"
 
 
 class _Steps(_TrainingEpochLoop):

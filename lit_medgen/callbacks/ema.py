@@ -39,7 +39,11 @@ class EMA(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts from the module's weights, unless a checkpoint brought an average; the module is on its device now."""
         average = self.average or {name: parameter.detach().clone() for name, parameter in _trained(pl_module).items()}
-        self.average = {name: value.to(pl_module.device) for name, value in average.items()}
+        # In bfloat16 an average would not move: (1 - decay) of a change is less than its last digit.
+        self.average = {
+            name: value.to(pl_module.device, torch.promote_types(value.dtype, torch.float32))
+            for name, value in average.items()
+        }
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -49,7 +53,8 @@ class EMA(Callback):
         self.num_updates = trainer.global_step
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates)) if self.warmup else self.decay
         raw = _trained(pl_module)
-        torch._foreach_lerp_(list(self.average.values()), [raw[name].detach() for name in self.average], 1 - decay)
+        new = [raw[name].detach().to(value.dtype) for name, value in self.average.items()]
+        torch._foreach_lerp_(list(self.average.values()), new, 1 - decay)
 
     @torch.no_grad()
     def swap_in(self, pl_module: LightningModule) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from lit_medgen.errors import InputError, NonFiniteError
 from lit_medgen.images.origin import Origin
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+"""With weights in half precision, small updates are lost and the losses' mathematics would be as coarse."""
 
 LEAST_TIMES = 32
 """Times that a validation or test loss is a mean over, at least: it differs by orders of magnitude between times."""
@@ -105,7 +109,9 @@ class Method(L.LightningModule, ABC):
     # Lightning's hooks.
 
     def setup(self, stage: str) -> None:
-        """Takes the spec from the data module, if there is one, and checks it."""
+        """Checks the precision, and the spec of the data module if there is one, which it takes."""
+        if self.trainer.precision not in PRECISIONS:
+            raise InputError(f"trainer.precision is {self.trainer.precision}; give one of {', '.join(PRECISIONS)}.")
         spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if spec is not None:
             self.check_shape(spec)
@@ -144,12 +150,11 @@ class Method(L.LightningModule, ABC):
     ) -> None:
         """The finite guard, then clipping; called before every optimizer step.
 
-        We clip the norm ourselves: Lightning refuses to with a fused optimizer, for the sake of fp16's scaler.
+        We clip ourselves: Lightning refuses to with a fused optimizer, whose gradients fp16's scaler leaves scaled.
         """
-        if self.trainer.precision == "16-mixed":  # there, infinite gradients are the scaler's daily business
-            self.refuse_non_finite()
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and _optimizer_handles_unscaling(optimizer):
+            scaler.unscale_(optimizer)  # finds infinite gradients too, for which the scaler skips the step
         by_value = gradient_clip_val if gradient_clip_algorithm == "value" else None
         self.guard_and_clip(optimizer, None if by_value else gradient_clip_val)
         if by_value:
@@ -159,7 +164,8 @@ class Method(L.LightningModule, ABC):
         """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
         parameters = _parameters(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self.refuse_non_finite(norm)
+        # With fp16, infinite gradients are the scaler's daily business.
+        self.refuse_non_finite(None if self.trainer.precision == "16-mixed" else norm)
         self.log(f"train/{name}", norm)
         if max_norm:
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
