@@ -63,11 +63,9 @@ class _Hidden(backend_registration._DummyPrivateUse1Hook):
         return False
 
 
-@cache
-def device() -> torch.device:
-    """The device, made known to PyTorch."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend(), _Hidden())
-    return torch.device(NAME, 0)
+# The first backward pass of a process makes a queue for each device known by then; no fork after it has one of its own.
+backend_registration._setup_privateuseone_for_python_backend(NAME, _Backend(), _Hidden())
+DEVICE = torch.device(NAME, 0)
 
 
 class StandIn(Tensor):
@@ -83,7 +81,7 @@ class StandIn(Tensor):
             strides=inner.stride(),
             storage_offset=inner.storage_offset(),
             dtype=inner.dtype,
-            device=device(),
+            device=DEVICE,
             requires_grad=inner.requires_grad,
         )
         made.inner = inner
@@ -117,7 +115,7 @@ def moved(value: Any) -> Any:
     watching, _watching[:] = _watching[:], []
     try:
         with counted():
-            return value.to(device())
+            return value.to(DEVICE)
     finally:
         _watching[:] = watching
 

@@ -1,0 +1,473 @@
+"""Everything on a stand-in for a GPU (`standin`): no tensors of two devices meet, and nothing waits that need not.
+
+Not collected by itself: tests/test_device.py runs it in a process of its own, as does `pytest tests/on_device.py`.
+
+A step of training waits once for the device, in the guard against NaN; a sample waits no more often in more steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from itertools import cycle
+from typing import Any, get_args
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch.trainer.states import TrainerFn
+from standin import DEVICE, StandIn, counted, moved
+from tiny_run import ROOT
+from torch import Tensor
+
+from lit_medgen import metrics
+from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.callbacks import EMA
+from lit_medgen.diffusion import (
+    DDIM,
+    Ancestral,
+    BlurSchedule,
+    Cosine,
+    Denoiser,
+    DPMSolverPP2M,
+    Heun,
+    LinearBeta,
+    MinSNR,
+    Sampler,
+    ScaledLinearBeta,
+    Schedule,
+    dissipate,
+)
+from lit_medgen.diffusion.samplers import Spacing
+from lit_medgen.methods import CDPM, IHDM, VQGAN, Generator, Method
+from lit_medgen.methods.atlas import Atlas
+from lit_medgen.methods.base import Requests
+from lit_medgen.methods.code_maps import CodeMaps
+from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
+from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
+from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, UNet
+from lit_medgen.networks.discriminator import diff_augment
+from lit_medgen.seeds import SeededNoise
+from lit_medgen.trainer import Trainer
+
+GUARD = ["_local_scalar_dense"]
+AGES = {"age_years": torch.tensor([50.0, torch.nan])}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs have
+    "atlas": ("cdpm", {"network": {"init_args": {"atlas": True}}, "atlas_modes": 2, "parametrisation": "v"}),
+    "guided": ("absorbing", {"told": {"attributes": ["age_years"], "guidance_scale": 2.0}}),
+    "canvas": ("absorbing", {"canvas": [12, 8], "loss_kind": "mlm"}),
+    "indices": ("ihdm", {"space": "index", "guess": "draw"}),
+    "augmented": ("vqgan", {"diff_augment": True, "spectral_weight": 1.0}),
+    "averages": ("vqgan", {"quantizer": {"init_args": {"ema_decay": 0.9}}}),
+    "fsq": ("vqgan", {"quantizer": {"class_path": "lit_medgen.networks.FSQ", "init_args": {"levels": [4, 3, 3, 3]}}}),
+}
+SHIPPED = [path.stem for path in sorted((ROOT / "configs").glob("*.yaml"))]
+
+each_method = pytest.mark.parametrize("name", [*SHIPPED, *SETTINGS])
+
+
+@pytest.fixture(autouse=True)
+def features_that_learn_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they see is not asked here."""
+    monkeypatch.setattr("lit_medgen.metrics.extractors.NUM_STEPS", 2)
+
+
+def noisy(num: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
+    """num 1 *size in [-1, 1]."""
+    return torch.rand(num, 1, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def built(name: str) -> Any:
+    """A method as its config describes it, at the least size of tests/tiny, with what training would give it."""
+    base, settings = SETTINGS.get(name, (name, {}))
+    paths = [ROOT / folder / f"{base}.yaml" for folder in ("configs", "tests/tiny")]
+    parser, config = ArgumentParser(exit_on_error=False), None
+    parser.add_subclass_arguments(Method, "model", required=True)
+    for section in [*(yaml.safe_load(path.read_text())["model"] for path in paths), {"init_args": settings}]:
+        config = parser.parse_object({"model": section}, *([config] if config else []))
+    torch.manual_seed(0)
+    model = parser.instantiate(config).model
+    ages = {"age_years": (40.0, 90.0)}
+    if isinstance(model, CDPM):
+        model.spec = DataSpec(1, (16, 16, 16), (1.0,) * 3, slice_axis="axial", attributes=ages)
+        if model.needs_atlas:
+            model.denoiser.atlas = Atlas.of(noisy(6, (16, 16, 16)), 2)
+        return model
+    model.spec = DataSpec(1, (16, 16), (1.0,) * 2, orientation="", attributes=ages)
+    if isinstance(model, CodeMaps):
+        model.first_stage = built("vqgan").for_second_stage().requires_grad_(False).eval()
+        model.build(model.first_stage)
+    if isinstance(model, IHDM):
+        model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
+    if isinstance(model, VQGAN):
+        model.originals = noisy(4, (16, 16), 2)
+        model._perceptual = [perceptual("learned", noisy(9, (16, 16), 3)).requires_grad_(False)]
+        model.critic_start = 0
+    return model
+
+
+def batch(model: Method) -> Batch:
+    """Two images, or two sets of slices."""
+    keys, affine = ["a", "b"], torch.eye(4).expand(2, 4, 4)
+    if not isinstance(model, CDPM):
+        return Batch(noisy(2, (16, 16)), keys, affine, AGES)
+    index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
+    return Batch(noisy(2, (5, 16, 16)), keys, affine, AGES, slice_index=index, observed=index == 7)
+
+
+def steps(model: Any, num: int) -> None:
+    """Sets how many steps a sample takes, where it is made in steps."""
+    if isinstance(model, CDPM):
+        model.sampler.num_steps = num
+    elif isinstance(model, CodeMaps):
+        model.num_steps = num
+
+
+class Parameters:
+    """As much of an optimizer as the guard looks at."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.param_groups = [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+
+
+@each_method
+def test_a_training_step_waits_for_the_guard_alone(name: str) -> None:
+    """Loss, backward pass, guard and clipping, moving averages; with a critic all that twice."""
+    model = built(name).train()
+    torch.manual_seed(1)
+    expected = deepcopy(model).loss(batch(model))["loss"]
+    model, ema = moved(model), EMA()
+    for distance in getattr(model, "_perceptual", []):
+        moved(distance)  # as its first loss does, once
+    ema.on_fit_start(None, model)  # type: ignore[arg-type]
+    sent = moved(batch(model))
+    with counted() as waits:
+        torch.manual_seed(1)
+        losses = model.loss(sent)
+        losses["loss"].backward()
+    assert (waits.found, waits.uploads) == ([], [])
+    torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)
+    for suspects in [losses, *([model.critic_loss] if isinstance(model, VQGAN) else [])]:
+        with counted() as waits:
+            if callable(suspects):
+                suspects = suspects(sent)
+                suspects["critic_loss"].backward()
+            model._suspects.append((sent.key, suspects))
+            model.guard_and_clip(Parameters(model), 1.0)
+        assert [wait.split()[0] for wait in waits.found] == GUARD
+        assert waits.uploads == []
+    trainer = type("Trainer", (), {"global_step": 1})
+    with counted() as waits:
+        ema.on_train_batch_end(trainer, model)  # type: ignore[arg-type]
+    assert (waits.found, waits.uploads) == ([], [])
+
+
+@each_method
+def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
+    model = built(name).eval()
+    assert isinstance(model, Generator)
+    condition = Condition(attributes=AGES if model.asked else {})
+    seeds = [2, 1]
+    steps(model, 2)
+    expected = model.sample(condition, seeds)
+    model, found = moved(model), []
+    for num in (2, 4):
+        steps(model, num)
+        with counted() as waits:
+            images = model.sample(condition, seeds)
+            found.append(len(waits.found) + len(waits.uploads))
+            model.making_of(0)
+        if num == 2:
+            torch.testing.assert_close(images.inner, expected, rtol=1e-3, atol=1e-3)
+    assert found == [0, 0]
+    steps(model, 1)
+    with counted() as waits:  # and once for the images
+        (image,) = model.predict_step(Requests([2], {asked: [60.0] for asked in model.asked}))
+    assert len(waits.found) == 1
+    assert not isinstance(image, StandIn)
+
+
+@each_method
+def test_validation_waits_for_its_results_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(name).eval()
+    logged: dict[str, Tensor] = {}
+    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
+    if isinstance(model, VQGAN):
+        people = noisy(12, (16, 16), 3)
+        model._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
+        model._views = AllViews(tuple(extractors("learned", people, 8).values()))
+    model._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "num_val_batches": [2]})
+    sent, model = batch(model), moved(model)
+    with torch.no_grad():
+        with counted():
+            model.on_validation_epoch_start()
+        for num in range(2):
+            with counted() as waits:
+                model.validation_step(sent.to(DEVICE), num)
+            assert waits.found == []
+        with counted() as waits:
+            model.on_validation_epoch_end()
+    assert len(waits.found) <= 6
+    names = ["loss", *(["psnr", "ms_ssim", "frechet", "perceptual", "code_usage"] if isinstance(model, VQGAN) else [])]
+    for name in names:
+        value = logged[f"val/{name}"]
+        assert torch.as_tensor(value.inner if isinstance(value, StandIn) else value).isfinite()
+
+
+def test_the_bound_of_absorbing_diffusion_waits_at_no_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built("absorbing").eval()
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(model, name, lambda *_, **__: None)
+    model._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "num_test_batches": [1]})
+    model, sent, model.process.num_levels = moved(model), moved(batch(model)), 5
+    with counted() as waits, torch.no_grad():
+        model.test_step(sent, 0)
+    assert (waits.found, waits.uploads) == ([], [])
+
+
+def test_completion_waits_for_the_places_of_given_slices_alone() -> None:
+    model = built("cdpm").eval()
+    image, observed = noisy(2, (16, 16, 16)), (torch.arange(16) % 4 == 0).expand(2, -1)
+    expected = model.sample(Condition(image=image, observed=observed), [1, 2])
+    condition, model = moved(Condition(image=image, observed=observed)), moved(model)
+    with counted() as waits:
+        found = model.sample(condition, [1, 2])
+    assert len(waits.found) == 1
+    torch.testing.assert_close(found.inner, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("revive_after", [0, 1])
+def test_a_codebook_learns_without_waiting(ema_decay: float | None, revive_after: int) -> None:
+    check_quantizer(NearestNeighbour(16, 4, ema_decay=ema_decay, revive_after=revive_after))
+
+
+def test_finite_scalar_quantization_does_not_wait() -> None:
+    check_quantizer(FSQ((4, 3, 5, 3)))
+
+
+def check_quantizer(quantizer: Quantizer) -> None:
+    """Two steps on the device are two on the CPU, and wait for nothing."""
+    here, there = quantizer.train(), moved(deepcopy(quantizer)).train()
+    for seed in range(2):
+        latent = torch.randn(2, 4, 5, 6, generator=torch.Generator().manual_seed(seed))
+        torch.manual_seed(seed)
+        expected = here(latent)
+        on_device = moved(latent).requires_grad_()
+        with counted() as waits:
+            torch.manual_seed(seed)
+            found = there(on_device)
+            (found.latent.sum() + found.loss).backward()
+            again = there.embed(there.codes(on_device))
+        assert (waits.found, waits.uploads) == ([], [])
+        torch.testing.assert_close(found.latent.detach().inner, expected.latent.detach())
+        assert torch.equal(found.codes.inner, expected.codes)
+        assert again.shape == latent.shape
+    for name, value in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name].inner, value)
+
+
+SCHEDULES: list[Schedule] = [LinearBeta(), ScaledLinearBeta(), Cosine()]
+SAMPLERS: list[Callable[..., Sampler]] = [DDIM, Ancestral, Heun, DPMSolverPP2M, partial(DPMSolverPP2M, eta=1.0)]
+
+
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_a_walk_waits_for_nothing(make: Callable[..., Sampler]) -> None:
+    """Nor does the denoiser, whatever the parametrisation."""
+    torch.manual_seed(0)
+    network = UNet(2, channels=(4,), attention=(False,), num_res_blocks=1, head_channels=4)
+    x = torch.randn(2, 1, 4, 4)
+    for spacing, schedule, parametrisation in zip(get_args(Spacing), cycle(SCHEDULES), cycle(("eps", "v", "x"))):
+        denoiser = Denoiser(network, schedule, parametrisation, clip=True)  # type: ignore[arg-type]
+        expected = make(5, spacing)(denoiser, x, noise=SeededNoise([1, 2]).like)
+        there = moved(deepcopy(denoiser))
+        with counted() as waits:
+            found = make(5, spacing)(there, moved(x), noise=SeededNoise([1, 2]).like)
+        assert waits.found == []
+        torch.testing.assert_close(found.inner, expected, rtol=1e-4, atol=1e-4)
+
+
+class Learned(Schedule):
+    """A schedule with tensors of its own, which move with it."""
+
+    t_min = 1e-3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = torch.nn.Parameter(torch.tensor([10.0]))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """A line."""
+        return self.rate * (0.5 - t)
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The inverse."""
+        return 0.5 - log_snr / self.rate
+
+
+def test_a_schedule_that_lives_on_the_device_is_asked_there() -> None:
+    denoiser = moved(Denoiser(UNet(2, channels=(4,), attention=(False,), num_res_blocks=1, head_channels=4), Learned()))
+    found = []
+    for num in (4, 8):
+        with counted() as waits, torch.no_grad():
+            DPMSolverPP2M(num)(denoiser, moved(torch.randn(2, 1, 4, 4)))
+        found.append(len(waits.found))
+    assert found[0] == found[1] <= 3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_do_not_wait_even_for_a_time_without_dimensions(schedule: Schedule) -> None:
+    t = torch.tensor(0.3, dtype=torch.float64)
+    there = moved(schedule)
+    with counted() as waits:
+        log_snr = there.log_snr(moved(t))
+        back = there.time(log_snr)
+        MinSNR()(log_snr, "v")
+    assert waits.found == []
+    assert log_snr.inner == schedule.log_snr(t)
+    torch.testing.assert_close(back.inner, t)
+
+
+def test_heat_does_not_wait() -> None:
+    images, level = noisy(2, (6, 8)), torch.tensor([3, 200])
+    schedule = BlurSchedule()
+    expected = dissipate(images, schedule.heat_time(level))
+    with counted() as waits:
+        found = dissipate(moved(images), moved(schedule).heat_time(level.to(DEVICE, non_blocking=True)))
+        schedule.sigma(moved(level[0]))
+    assert waits.found == []
+    torch.testing.assert_close(found.inner, expected)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (16, 8, 24)])
+def test_discriminator_and_augmentation_do_not_wait(size: tuple[int, ...]) -> None:
+    images, random = noisy(3, size), torch.rand(3, 2 + len(size), generator=torch.Generator().manual_seed(0))
+    critic = PatchDiscriminator(len(size), 1, 4, 1)
+    expected = diff_augment(images, random)
+    on_device = moved(images).requires_grad_()
+    with counted() as waits:
+        found = diff_augment(on_device, moved(random))
+        moved(critic)(found).mean().backward()
+    assert (waits.found, waits.uploads) == ([], [])
+    torch.testing.assert_close(found.detach().inner, expected)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 14, 16)])
+def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) -> None:
+    outputs, targets = noisy(3, size), noisy(3, size, 1)
+    for metric in (PairedPSNR(), PairedSSIM(), PairedMSSSIM(), perceptual("learned", noisy(8, size, 2))):
+        expected = metric.values(outputs, targets)
+        metric = moved(metric)
+        with counted() as waits:
+            metric.update(moved(outputs), moved(targets))
+        assert waits.found == []
+        torch.testing.assert_close(metric.found[0].inner.float(), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+class Classifier:
+    """Six classes by six voxels."""
+
+    name = "six voxels"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :6]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """n 6."""
+        return self(images).softmax(1)
+
+
+def test_scores_of_samples_are_those_of_the_cpu() -> None:
+    """Every score of `lit_medgen.metrics`, on images of the device."""
+    samples, real, train = (noisy(num, (14, 15, 16), seed) for seed, num in enumerate((9, 8, 12)))
+    features = AllViews(tuple(extractors("learned", train, 8).values()))
+    arguments: dict[str, tuple[Any, ...]] = {
+        "ModeSpread": (torch.randn(3, 14 * 15 * 16),),
+        "SeamRatio": (0, [3, 7]),
+        "InceptionScore": (Classifier(),),
+        **dict.fromkeys(
+            ("FrechetDistance", "KernelDistance", "Precision", "Recall", "Density", "Coverage"), (features,)
+        ),
+    }
+    for name, kind in vars(metrics).items():
+        if not isinstance(kind, type) or not issubclass(kind, TwoSampleMetric) or kind is TwoSampleMetric:
+            continue
+        here, there = kind(*arguments.get(name, ())), moved(kind(*arguments.get(name, ())))
+        for metric, change in ((here, lambda x: x), (there, moved)):
+            metric.update(change(samples), real=False)
+            metric.update(change(real), real=True)
+        expected = here.estimate()
+        with counted():
+            found = there.estimate()
+        assert found.value == pytest.approx(expected.value, rel=1e-4, abs=1e-5), name
+        assert found.ci95 == pytest.approx(expected.ci95, rel=1e-3, abs=1e-4), name
+
+
+def test_batches_and_noise_are_sent_without_waiting() -> None:
+    sets = batch(built("cdpm"))
+    with counted() as waits:
+        sent = sets.to(DEVICE)
+        condition = sets.condition().to(DEVICE)
+        noise, uniform = SeededNoise([1, 2]), SeededNoise([1, 2])
+        draws = [noise.like(sent.image) for _ in range(3)]
+        numbers = uniform.uniform((3,), like=sent.image)
+    assert (waits.found, waits.uploads) == ([], [])
+    assert {sent.image.device, sent.observed.device, condition.image.device, numbers.device} == {DEVICE}  # type: ignore[union-attr]
+    again = SeededNoise([1, 2])
+    for draw in draws:
+        assert torch.equal(draw.inner, again.like(sets.image))
+
+
+def test_a_progress_bar_reads_losses_where_they_are_logged_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would wait for the device; on a CPU there is nothing to wait for."""
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, log_every_n_steps=3)
+    reads = iter(range(10))
+    monkeypatch.setattr(L.Trainer, "progress_bar_metrics", property(lambda _: {"loss": next(reads)}))
+    trainer.state.fn, trainer.training = TrainerFn.FITTING, True
+
+    def seen(step: int) -> float:
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        return trainer.progress_bar_metrics["loss"]
+
+    assert [seen(step) for step in range(3)] == [0, 1, 2]
+    trainer.strategy._root_device = DEVICE
+    assert [seen(step) for step in range(2, 9)] == [3, 3, 3, 4, 4, 4, 5]
+
+
+def test_the_stand_in_finds_what_a_gpu_would_suffer_from() -> None:
+    here, there = torch.arange(6.0), moved(torch.arange(6.0))
+    for mixture in (lambda: here + there, lambda: torch.cat([here, there]), lambda: here[moved(torch.tensor([1]))]):
+        with pytest.raises(RuntimeError, match="tensors on two devices"):
+            mixture()
+    assert torch.equal((there + torch.tensor(1.0)).inner, here + 1)  # a number is not refused
+    waiting: list[Callable[[], Any]] = [
+        lambda: there[0].item(),
+        lambda: bool(there.any()),
+        lambda: there[there[2].long()],
+        lambda: there.tolist(),
+        lambda: there.cpu(),
+        lambda: there[there > 2],
+        lambda: there.nonzero(),
+        lambda: there.long().bincount(),
+        lambda: torch.linalg.inv(torch.diag(there + 1)),
+    ]
+    for wait in waiting:
+        with counted() as waits:
+            wait()
+        assert waits.found
+    uploading: list[Callable[[], Any]] = [
+        lambda: here.to(DEVICE),
+        lambda: torch.tensor([1.0], device=DEVICE),
+        lambda: there[[0, 1]],
+    ]
+    for upload in uploading:
+        with counted() as waits:
+            upload()
+        assert len(waits.uploads) == 1
+    with counted() as waits:
+        torch.where(there > 2, there, torch.zeros(6, device=DEVICE)).masked_fill_(there > 3, 0)
+        here.to(DEVICE, non_blocking=True)
+    assert (waits.found, waits.uploads) == ([], [])
