@@ -219,6 +219,11 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
+def has_config(path: Path) -> bool:
+    """Whether a checkpoint holds the config it was made with; that of a model made in Python does not."""
+    return read_checkpoint(path)[FACTS]["config"] is not None
+
+
 def config_of(path: Path, resumed: bool = False) -> dict[str, Any]:
     """The config a checkpoint was made with: name, model, data; all that was kept, if its run is resumed."""
     config = read_checkpoint(path)[FACTS]["config"]

@@ -36,6 +36,7 @@ from lit_medgen.checkpoints import (
     check_classes,
     checkpoint_file,
     config_of,
+    has_config,
     kept_config,
     refuse_other_method,
     without_training,
@@ -285,6 +286,8 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
     samples = next(iter(_values(words, "--samples")), None)
     if path is not None and path != "last":
         file, resumed = Path(path), words[0] == "fit"
+        if not has_config(file) and any(_values(words, "--config")):
+            return None
         config = config_of(file, resumed)
         if resumed:
             config = in_its_folder(config, file)

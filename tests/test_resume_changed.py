@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from lit_medgen.batch import Batch
 from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.checkpoints import read_checkpoint
+from lit_medgen.cli import known_config
 from lit_medgen.errors import InputError
 from lit_medgen.methods.adversarial import Adversarial
 from lit_medgen.methods.base import Method
@@ -217,6 +218,14 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 # What is saved.
+
+
+def test_a_checkpoint_made_in_python_is_resumed_with_a_config(tmp_path: Path) -> None:
+    train(tmp_path, Plain(), 1)
+    words = ["fit", f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}"]
+    with pytest.raises(InputError, match=r"holds no config .* add --config"):
+        known_config(words, False)
+    assert known_config([*words, "--config=configs/cdpm.yaml"], False) is None
 
 
 def test_a_run_that_saves_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
