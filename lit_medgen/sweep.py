@@ -244,7 +244,7 @@ def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> Non
     if there.is_file():
         if not resume:
             raise InputError(f"{folder}: holds a sweep already; go on with --resume, or give another --out.")
-        if there.read_text() != plan:
+        if there.read_text(errors="replace") != plan:
             raise InputError(f"{folder}: holds another sweep (file, seed or command differ); give another --out.")
     else:
         Outputs(folder, "sweep", ["sweep.json", "table.csv", "plot.png", *(place.name for place in places)]).check()

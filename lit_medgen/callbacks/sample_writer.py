@@ -73,6 +73,7 @@ class SampleWriter(BasePredictionWriter):
             outputs = sample_files(self.folder, self.makes, self.asked.seeds, self.format)
             outputs.claim()
             outputs.clear()
+        _meet()  # no process writes before the folder is cleared
         self._start = time.perf_counter()
 
     def write_on_batch_end(
@@ -108,8 +109,7 @@ class SampleWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The manifest, by the first process; all files follow from the seeds."""
         self.seconds = time.perf_counter() - self._start
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()  # the files of all processes are there
+        _meet()  # the files of all processes are there
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Generator)
@@ -131,6 +131,12 @@ class SampleWriter(BasePredictionWriter):
         write_atomically(self.folder / "spec.json", json.dumps(pl_module.needed_spec().plain(), indent=2))
         write_atomically(self.folder / "manifest.csv", table.getvalue())  # last: it says that all is there
         sample_files(self.folder, self.makes, self.asked.seeds, self.format).end()
+
+
+def _meet() -> None:
+    """Waits for the other processes, if there are any."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def sample_files(folder: Path, makes: Origin, seeds: Iterable[int], format: Format | None = None) -> Outputs:
