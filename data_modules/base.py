@@ -379,6 +379,8 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             sampler=places,
             num_workers=self.num_workers,
             collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             timeout=self.worker_timeout_s if self.num_workers else 0,
         )
 

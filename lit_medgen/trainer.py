@@ -39,6 +39,7 @@ from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
 from lit_medgen.methods.first_stage import FirstStage, TwoStage
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, tell_if_nothing_is_saved
+from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Trainer(L.Trainer):
 
     peers: Peers
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, speed: Speed = Speed(), **kwargs: Any) -> None:  # noqa: B008 (frozen)
+        """Lightning's arguments, and `speed`: how the run uses its GPU."""
+        self.speed = speed
         for key in ("max_epochs", "min_epochs"):
             if kwargs.get(key) not in (None, -1):
                 raise InputError(

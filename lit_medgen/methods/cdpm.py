@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from einops import reduce
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Schedule, UniformWeight
@@ -87,6 +87,10 @@ class CDPM(Generator):
         self.weight = weight or UniformWeight()
         self.sampler: Sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """The slice U-Net."""
+        return [self.denoiser.network]
 
     def setup(self, stage: str) -> None:
         """Makes the atlas from the training people before the first step, unless a checkpoint brings it."""

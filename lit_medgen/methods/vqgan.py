@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_medgen.batch import Batch, DataSpec
@@ -136,6 +136,11 @@ class VQGAN(Adversarial, FirstStage):
         return self
 
     # Training.
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """Encoder and decoder, where the network has such parts, and the critic."""
+        parts = [getattr(self.network, name, None) for name in ("encoder", "decoder")]
+        return [part for part in [*parts, getattr(self, "critic", None)] if isinstance(part, nn.Module)]
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if the images do not fit the network."""

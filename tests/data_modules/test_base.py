@@ -189,3 +189,22 @@ def test_more_middle_slices_than_there_are_is_one_line(heads: FolderDataModule) 
     heads.slices = OneSlice(1000)
     with pytest.raises(InputError, match="middle is 1000, but there are"):
         heads.setup("fit")
+
+
+def test_evaluation_loaders_pin_and_persist_as_that_of_training(
+    heads: FolderDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads.num_workers = 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for loader in (at(heads).train_dataloader(), heads.val_dataloader(), heads.test_dataloader()):
+        assert loader.persistent_workers
+        assert loader.pin_memory
+
+
+def test_evaluation_can_stop_early_and_start_again_with_the_same_workers(heads: FolderDataModule) -> None:
+    heads.num_workers, heads.batch_size = 1, 1
+    loader = at(heads).val_dataloader()
+    first = next(iter(loader))
+    again = list(loader)
+    assert again[0].key == first.key
+    assert len(again) == len(heads.records["val"])
