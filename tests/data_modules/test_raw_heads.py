@@ -120,6 +120,16 @@ def test_what_is_no_head_is_refused(voxels: np.ndarray, reason: str) -> None:
         RawHead()(voxels, np.diag([*[2.0] * voxels.ndim, 1]))
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+@pytest.mark.parametrize("outlier", [32767.0, -32768.0])
+def test_one_voxel_of_a_head_does_not_take_its_range(outlier: float, unit: float) -> None:
+    voxels = np.random.default_rng(0).uniform(100, 400, (20, 20, 20))
+    expected = voxels.copy()
+    voxels[0, 0, 0], expected[0, 0, 0] = outlier, 0 if outlier < 0 else 4 * np.percentile(voxels, 99.5)
+    found, _ = RawHead(unbias=False, strip="none")(voxels * unit, np.eye(4))
+    np.testing.assert_allclose(found / unit, expected, rtol=1e-3)
+
+
 def test_a_wrong_voxel_size_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ValueError, match="it is 2550 mm long"):
         RawHead()(np.ones((256, 256, 256), np.float32), np.diag([10.0, 10.0, 10.0, 1]))
