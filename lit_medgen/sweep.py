@@ -85,10 +85,10 @@ def run_sweep(
     folder = out or Path("runs", "sweeps", file.stem)
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
     places = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    _begin(folder, plan, resume, places)
     for row in _done(places):
         refuse_unknown_metric(row, metric, file)
     running: list[subprocess.Popen[bytes]] = []
-    _begin(folder, plan, resume, places)
     jobs = [
         delayed(_run)(
             verb, [*words, *more], parameters, place, running, partial(refuse_unknown_metric, metric=metric, file=file)
