@@ -29,8 +29,14 @@ HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
 
 ACCUMULATE = "trainer.accumulate_grad_batches"
-POSITION = ("last_epoch", "base_lrs", "mode_worse")
-"""Attributes of PyTorch's schedules that say where they stand."""
+DEPTH = 4
+"""Of objects within objects that are compared."""
+
+POSITION = (
+    *("optimizer", "last_epoch", "base_lrs", "mode_worse"),
+    *("_last_lr", "_step_count", "_is_initial", "_get_lr_called_within_step"),
+)
+"""Attributes of PyTorch's schedules that say where they stand, not how they were made."""
 
 Changes = Mapping[str, tuple[Any, Any]]
 """Key -> the value before, the value now."""
@@ -75,8 +81,7 @@ class Resume(_CheckpointConnector):
         super().restore_callbacks()
         for callback, configured in arguments:
             for name, value in configured.items():
-                if getattr(callback, name) is not value:  # EarlyStopping takes its patience from the checkpoint
-                    setattr(callback, name, value)
+                setattr(callback, name, value)  # EarlyStopping takes its patience from the checkpoint
 
     def restore_training_state(self) -> None:
         """Called once optimizers and schedules are made as configured, also when there is nothing to restore."""
@@ -143,7 +148,8 @@ def hyperparameters(trainer: Trainer) -> dict[str, Any]:
             values = group | ({"lr": group["initial_lr"]} if "initial_lr" in group else {})
             found |= {f"{prefix}.{key}": plain(values[key]) for key in _keys(group)}
     for name, schedule in _schedules(trainer):
-        found[name] = plain(schedule.lr_lambdas if isinstance(schedule, LambdaLR) else schedule)
+        parts = schedule.lr_lambdas if isinstance(schedule, LambdaLR) else [schedule]
+        found[name] = ", ".join(_text(part, DEPTH) for part in parts)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMA):
             found |= {"EMA.decay": callback.decay, "EMA.warmup": callback.warmup}
@@ -152,19 +158,23 @@ def hyperparameters(trainer: Trainer) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as plain data: an object as text, its class with those of its public attributes that are simple."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if _simple(value):
+    """A value as plain data: an object as text, its class with what it was made with."""
+    value = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 0 else value
+    if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else _text(value, DEPTH)
+
+
+def _text(value: Any, depth: int) -> str:
+    """Class and attributes of an object, and of objects in it, as deep as told; of a large array the class alone."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
+    if isinstance(value, list | tuple) and depth:
+        return f"[{', '.join(_text(part, depth - 1) for part in value)}]"
     name = getattr(value, "__qualname__", type(value).__qualname__)
-    attributes = {key: part for key, part in getattr(value, "__dict__", {}).items() if key[0] != "_" and _simple(part)}
-    return f"{name}({', '.join(f'{key}={part}' for key, part in attributes.items() if key not in POSITION)})"
-
-
-def _simple(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
+    parts = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    texts = [f"{key}={_text(part, depth - 1)}" for key, part in parts.items() if key not in POSITION] if depth else []
+    return f"{name}({', '.join(texts)})"
 
 
 def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
@@ -198,7 +208,7 @@ def _keys(group: dict[str, Any]) -> list[str]:
 def _arguments(callback: Any) -> dict[str, Any]:
     """The attributes of a callback that carry the name of an argument that made it."""
     names = inspect.signature(type(callback)).parameters
-    return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
+    return {name: value for name, value in vars(callback).items() if name in names}
 
 
 def _refuse_if_fixed(trainer: Trainer, changed: Changes, path: Any) -> None:

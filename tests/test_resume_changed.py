@@ -58,13 +58,14 @@ class Two(Adversarial):
 class Decaying(Plain):
     """With a schedule of PyTorch's own."""
 
-    def __init__(self, optimizer: Any = ADAM, steps: int = 10) -> None:
+    def __init__(self, optimizer: Any = ADAM, steps: int | list[int] = 10) -> None:
         super().__init__(optimizer)
         self.steps = steps
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, self.steps)
+        kind = torch.optim.lr_scheduler.StepLR if isinstance(self.steps, int) else torch.optim.lr_scheduler.MultiStepLR
+        schedule = kind(optimizer, self.steps)  # type: ignore[arg-type]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -121,7 +122,9 @@ def test_changed_values_are_the_ones_that_run(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resumed")]
     assert "optimizer.lr 0.0001 -> 0.05" in line
     assert ("critic_optimizer.lr 0.0001 -> 0.05" in line) == (kind is Two)
-    assert ("learning_rate" in line) == (vars(now) != vars(WarmupCosine(0, 4)))
+    assert ("learning_rate WarmupCosine(warmup_steps=0, total_steps=4) -> " in line) == (
+        vars(now) != vars(WarmupCosine(0, 4))
+    )
     for state in checkpoint(tmp_path, 6)["optimizer_states"]:  # what is kept is what ran
         assert state["param_groups"][0]["initial_lr"] == 0.05
 
@@ -144,10 +147,11 @@ def test_a_changed_rate_learns_as_if_it_had_been_set_by_hand(tmp_path: Path) -> 
         (Plain(), Plain(partial(torch.optim.SGD, lr=1e-4)), {}, ["model.init_args.optimizer", "SGD", "AdamW"]),
         (Two(), Two(partial(torch.optim.SGD, lr=1e-4)), {}, ["optimizer", "SGD", "AdamW"]),
         (Decaying(), Decaying(steps=4), {}, ["learning_rate", "step_size=4", "step_size=10"]),
+        (Decaying(steps=[4, 8]), Decaying(steps=[4, 9]), {}, ["learning_rate", "8=1", "9=1"]),
         (Decaying(), Decaying(partial(torch.optim.AdamW, lr=0.05)), {}, ["optimizer.lr", "0.05", "0.0001"]),
         (Plain(), Plain(), {"accumulate_grad_batches": 3}, ["trainer.accumulate_grad_batches", "3", "1"]),
     ],
-    ids=["class", "two classes", "schedule", "rate of a schedule", "accumulation"],
+    ids=["class", "two classes", "schedule", "milestones", "rate of a schedule", "accumulation"],
 )
 def test_what_cannot_change_is_refused(
     before: Method, now: Method, options: dict[str, Any], words: list[str], tmp_path: Path
