@@ -17,8 +17,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,25 +30,25 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.checkpoints import (
-    SECTIONS,
-    check_classes,
-    checkpoint_file,
-    config_of,
-    has_config,
-    kept_config,
-    refuse_other_method,
-    without_training,
-)
+from lit_medgen.checkpoints import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
 from lit_medgen.help import of_verb
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
-from lit_medgen.mistakes import explain, nearest_file, refuse_swapped, shorten
+from lit_medgen.mistakes import explain, nearest_file, shorten
 from lit_medgen.trainer import Trainer
-from lit_medgen.trust import EVERYTHING, config_files, import_classes, refuse_commands, refuse_untrusted, trusting
+from lit_medgen.trust import EVERYTHING, trusting
+from lit_medgen.words import (
+    TRUST,
+    checked,
+    known_config,
+    read_yaml,
+    replaced_callbacks,
+    require_checkpoint,
+    values,
+    without,
+)
 
-TRUST = "--trust_config"
 PREPARE_FLAGS = {
     "--verify": "Compare the SHA-256 of every volume already there.",
     "--figures": "Draw every image as it came, with the outline of what is kept, and as it was prepared.",
@@ -152,51 +151,11 @@ class CLI(LightningCLI):
 def run_verb(args: list[str]) -> None:
     """Runs one of `VERBS` with its arguments."""
     _quiet()
-    trust = TRUST in args
-    if trust and (here := os.getcwd()) not in sys.path:  # `python -m` has it already, the script `lit_medgen` has not
-        sys.path.insert(0, here)
     try:
-        with trusting(EVERYTHING if trust else ()):
+        with trusting(EVERYTHING if TRUST in args else ()):
             _run(args)
     except MisconfigurationException as error:  # Lightning's word for a config that cannot be run
         raise InputError(describe(error)) from error
-
-
-def checked(words: Iterable[str]) -> list[str]:
-    """The words of the command line, if its config files name only classes of packages that are trusted."""
-    words = list(words)
-    for word in words:
-        if word != word.encode(errors="replace").decode():
-            raise InputError(f"{word}: the bytes are not UTF-8, as a config must be; give a link of another name.")
-    ready = _with_checkpoint_file([shipped(word) for word in words if word != TRUST])
-    for option in ("--config", "--data"):
-        for path in map(Path, filter(_is_file, _values(ready, option))):
-            # Whose fault it is, the parser does not say.
-            refuse_swapped(option, path, _read_yaml(path, partial(yaml.load, Loader=yaml.BaseLoader)))
-    for config, path in config_files(ready):
-        (import_classes if TRUST in words else refuse_untrusted)(config, path)
-    return ready
-
-
-def require_checkpoint(verb: str, words: list[str]) -> None:
-    """InputError if a verb that works on a trained model is given none."""
-    given = [*_values(words, "--ckpt_path"), *(_values(words, "--samples") if verb == "evaluate" else ())]
-    example = "give --ckpt_path FILE, e.g. runs/<name>/checkpoints/last.ckpt (or its run folder)"
-    if verb in ("validate", "test", "sample", "evaluate") and not given:
-        raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb == "evaluate") or "."))
-    if verb in ("validate", "test", "sample", "evaluate") and "last" in given:
-        raise InputError(f"{verb}: --ckpt_path last is for fit, which knows its run folder; {example}.")
-
-
-def shipped(word: str) -> str:
-    """A path below `configs/` that is not here is taken from the installed package."""
-    option, equals, path = word.rpartition("=")
-    inside = Path(__file__).parent / path
-    return (
-        f"{option}{equals}{inside}"
-        if path.startswith("configs/") and not Path(path).exists() and inside.exists()
-        else word
-    )
 
 
 def _run(args: list[str]) -> None:
@@ -235,8 +194,8 @@ def prepare(args: list[str]) -> None:
     parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words = checked(word for word in args if word not in PREPARE_FLAGS)
-    sections = _data_sections(list(_values(words, "--config")))
-    words = _without(words, "--config")
+    sections = _data_sections(list(values(words, "--config")))
+    words = without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
     config = _parsed(parser, ["prepare", *words])
@@ -280,80 +239,6 @@ def _made(make: Callable[[], Any]) -> Any:
         raise InputError(describe(innermost)) from error
 
 
-def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
-    """The config that a checkpoint (`--ckpt_path FILE`) or a folder of samples (`--samples DIR`) carries."""
-    path = next(iter(_values(words, "--ckpt_path")), None)
-    samples = next(iter(_values(words, "--samples")), None)
-    if path is not None and path != "last":
-        file, resumed = Path(path), words[0] == "fit"
-        if not has_config(file) and any(_values(words, "--config")):
-            return None
-        config = config_of(file, resumed)
-        if resumed:
-            config = in_its_folder(config, file)
-    elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
-        config = without_training(yaml.safe_load(file.read_text()))
-        check_classes(config, file)
-    else:
-        return None
-    if not trusted:
-        refuse_commands(config, file)
-    return dict(config)
-
-
-def in_its_folder(config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """The config of a checkpoint, with name and folder of the run that the file lies in, if it does."""
-    run = Path(os.path.abspath(checkpoint)).parent.parent
-    if not (run / "config.yaml").is_file():
-        return config
-    return config | {"name": run.name, "trainer": config.get("trainer", {}) | {"default_root_dir": str(run.parent)}}
-
-
-def replaced_callbacks(words: list[str], left: Any) -> list[str]:
-    """Names of callbacks that a config on the command line has, and the list that is left has not."""
-    given: dict[str, None] = {}
-    for value in _values(words, "--config"):
-        content = _read_yaml(Path(value)) if _is_file(value) else yaml.safe_load(value)
-        trainer = content.get("trainer") if isinstance(content, dict) else None
-        for key in ("callbacks", "callbacks+"):
-            given |= dict.fromkeys(_class_names(trainer.get(key) if isinstance(trainer, dict) else None))
-    return [name for name in given if name not in _class_names(left)]
-
-
-def _class_names(callbacks: Any) -> list[str]:
-    parts = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
-    paths = [each if isinstance(each, str) else each.get("class_path") for each in parts]
-    return [str(path).rpartition(".")[2] for path in paths]
-
-
-def _values(words: list[str], option: str) -> Iterator[str]:
-    for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
-        if word == option:
-            yield following
-        elif word.startswith(f"{option}="):
-            yield word.removeprefix(f"{option}=")
-
-
-def _with_checkpoint_file(words: list[str]) -> list[str]:
-    """The words with a run folder given as --ckpt_path replaced by the checkpoint in it."""
-    for place, word in enumerate(words):
-        option, equals, path = word.partition("=")
-        if option == "--ckpt_path" and equals:
-            words[place] = f"{option}={checkpoint_file(path)}"
-        elif place and words[place - 1] == "--ckpt_path":
-            words[place] = checkpoint_file(word)
-    return words
-
-
-def _without(words: list[str], option: str) -> list[str]:
-    kept, skip = [], False
-    for word in words:
-        if not skip and word != option and not word.startswith(f"{option}="):
-            kept.append(word)
-        skip = word == option
-    return kept
-
-
 def _data_sections(paths: list[str]) -> list[Any]:
     """The data sections of config files; an overlay of other sections has none, but one of the files must."""
     contents = []
@@ -361,25 +246,11 @@ def _data_sections(paths: list[str]) -> list[Any]:
         if not Path(path).is_file():
             near = nearest_file(Path(path))
             raise MissingDataError(f"--config: no file '{path}'" + (f"; did you mean {near}?" if near else "."))
-        contents.append(_read_yaml(Path(path)))
+        contents.append(read_yaml(Path(path)))
     sections = [content["data"] for content in contents if isinstance(content, dict) and "data" in content]
     if paths and not sections:
         raise InputError(f"{', '.join(paths)}: no `data` section to prepare.")
     return sections
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # a whole section, too long for a path
-        return False
-
-
-def _read_yaml(path: Path, read: Callable[[str], Any] = yaml.safe_load) -> Any:
-    try:
-        return read(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML ({describe(error)}).") from error
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

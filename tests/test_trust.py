@@ -12,9 +12,9 @@ import yaml
 from tiny_run import ROOT, one_line
 
 from lit_medgen.__main__ import main
-from lit_medgen.cli import checked
 from lit_medgen.errors import InputError
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, prefixes, refuse_foreign_classes, trusted, trusting
+from lit_medgen.words import checked
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""The words of a command before a parser sees them: its files looked at, run folders resolved, known configs found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_medgen.checkpoints import check_classes, checkpoint_file, config_of, has_config, without_training
+from lit_medgen.errors import InputError, describe
+from lit_medgen.mistakes import refuse_swapped
+from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
+
+TRUST = "--trust_config"
+
+
+def checked(words: Iterable[str]) -> list[str]:
+    """The words of the command line, if its config files name only classes of packages that are trusted."""
+    words = list(words)
+    for word in words:
+        if word != word.encode(errors="replace").decode():
+            raise InputError(f"{word}: the bytes are not UTF-8, as a config must be; give a link of another name.")
+    if TRUST in words and (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)  # `python -m` has it already, the script `lit_medgen` has not
+    ready = _with_checkpoint_file([shipped(word) for word in words if word != TRUST])
+    for option in ("--config", "--data"):
+        for path in map(Path, filter(is_file, values(ready, option))):
+            # Whose fault it is, the parser does not say.
+            refuse_swapped(option, path, read_yaml(path, partial(yaml.load, Loader=yaml.BaseLoader)))
+    for config, path in config_files(ready):
+        (import_classes if TRUST in words else refuse_untrusted)(config, path)
+    return ready
+
+
+def require_checkpoint(verb: str, words: list[str]) -> None:
+    """InputError if a verb that works on a trained model is given none."""
+    given = [*values(words, "--ckpt_path"), *(values(words, "--samples") if verb == "evaluate" else ())]
+    example = "give --ckpt_path FILE, e.g. runs/<name>/checkpoints/last.ckpt (or its run folder)"
+    if verb in ("validate", "test", "sample", "evaluate") and not given:
+        raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb == "evaluate") or "."))
+    if verb in ("validate", "test", "sample", "evaluate") and "last" in given:
+        raise InputError(f"{verb}: --ckpt_path last is for fit, which knows its run folder; {example}.")
+
+
+def shipped(word: str) -> str:
+    """A path below `configs/` that is not here is taken from the installed package."""
+    option, equals, path = word.rpartition("=")
+    inside = Path(__file__).parent / path
+    return (
+        f"{option}{equals}{inside}"
+        if path.startswith("configs/") and not Path(path).exists() and inside.exists()
+        else word
+    )
+
+
+def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
+    """The config that a checkpoint (`--ckpt_path FILE`) or a folder of samples (`--samples DIR`) carries."""
+    path = next(iter(values(words, "--ckpt_path")), None)
+    samples = next(iter(values(words, "--samples")), None)
+    if path is not None and path != "last":
+        file, resumed = Path(path), words[0] == "fit"
+        if not has_config(file) and any(values(words, "--config")):
+            return None
+        config = config_of(file, resumed)
+        if resumed:
+            config = in_its_folder(config, file)
+    elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
+        config = without_training(yaml.safe_load(file.read_text()))
+        check_classes(config, file)
+    else:
+        return None
+    if not trusted:
+        refuse_commands(config, file)
+    return dict(config)
+
+
+def in_its_folder(config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """The config of a checkpoint, with name and folder of the run that the file lies in, if it does."""
+    run = Path(os.path.abspath(checkpoint)).parent.parent
+    if not (run / "config.yaml").is_file():
+        return config
+    return config | {"name": run.name, "trainer": config.get("trainer", {}) | {"default_root_dir": str(run.parent)}}
+
+
+def replaced_callbacks(words: list[str], left: Any) -> list[str]:
+    """Names of callbacks that a config on the command line has, and the list that is left has not."""
+    given: dict[str, None] = {}
+    for value in values(words, "--config"):
+        content = read_yaml(Path(value)) if is_file(value) else yaml.safe_load(value)
+        trainer = content.get("trainer") if isinstance(content, dict) else None
+        for key in ("callbacks", "callbacks+"):
+            given |= dict.fromkeys(_class_names(trainer.get(key) if isinstance(trainer, dict) else None))
+    return [name for name in given if name not in _class_names(left)]
+
+
+def _class_names(callbacks: Any) -> list[str]:
+    parts = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    paths = [each if isinstance(each, str) else each.get("class_path") for each in parts]
+    return [str(path).rpartition(".")[2] for path in paths]
+
+
+def values(words: list[str], option: str) -> Iterator[str]:
+    """The values that an option is given, in order."""
+    for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
+        if word == option:
+            yield following
+        elif word.startswith(f"{option}="):
+            yield word.removeprefix(f"{option}=")
+
+
+def _with_checkpoint_file(words: list[str]) -> list[str]:
+    """The words with a run folder given as --ckpt_path replaced by the checkpoint in it."""
+    for place, word in enumerate(words):
+        option, equals, path = word.partition("=")
+        if option == "--ckpt_path" and equals:
+            words[place] = f"{option}={checkpoint_file(path)}"
+        elif place and words[place - 1] == "--ckpt_path":
+            words[place] = checkpoint_file(word)
+    return words
+
+
+def without(words: list[str], option: str) -> list[str]:
+    """The words without an option and its values."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != option and not word.startswith(f"{option}="):
+            kept.append(word)
+        skip = word == option
+    return kept
+
+
+def is_file(text: str) -> bool:
+    """Whether a word is the path of a file."""
+    try:
+        return Path(text).is_file()
+    except OSError:  # a whole section, too long for a path
+        return False
+
+
+def read_yaml(path: Path, read: Callable[[str], Any] = yaml.safe_load) -> Any:
+    """What a YAML file holds; InputError if it is none."""
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML ({describe(error)}).") from error
