@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from lit_medgen.batch import Batch
 from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.checkpoints import read_checkpoint
-from lit_medgen.cli import known_config
 from lit_medgen.errors import InputError
 from lit_medgen.methods.adversarial import Adversarial
 from lit_medgen.methods.base import Method
 from lit_medgen.methods.learning_rate import Constant, WarmupCosine
 from lit_medgen.trainer import Trainer
+from lit_medgen.words import known_config
 
 ADAM = partial(torch.optim.AdamW, lr=1e-4)
 
