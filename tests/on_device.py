@@ -11,6 +11,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from itertools import cycle
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import lightning as L
@@ -42,6 +44,7 @@ from lit_medgen.diffusion import (
     dissipate,
 )
 from lit_medgen.diffusion.samplers import Spacing
+from lit_medgen.evaluation import evaluate
 from lit_medgen.methods import CDPM, IHDM, VQGAN, Generator, Method
 from lit_medgen.methods.atlas import Atlas
 from lit_medgen.methods.base import Requests
@@ -367,6 +370,22 @@ def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) ->
             metric.update(moved(outputs), moved(targets))
         assert waits.found == []
         torch.testing.assert_close(metric.found[0].inner.float(), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_report_is_computed_on_the_device(tmp_path: Path) -> None:
+    """The same numbers as on the CPU, and what comes back grows with the number of images, not with that of pairs."""
+    people: Any = SimpleNamespace(anatomy="", images_per_person=1)
+    people.volumes = lambda split, **_: noisy(3, (8, 9, 10), 1 if split == "train" else 2)
+    samples = noisy(3, (8, 9, 10), 3)
+    expected = evaluate(samples, people, tmp_path / "cpu", seams=(2, [4]), features="none")
+    with counted() as waits:
+        found = evaluate(samples, people, tmp_path / "device", seams=(2, [4]), features="none", device=DEVICE)
+    for name, row in expected["metrics"].items():
+        wanted = [row["value"], *row["ci95"], row["real_vs_real"], expected["nulls"]["noise"][name]]
+        row = found["metrics"][name]
+        assert [row["value"], *row["ci95"], row["real_vs_real"], found["nulls"]["noise"][name]] == pytest.approx(wanted)
+    sets, of_pairs = 5, [wait for wait in waits.found if "ms_ssim.py" in wait]
+    assert 0 < len(of_pairs) < 8 * sets * 3  # rows of two matrices, and a few looks for the nearest
 
 
 class Classifier:
