@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -194,12 +195,17 @@ def prepare(args: list[str]) -> None:
     parser.add_argument("--config", metavar="FILE", help="A whole experiment, of which the data section is read.")
     parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
     words = checked(word for word in args if word not in PREPARE_FLAGS)
-    sections = _data_sections(list(values(words, "--config")))
+    paths = list(values(words, "--config"))
+    sections = _sections(paths, "data")
+    if paths and not sections:
+        raise InputError(f"{', '.join(paths)}: no `data` section to prepare.")
     words = without(words, "--config")
     for section in reversed(sections):
         words[:0] = ["--data", yaml.safe_dump(section)]
     config = _parsed(parser, ["prepare", *words])
     datamodule = _made(lambda: parser.instantiate(config)).data
+    if models := _sections(paths, "model"):
+        _untrained(models).check_shape(datamodule.shape())
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
     console = Console(soft_wrap=True)
     for row in rejected:
@@ -239,18 +245,26 @@ def _made(make: Callable[[], Any]) -> Any:
         raise InputError(describe(innermost)) from error
 
 
-def _data_sections(paths: list[str]) -> list[Any]:
-    """The data sections of config files; an overlay of other sections has none, but one of the files must."""
+def _sections(paths: list[str], name: str) -> list[Any]:
+    """The sections of that name in config files; an overlay may have none."""
     contents = []
     for path in paths:
         if not Path(path).is_file():
             near = nearest_file(Path(path))
             raise MissingDataError(f"--config: no file '{path}'" + (f"; did you mean {near}?" if near else "."))
         contents.append(read_yaml(Path(path)))
-    sections = [content["data"] for content in contents if isinstance(content, dict) and "data" in content]
-    if paths and not sections:
-        raise InputError(f"{', '.join(paths)}: no `data` section to prepare.")
-    return sections
+    return [content[name] for content in contents if isinstance(content, dict) and name in content]
+
+
+def _untrained(sections: list[Any]) -> Method:
+    """The method that config files describe together, without memory for its weights: to see what images it takes."""
+    parser = Parser(parser_mode="omegaconf+", allow_abbrev=False)
+    parser.add_subclass_arguments(Method, "model", required=True)
+    words = [word for section in sections for word in ("--model", yaml.safe_dump(section))]
+    config = _parsed(parser, ["prepare", *words])
+    with torch.device("meta"):
+        model: Method = _made(lambda: parser.instantiate(config)).model
+    return model
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -12,6 +12,7 @@ from tiny_run import ROOT, TinyRun, one_line
 from lit_medgen import __version__
 from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
+from lit_medgen.cli import _untrained
 from lit_medgen.errors import InputError
 from lit_medgen.methods.base import Generator
 from lit_medgen.mistakes import nearest_class, nearest_key
@@ -157,6 +158,23 @@ def test_a_bad_size_is_refused_before_anything_is_prepared(
     line = one_line(capsys)
     assert all(word in line for word in words), line
     assert not store.exists()
+
+
+def test_prepare_refuses_sizes_that_the_method_of_its_config_does_not_take(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms)
+    store = f"--data.init_args.store_dir={tmp_path / 'store'}"
+    bad = "--data.init_args.preprocessing.size=[15,16,16]"
+    assert main(["prepare", *run.configs, *run.options, store, bad]) == 2
+    assert "multiples of 2" in one_line(capsys)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_method_is_made_without_memory(path: Path) -> None:
+    model = _untrained([yaml.safe_load(path.read_text())["model"]])
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
 
 
 def test_a_missing_first_stage_is_said_before_anything_is_prepared(
