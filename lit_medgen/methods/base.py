@@ -171,8 +171,8 @@ class Method(L.LightningModule, ABC):
         """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
         parameters = _parameters(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # With fp16, infinite gradients are the scaler's daily business.
-        self.refuse_non_finite(None if self.trainer.precision == "16-mixed" else norm)
+        scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
+        self.refuse_non_finite(None if scaled else norm)  # infinite gradients are the scaler's daily business
         self.log(f"train/{name}", norm)
         if max_norm:
             nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
