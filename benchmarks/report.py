@@ -67,7 +67,7 @@ def one(num: int, train: int, side: int, cache: Path) -> dict[str, Any]:
     samples = brains(num, side, 3, blur=7)
     extractors("learned", people.train, num, cache)
     wall, processor = time.perf_counter(), time.process_time()
-    report = evaluate(samples, people, cache / "report", cache=cache)
+    report = evaluate(samples, people, Path(tempfile.mkdtemp(dir=cache)), cache=cache)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"wall_s": wall, "processor_s": processor, "peak_gib": peak, "report": report}
