@@ -89,13 +89,15 @@ def test_torchrun_with_other_devices_is_one_line(torchrun: None) -> None:
 def test_wandb_without_a_key_is_one_line(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/with/wandb.yaml"))
+    wandb.teardown()  # what it knows of another test's environment
     assert run.fit(f"--trainer.logger.init_args.save_dir={tmp_path}") == 2
+    wandb.teardown()
     line = one_line(capsys)
     assert "wandb login" in line
     assert "WANDB_MODE=offline" in line

@@ -99,17 +99,18 @@ class Method(L.LightningModule, ABC):
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if images of this kind do not fit the network; called before they are prepared."""
 
-    def networks_for_speed(self) -> list[nn.Module]:
-        """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""
-        network = getattr(self, "network", None)
-        return [network] if isinstance(network, nn.Module) else []
-
     def check(self, spec: DataSpec) -> None:
-        """InputError if the prepared data does not fit; called before the first batch."""
+        """InputError if the prepared data does not fit, its shape included; called before the first batch."""
+        self.check_shape(spec)
 
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
         self.check_shape(shape)
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""
+        network = getattr(self, "network", None)
+        return [network] if isinstance(network, nn.Module) else []
 
     # Lightning's hooks.
 
@@ -121,7 +122,6 @@ class Method(L.LightningModule, ABC):
             speed.prepare(self.networks_for_speed())
         spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if spec is not None:
-            self.check_shape(spec)
             self.check(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people
                 refuse_other_people(self.spec, spec, "this model")

@@ -109,6 +109,7 @@ class TwoStage(Generator):
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the first stage was trained on images of another kind, or on another split of people."""
+        super().check(spec)
         self._refuse_others(spec, ("spacing_mm", "intensity_window"))
         if self.first_stage is not None:
             refuse_other_people(self.first_stage.needed_spec(), spec, self.first_stage_path)
