@@ -23,8 +23,9 @@ around an outlier they do, while a brain of 100 mL still fills 0.6 % of a cube o
 def low_end(voxels: np.ndarray, percentile: float) -> float:
     """The value of a volume that becomes 0.
 
-    It is 0 or, of volumes with negative voxels, the level of their background if there is one with no more below it
-    than ringing, as around a resampled brain; else (z-scores, a box of CT) the lower percentile.
+    It is 0, or the one level above it that a tenth of the voxels have and few go below. Of volumes with negative voxels
+    it is the level of their background if there is one with no more below it than ringing, as around a resampled
+    brain; else (z-scores, a box of CT) the lower percentile.
 
     Args:
         voxels: of any shape, finite.
@@ -32,7 +33,8 @@ def low_end(voxels: np.ndarray, percentile: float) -> float:
     """
     low, high = map(float, np.percentile(voxels, [100 - percentile, percentile]))
     if not low < min(high, 0.0):
-        return min(low, 0.0)  # of what is not negative, but for a few voxels, 0
+        flat = 0 < low < high and np.mean(voxels <= low) >= BACKGROUND_SHARE
+        return low if flat else min(low, 0.0)  # of what is not negative, but for a few voxels, 0
     within = voxels.clip(low, high)  # an outlier must not weigh
     counts, edges = np.histogram(within, LEVELS, (low, high))
     mode = counts.argmax()

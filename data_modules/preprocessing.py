@@ -40,7 +40,7 @@ KEY = "data.init_args.preprocessing"
 
 LABEL_LEVELS = 16
 """Whole numbers that a volume may consist of for it to be looked at as a label map."""
-VERSION = 2  # raised when the same options give other voxels, so that old stores are not taken for new
+VERSION = 3  # raised when the same options give other voxels, so that old stores are not taken for new
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,14 @@ class Preprocessing:
                 f"data.init_args.size is {list(self.size)} and field_of_view_mm {list(self.field_of_view_mm)}; "
                 "give three numbers for each (two for 2D images)."
             )
-        if min(self.size) < 1 or min(self.field_of_view_mm) <= 0:
+        if min(self.size) < 1 or not 0 < min(self.field_of_view_mm) <= max(self.field_of_view_mm) < np.inf:
             raise InputError("data.init_args.size and field_of_view_mm must be positive.")
         if not self.window[0] < self.window[1]:
-            raise InputError(f"data.init_args.preprocessing.window is {list(self.window)}; give the lower value first.")
+            raise InputError(f"{KEY}.window is {list(self.window)}; give the lower value first.")
+        if not 50 <= self.percentile <= 100:
+            raise InputError(f"{KEY}.percentile is {self.percentile:g}; give 50 at least, 100 at most.")
+        if not 0 <= self.background < 1:
+            raise InputError(f"{KEY}.background is {self.background:g}; give a share, 0 or more and below 1.")
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:

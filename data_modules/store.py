@@ -38,7 +38,7 @@ from numpy.typing import DTypeLike
 from data_modules.parallel import in_parallel
 from data_modules.tables import identifier
 from data_modules.volumes import is_whole, take_over
-from lit_medgen.errors import InputError, RunError, describe, raise_fault_of_machine
+from lit_medgen.errors import NO_SPACE, InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import SHOWN, Outputs, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
 
@@ -293,7 +293,9 @@ def prepare(
         for place in ("volumes", *(["figures"] if figures else [])):
             (folder / place).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / place)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
         raise InputError(
             f"data.init_args.store_dir: cannot make {folder} ({describe(error)}); give a folder that can be written."
         ) from error

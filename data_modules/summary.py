@@ -23,7 +23,8 @@ KINDS = re.compile(
 )
 """Words of a name that say what an image is, and nothing of whose it is."""
 LABELS = re.compile(
-    r"(\w*seg|segmentations?|\w*masks?|labels?(map|tr|ts)?|lesions?|rois?|aparc|wmparc|parc|ribbon|annot(ation)?s?|gt|[cgp]tv)"
+    r"(\w*seg|segmentations?|\w*masks?|\w*msk|labels?(map|tr|ts)?|lesions?|rois?|aparc|wmparc|parc(ellations?)?|ribbon|"
+    r"contours?|annot(ation)?s?|groundtruth|gt|[cgp]tv)"
     r"\d*",
     re.IGNORECASE,
 )

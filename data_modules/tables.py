@@ -65,7 +65,7 @@ class Table:
     def ids(self, column: str, rows: Iterable[int] | None = None) -> list[str]:
         """A column of ids, each person's written in one way; those of all rows, or of the given ones alone.
 
-        InputError, which names lines and no id, if one is empty, or if two differ in case alone.
+        InputError, which names lines and no id, if one is empty, or if two differ in case, blanks or a .0 alone.
         """
         self.require(column)
         chosen = range(len(self.rows)) if rows is None else list(rows)
@@ -77,12 +77,12 @@ class Table:
             raise InputError(f"{self.path}: {column!r} is empty in {named(empty)}; give every row one.")
         forms: dict[str, dict[str, int]] = {}
         for line, text in zip(lines, found, strict=True):
-            forms.setdefault(text.casefold(), {}).setdefault(text, line)
+            forms.setdefault(_folded(text), {}).setdefault(text, line)
         for same in forms.values():
             if len(same) > 1:
                 raise InputError(
-                    f"{self.path}: {column!r} of {named(list(same.values()))} differ in upper and lower case alone; "
-                    "write those of one person alike."
+                    f"{self.path}: {column!r} of {named(list(same.values()))} differ in upper and lower case, blanks "
+                    "or a .0 alone; write those of one person alike, and others so that they differ in more."
                 )
         return found
 
@@ -138,6 +138,11 @@ def read_table(path: Path) -> Table:
 def identifier(text: str) -> str:
     """An id in the one form that it is compared in: blanks and the two ways to write an accent make no other person."""
     return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+def _folded(text: str) -> str:
+    """What two ids share that may be one person's: 1.0 is 1 also where other ids are no numbers."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", text.casefold().replace(" ", ""))
 
 
 def is_missing(text: str) -> bool:

@@ -113,7 +113,10 @@ def fewest(
     numbers = f"{num_samples} samples, {num_test} test and {num_train} training people"
     least = min(num_samples // (per_person if reconstructed else 1), num_test, num_train)
     if least < 2:
-        raise InputError(f"evaluate: {numbers}, {per_person} image(s) each; give at least 2 of each.")
+        raise InputError(
+            f"evaluate: {numbers}, {per_person} image(s) each; give at least 2 of each: --num says how many "
+            "samples are drawn, data.init_args.fractions and seed who is tested."
+        )
     return least, numbers
 
 

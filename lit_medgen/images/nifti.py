@@ -13,6 +13,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from lit_medgen.files import write_atomically
@@ -26,6 +27,8 @@ PREPROCESSING = "data.init_args.preprocessing"
 """Where a config has the options that the texts below name."""
 MM_PER_UNIT = {1: 1000.0, 3: 1e-3}
 """By the code of `xyzt_units`: metres and micrometres; any other code, 0 (unknown) among them, is taken as mm."""
+GZIP = b"\x1f\x8b"
+"""The first bytes of a compressed file."""
 SAME_PLACE = 2e-2
 """The share of a voxel's side by which qform and sform may differ: more than what rounding to float32 explains."""
 
@@ -41,8 +44,10 @@ def read_nifti(
         finite: refuse a volume with voxels that are NaN or infinite.
         flat: an image of two dimensions is a volume of one slice, not refused.
     """
+    _check_suffix(path)
     try:
-        image = nib.load(path)
+        with LoggingOutputSuppressor():  # what it logs of a header is raised as well, or mended
+            image = nib.load(path)
         _check_header(image, flat)
         affine = _affine(image, form)
         _check_stream(path)
@@ -137,6 +142,17 @@ def _voxels(image: Any) -> np.ndarray:
         stored = stored["R"]
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as such
         return stored.reshape((*stored.shape, 1)[:3]).astype(np.float32)  # a trailing axis of length 1 is harmless
+
+
+def _check_suffix(path: Path) -> None:
+    """Whether a file whose name says that it is compressed begins so; nibabel believes the name."""
+    if path.suffix.lower() in (".gz", ".mgz"):
+        with path.open("rb") as file:
+            if (head := file.read(2)) and head != GZIP:
+                raise ValueError(
+                    f"cannot be read as NIfTI (it is not compressed, though its name ends in {path.suffix}); rename or "
+                    "compress it, unless it is cut off or damaged"
+                )
 
 
 def _check_stream(path: Path) -> None:

@@ -165,6 +165,15 @@ def test_undershoot_is_background() -> None:
     assert brain.sum() == pytest.approx(preprocessing.normalise(linear)[1].sum(), rel=0.1)
 
 
+@pytest.mark.parametrize("offset", [1000.0, -1000.0])
+def test_a_background_of_any_level_is_background(offset: float) -> None:
+    voxels, _ = brain_and_ringing()
+    preprocessing = Preprocessing((16, 16, 16), (16.0,) * 3)
+    expected, found = preprocessing(voxels, np.eye(4)), preprocessing(voxels + offset, np.eye(4))
+    np.testing.assert_allclose(found.affine, expected.affine)
+    np.testing.assert_allclose(found.voxels, expected.voxels, atol=0.01)
+
+
 @pytest.mark.parametrize("intensity", ["percentile", "window"])
 @pytest.mark.parametrize("outlier", [-32768.0, 32767.0])
 def test_one_voxel_moves_nothing(outlier: float, intensity: str) -> None:
@@ -311,6 +320,15 @@ def test_a_grid_of_other_dimensions_is_named(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii", noise(4, 4, 4), np.eye(4))
     with pytest.raises(ValueError, match=r"an image of 3 dimensions; expected 2, .*preprocessing\.size"):
         Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("percentile", 150.0), ("percentile", 0.995), ("background", 1.5), ("field_of_view_mm", (float("inf"),) * 3)],
+)
+def test_an_option_that_fits_no_image_is_refused_before_any_is_read(option: str, value: float) -> None:
+    with pytest.raises(InputError, match=option):
+        Preprocessing(**{option: value})
 
 
 def test_percentile_of_the_brain_not_of_the_air() -> None:

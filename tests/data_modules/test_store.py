@@ -472,6 +472,18 @@ def test_a_store_that_cannot_be_written_is_not_the_fault_of_an_image(
         make(address, scans)
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOENT, errno.EACCES])
+def test_a_folder_that_cannot_be_made_is_named_with_its_key(
+    number: int, address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(InputError, match=r"data\.init_args\.store_dir: cannot make .*; give a folder"):
+        make(address, scans)
+
+
 def test_a_killed_process_is_one_line(
     address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def scans(root: Path, *names: str) -> list[Scan]:
         (("mri/T1.mgz", "mri/aparc+aseg.mgz"), "(*_aparc_aseg.mgz 1)"),
         (("s1_dseg.nii.gz", "s1_T2w.nii.gz", "s1_label-CSF_probseg.nii.gz"), "2 of 3 names"),
         (("s1_lesionMask2.nii.gz", "s1_ct.nii.gz"), "(*_lesionMask2.nii.gz 1)"),
+        (("s1_ct.nii.gz", "s1_lung_msk.nii.gz", "s1_parcellation.nii.gz", "groundtruth.nii.gz"), "3 of 4 names"),
         (("s1/brainmask.mgz", "s2/brainmask.mgz"), ""),
         (("acq-mask_T1w.nii.gz", "masked.nii.gz", "segovia/p1.nii.gz", "roisin_T1w.nii.gz"), ""),
     ],
