@@ -175,6 +175,10 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.init_args.fractions is {list(fractions)}; give three shares that sum to 1.")
         if batch_size < 1:
             raise InputError(f"data.init_args.batch_size is {batch_size}; give at least 1.")
+        if num_workers < 0:
+            raise InputError(f"data.init_args.num_workers is {num_workers}; give 0 (no worker processes) or more.")
+        if num_jobs == 0:
+            raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
         self.root, self.preprocessing, self.slices = Path(root), preprocessing, slices
         self.batch_size, self.num_workers, self.num_jobs = batch_size, num_workers, num_jobs
         self.worker_timeout_s = worker_timeout_s

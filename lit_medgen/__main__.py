@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from lit_medgen import __version__
 from lit_medgen.errors import InputError, Interrupted, RunError, describe, space_for
 from lit_medgen.files import SHOWN
-from lit_medgen.signals import Stop, end_at_once, heeding, raise_stop
+from lit_medgen.signals import HEEDED, Stop, end_at_once, heeding, raise_stop
 
 VERBS = {
     "phantom": "draw subjects in a data set's own raw layout, to try everything without data",
@@ -117,6 +118,8 @@ def program() -> NoReturn:
     except Exception:
         traceback.print_exc()
         code = 1
+    for heeded in HEEDED:
+        signal.signal(heeded, lambda *_: os._exit(code))  # while all is taken down, a second one only hurries it
     if code and _rank() is not None:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -133,6 +133,10 @@ class CLI(LightningCLI):
         """The trainer, with its run folder and, unless the config names loggers, a CSV log there."""
         config = self._get(self.config_init, "trainer")
         name = self.config_init[self.subcommand].name
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(
+                f"--name is {name!r}; give the name of one folder, which is made in trainer.default_root_dir."
+            )
         if "WANDB_SWEEP_ID" in os.environ:  # `wandb agent` starts the same command again and again
             name += f"_{os.environ.get('WANDB_RUN_ID')}"
         folder = Path(config.get("default_root_dir") or "runs", name)

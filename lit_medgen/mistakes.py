@@ -54,9 +54,8 @@ def shorten(message: str) -> str:
         text += "; give --config FILE or --ckpt_path FILE"
     if text.endswith("arguments are required: data"):
         text += "; give --config FILE or --data FILE"
-    if text.endswith("arguments are required: data"):
-        text += "; give --config FILE or --data FILE"
-    text = re.sub(r"Expected a <class '(\w+)'>", r"expected \1", text)
+    text = re.sub(r"(or )?Expected a path but \S+ either not accessible or invalid - ", "", text)
+    text = re.sub(r"Expected a <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
     text = re.sub(
         r" - (?=expected|Expected)", " or ", re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected \1", text)
     )
@@ -105,10 +104,15 @@ def _key(key: str, parser: ArgumentParser, verb: str, words: Sequence[str]) -> s
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The known key that ends as this one does, else the one spelt most like it."""
+    """The known key that ends as this one does, else the one spelt most like it; of one word, the verb's own first."""
+    known = [other for other in dict.fromkeys(known) if _plain(other) != _plain(key)]
     key = _plain(key.replace("-", "_"))
-    known = [other for other in dict.fromkeys(known) if _plain(other) != key]
     last, first = key.rpartition(".")[2], key.partition(".")[0]
+    if "." not in key:
+        if near := get_close_matches(key, [other for other in known if "." not in other], 1, 0.8):
+            return near[0]
+        if SYNONYMS.get(key) in known:
+            return SYNONYMS[key]
     same = [other for other in known if other.rpartition(".")[2] == last]
     if same:
         return min(same, key=lambda other: (other.partition(".")[0] != first, len(other)))

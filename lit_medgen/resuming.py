@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_medgen.callbacks.ema import EMA
@@ -29,6 +29,9 @@ HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
 
 ACCUMULATE = "trainer.accumulate_grad_batches"
+NEEDS = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg", "momentum": "momentum_buffer"}
+"""Hyperparameters that cannot be turned on later -> the state that they read, kept only while they are on."""
+
 DEPTH = 4
 """Of objects within objects that are compared."""
 
@@ -100,7 +103,7 @@ class Resume(_CheckpointConnector):
             for key in before | self._configured
             if before.get(key) != self._configured.get(key)
         }
-        _refuse_if_fixed(self.trainer, changed if before else {}, self._ckpt_path)
+        _refuse_if_fixed(self.trainer, changed if before else {}, self._loaded_checkpoint, self._ckpt_path)
         _configure_states(self.trainer, self._loaded_checkpoint, changed)
         try:
             super().restore_optimizers_and_schedulers()
@@ -126,6 +129,16 @@ def leave_saving_to_callbacks(options: dict[str, Any]) -> None:
         options["enable_checkpointing"] = False
 
 
+def refuse_two_averages(trainer: Trainer) -> None:
+    """InputError for two EMA callbacks: each would take the other's average for the raw weights."""
+    decays = [callback.decay for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
+    if len(decays) > 1:
+        raise InputError(
+            f"trainer.callbacks has {len(decays)} EMA callbacks (decay {', '.join(map(str, decays))}); keep one: "
+            "callbacks+: adds to a list, callbacks: replaces it."
+        )
+
+
 def tell_if_nothing_is_saved(trainer: Trainer) -> None:
     """Prints one line if no callback saves checkpoints."""
     if trainer.is_global_zero and not trainer.checkpoint_callbacks:
@@ -141,6 +154,9 @@ def hyperparameters(trainer: Trainer) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
         ACCUMULATE: trainer.accumulate_grad_batches,
+        "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        "trainer.gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+        "trainer.precision": trainer.precision,
     }
     for name, optimizer in _optimizers(trainer):
         found[name] = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
@@ -211,9 +227,9 @@ def _arguments(callback: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(callback).items() if name in names}
 
 
-def _refuse_if_fixed(trainer: Trainer, changed: Changes, path: Any) -> None:
+def _refuse_if_fixed(trainer: Trainer, changed: Changes, checkpoint: dict[str, Any], path: Any) -> None:
     """InputError for a change that a run in progress cannot take."""
-    fixed = {name for name, _ in _optimizers(trainer)}
+    fixed = {name for name, _ in _optimizers(trainer)} | _without_state(trainer, checkpoint)
     for name, schedule in _schedules(trainer):
         if not isinstance(schedule, LambdaLR):  # its values cannot be told from its state
             fixed |= {name, *(f"{key}.lr" for key, each in _optimizers(trainer) if each is schedule.optimizer)}
@@ -227,6 +243,16 @@ def _refuse_if_fixed(trainer: Trainer, changed: Changes, path: Any) -> None:
             f"{where} is {now}, but the run of {path} has {before}, which cannot change at step "
             f"{trainer.global_step}; give {before}, or start a run of another --name without --ckpt_path."
         )
+
+
+def _without_state(trainer: Trainer, checkpoint: dict[str, Any]) -> set[str]:
+    """Keys of `NEEDS` that are on, of optimizers whose saved state has not what they read; SGD makes its own."""
+    found: set[str] = set()
+    for (name, optimizer), state in zip(_optimizers(trainer), checkpoint["optimizer_states"], strict=False):
+        lacking = {key for key, kept in NEEDS.items() if any(kept not in each for each in state["state"].values())}
+        for prefix, group in _groups(name, optimizer.param_groups) if not isinstance(optimizer, SGD) else ():
+            found |= {f"{prefix}.{key}" for key in lacking if group.get(key)}
+    return found
 
 
 def _configure_states(trainer: Trainer, checkpoint: dict[str, Any], changed: Iterable[str]) -> None:

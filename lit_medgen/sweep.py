@@ -104,11 +104,13 @@ def run_sweep(
         for process in running:
             process.wait()
         raise Interrupted(f"{stop}; what runs was told to save; go on with --resume.", 128 + stop.signum) from None
-    rows = _done(places)
+    rows, tables = _done(places), _tables(folder)
+    tables.claim()
     _write_table(folder / "table.csv", rows)
     if metric.get("name") and rows:
         _plot(folder / "plot.png", rows, metric["name"])
         _print_best(rows, metric)
+    tables.end()
     print(f"{len(rows)} of {len(runs)} runs done; table: {folder / 'table.csv'}")
     if failed:
         raise RunError(f"{len(failed)} runs failed: {'; '.join(failed)}. Mend the cause and go on with --resume.")
@@ -247,9 +249,15 @@ def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> Non
         if there.read_text(errors="replace") != plan:
             raise InputError(f"{folder}: holds another sweep (file, seed or command differ); give another --out.")
     else:
-        Outputs(folder, "sweep", ["sweep.json", "table.csv", "plot.png", *(place.name for place in places)]).check()
+        Outputs(folder, "sweep", ["sweep.json", *(place.name for place in places)]).check()
+    _tables(folder).check()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(there, plan)
+
+
+def _tables(folder: Path) -> Outputs:
+    """What is written at the end; the user may have changed it since."""
+    return Outputs(folder, "sweep", ["table.csv", "plot.png"])
 
 
 def _run(

@@ -38,7 +38,7 @@ from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
 from lit_medgen.methods.first_stage import FirstStage, TwoStage
-from lit_medgen.resuming import Resume, leave_saving_to_callbacks, tell_if_nothing_is_saved
+from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
 
@@ -66,6 +66,8 @@ class Trainer(L.Trainer):
                     f"trainer.{key} is {kwargs[key]}, but a run is one endless epoch, counted in steps; give "
                     f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
                 )
+        if (kwargs.get("gradient_clip_val") or 0) < 0:
+            raise InputError(f"trainer.gradient_clip_val is {kwargs['gradient_clip_val']}; give 0 or more.")
         leave_saving_to_callbacks(kwargs)
         take_no_mps(kwargs)
         show_ours(kwargs)
@@ -112,6 +114,7 @@ class Trainer(L.Trainer):
         """
         if self.max_steps == -1 and not any(isinstance(callback, Timer) for callback in self.callbacks):  # type: ignore[attr-defined]
             raise InputError("trainer.max_steps is -1, so the run would never end; give it, or trainer.max_time.")
+        refuse_two_averages(self)
         folder = run_folder(self) / "checkpoints"
         if ckpt_path == "last":
             ckpt_path = newest(folder)
@@ -208,8 +211,11 @@ class Trainer(L.Trainer):
             )
         ckpt_path = behind_link(ckpt_path)
         wanted = list(range(num)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds
-        if not wanted or len(set(wanted)) != len(wanted):
-            raise InputError(f"--seeds {wanted}: give at least one seed and each seed once (or --num).")
+        if not wanted or len(set(wanted)) != len(wanted) or not 0 <= min(wanted) <= max(wanted) < 2**63:
+            raise InputError(
+                f"--seeds {wanted}: give at least one seed, from 0 to 2**63 - 1, and each once (or --num)."
+            )
+        _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
         if self.is_global_zero:
             sample_files(Path(out), generator.makes, wanted).check()
@@ -254,6 +260,8 @@ class Trainer(L.Trainer):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
         if datamodule is None:
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
+        _refuse_below_one("--batch_size", batch_size)
+        _refuse_below_one("--num", 1 if num is None else num)
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
         ckpt_path = behind_link(ckpt_path) if ckpt_path else None
         seconds = None
@@ -353,6 +361,11 @@ def _refuse_other_size(checkpoint: Path, spec: DataSpec) -> None:
             f"--ckpt_path {checkpoint}: its images have size {theirs.size}, but those of the data have "
             f"{tuple(spec.size)}; use the data it was trained on."
         )
+
+
+def _refuse_below_one(option: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{option} is {value}; give 1 or more.")
 
 
 def _generator(model: Method) -> Generator:

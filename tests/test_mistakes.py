@@ -28,6 +28,15 @@ CDPM = ["fit", "--config", "configs/cdpm.yaml"]
         ([*CDPM, "--model.lr=0.1"], "did you mean --model.init_args.optimizer.init_args.lr?"),
         ([*CDPM, "--lr", "0.1"], "did you mean --model.init_args.optimizer.init_args.lr?"),
         ([*CDPM, "--data.batch_sise=2"], "did you mean --data.init_args.batch_size?"),
+        ([*CDPM, "--ckpt-path=last"], "did you mean --ckpt_path?"),
+        ([*CDPM, "--learning_rate=1"], "did you mean --model.init_args.optimizer.init_args.lr?"),
+        ([*CDPM, "--seed=1"], "did you mean --seed_everything?"),
+        ([*CDPM, "--name=a/b"], "--name is 'a/b'; give the name of one folder"),
+        ([*CDPM, "--name="], "--name is ''"),
+        ([*CDPM, "--name=.."], "--name is '..'"),
+        ([*CDPM, "--trainer.gradient_clip_val=-1"], "; give 0 or more"),
+        ([*CDPM, "--data.init_args.num_workers=-1"], "data.init_args.num_workers is -1"),
+        ([*CDPM, "--data.init_args.num_jobs=0"], "data.init_args.num_jobs is 0"),
         ([*CDPM, "--max_steps", "9"], "did you mean --trainer.max_steps?"),
         ([*CDPM, "--trainer.presicion=32"], "did you mean --trainer.precision?"),
         ([*CDPM, "--checkpoint", "last"], "did you mean --ckpt_path?"),
@@ -79,6 +88,30 @@ def test_nothing_near_is_not_guessed() -> None:
     assert nearest_key("zebra", ["trainer.max_steps", "name"]) is None
     assert nearest_key("trainer.zebra", ["data.init_args.zebras"]) is None
     assert nearest_class("numpy.ndarray") is None
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--seed=3", "did you mean --seeds?"),
+        ("--seeds=[-1]", "--seeds [-1]: give at least one seed, from 0"),
+        ("--seeds=[10000000000000000000000]", "to 2**63 - 1"),
+        ("--num=-1", "give at least one seed"),
+        ("--batch_size=0", "--batch_size is 0; give 1 or more"),
+    ],
+)
+def test_numbers_that_no_sample_has(
+    option: str, words: str, trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained.on_checkpoint("sample", f"--out={tmp_path / 'new'}", option) == 2
+    assert words in one_line(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_that_no_report_has(trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--num=0", "--batch_size=-1"):
+        assert trained.on_checkpoint("evaluate", f"--out={tmp_path / 'new'}", option) == 2
+        assert "give 1 or more" in one_line(capsys)
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(

@@ -26,6 +26,7 @@ from lit_medgen.trainer import Trainer
 from lit_medgen.words import known_config
 
 ADAM = partial(torch.optim.AdamW, lr=1e-4)
+RMSPROP = partial(torch.optim.RMSprop, lr=1e-4)
 
 
 class Plain(Method):
@@ -150,8 +151,10 @@ def test_a_changed_rate_learns_as_if_it_had_been_set_by_hand(tmp_path: Path) -> 
         (Decaying(steps=[4, 8]), Decaying(steps=[4, 9]), {}, ["learning_rate", "8=1", "9=1"]),
         (Decaying(), Decaying(partial(torch.optim.AdamW, lr=0.05)), {}, ["optimizer.lr", "0.05", "0.0001"]),
         (Plain(), Plain(), {"accumulate_grad_batches": 3}, ["trainer.accumulate_grad_batches", "3", "1"]),
+        (Plain(), Plain(partial(ADAM, amsgrad=True)), {}, ["optimizer.amsgrad", "True", "False"]),
+        (Plain(RMSPROP), Plain(partial(RMSPROP, momentum=0.9)), {}, ["optimizer.momentum", "0.9", "0"]),
     ],
-    ids=["class", "two classes", "schedule", "milestones", "rate of a schedule", "accumulation"],
+    ids=["class", "two classes", "schedule", "milestones", "rate of a schedule", "accumulation", "amsgrad", "momentum"],
 )
 def test_what_cannot_change_is_refused(
     before: Method, now: Method, options: dict[str, Any], words: list[str], tmp_path: Path
@@ -174,7 +177,37 @@ def test_nothing_changed_is_the_same_run(
     assert "resumed" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD])
+def test_what_can_be_turned_on_or_off_later_is(kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = {"amsgrad": True} if kind is torch.optim.AdamW else {"momentum": 0.9}
+    optimizer = partial(kind, lr=1e-4)
+    on = partial(optimizer, **option)
+    for steps, each in [(1, optimizer if kind is torch.optim.SGD else on), (2, on), (3, optimizer)]:
+        train(tmp_path, Plain(each), steps)
+    assert f"optimizer.{next(iter(option))}" in capsys.readouterr().err
+
+
+def test_clipping_that_changes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, Plain(), 1)
+    train(tmp_path, Plain(), 2, gradient_clip_val=0.1)
+    assert "trainer.gradient_clip_val None -> 0.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"lr": -1.0}, {"betas": (2.0, 0.9)}, {"foreach": True, "fused": True}])
+@pytest.mark.parametrize("kind", [Plain, Two])
+def test_values_that_an_optimizer_refuses_are_one_line(
+    kind: type[Plain], options: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"^model\.init_args\.optimizer: .*init_args"):
+        train(tmp_path, kind(partial(ADAM, **options)), 1)
+
+
 # Averaged weights.
+
+
+def test_two_averages_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"2 EMA callbacks \(decay 0\.9, 0\.5\); keep one"):
+        train(tmp_path, Plain(), 1, EMA(0.9), EMA(0.5))
 
 
 def test_averaged_weights_are_not_trained_on(tmp_path: Path) -> None:

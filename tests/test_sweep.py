@@ -168,6 +168,11 @@ def test_a_misspelt_metric_ends_the_sweep_after_its_first_run(
     file.write_text(yaml.safe_dump(GRID | {"metric": {"name": "val/loss", "goal": "minimize"}}))
     assert main([*line, "--resume"]) == 0
     assert capsys.readouterr().out.count("0.5  run_00") == 6
+    assert main([*line, "--resume"]) == 0
+    (tmp_path / "out" / "table.csv").write_text("with my notes")
+    assert main([*line, "--resume"]) == 2
+    assert "table.csv: not written by this verb, or changed since" in one_line(capsys)
+    assert (tmp_path / "out" / "table.csv").read_text() == "with my notes"
 
 
 def test_random_draws_stay_in_their_range_and_repeat() -> None:

@@ -56,7 +56,6 @@ class SampleWriter(BasePredictionWriter):
         self.folder, self.format, self.asked, self.checkpoint = folder, format, asked, checkpoint
         self.seconds, self._start = 0.0, time.perf_counter()
         self.makes: Origin = "synthetic"
-        folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """InputError if the format cannot hold what the model makes, or the folder holds what `sample` did not write.

@@ -103,7 +103,7 @@ class Adversarial(Method):
         critic = list(self.critic.parameters())
         theirs = set(critic)
         ours = [parameter for parameter in self.parameters() if parameter.requires_grad and parameter not in theirs]
-        optimizers = [self.make_optimizer(ours), self.make_critic_optimizer(critic)]
+        optimizers = [self.optimizer_of("optimizer", ours), self.optimizer_of("critic_optimizer", critic)]
         factors = (self.learning_rate, self.critic_learning_rate)
         return optimizers, [
             torch.optim.lr_scheduler.LambdaLR(each, factor) for each, factor in zip(optimizers, factors, strict=True)

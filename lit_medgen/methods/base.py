@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import DPMSolverPP2M, evaluation_times, stratified_times
-from lit_medgen.errors import InputError, NonFiniteError
+from lit_medgen.errors import InputError, NonFiniteError, describe
 from lit_medgen.images.origin import Origin
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
@@ -106,6 +106,8 @@ class Method(L.LightningModule, ABC):
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
         self.check_shape(shape)
+        for key in self.optimizer_keys:
+            self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
 
     def networks_for_speed(self) -> list[nn.Module]:
         """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""
@@ -148,9 +150,17 @@ class Method(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
-        optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_of(self, key: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """What the argument of that name makes; InputError for values that the optimizer's class refuses."""
+        make: OptimizerCallable = getattr(self, f"make_{key}")
+        try:
+            return make(parameters)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"model.init_args.{key}: {describe(error)}; look at its init_args.") from error
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
