@@ -19,7 +19,6 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from data_modules.listing import Tree, count_suffixes, walk
@@ -33,6 +32,7 @@ from data_modules.summary import account, contents, kinds, passed_over
 from data_modules.tables import Numbers
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.output import say
 from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
@@ -334,15 +334,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         dataset = self.dataset("train")
         rank, world_size = self._place_of_process()
         batches = PositionBatches(len(dataset), self.batch_size, self.seed, rank, world_size, self._first_position)
-        return WatchedLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            timeout=self.worker_timeout_s if self.num_workers else 0,
-        )
+        return self._loader(dataset, batch_sampler=batches)
 
     def state_dict(self) -> dict[str, int]:
         """Position in the order of samples, which is what a resumed run needs, on however many processes."""
@@ -377,10 +369,13 @@ class MedicalDataModule(L.LightningDataModule, ABC):
     def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
         rank, world_size = self._place_of_process()
         places = [(index, index) for index in range(rank, len(self.records[split]), world_size)]
+        return self._loader(self.dataset(split), batch_size=self.batch_size, sampler=places)
+
+    def _loader(self, dataset: StoreDataset, **order: Any) -> DataLoader[Batch]:
+        """The batches of a data set, in an order given by a sampler."""
         return WatchedLoader(
-            self.dataset(split),
-            batch_size=self.batch_size,
-            sampler=places,
+            dataset,
+            **order,
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,
@@ -437,11 +432,6 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""
         found = self.store.read(record)[None] if slices is None else upright(self.store.read(record, slices))
         return torch.from_numpy(np.ascontiguousarray(found))[:, None]
-
-
-def say(line: str) -> None:
-    """Prints a line, in the first process of several."""
-    rank_zero_only(print)(line, flush=True)
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

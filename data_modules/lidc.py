@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import MedicalDataModule
 from data_modules.lidc_annotations import HIGHEST
@@ -35,6 +34,7 @@ from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec
 from lit_medgen.images.dicom import group_by_series, header_of, read_dataset
 from lit_medgen.images.png import write_figure
+from lit_medgen.output import say
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SERIES = re.compile(r"<SeriesInstanceUid>\s*([\d.]{1,64})\s*<")
@@ -130,7 +130,7 @@ class LIDCDataModule(MedicalDataModule):
         accepted, rejected = super().prepare(verify, figures)
         store = self.open_store()
         _write_nodules(store)
-        rank_zero_info(_summary(list(store.facts.values())))
+        say(_summary(list(store.facts.values())))
         if figures:
             from data_modules.figures import ct_statistics
 
@@ -139,7 +139,7 @@ class LIDCDataModule(MedicalDataModule):
         return accepted, rejected
 
     def open_store(self) -> SliceStore:
-        """Of slices."""
+        """Opens the store with one record per slice."""
         return SliceStore(self.address, self.ct.numbers)
 
     def make_spec(self) -> DataSpec:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -29,6 +28,7 @@ from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.methods.base import FACTS, Method
+from lit_medgen.output import say
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
 
 LAST = "last.ckpt"
@@ -100,7 +100,7 @@ def newest(folder: Path) -> Path | None:
         fault = fault_of(path)
         if fault is None:
             return path
-        print(f"skipped {path}: {fault}", file=sys.stderr)
+        say(f"skipped {path}: {fault}", warning=True)
     if found or (folder / LAST).is_symlink():
         raise InputError(
             f"{folder}: none of {len(found)} checkpoints is whole; restore one from a backup, or remove the folder to "

@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,6 @@ import jsonargparse
 import torch
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules  # noqa: F401 (lets a config name its classes)
@@ -37,6 +35,7 @@ from lit_medgen.help import of_verb
 from lit_medgen.loggers import RunLogger
 from lit_medgen.methods.base import Method
 from lit_medgen.mistakes import explain, nearest_file, shorten
+from lit_medgen.output import say
 from lit_medgen.trainer import Trainer
 from lit_medgen.trust import EVERYTHING, trusting
 from lit_medgen.words import (
@@ -109,10 +108,10 @@ class CLI(LightningCLI):
             words[1:1] = ["--config", yaml.safe_dump(config, sort_keys=False)]
         self.config = _parsed(parser, words)
         if self.config.subcommand == "fit" and (lost := replaced_callbacks(words, self.config.fit.trainer.callbacks)):
-            rank_zero_only(print)(
+            say(
                 f"trainer.callbacks: a later list replaces {', '.join(lost)} of an earlier one; to add to it, write "
                 "callbacks+: in a file, or --trainer.callbacks+= on the command line.",
-                file=sys.stderr,
+                warning=True,
             )
 
     def _parse_ckpt_path(self) -> None:

@@ -39,7 +39,7 @@ class HashingFile:
         self.failure: OSError | None = None
 
     def write(self, content: bytes | memoryview) -> int:
-        """Appends."""
+        """Appends the content to the file and to its hash; returns the number of bytes written."""
         try:
             written = self._file.write(content)
         except OSError as error:
@@ -50,12 +50,12 @@ class HashingFile:
         return written
 
     def flush(self) -> None:
-        """To the operating system."""
+        """Hands what was written to the operating system."""
         self._file.flush()
 
     @property
     def sha256(self) -> str:
-        """Of everything written."""
+        """SHA-256 of everything written so far, in hexadecimal."""
         return self._digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from lit_medgen.files import write_atomically
 from lit_medgen.images.grids import save_figure
 from lit_medgen.images.plots import save_map, save_scores
 from lit_medgen.nulls import DEFINITIONS
+from lit_medgen.output import say
 
 NUM_SHOWN = 6
 """Images of each kind in the figure."""
@@ -33,7 +34,7 @@ def write_report(
     save_scores(out / "scores.png", report)
     save_figure(out / "samples.png", rows, NUM_SHOWN)
     save_map(out / "map.png", points)
-    print(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png\n{report['verdict']}")
+    say(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png\n{report['verdict']}")
 
 
 def as_markdown(report: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_medgen.callbacks.ema import EMA
 from lit_medgen.errors import InputError, describe
 from lit_medgen.methods.base import FACTS
+from lit_medgen.output import say
 
 HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
@@ -112,9 +112,9 @@ class Resume(_CheckpointConnector):
                 f"{self._ckpt_path}: its optimizer state does not fit ({describe(error)}); train the same parts of the "
                 "network, or start a run of another --name."
             ) from error
-        if before and changed and self.trainer.is_global_zero:
+        if before and changed:
             told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
-            print(f"resumed with changed values: {told}", file=sys.stderr)
+            say(f"resumed with changed values: {told}", warning=True)
 
     @property
     def _fits(self) -> bool:
@@ -141,11 +141,11 @@ def refuse_two_averages(trainer: Trainer) -> None:
 
 def tell_if_nothing_is_saved(trainer: Trainer) -> None:
     """Prints one line if no callback saves checkpoints."""
-    if trainer.is_global_zero and not trainer.checkpoint_callbacks:
-        print(
+    if not trainer.checkpoint_callbacks:
+        say(
             "no checkpoints: trainer.callbacks has no Checkpoints, so nothing of this run is saved; add it with "
             "callbacks+: in a config, or --trainer.callbacks+=lit_medgen.callbacks.Checkpoints",
-            file=sys.stderr,
+            warning=True,
         )
 
 

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed.constants import default_pg_timeout
 from torch.utils.data import DataLoader
 
@@ -38,6 +37,7 @@ from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
 from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
 from lit_medgen.methods.first_stage import FirstStage, TwoStage
+from lit_medgen.output import say
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
@@ -133,14 +133,12 @@ class Trainer(L.Trainer):
                 logger.continue_in(run_folder(self))
                 _ = logger.experiment  # refused now, not after the preparation
         self.signals.expect_requeue()
-        if self.is_global_zero:
-            print(f"run folder: {folder.parent}" + (f"; it goes on from {ckpt_path}" if ckpt_path else ""), flush=True)
+        say(f"run folder: {folder.parent}" + (f"; it goes on from {ckpt_path}" if ckpt_path else ""))
         if isinstance(model, Method) and (shape := getattr(datamodule, "shape", None)):
             model.before_data(shape(), self.resumed_from)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
-        if self.is_global_zero:
-            written = sorted(path.name + "/" * path.is_dir() for path in folder.parent.glob("[!.]*"))
-            print(f"{self.global_step} steps done; {folder.parent}: {', '.join(written)}")
+        written = sorted(path.name + "/" * path.is_dir() for path in folder.parent.glob("[!.]*"))
+        say(f"{self.global_step} steps done; {folder.parent}: {', '.join(written)}")
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.state.fn != "fit":
@@ -168,7 +166,7 @@ class Trainer(L.Trainer):
             device = self.strategy.root_device
             sharing = self.num_devices if device.type == "cpu" else 1
             if line := batch_warning(model, voxels, device, sharing):
-                rank_zero_only(print)(line, flush=True)
+                say(line)
 
     def border(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""
@@ -228,8 +226,7 @@ class Trainer(L.Trainer):
         values = generator.values_of(attributes, spec or generator.needed_spec()) if attributes else {}
         asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
         self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
-        if self.is_global_zero:
-            print(f"{len(wanted)} {TOLD[generator.makes].format(out)}")
+        say(f"{len(wanted)} {TOLD[generator.makes].format(out)}")
 
     def evaluate(
         self,
@@ -279,7 +276,7 @@ class Trainer(L.Trainer):
             samples = str(Path(out, "samples"))
             asked = requests(generator, data, num)
             refuse_unfit(generator, data, len(asked.seeds), features)
-            _refuse_other_size(Path(ckpt_path), data.spec)
+            _refuse_other_size(ckpt_path, trained, data.spec)
             give_originals(generator, data)
             seconds = self._write_samples(generator, asked, batch_size, samples, None, ckpt_path) / len(asked.seeds)
         if self.is_global_zero:
@@ -353,12 +350,11 @@ class _Requested(L.LightningDataModule):
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.asked.some)  # type: ignore[arg-type]
 
 
-def _refuse_other_size(checkpoint: Path, spec: DataSpec) -> None:
+def _refuse_other_size(ckpt_path: str, trained: DataSpec | None, spec: DataSpec) -> None:
     """InputError if the model of a checkpoint makes images that cannot be compared with those of the data."""
-    theirs = read_spec(checkpoint)
-    if theirs and theirs.size != tuple(spec.size):
+    if trained and trained.size != tuple(spec.size):
         raise InputError(
-            f"--ckpt_path {checkpoint}: its images have size {theirs.size}, but those of the data have "
+            f"--ckpt_path {ckpt_path}: its images have size {trained.size}, but those of the data have "
             f"{tuple(spec.size)}; use the data it was trained on."
         )
 

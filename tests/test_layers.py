@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import ROOT
 
-LEAVES = {"lit_medgen.batch", "lit_medgen.seeds", "lit_medgen.errors", "lit_medgen.files", "lit_medgen.signals"}
+LEAVES = {f"lit_medgen.{name}" for name in ("batch", "seeds", "errors", "files", "signals", "output")}
 # Folder -> what it may import of ours, besides itself. The functions of a verb may import what they run.
 ARROWS = {
     "lit_medgen/diffusion": {"lit_medgen.batch", "lit_medgen.seeds"},

@@ -20,7 +20,6 @@ def test_a_run_says_where_it_lies_and_counts_its_steps(
     tmp_path: Path,
     phantoms: Path,
     capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     run = TinyRun(tmp_path, phantoms)
@@ -33,7 +32,7 @@ def test_a_run_says_where_it_lies_and_counts_its_steps(
         assert lines[-1].startswith(f"{steps} steps done; {tmp_path / 'cdpm'}: checkpoints/, config.yaml")
         assert f" {steps}/{steps} " in printed.out
         assert not any(word in printed.out + printed.err for word in ("Epoch", "FLOPs", "Please add"))
-        assert "CDPM: 58,945 parameters are trained" in caplog.text
+        assert "CDPM: 58,945 parameters are trained" in printed.out
     assert run.on_checkpoint("sample", "--num=1", f"--out={tmp_path / 'out'}") == 0
     assert not [str(warned.message) for warned in recwarn if "callbacks" in str(warned.message)]
 

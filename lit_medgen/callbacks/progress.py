@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar, RichProgressBar
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_medgen.output import say
 
 
 class Progress(RichProgressBar):
@@ -41,7 +42,7 @@ class ModelSize(Callback):
         for parameter in pl_module.parameters():
             num[parameter.requires_grad] += parameter.numel()
         frozen = f", {num[False]:,} frozen" if num[False] else ""
-        rank_zero_info(f"{type(pl_module).__name__}: {num[True]:,} parameters are trained{frozen}")
+        say(f"{type(pl_module).__name__}: {num[True]:,} parameters are trained{frozen}")
 
 
 def show_ours(kwargs: dict[str, Any]) -> None:

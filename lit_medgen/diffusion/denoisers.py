@@ -41,7 +41,7 @@ class UniformWeight:
     """Weight 1 on the predicted quantity: Ho et al. 2020, eq. 14 (L_simple) when it is eps."""
 
     def __call__(self, log_snr: Tensor, parametrisation: Parametrisation) -> Tensor:
-        """b -> b."""
+        """Loss weight of each image from its log-SNR; b -> b."""
         return torch.ones_like(log_snr)
 
 
@@ -56,7 +56,7 @@ class MinSNR(UniformWeight):
         self.gamma = gamma
 
     def __call__(self, log_snr: Tensor, parametrisation: Parametrisation) -> Tensor:
-        """b -> b."""
+        """Loss weight of each image from its log-SNR; b -> b."""
         snr = log_snr.exp()
         weight = snr.clamp(max=self.gamma)
         return {"x": weight, "eps": weight / snr, "v": weight / (snr + 1)}[parametrisation]

@@ -86,7 +86,7 @@ class Absorbing(CodeMaps):
             )
 
     def time(self, level: Tensor) -> Tensor:
-        """Nothing: the mask says it."""
+        """Zeros: the transformer infers the level from the number of masked codes."""
         return torch.zeros(len(level), device=self.device)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -221,7 +221,7 @@ class AtlasDenoiser(Denoiser):
 
 
 def without(person: int) -> int:
-    """Which atlas the given person of those it was made of is left out of."""
+    """Index of the atlas that was fitted without this person, by her number among the training people."""
     return 1 + person % NUM_PARTS
 
 

@@ -129,7 +129,8 @@ class Method(L.LightningModule, ABC):
                 refuse_other_people(self.spec, spec, "this model")
             self.spec = spec
         if isinstance(self.trainer.strategy, DDPStrategy):
-            # Buffers are equal by themselves; to send them in validation would hang where batches are not as many.
+            # Buffers are identical on all ranks. Broadcasting them would deadlock in validation, where ranks may have
+            # different numbers of batches.
             self.trainer.strategy._ddp_kwargs["broadcast_buffers"] = False
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

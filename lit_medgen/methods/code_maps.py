@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, sent
@@ -31,6 +30,7 @@ from lit_medgen.methods.first_stage import TwoStage, keys_of, weights_hash
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.networks.transformer import CodeTransformer
+from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
 
 ENCODED_AT_ONCE = 16
@@ -164,7 +164,7 @@ class CodeMaps(TwoStage):
             CodeTable.make(self.first_stage, data, address)
         self.trainer.strategy.barrier("codes")
         self.table = data.stored_codes = CodeTable(address)
-        rank_zero_info(f"codes of {len(self.table.rows)} volumes: {address}")
+        say(f"codes of {len(self.table.rows)} volumes: {address}")
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z: those it holds, or made now."""

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,6 +30,7 @@ from lit_medgen.methods.base import FACTS, default_optimizer
 from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
 from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.networks.quantizer import usage
+from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
 
 
@@ -100,7 +100,7 @@ class IHDM(CodeMaps):
         resolution = self.schedule.sigma(torch.tensor([1, self.schedule.num_levels]))
         times = self.schedule.heat_time(torch.tensor([1, self.schedule.num_levels]))
         low, high = resolution.tolist()
-        rank_zero_info(
+        say(
             f"blur of level 1 to {self.schedule.num_levels}: sigma {low:.3g} to {high:.3g}, heat time "
             f"{times[0].item():.3g} to {times[1].item():.3g}, in places of the map"
         )
@@ -108,7 +108,7 @@ class IHDM(CodeMaps):
             return
         codes = self._training_maps()
         self.scale.fill_(1 / self._deviation(codes).clamp(min=1e-6))
-        rank_zero_info(
+        say(
             f"scale of codes: {self.scale.item():.4g}; the checkpoint will hold {self.num_priors} blurred code maps of "
             "training people, with little blur near copies of them"
         )

@@ -22,7 +22,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +36,7 @@ from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
+from lit_medgen.output import say
 
 DELTA = 1e-4
 LEAST_FOR_FRECHET = 8
@@ -167,7 +167,7 @@ class VQGAN(Adversarial, FirstStage):
                     self._take_features(train, cache)
                 self.trainer.strategy.barrier("features")
         names = [*(distance.features for distance in self._perceptual), *([self._views.name] if self._views else [])]
-        rank_zero_info(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
+        say(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
 
     def _take_features(self, train: Tensor, cache: Path) -> None:
         """Learns or loads the features, of images of the training people."""
@@ -205,14 +205,14 @@ class VQGAN(Adversarial, FirstStage):
         return self._step >= self.critic_start
 
     def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Hinge."""
+        """Hinge loss of the discriminator (Lim & Ye 2017, section 2), and its mean outputs for real and made images."""
         real = self.critic(self._augmented(batch.image)).float()
         made = self.critic(self._augmented(self.output.detach())).float()
         loss = (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
         return {"critic_loss": loss, "critic_of_real": real.mean(), "critic_of_made": made.mean()}
 
     def _critic_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        """Lambda."""
+        """Adaptive weight of the adversarial loss (Esser et al. 2021, eq. 7): the ratio of two gradient norms."""
         ours, theirs = (
             torch.autograd.grad(loss, self.network.last_layer, retain_graph=True)[0].float().norm()
             for loss in (reconstruction, adversarial)

@@ -52,7 +52,7 @@ class TimeEmbedding(nn.Sequential):
         self.channels = channels
 
     def forward(self, t: Tensor) -> Tensor:
-        """b -> b e."""
+        """The embedding of each image's time; b -> b e."""
         features = sinusoid(1000 * t, self.channels).to(next(self.parameters()).dtype)
         return super().forward(features)
 
