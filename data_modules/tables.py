@@ -195,7 +195,9 @@ class Numbers:
             owner: show one of the cells, which may say more than a log should.
         """
         return [
-            f"column {column!r}: {len(unread)} of {total} cells are no numbers, so they are unknown"
+            f"column {column!r}: {len(unread)} of {total} cells are "
+            + ("codes of unknown meaning" if NUMBER.fullmatch(unread[0].strip()) else "no numbers")
+            + ", so they are unknown"
             + (f", e.g. {unread[0][:40]!r}" if owner else "")
             for column, (unread, total) in self._unread.items()
             if unread
