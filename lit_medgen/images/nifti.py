@@ -6,6 +6,7 @@ Every fault of a file is a ValueError whose text says what was found and expecte
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,6 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from lit_medgen.files import write_atomically
@@ -21,6 +21,7 @@ from lit_medgen.files import write_atomically
 MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
 
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it logs of a header is raised as well, or mended
 
 Form = Literal["agree", "sform", "qform"]
 PREPROCESSING = "data.init_args.preprocessing"
@@ -46,8 +47,7 @@ def read_nifti(
     """
     _check_suffix(path)
     try:
-        with LoggingOutputSuppressor():  # what it logs of a header is raised as well, or mended
-            image = nib.load(path)
+        image = nib.load(path)
         _check_header(image, flat)
         affine = _affine(image, form)
         _check_stream(path)

@@ -192,10 +192,13 @@ FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_file_is_refused_with_its_fault(fault: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_with_its_fault(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write, text = FAULTS[fault]
+    path = write(tmp_path)
+    caplog.clear()
     with pytest.raises(ValueError, match=text):
-        read_nifti(write(tmp_path))
+        read_nifti(path)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 1e-3), ("mm", 1.0), ("unknown", 1.0)])
