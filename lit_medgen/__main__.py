@@ -119,7 +119,7 @@ def program() -> NoReturn:
         traceback.print_exc()
         code = 1
     for heeded in HEEDED:
-        signal.signal(heeded, lambda *_: os._exit(code))  # while all is taken down, a second one only hurries it
+        signal.signal(heeded, signal.SIG_IGN)  # all is said and done; what is taken down now is not disturbed
     if code and _rank() is not None:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -70,7 +70,7 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
         if resumed:
             config = in_its_folder(config, file)
     elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
-        config = without_training(yaml.safe_load(file.read_text()))
+        config = without_training(read_yaml(file))
         check_classes(config, file)
     else:
         return None

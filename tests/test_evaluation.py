@@ -549,6 +549,12 @@ def test_without_a_manifest_no_samples(tmp_path: Path) -> None:
         read_samples(tmp_path, VOLUME)
 
 
+def test_a_listed_sample_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file\nsample_00000003.nii.gz\n")
+    with pytest.raises(MissingDataError, match=r"sample_00000003\.nii\.gz: listed in manifest\.csv, but not there"):
+        read_samples(tmp_path, DataSpec(1, (4, 4, 4), (1.0, 1.0, 1.0)))
+
+
 def test_samples_of_another_size_are_an_input_error(tmp_path: Path) -> None:
     write(tmp_path / "s", VOLUME, "nifti", [0])
     other = DataSpec(1, (4, 5, 7), (1.0, 2.0, 3.0))

@@ -108,6 +108,12 @@ def test_numbers_that_no_sample_has(
     assert not (tmp_path / "new").exists()
 
 
+def test_samples_whose_config_is_no_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(": : :")
+    assert main(["evaluate", f"--samples={tmp_path}"]) == 2
+    assert "config.yaml: not valid YAML" in one_line(capsys)
+
+
 def test_numbers_that_no_report_has(trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--num=0", "--batch_size=-1"):
         assert trained.on_checkpoint("evaluate", f"--out={tmp_path / 'new'}", option) == 2

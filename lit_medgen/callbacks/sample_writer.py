@@ -219,6 +219,8 @@ def read_samples(folder: Path, spec: DataSpec) -> Tensor:
     for name in listed(manifest):
         try:
             images.append(_read_sample(folder / name, spec))
+        except FileNotFoundError as error:
+            raise MissingDataError(f"{folder / name}: listed in manifest.csv, but not there; sample again.") from error
         except ValueError as error:
             raise InputError(f"{folder / name}: {error}.") from error
     return torch.stack(images)[:, None]
