@@ -150,8 +150,8 @@ def _check_suffix(path: Path) -> None:
         with path.open("rb") as file:
             if (head := file.read(2)) and head != GZIP:
                 raise ValueError(
-                    f"cannot be read as NIfTI (it is not compressed, though its name ends in {path.suffix}); rename or "
-                    "compress it, unless it is cut off or damaged"
+                    f"cannot be read as NIfTI (it is not compressed though its name ends in {path.suffix}); rename or "
+                    "compress it unless it is cut off or damaged"
                 )
 
 

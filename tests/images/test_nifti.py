@@ -163,7 +163,7 @@ ROWS = 280  # srow_x, srow_y, srow_z: twelve float32
 DIMENSIONS = 40  # dim: eight int16
 FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated": (truncated, "cut off or damaged"),
-    "not compressed": (lambda folder: written(folder / "a.nii.gz", good(folder / "a.nii")), "not compressed, though"),
+    "not compressed": (lambda folder: written(folder / "a.nii.gz", good(folder / "a.nii")), "not compressed though"),
     "gzip trailer missing": (without_trailer, "cut off or damaged"),
     "gzip checksum wrong": (wrong_checksum, "cut off or damaged"),
     "bit flip under gzip": (stored_bit_flip, "cut off or damaged"),
