@@ -101,7 +101,7 @@ class Resume(_CheckpointConnector):
         changed = {
             key: (before.get(key), self._configured.get(key))
             for key in before | self._configured
-            if before.get(key) != self._configured.get(key)
+            if before.get(key) != self._configured.get(key) and (key in before or not key.startswith("trainer."))
         }
         _refuse_if_fixed(self.trainer, changed if before else {}, self._loaded_checkpoint, self._ckpt_path)
         _configure_states(self.trainer, self._loaded_checkpoint, changed)

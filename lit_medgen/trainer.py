@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
 
 
+LEAST = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_interval": 1e-9}
+"""Options that Lightning takes at less, and trains uphill or fails in the middle of a step."""
+
+
 class Trainer(L.Trainer):
     """Lightning's Trainer with a named run folder, borders between steps and two more verbs."""
 
@@ -66,8 +70,11 @@ class Trainer(L.Trainer):
                     f"trainer.{key} is {kwargs[key]}, but a run is one endless epoch, counted in steps; give "
                     f"trainer.{key.replace('epochs', 'steps')} (an epoch is training images / batch size steps)."
                 )
-        if (kwargs.get("gradient_clip_val") or 0) < 0:
-            raise InputError(f"trainer.gradient_clip_val is {kwargs['gradient_clip_val']}; give 0 or more.")
+        for key, least in LEAST.items():
+            if isinstance(value := kwargs.get(key), int | float) and value < least:
+                raise InputError(
+                    f"trainer.{key} is {value}; give {'more than 0' if 0 < least < 1 else f'{least} or more'}."
+                )
         leave_saving_to_callbacks(kwargs)
         take_no_mps(kwargs)
         show_ours(kwargs)

@@ -26,6 +26,8 @@ class EMA(Callback):
     """
 
     def __init__(self, decay: float = 0.9999, warmup: bool = True) -> None:
+        if not 0 <= decay <= 1:
+            raise ValueError(f"EMA.decay is {decay}; give a number from 0 to 1.")
         self.decay, self.warmup = decay, warmup
         self.num_updates = 0
         self.average: dict[str, Tensor] = {}
