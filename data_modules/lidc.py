@@ -23,18 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import MedicalDataModule
 from data_modules.lidc_annotations import HIGHEST
 from data_modules.lidc_slices import CTScan, CTSlices, SliceStore
-from data_modules.listing import DICOM_SUFFIXES, is_dicom, suffix_of
+from data_modules.listing import is_dicom, suffix_of
 from data_modules.semantic_maps import CLASSES
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec
+from lit_medgen.images import DICOM_SUFFIXES
 from lit_medgen.images.dicom import group_by_series, header_of, read_dataset
 from lit_medgen.images.png import write_figure
-from lit_medgen.output import say
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SERIES = re.compile(r"<SeriesInstanceUid>\s*([\d.]{1,64})\s*<")
@@ -130,7 +131,7 @@ class LIDCDataModule(MedicalDataModule):
         accepted, rejected = super().prepare(verify, figures)
         store = self.open_store()
         _write_nodules(store)
-        say(_summary(list(store.facts.values())))
+        rank_zero_info(_summary(list(store.facts.values())))
         if figures:
             from data_modules.figures import ct_statistics
 

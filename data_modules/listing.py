@@ -18,9 +18,8 @@ from pathlib import Path
 
 from data_modules.store import Rejected, partner_of
 from lit_medgen.errors import InputError, raise_fault_of_machine
-from lit_medgen.images import begins_as_dicom
+from lit_medgen.images import DICOM_SUFFIXES, begins_as_dicom
 
-DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".png")
 READ = ".nii, .nii.gz, .hdr with .img, .mgz, .mgh, .png, .dcm, .ima, and DICOM without a suffix"
 """What can be read, for a message; capitals make no difference."""

@@ -27,7 +27,7 @@ from data_modules.store import Scan
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing
 from lit_medgen.images import read_image
-from lit_medgen.images.nifti import Form
+from lit_medgen.images.nifti import PREPROCESSING, Form
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,6 @@ Intensity = Literal["percentile", "minmax", "window"]
 Centre = Literal["brain", "grid"]
 NonFinite = Literal["refuse", "fill"]
 Unsized = Literal["fit", "1mm"]
-KEY = "data.init_args.preprocessing"
 
 LABEL_LEVELS = 16
 """Whole numbers that a volume may consist of for it to be looked at as a label map."""
@@ -81,17 +80,17 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3) or len(self.size) != len(self.field_of_view_mm):
             raise InputError(
-                f"data.init_args.size is {list(self.size)} and field_of_view_mm {list(self.field_of_view_mm)}; "
+                f"{PREPROCESSING}.size is {list(self.size)} and field_of_view_mm {list(self.field_of_view_mm)}; "
                 "give three numbers for each (two for 2D images)."
             )
         if min(self.size) < 1 or not 0 < min(self.field_of_view_mm) <= max(self.field_of_view_mm) < np.inf:
-            raise InputError("data.init_args.size and field_of_view_mm must be positive.")
+            raise InputError(f"{PREPROCESSING}.size and field_of_view_mm must be positive.")
         if not self.window[0] < self.window[1]:
-            raise InputError(f"{KEY}.window is {list(self.window)}; give the lower value first.")
+            raise InputError(f"{PREPROCESSING}.window is {list(self.window)}; give the lower value first.")
         if not 50 <= self.percentile <= 100:
-            raise InputError(f"{KEY}.percentile is {self.percentile:g}; give 50 at least, 100 at most.")
+            raise InputError(f"{PREPROCESSING}.percentile is {self.percentile:g}; give 50 at least, 100 at most.")
         if not 0 <= self.background < 1:
-            raise InputError(f"{KEY}.background is {self.background:g}; give a share, 0 or more and below 1.")
+            raise InputError(f"{PREPROCESSING}.background is {self.background:g}; give a share, 0 or more and below 1.")
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -114,7 +113,8 @@ class Preprocessing:
             voxels, affine = _one_slice(voxels, affine)
         if voxels.ndim != len(self.size):
             raise ValueError(
-                f"an image of {voxels.ndim} dimensions; expected {len(self.size)}, as many as {KEY}.size has numbers"
+                f"an image of {voxels.ndim} dimensions; expected {len(self.size)}, as many as "
+                f"{PREPROCESSING}.size has numbers"
             )
         return voxels, affine
 
@@ -179,7 +179,7 @@ class Preprocessing:
             raise ValueError(
                 f"it comes out nearly constant: {EVEN_INSIDE:.0%} of its foreground or {EVEN:.1%} of all its voxels "
                 f"lie within {EVEN_RANGE:.0%} of the range; are its values, {low:g} to {high:g}, right, and is "
-                f"{KEY}.intensity?"
+                f"{PREPROCESSING}.intensity?"
             )
         return scaled, brain
 

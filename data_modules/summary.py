@@ -46,12 +46,17 @@ def account(accepted: Sequence[Record], rejected: Sequence[Rejected], root: Path
         root: of the raw data.
         folder: of the store.
     """
-    people = len({record.person for record in accepted})
-    line = f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, {people} people"
+    line = counts(accepted, rejected)
     if rejected:
         line += f"; {len(rejected)} rejected, the first: {_nameless(rejected[0], root)}"
         line += f"; all are listed in {folder / 'rejected.csv'}"
     return line
+
+
+def counts(accepted: Sequence[Record], rejected: Sequence[Rejected]) -> str:
+    """How many images of how many people were accepted, in words."""
+    people = len({record.person for record in accepted})
+    return f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, {people} people"
 
 
 def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:

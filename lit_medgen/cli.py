@@ -28,6 +28,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
+from data_modules.summary import counts
 from lit_medgen.callbacks.run_folder import RunConfig
 from lit_medgen.checkpoints import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
@@ -184,8 +185,6 @@ def _run(args: list[str]) -> None:
 
 def prepare(args: list[str]) -> None:
     """Raw data -> prepared store. Options: --config FILE or --data FILE, and `PREPARE_FLAGS`."""
-    from rich.console import Console
-
     _quiet()
     parser = Parser(
         prog="lit_medgen prepare",
@@ -210,11 +209,9 @@ def prepare(args: list[str]) -> None:
     if models := _sections(paths, "model"):
         _untrained(models).check_shape(datamodule.shape())
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
-    console = Console(soft_wrap=True)
     for row in rejected:
-        console.print(f"rejected {row.source}: {row.reason}", markup=False, highlight=False)
-    people = len({record.person for record in accepted})
-    told = [f"accepted {len(accepted)} of {len(accepted) + len(rejected)} images, {people} people"]
+        say(f"rejected {row.source}: {row.reason}")
+    told = [counts(accepted, rejected)]
     cut = [record.cut for record in accepted if not math.isnan(record.cut)]
     if cut:
         what = datamodule.anatomy or "foreground"
@@ -223,7 +220,7 @@ def prepare(args: list[str]) -> None:
     if "--figures" in args:
         told += ["figures: figures/ in it"]
     for line in ["; ".join(told), *datamodule.taken(accepted, rejected, owner=True)]:
-        console.print(line, markup=False, highlight=False)
+        say(line)
 
 
 def _parsed(parser: LightningArgumentParser, words: list[str]) -> Any:

@@ -177,9 +177,7 @@ def evaluate(
     """
     outputs = report_files(out)
     outputs.check()
-    low, high = samples.aminmax()
-    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # so NaN is refused too
-        raise InputError(f"evaluate: samples lie from {low:.4g} to {high:.4g}; scale them to [-1, 1], as the data is.")
+    _refuse_other_range(samples)
     real = data.volumes("test", one_per_person=True)
     train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
     per_person = data.images_per_person
@@ -208,20 +206,18 @@ def evaluate(
     }
     notes: list[str] = []
     if reconstructed:
-        more: dict[str, PairedMetric] = {}
-        try:
-            more = {} if features in (LEARNED, NONE) else {"perceptual": perceptual(features, train)}
-        except InputError as error:  # features without places are enough for all other scores
-            notes.append(f"No perceptual distance: {error}")
-        report["reconstruction"] = _paired(samples, real, per_person, more)
+        report["reconstruction"], missing = _of_reconstructions(samples, real, train, per_person, features)
+        notes += missing
     if features != NONE and not views:
         notes.append(f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each.")
     if notes:
         report["note"] = " ".join(notes)
     nearest = own["nearest_training"]
     assert isinstance(nearest, NearestTraining)
-    pairs = enumerate(zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True))
-    report["nearest"] = [{"sample": i, "training_image": place, "ms_ssim": value} for i, (place, value) in pairs]
+    pairs = zip(nearest.places.tolist(), nearest.likeness.tolist(), strict=True)
+    report["nearest"] = [
+        {"sample": i, "training_image": index, "ms_ssim": value} for i, (index, value) in enumerate(pairs)
+    ]
     report["verdict"] = verdict(report)
     rows = {
         "reconstructions" if reconstructed else "samples": samples[:NUM_SHOWN],
@@ -234,6 +230,13 @@ def evaluate(
     write_report(out, report, rows | {f"null: {name}": images for name, images in shown.items()}, points)
     outputs.end()
     return report
+
+
+def _refuse_other_range(samples: Tensor) -> None:
+    """InputError if samples do not lie in [-1, 1], or are NaN."""
+    low, high = samples.aminmax()
+    if not (low >= -1 - RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):  # so NaN is refused too
+        raise InputError(f"evaluate: samples lie from {low:.4g} to {high:.4g}; scale them to [-1, 1], as the data is.")
 
 
 def report_files(out: Path) -> Outputs:
@@ -322,10 +325,19 @@ def _row(metric: TwoSampleMetric, make: Callable[[], TwoSampleMetric], train: Te
     }
 
 
-def _paired(
-    outputs: Tensor, targets: Tensor, per_person: int, more: Mapping[str, PairedMetric]
-) -> dict[str, dict[str, Any]]:
-    """What reconstructions are worth; of whole people alone."""
+def _of_reconstructions(
+    outputs: Tensor, targets: Tensor, train: Tensor, per_person: int, features: str
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Name -> score, interval and features of reconstructions against their originals, of whole people alone.
+
+    With it a note if the features make no perceptual distance: they are enough for all other scores.
+    """
+    more: dict[str, PairedMetric] = {}
+    notes: list[str] = []
+    try:
+        more = {} if features in (LEARNED, NONE) else {"perceptual": perceptual(features, train)}
+    except InputError as error:
+        notes.append(f"No perceptual distance: {error}")
     num = len(outputs) // per_person * per_person
     rows = {}
     metrics: dict[str, PairedMetric] = {"psnr": PairedPSNR(), "ssim": PairedSSIM(), "ms_ssim": PairedMSSSIM(), **more}
@@ -334,7 +346,7 @@ def _paired(
         metric.update(outputs[:num], targets[:num])
         estimate = metric.estimate()
         rows[name] = {"value": estimate.value, "ci95": list(estimate.ci95), "features": metric.features}
-    return rows
+    return rows, notes
 
 
 def _points(

@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from lit_medgen.images.nifti import Form
 
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+"""In small letters; many DICOM files have none."""
+
 
 def read_image(
     path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False
@@ -32,7 +35,7 @@ def read_image(
     from lit_medgen.images.nifti import read_nifti
     from lit_medgen.images.png import read_png
 
-    if isinstance(path, list) or path.suffix.lower() in ("", ".dcm", ".dicom", ".ima"):
+    if isinstance(path, list) or path.suffix.lower() in ("", *DICOM_SUFFIXES):
         return read_series(path if isinstance(path, list) else [path], flat)
     return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
 

@@ -416,11 +416,12 @@ def test_one_reader_who_drew_four_times_is_one_reader(tmp_path: Path) -> None:
     assert [facts["nodules"] for facts in data.store.facts.values()] == [[]]
 
 
-def test_outlines_without_ratings_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outlines_without_ratings_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = one_scan(tmp_path / "raw") / "069.xml"
     path.write_text(re.sub(r"<characteristics>.*?</characteristics>", "<characteristics/>", path.read_text(), count=1))
-    module(tmp_path / "raw").prepare()
-    assert "1 outlines have no ratings and are left out" in capsys.readouterr().out
+    with caplog.at_level("INFO"):
+        module(tmp_path / "raw").prepare()
+    assert "1 outlines have no ratings and are left out" in caplog.text
 
 
 def test_a_series_of_another_kind_or_of_nobody_is_refused(tmp_path: Path) -> None:
@@ -471,14 +472,14 @@ def test_a_dangling_slice_is_an_error_and_a_folder_is_none(tmp_path: Path) -> No
     assert "1-001.dcm" in one.reason
 
 
-def test_duplicates_count_once_and_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = one_scan(tmp_path / "raw")
     shutil.copy(folder / "1-001.dcm", folder / "1-099.dcm")
-    data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
+    with caplog.at_level("INFO"):
+        data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
     assert next(iter(data.store.facts.values()))["num_slices"] == 10
-    said = capsys.readouterr().out
-    assert "1 scans have slices delivered twice" in said
-    assert "2.5 mm: 1" in said
+    assert "1 scans have slices delivered twice" in caplog.text
+    assert "2.5 mm: 1" in caplog.text
 
 
 def test_rescale_is_that_of_each_slice_and_padding_is_air(tmp_path: Path) -> None:
