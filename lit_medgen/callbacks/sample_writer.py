@@ -88,6 +88,7 @@ class SampleWriter(BasePredictionWriter):
         """Writes the samples of one batch."""
         assert isinstance(pl_module, Generator)
         self.makes = pl_module.makes
+        self.folder.mkdir(parents=True, exist_ok=True)  # a process on another machine may have a disk of its own
         for seed, image in zip(batch.seeds, prediction, strict=True):
             path = self.folder / self.file_name(seed)
             if self.format == "dicom":
