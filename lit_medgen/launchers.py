@@ -11,13 +11,13 @@ from lightning.pytorch import Trainer
 from lit_medgen.errors import InputError, describe
 
 
-def take_all_processes(kwargs: dict[str, Any]) -> None:
+def take_all_processes(options: dict[str, Any]) -> None:
     """Under torchrun, `devices: auto` is the processes that it started, also on CPUs (Lightning takes one of those)."""
-    if TorchElasticEnvironment.detect() and kwargs.get("devices") in (None, "auto"):
+    if TorchElasticEnvironment.detect() and options.get("devices") in (None, "auto"):
         here = int(os.environ["LOCAL_WORLD_SIZE"])
-        kwargs["devices"] = here
-        if kwargs.get("num_nodes") in (None, 1):
-            kwargs["num_nodes"] = int(os.environ["WORLD_SIZE"]) // here
+        options["devices"] = here
+        if options.get("num_nodes") in (None, 1):
+            options["num_nodes"] = int(os.environ["WORLD_SIZE"]) // here
 
 
 def refuse_other_processes(trainer: Trainer) -> None:

@@ -312,15 +312,15 @@ class Trainer(L.Trainer):
         return writer.seconds
 
 
-def take_no_mps(trainer: dict[str, Any]) -> None:
-    """Lets a Mac train on its CPU, unless the trainer's options name its GPU; InputError then."""
+def take_no_mps(options: dict[str, Any]) -> None:
+    """Sets the accelerator of a trainer's options to the CPU on a Mac; InputError if they name its GPU (MPS)."""
     if MPSAccelerator.is_available():
-        if (chosen := trainer.get("accelerator", "auto")) not in ("auto", "cpu"):
+        if (chosen := options.get("accelerator", "auto")) not in ("auto", "cpu"):
             raise InputError(
                 f"trainer.accelerator is {chosen}, but a Mac's GPU (MPS) has no float64, in which noise schedules are "
                 "computed; give cpu (or --config configs/with/cpu.yaml)."
             )
-        trainer["accelerator"] = "cpu"
+        options["accelerator"] = "cpu"
 
 
 class _Steps(_TrainingEpochLoop):

@@ -45,15 +45,15 @@ class ModelSize(Callback):
         say(f"{type(pl_module).__name__}: {num[True]:,} parameters are trained{frozen}")
 
 
-def show_ours(kwargs: dict[str, Any]) -> None:
+def show_ours(options: dict[str, Any]) -> None:
     """Puts our bar and summary where a trainer would have Lightning's, which count epochs, and no FLOPs."""
-    if kwargs.get("barebones") or kwargs.get("fast_dev_run"):
+    if options.get("barebones") or options.get("fast_dev_run"):
         return
-    given = kwargs.get("callbacks") or []
+    given = options.get("callbacks") or []
     callbacks = list(given) if isinstance(given, list) else [given]
-    if kwargs.get("enable_progress_bar") in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
+    if options.get("enable_progress_bar") in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(Progress())
-    if kwargs.get("enable_model_summary") in (None, True) and not any(isinstance(c, ModelSummary) for c in callbacks):
+    if options.get("enable_model_summary") in (None, True) and not any(isinstance(c, ModelSummary) for c in callbacks):
         callbacks.append(ModelSize())
-        kwargs["enable_model_summary"] = False
-    kwargs["callbacks"] = callbacks
+        options["enable_model_summary"] = False
+    options["callbacks"] = callbacks
