@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -207,24 +206,15 @@ def test_a_faulty_series_is_refused_with_its_fault(fault: str, tmp_path: Path) -
     assert "Doe" not in str(caught.value)
 
 
-def test_damaged_files_either_load_whole_or_are_a_value_error(
-    tmp_path: Path, mutant: Callable[[bytes, np.random.Generator], bytes]
-) -> None:
+def test_damaged_files_either_load_whole_or_are_a_value_error(tmp_path: Path, leaks: Callable[..., list[str]]) -> None:
     files = write_series(tmp_path, replace(Series(), rows=16, columns=16), num=3)
-    content, random, leaks = files[1].read_bytes(), np.random.default_rng(0), []
-    for _ in range(150):
-        files[1].write_bytes(mutant(content, random))
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                voxels, affine = read_series(files)
-            assert voxels.ndim == 3
-            assert np.isfinite(voxels).all()
-            assert np.isfinite(affine).all()
-        except ValueError:
-            continue
-        except Exception as error:  # the test is that there is none
-            leaks.append(repr(error))
-    assert not leaks
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        voxels, affine = read_series(files)
+        assert voxels.ndim == 3
+        return voxels, affine
+
+    assert not leaks(files[1], 150, read)
 
 
 @pytest.mark.data
@@ -476,24 +466,16 @@ def test_colour_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["enhanced", "radiograph"])
 def test_damaged_images_of_one_file_either_load_or_are_a_value_error(
-    kind: str, tmp_path: Path, mutant: Callable[[bytes, np.random.Generator], bytes]
+    kind: str, tmp_path: Path, leaks: Callable[..., list[str]]
 ) -> None:
-    path, random, leaks = tmp_path / "a.dcm", np.random.default_rng(0), []
+    path = tmp_path / "a.dcm"
     if kind == "enhanced":
         write_enhanced(path, Series(), np.arange(5.0))
     else:
         write_radiograph(path)
-    content = path.read_bytes()
-    for _ in range(100):
-        path.write_bytes(mutant(content, random))
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                assert group_by_series([path]) == [[path]]
-                voxels, affine = read_image(path, flat=True)
-            assert np.isfinite(voxels).all()
-            assert np.isfinite(affine).all()
-        except ValueError:
-            continue
-        except Exception as error:  # the test is that there is none
-            leaks.append(repr(error))
-    assert not leaks
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        assert group_by_series([path]) == [[path]]
+        return read_image(path, flat=True)
+
+    assert not leaks(path, 100, read)

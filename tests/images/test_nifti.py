@@ -6,7 +6,6 @@ import gzip
 import itertools
 import struct
 import tracemalloc
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -284,21 +283,14 @@ def test_a_huge_claim_is_refused_before_anything_is_allocated(compressed: bool, 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_damaged_files_either_load_whole_or_are_a_value_error(
-    suffix: str, tmp_path: Path, mutant: Callable[[bytes, np.random.Generator], bytes]
+    suffix: str, tmp_path: Path, leaks: Callable[..., list[str]]
 ) -> None:
-    random, path, leaks = np.random.default_rng(0), tmp_path / f"a{suffix}", []
-    content = good(path)
-    for _ in range(250):
-        damaged = mutant(content, random)
-        path.write_bytes(damaged)
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                voxels, affine = read_nifti(path)
-            assert voxels.ndim == 3
-            assert np.isfinite(voxels).all()
-            assert np.isfinite(affine).all()
-        except ValueError:
-            continue
-        except Exception as error:  # the test is that there is none
-            leaks.append(repr(error))
-    assert not leaks
+    path = tmp_path / f"a{suffix}"
+    good(path)
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        voxels, affine = read_nifti(path)
+        assert voxels.ndim == 3
+        return voxels, affine
+
+    assert not leaks(path, 250, read)
