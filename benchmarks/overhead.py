@@ -22,7 +22,7 @@ import torch
 
 from data_modules import ADNIDataModule, FDMDraw
 from data_modules.phantoms import phantom
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from lit_medgen.callbacks import EMA
 from lit_medgen.methods import CDPM
 from lit_medgen.networks import SliceUNet

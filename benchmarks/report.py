@@ -37,9 +37,7 @@ class People:
     anatomy: str = "brain"
     images_per_person: int = 1
 
-    def volumes(
-        self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None
-    ) -> Tensor:
+    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Tensor:
         """n 1 *s in [-1, 1]."""
         return {"train": self.train, "test": self.test}[split][:limit]
 
@@ -60,7 +58,7 @@ def brains(num: int, side: int, seed: int, blur: int = 5) -> Tensor:
 
 def one(num: int, train: int, side: int, cache: Path) -> dict[str, Any]:
     """Times one report of the `lit_medgen` that this process imports; the first of a cache trains the features."""
-    from lit_medgen.evaluation import evaluate
+    from lit_medgen.evaluation.evaluate import evaluate
     from lit_medgen.metrics.extractors import extractors
 
     people = People(brains(train, side, 1), brains(num, side, 2))

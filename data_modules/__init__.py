@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from data_modules.adni import ADNIDataModule
     from data_modules.base import MedicalDataModule
     from data_modules.folder import FolderDataModule
-    from data_modules.lidc import LIDCDataModule
-    from data_modules.lidc_slices import CTSlices
-    from data_modules.preprocessing import Preprocessing
-    from data_modules.slices import ContiguousDraw, FDMDraw, OneSlice, UniformDraw
+    from data_modules.lidc.lidc import LIDCDataModule
+    from data_modules.recipes.ct_slices import CTSlices
+    from data_modules.recipes.volumes import Preprocessing
     from data_modules.store import Rejected, Scan
+    from data_modules.views import ContiguousDraw, FDMDraw, OneSlice, UniformDraw
 
 __all__ = [
     "ADNIDataModule",
@@ -34,17 +34,17 @@ __all__ = [
 
 _HOMES = {
     "ADNIDataModule": "adni",
-    "CTSlices": "lidc_slices",
-    "ContiguousDraw": "slices",
-    "FDMDraw": "slices",
+    "CTSlices": "recipes.ct_slices",
+    "ContiguousDraw": "views",
+    "FDMDraw": "views",
     "FolderDataModule": "folder",
-    "LIDCDataModule": "lidc",
+    "LIDCDataModule": "lidc.lidc",
     "MedicalDataModule": "base",
-    "OneSlice": "slices",
-    "Preprocessing": "preprocessing",
+    "OneSlice": "views",
+    "Preprocessing": "recipes.volumes",
     "Rejected": "store",
     "Scan": "store",
-    "UniformDraw": "slices",
+    "UniformDraw": "views",
 }
 
 

@@ -25,7 +25,7 @@ from lit_medgen.images.dicom import group_by_series
 
 PTID = re.compile(r"\d{3}_S_\d{4,5}")
 T1_DESCRIPTIONS = ("MPR*Scaled*", "MPR*N3*", "MPR*", "MT1*N3*", "MT1*", "*MPRAGE*", "*MP_RAGE*", "*SPGR*")
-MOST_NAMES = 12
+MAX_NAMES = 12
 """Series that a rejection names."""
 CHOOSE = "name what to take in data.init_args.descriptions"
 DIAGNOSIS = (
@@ -233,8 +233,8 @@ def _matches(description: str, pattern: str) -> bool:
 def _instead(names: Iterable[str], remedy: str) -> str:
     """What there is instead of a T1-weighted image, and what to do; "" if there is nothing."""
     found = sorted(names)
-    more = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
-    return f"; there are {', '.join(found[:MOST_NAMES])}{more}; {remedy}" if found else ""
+    more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
+    return f"; there are {', '.join(found[:MAX_NAMES])}{more}; {remedy}" if found else ""
 
 
 def _date(text: str) -> str:

@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader
 from data_modules.listing import Tree, count_suffixes, walk
 from data_modules.loader import WatchedDataset, WatchedLoader
 from data_modules.order import Place, PositionBatches
-from data_modules.preprocessing import Preprocessing
-from data_modules.slices import OneSlice, SliceDraw, Slices
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prepare
 from data_modules.summary import account, contents, kinds, passed_over
 from data_modules.tables import Numbers
+from data_modules.views import OneSlice, SliceDraw, Slices
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.output import say
@@ -405,7 +405,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """How many images of each person `volumes` gives where it gives one visit of each."""
         return self.slices.per_person if isinstance(self.slices, OneSlice) else 1
 
-    def volumes(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
+    def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
         """Images of a split: n c *s in [-1, 1]; the first visit alone if one of each person is wanted.
 
         Whole volumes, of as many people as `limit`; with `OneSlice` the slices of each that evaluation looks at, a
@@ -415,7 +415,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         evaluated = None
         if isinstance(self.slices, OneSlice):
             evaluated = self.slices.evaluated(self.store.num_slices)
-        images = [image for record in records[:limit] for image in self.images(record, evaluated)]
+        images = [image for record in records[:limit] for image in self.images_of(record, evaluated)]
         return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
 
     def attributes_of(self, split: Split) -> dict[str, list[float]]:
@@ -428,7 +428,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         first = {record.person: record for record in reversed(self.records[split])}
         return [first[person] for person in dict.fromkeys(self.people(split).values())]
 
-    def images(self, record: Record, slices: np.ndarray | None = None) -> torch.Tensor:
+    def images_of(self, record: Record, slices: np.ndarray | None = None) -> torch.Tensor:
         """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""
         found = self.store.read(record)[None] if slices is None else upright(self.store.read(record, slices))
         return torch.from_numpy(np.ascontiguousarray(found))[:, None]

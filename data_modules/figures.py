@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_modules.resampling import resample
+from data_modules.recipes.resampling import resample
 from lit_medgen.images.grids import three_planes
 
 if TYPE_CHECKING:

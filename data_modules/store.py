@@ -37,7 +37,7 @@ from numpy.typing import DTypeLike
 
 from data_modules.parallel import in_parallel
 from data_modules.tables import identifier
-from data_modules.volumes import is_whole, take_over
+from data_modules.volume_files import is_whole, take_over
 from lit_medgen.errors import NO_SPACE, InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import SHOWN, Outputs, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure

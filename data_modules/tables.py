@@ -31,7 +31,7 @@ NO_YEARS = {"day", "days", "week", "weeks", "month", "months"}
 Key = TypeVar("Key", bound=Hashable)
 END = "the end of the table"
 """A last row of our own, which a quote without an end swallows."""
-MOST_LINES = 5
+MAX_LINES = 5
 """Lines that an error names."""
 
 
@@ -206,8 +206,8 @@ class Numbers:
 
 def named(lines: Sequence[int]) -> str:
     """Lines of a table in words, the first few by number."""
-    more = f" and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
-    return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:MOST_LINES]))}{more}"
+    more = f" and {len(lines) - MAX_LINES} more" if len(lines) > MAX_LINES else ""
+    return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:MAX_LINES]))}{more}"
 
 
 def _decoded(path: Path) -> str:

@@ -27,8 +27,8 @@ from lightning.fabric.plugins import CheckpointIO
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
-from lit_medgen.methods.base import FACTS, Method
 from lit_medgen.output import say
+from lit_medgen.training.method import FACTS, Method
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
 
 LAST = "last.ckpt"

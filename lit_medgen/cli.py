@@ -34,10 +34,10 @@ from lit_medgen.checkpoints import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
 from lit_medgen.help import of_verb
 from lit_medgen.loggers import RunLogger
-from lit_medgen.methods.base import Method
 from lit_medgen.mistakes import explain, nearest_file, shorten
 from lit_medgen.output import say
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.method import Method
 from lit_medgen.trust import EVERYTHING, trusting
 from lit_medgen.words import (
     TRUST,

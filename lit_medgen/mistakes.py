@@ -19,7 +19,7 @@ from jsonargparse._util import import_object
 from lit_medgen.errors import InputError
 
 FACES = (
-    *("lit_medgen.methods", "lit_medgen.methods.schemes", "lit_medgen.methods.learning_rate", "lit_medgen.networks"),
+    *("lit_medgen.methods", "lit_medgen.methods.cdpm", "lit_medgen.training", "lit_medgen.networks"),
     *("lit_medgen.diffusion", "lit_medgen.callbacks", "lit_medgen.loggers", "data_modules"),
 )
 """The modules by which configs name our classes."""

@@ -22,8 +22,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_medgen.callbacks.ema import EMA
 from lit_medgen.errors import InputError, describe
-from lit_medgen.methods.base import FACTS
 from lit_medgen.output import say
+from lit_medgen.training.method import FACTS
 
 HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
@@ -201,7 +201,7 @@ def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
 def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
     """Each learning-rate schedule with the name of the method's argument that makes it."""
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return list(_named(trainer.lightning_module, "schedule_keys", "learning_rate", schedules))
+    return list(_named(trainer.lightning_module, "schedule_keys", "learning_rate_schedule", schedules))
 
 
 def _named(method: Any, attribute: str, other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:

@@ -84,7 +84,7 @@ class Peers:
             self._ring = dist.new_group(backend="gloo", timeout=FOREVER)
             self._listener = threading.Thread(target=self._listen, daemon=True, name="peers")
 
-    def most(self, flags: Sequence[int]) -> list[int]:
+    def max(self, flags: Sequence[int]) -> list[int]:
         """The highest value of each flag over all processes."""
         if not self.together:
             return list(flags)

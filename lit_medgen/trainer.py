@@ -1,4 +1,4 @@
-"""`Trainer`: Lightning's, with a border after every step, exact resume, and the verbs `sample` and `evaluate`."""
+"""`Trainer`: Lightning's, with a boundary after every step, exact resume, and the verbs `sample` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from lit_medgen.callbacks.run_folder import claim, run_folder
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files, spec_of
 from lit_medgen.checkpoints import CheckpointFiles, behind_link, newest, read_spec, refuse_other_method, saved
 from lit_medgen.errors import InputError
-from lit_medgen.images.origin import FILE_NAMES, TOLD
+from lit_medgen.images.origin import FILE_NAMES, WRITTEN
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
-from lit_medgen.methods.base import Generator, Method, Requests, refuse_other_people
-from lit_medgen.methods.first_stage import FirstStage, TwoStage
 from lit_medgen.output import say
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
+from lit_medgen.training.frozen import FirstStage, TwoStage
+from lit_medgen.training.method import Generator, Method, Requests, refuse_other_people
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -51,7 +51,7 @@ LEAST = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_interv
 
 
 class Trainer(L.Trainer):
-    """Lightning's Trainer with a named run folder, borders between steps and two more verbs."""
+    """Lightning's Trainer with a named run folder, step boundaries between steps and two more verbs."""
 
     run_name: str = ""
     """Name of the run folder below `default_root_dir`."""
@@ -175,10 +175,10 @@ class Trainer(L.Trainer):
             if line := batch_warning(model, voxels, device, sharing):
                 say(line)
 
-    def border(self) -> None:
+    def step_boundary(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""
         callbacks = [callback for callback in self.checkpoint_callbacks if isinstance(callback, Checkpoints)]
-        stop, due = self.peers.most([self.signals.received, any(callback.due(self) for callback in callbacks)])
+        stop, due = self.peers.max([self.signals.received, any(callback.due(self) for callback in callbacks)])
         paths = [str(callback.save(self)) for callback in callbacks] if stop or due else []
         if stop:
             saved_as = f"saved as {paths[0]}" if paths else "not saved, since the config has no Checkpoints callback"
@@ -207,7 +207,7 @@ class Trainer(L.Trainer):
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
-            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that was told of it, in
+            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that is made from it, in
                 the range of its training people; null is unknown.
         """
         if ckpt_path is None:
@@ -233,7 +233,7 @@ class Trainer(L.Trainer):
         values = generator.values_of(attributes, spec or generator.needed_spec()) if attributes else {}
         asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
         self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
-        say(f"{len(wanted)} {TOLD[generator.makes].format(out)}")
+        say(f"{len(wanted)} {WRITTEN[generator.makes].format(out)}")
 
     def evaluate(
         self,
@@ -324,20 +324,20 @@ def take_no_mps(options: dict[str, Any]) -> None:
 
 
 class _Steps(_TrainingEpochLoop):
-    """Lightning's loop over batches, with a border after each optimizer step."""
+    """Lightning's loop over batches, with a boundary after each optimizer step."""
 
     trainer: Trainer
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """One batch. Checkpoints are written at borders, so there is no half-done step or validation to go back to."""
+        """One batch. Checkpoints are written at step boundaries, so no step or validation is half done."""
         self.restarting = False
         super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validation if it is due, then the border."""
+        """Validation if it is due, then the step boundary."""
         super().on_advance_end(data_fetcher)
         if not self._should_accumulate():
-            self.trainer.border()
+            self.trainer.step_boundary()
 
     def _broadcast_sigterm_tensor(self) -> None:
         """Lightning's own agreement, which knows the first process's signals alone."""

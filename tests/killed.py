@@ -93,19 +93,19 @@ def at_rename(name: str, before: bool) -> Aim:
     return aim
 
 
-def at_border(step: int, before: bool) -> Aim:
-    """Dies between two steps, before or after the border does its work."""
+def at_boundary(step: int, before: bool) -> Aim:
+    """Dies between two steps, before or after the boundary does its work."""
 
     def aim() -> None:
-        border = Trainer.border
+        boundary = Trainer.step_boundary
 
         def deadly(self: Trainer) -> None:
             if self.global_step == step and before:
                 die()
-            border(self)
+            boundary(self)
             if self.global_step == step:
                 die()
 
-        Trainer.border = deadly  # type: ignore[method-assign]
+        Trainer.step_boundary = deadly  # type: ignore[method-assign]
 
     return aim

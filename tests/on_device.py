@@ -44,10 +44,9 @@ from lit_medgen.diffusion import (
     dissipate,
 )
 from lit_medgen.diffusion.samplers import Spacing
-from lit_medgen.evaluation import evaluate
+from lit_medgen.evaluation.evaluate import evaluate
 from lit_medgen.methods import CDPM, IHDM, VQGAN, Generator, Method
-from lit_medgen.methods.atlas import Atlas
-from lit_medgen.methods.base import Requests
+from lit_medgen.methods.cdpm.factor_model import Atlas
 from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
@@ -55,6 +54,7 @@ from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quant
 from lit_medgen.networks.discriminator import diff_augment
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.method import Requests
 
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
@@ -108,7 +108,7 @@ def built(name: str) -> Any:
     if isinstance(model, VQGAN):
         model.originals = noisy(4, (16, 16), 2)
         model._perceptual = [perceptual("learned", noisy(9, (16, 16), 3)).requires_grad_(False)]
-        model.critic_start = 0
+        model.discriminator_start = 0
     return model
 
 
@@ -138,7 +138,7 @@ class Parameters:
 
 @each_method
 def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, backward pass, guard and clipping, moving averages; with a critic all that twice."""
+    """Loss, backward pass, guard and clipping, moving averages; with a discriminator all that twice."""
     model = built(name).train()
     torch.manual_seed(1)
     expected = deepcopy(model).loss(batch(model))["loss"]
@@ -155,11 +155,11 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)
     model._trainer = type("Trainer", (), {"precision": "32-true"})
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
-    for suspects in [losses, *([model.critic_loss] if isinstance(model, VQGAN) else [])]:
+    for suspects in [losses, *([model.discriminator_loss] if isinstance(model, VQGAN) else [])]:
         with counted() as waits:
             if callable(suspects):
                 suspects = suspects(sent)
-                suspects["critic_loss"].backward()
+                suspects["discriminator_loss"].backward()
             model._suspects.append((sent.key, suspects))
             model.guard_and_clip(Parameters(model), 1.0)
         assert [wait.split()[0] for wait in waits.found] == GUARD
@@ -184,7 +184,7 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
         with counted() as waits:
             images = model.sample(condition, seeds)
             found.append(len(waits.found) + len(waits.uploads))
-            model.making_of(0)
+            model.trajectory(0)
         if num == 2:
             torch.testing.assert_close(images.inner, expected, rtol=1e-3, atol=1e-3)
     assert found == [0, 0]
@@ -350,12 +350,12 @@ def test_heat_does_not_wait() -> None:
 @pytest.mark.parametrize("size", [(16, 24), (16, 8, 24)])
 def test_discriminator_and_augmentation_do_not_wait(size: tuple[int, ...]) -> None:
     images, random = noisy(3, size), torch.rand(3, 2 + len(size), generator=torch.Generator().manual_seed(0))
-    critic = PatchDiscriminator(len(size), 1, 4, 1)
+    discriminator = PatchDiscriminator(len(size), 1, 4, 1)
     expected = diff_augment(images, random)
     on_device = moved(images).requires_grad_()
     with counted() as waits:
         found = diff_augment(on_device, moved(random))
-        moved(critic)(found).mean().backward()
+        moved(discriminator)(found).mean().backward()
     assert (waits.found, waits.uploads) == ([], [])
     torch.testing.assert_close(found.detach().inner, expected)
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_medgen.batch import Batch
-from lit_medgen.methods.first_stage import weights_hash
+from lit_medgen.training.frozen import weights_hash
 
 
 class Recorder(Callback):

@@ -17,8 +17,8 @@ import lit_medgen
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.first_stage import FirstStage
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.frozen import FirstStage
 
 BASES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml"))
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))

@@ -25,14 +25,14 @@ from torch.testing import assert_close
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.evaluation import NUM_COMPONENTS, evaluate, floor, nulls
+from lit_medgen.evaluation.evaluate import NUM_COMPONENTS, evaluate, floor, nulls
 from lit_medgen.files import file_hash
 from lit_medgen.images.dicom import read_series
 from lit_medgen.images.nifti import read_nifti, write_nifti
-from lit_medgen.methods.base import Generator, Requests
 from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
 from lit_medgen.metrics.extractors import extractors
 from lit_medgen.metrics.ms_ssim import Scales
+from lit_medgen.training.method import Generator, Requests
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
 SIZE = (16, 16, 16)
@@ -69,9 +69,7 @@ class People:
     anatomy: str = ""
     images_per_person: int = 1
 
-    def volumes(
-        self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None
-    ) -> Tensor:
+    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Tensor:
         """n c *s in [-1, 1]."""
         assert one_per_person  # two visits of one person are not independent
         return {"train": self.train, "test": self.test}[split][:limit]
@@ -164,7 +162,7 @@ def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
     assert copied["real_vs_real"] < 0.9
 
 
-@pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two borders"])
+@pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two step boundaries"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
     report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
     names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness", "ssim"}

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killed import Aim, at_border, at_rename, at_write, run_in_child
+from killed import Aim, at_boundary, at_rename, at_write, run_in_child
 from test_resume import assert_equal, losses
 from tiny_run import TinyRun
 
 pytestmark = pytest.mark.xdist_group("kill")
 
 STEPS, EVERY = 12, 3
-NUM_RANDOM = 60  # of the slow suite, with 10 more in a save, 10 at borders of the order, 20 more that are hit twice
+NUM_RANDOM = 60  # of the slow suite, with 10 more in a save, 10 at boundaries of the order, 20 that are hit twice
 
 
 @dataclass
@@ -107,7 +107,7 @@ def test_killed_at_a_random_moment(
         at_write("step_0000006.ckpt", 100_000),
         at_rename("step_0000006.ckpt", before=False),
         at_rename("last.ckpt", before=True),
-        at_border(4, before=False),
+        at_boundary(4, before=False),
     ],
     ids=["half written", "no hash yet", "not the last yet", "end of a pass over the data"],
 )
@@ -116,7 +116,7 @@ def test_killed_where_it_hurts(aim: Aim, tmp_path: Path, phantoms: Path, referen
 
 
 def test_killed_twice(tmp_path: Path, phantoms: Path, reference: Reference) -> None:
-    check(tmp_path, phantoms, reference, [at_border(5, before=True), at_write("step_0000009.ckpt", 1)], *WORKERS)
+    check(tmp_path, phantoms, reference, [at_boundary(5, before=True), at_write("step_0000009.ckpt", 1)], *WORKERS)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_killed_in_the_middle_of_a_save(
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize("step", [3, 4, 6, 8, 9])
-def test_killed_at_borders_of_the_order(
+def test_killed_at_boundarys_of_the_order(
     step: int, before: bool, tmp_path: Path, phantoms: Path, reference: Reference
 ) -> None:
-    check(tmp_path, phantoms, reference, [at_border(step, before)])
+    check(tmp_path, phantoms, reference, [at_boundary(step, before)])

@@ -14,8 +14,8 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
 from lit_medgen.cli import _untrained
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import Generator
 from lit_medgen.mistakes import nearest_class, nearest_key
+from lit_medgen.training.method import Generator
 
 CDPM = ["fit", "--config", "configs/cdpm.yaml"]
 
@@ -144,7 +144,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
-class Told(Generator):
+class Conditioning(Generator):
     """Images of an age, a sex and a dose."""
 
     asked = ("age", "sex", "dose")
@@ -170,14 +170,14 @@ SPEC = DataSpec(1, (8, 8), (1.0, 1.0), attributes={"age": (55.0, 90.0), "sex": (
 )
 def test_what_no_training_person_was_like_is_refused(attributes: dict[str, float], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        Told().values_of(attributes, SPEC)
+        Conditioning().values_of(attributes, SPEC)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_what_may_be_asked() -> None:
-    found = Told().values_of({"age": 91.5, "sex": 1}, SPEC)
+    found = Conditioning().values_of({"age": 91.5, "sex": 1}, SPEC)
     assert found == {"age": 91.5, "sex": 1.0}
-    assert all(math.isnan(value) for value in Told().values_of({"age": None, "sex": math.nan}, SPEC).values())
+    assert all(math.isnan(value) for value in Conditioning().values_of({"age": None, "sex": math.nan}, SPEC).values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tiny_run import TinyRun, one_line
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import WandbRun
-from lit_medgen.methods.schemes import Autoregressive, Hierarchy
+from lit_medgen.methods.cdpm.schemes import Autoregressive, Hierarchy
 from lit_medgen.trainer import Trainer
 
 

@@ -11,13 +11,13 @@ import yaml
 from test_sweep import GRID
 from tiny_run import ROOT, TinyRun, one_line
 
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import StoreAddress, prepare
 from lit_medgen.__main__ import main
 from lit_medgen.callbacks.sample_writer import sample_files
 from lit_medgen.checkpoints import saved
 from lit_medgen.errors import InputError
-from lit_medgen.evaluation import FILES, report_files
+from lit_medgen.evaluation.evaluate import FILES, report_files
 from lit_medgen.files import Outputs
 
 

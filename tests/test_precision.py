@@ -19,9 +19,9 @@ from lit_medgen.callbacks import EMA
 from lit_medgen.diffusion import BlurSchedule
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM, VQGAN
-from lit_medgen.methods.base import Method
 from lit_medgen.networks import Autoencoder, SliceUNet
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.method import Method
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

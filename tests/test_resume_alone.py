@@ -18,7 +18,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import behind_link, check_classes, config_of, kept_config, read_checkpoint, write_checkpoint
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import refuse_other_people
+from lit_medgen.training.method import refuse_other_people
 from lit_medgen.words import known_config, replaced_callbacks
 
 pytestmark = pytest.mark.xdist_group("alone")

@@ -19,10 +19,10 @@ from lit_medgen.batch import Batch
 from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.checkpoints import read_checkpoint
 from lit_medgen.errors import InputError
-from lit_medgen.methods.adversarial import Adversarial
-from lit_medgen.methods.base import Method
-from lit_medgen.methods.learning_rate import Constant, WarmupCosine
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.learning_rate import Constant, WarmupCosine
+from lit_medgen.training.method import Method
 from lit_medgen.words import known_config
 
 ADAM = partial(torch.optim.AdamW, lr=1e-4)
@@ -32,8 +32,8 @@ RMSPROP = partial(torch.optim.RMSprop, lr=1e-4)
 class Plain(Method):
     """One linear layer."""
 
-    def __init__(self, optimizer: Any = ADAM, learning_rate: Constant | None = None) -> None:
-        super().__init__(optimizer, learning_rate)
+    def __init__(self, optimizer: Any = ADAM, learning_rate_schedule: Constant | None = None) -> None:
+        super().__init__(optimizer, learning_rate_schedule)
         torch.manual_seed(0)
         self.network = nn.Linear(4, 1)
 
@@ -42,18 +42,18 @@ class Plain(Method):
 
 
 class Two(Adversarial):
-    """A linear layer, and another one as its critic."""
+    """A linear layer, and another one as its discriminator."""
 
-    def __init__(self, optimizer: Any = ADAM, learning_rate: Constant | None = None) -> None:
+    def __init__(self, optimizer: Any = ADAM, learning_rate_schedule: Constant | None = None) -> None:
         torch.manual_seed(0)
-        super().__init__(nn.Linear(1, 1), optimizer, optimizer, learning_rate, learning_rate)
+        super().__init__(nn.Linear(1, 1), optimizer, optimizer, learning_rate_schedule, learning_rate_schedule)
         self.network = nn.Linear(4, 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": self.critic(self.network(batch.image.flatten(1))).mean()}
+        return {"loss": self.discriminator(self.network(batch.image.flatten(1))).mean()}
 
-    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"critic_loss": (self.critic(batch.image.flatten(1)[:, :1]) - 1).square().mean()}
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"discriminator_loss": (self.discriminator(batch.image.flatten(1)[:, :1]) - 1).square().mean()}
 
 
 class Decaying(Plain):
@@ -122,7 +122,7 @@ def test_changed_values_are_the_ones_that_run(
             assert (group["betas"], group["weight_decay"]) == ((0.5, 0.9), 0.2)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resumed")]
     assert "optimizer.lr 0.0001 -> 0.05" in line
-    assert ("critic_optimizer.lr 0.0001 -> 0.05" in line) == (kind is Two)
+    assert ("discriminator_optimizer.lr 0.0001 -> 0.05" in line) == (kind is Two)
     assert ("learning_rate WarmupCosine(warmup_steps=0, total_steps=4) -> " in line) == (
         vars(now) != vars(WarmupCosine(0, 4))
     )
@@ -147,8 +147,8 @@ def test_a_changed_rate_learns_as_if_it_had_been_set_by_hand(tmp_path: Path) -> 
     [
         (Plain(), Plain(partial(torch.optim.SGD, lr=1e-4)), {}, ["model.init_args.optimizer", "SGD", "AdamW"]),
         (Two(), Two(partial(torch.optim.SGD, lr=1e-4)), {}, ["optimizer", "SGD", "AdamW"]),
-        (Decaying(), Decaying(steps=4), {}, ["learning_rate", "step_size=4", "step_size=10"]),
-        (Decaying(steps=[4, 8]), Decaying(steps=[4, 9]), {}, ["learning_rate", "8=1", "9=1"]),
+        (Decaying(), Decaying(steps=4), {}, ["learning_rate_schedule", "step_size=4", "step_size=10"]),
+        (Decaying(steps=[4, 8]), Decaying(steps=[4, 9]), {}, ["learning_rate_schedule", "8=1", "9=1"]),
         (Decaying(), Decaying(partial(torch.optim.AdamW, lr=0.05)), {}, ["optimizer.lr", "0.05", "0.0001"]),
         (Plain(), Plain(), {"accumulate_grad_batches": 3}, ["trainer.accumulate_grad_batches", "3", "1"]),
         (Plain(), Plain(partial(ADAM, amsgrad=True)), {}, ["optimizer.amsgrad", "True", "False"]),

@@ -17,7 +17,7 @@ from tiny_run import ROOT, TinyRun
 
 import data_modules.store
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.first_stage import Generator
+from lit_medgen.training.frozen import Generator
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

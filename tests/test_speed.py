@@ -59,6 +59,6 @@ def test_the_command_line_has_the_switches(tmp_path: Path, phantoms: Path, monke
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
 def test_shipped_optimizers_are_fused(path: Path) -> None:
     arguments = yaml.safe_load(path.read_text())["model"]["init_args"]
-    optimizers = [arguments[name] for name in ("optimizer", "critic_optimizer") if name in arguments]
+    optimizers = [arguments[name] for name in ("optimizer", "discriminator_optimizer") if name in arguments]
     assert optimizers
     assert all(optimizer["init_args"]["fused"] is True for optimizer in optimizers)

@@ -26,7 +26,7 @@ GRID: dict[str, Any] = {
     "method": "grid",
     "metric": {"name": "metrics.sharpness.value", "goal": "minimize"},
     "parameters": {
-        "model.init_args.schedule.init_args.most": {"values": [1.0, 24.0]},
+        "model.init_args.schedule.init_args.max_blur": {"values": [1.0, 24.0]},
         "model.init_args.num_steps": {"values": [1, 2, 3]},
     },
     "command": ["${env}", "python", "-m", "lit_medgen", "fit", "--config", "configs/ihdm.yaml", "${args}"],
@@ -55,7 +55,7 @@ def test_a_grid_runs_every_combination_and_is_compared(
     assert main(line) == 0
     rows = table(out)
     assert len(rows) == 6
-    assert {(row["model.init_args.schedule.init_args.most"], row["model.init_args.num_steps"]) for row in rows} == {
+    assert {(row["model.init_args.schedule.init_args.max_blur"], row["model.init_args.num_steps"]) for row in rows} == {
         (most, steps) for most in ("1.0", "24.0") for steps in "123"
     }
     for row in rows:
@@ -94,7 +94,7 @@ def test_a_killed_sweep_goes_on(tmp_path: Path, phantoms: Path) -> None:
     assert [row["run"] for row in table(out)] == ["run_000", "run_001"]
     assert "Restoring states" in (out / "run_000" / "output.txt").read_text()
     straight = TinyRun(tmp_path / "straight", phantoms, ("configs/ihdm.yaml",))
-    parameters = ["--model.init_args.schedule.init_args.most=1.0", "--model.init_args.num_steps=1"]
+    parameters = ["--model.init_args.schedule.init_args.max_blur=1.0", "--model.init_args.num_steps=1"]
     assert straight.fit("--trainer.max_steps=40", "--trainer.val_check_interval=40", *parameters) == 0
     with next(straight.folder.glob("*/metrics.csv")).open(newline="") as log:
         losses = [row["train/loss"] for row in csv.DictReader(log) if row["train/loss"]]
@@ -124,7 +124,7 @@ def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> N
     finally:
         runner.kill()
     assert runner.returncode == 130
-    assert "stopped: SIGINT; what runs was told to save" in printed
+    assert "stopped: SIGINT; what runs was conditioning to save" in printed
     assert "Traceback" not in printed
     assert "--ckpt_path last continues" in (out / "run_000" / "output.txt").read_text()
 

@@ -1,4 +1,4 @@
-"""The least adversarial method: a generator of means against a linear critic, on whole phantom volumes.
+"""The least adversarial method: a generator of means against a linear discriminator, on whole phantom volumes.
 
 python tests/toy_adversarial.py FOLDER PHANTOMS STEPS DEVICES PRECISION
 """
@@ -14,29 +14,29 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from data_modules import ADNIDataModule
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from lit_medgen.batch import Batch
 from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.loggers import RunLogger
-from lit_medgen.methods.adversarial import Adversarial
-from lit_medgen.methods.learning_rate import WarmupCosine
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.learning_rate import WarmupCosine
 
 
 class Toy(Adversarial):
-    """Makes 8^3 volumes from noise; the critic is a linear function of them."""
+    """Makes 8^3 volumes from noise; the discriminator is a linear function of them."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(512, 1), learning_rate=WarmupCosine(2, 20), gradient_clip=1.0)
+        super().__init__(nn.Linear(512, 1), learning_rate_schedule=WarmupCosine(2, 20), gradient_clip=1.0)
         self.generator = nn.Linear(4, 512)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         self.fake = self.generator(torch.randn(len(batch.image), 4))
-        return {"loss": softplus(-self.critic(self.fake)).mean()}
+        return {"loss": softplus(-self.discriminator(self.fake)).mean()}
 
-    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
-        real = self.critic(batch.image.flatten(1))
-        return {"critic_loss": softplus(-real).mean() + softplus(self.critic(self.fake.detach())).mean()}
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        real = self.discriminator(batch.image.flatten(1))
+        return {"discriminator_loss": softplus(-real).mean() + softplus(self.discriminator(self.fake.detach())).mean()}
 
 
 def run(folder: Path, phantoms: Path, steps: int, devices: int = 1, precision: str = "32-true") -> Toy:

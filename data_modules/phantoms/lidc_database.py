@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.lidc_annotations import HIGHEST
+from data_modules.lidc.annotations import HIGHEST
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import mix
 

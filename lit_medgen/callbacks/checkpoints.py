@@ -16,7 +16,7 @@ from lit_medgen.files import remove_stale
 class Checkpoints(Checkpoint):
     """Saves every n steps or minutes as step_<n>.ckpt, at the end of the run, and when a signal stops it.
 
-    Called at the border after a step, when validation, logging and averaging of that step are done, so a resumed run
+    Called at the boundary after a step, when validation, logging and averaging of that step are done, so a resumed run
     repeats nothing.
 
     Args:

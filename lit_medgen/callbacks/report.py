@@ -13,8 +13,8 @@ from torch import Tensor
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import Generator, Requests
-from lit_medgen.methods.first_stage import FirstStage
+from lit_medgen.training.frozen import FirstStage
+from lit_medgen.training.method import Generator, Requests
 
 PRIOR_BATCH = 16
 """Images of a prior that are made at once."""
@@ -73,7 +73,7 @@ class Report(Callback):
 
 def check_report(folder: Path) -> None:
     """InputError if a report's folder holds files that `evaluate` did not write."""
-    from lit_medgen.evaluation import report_files  # heavy
+    from lit_medgen.evaluation.evaluate import report_files  # heavy
 
     report_files(folder).check()
 
@@ -94,7 +94,7 @@ def score(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.evaluate` writes it, computed on the device (None: the CPU)."""
-    from lit_medgen.evaluation import CPU, evaluate
+    from lit_medgen.evaluation.evaluate import CPU, evaluate
 
     seeds = torch.arange(len(samples)).split(PRIOR_BATCH)
 
@@ -126,7 +126,7 @@ def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -
         num_samples: how many there will be.
         features: as `evaluate --features`.
     """
-    from lit_medgen.evaluation import NONE, fewest
+    from lit_medgen.evaluation.evaluate import NONE, fewest
     from lit_medgen.metrics.extractors import LEARNED, from_file
     from lit_medgen.metrics.ms_ssim import scales_and_window
 
@@ -143,7 +143,7 @@ def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -
 def give_originals(model: Generator, data: Any) -> None:
     """Gives a first stage the images of the test people to reconstruct."""
     if isinstance(model, FirstStage):
-        model.originals = data.volumes("test", one_per_person=True)
+        model.originals = data.images("test", one_per_person=True)
 
 
 def requests(model: Generator, data: Any, num: int | None) -> Requests:
@@ -155,7 +155,7 @@ def requests(model: Generator, data: Any, num: int | None) -> Requests:
     people = data.attributes_of("test") if model.asked else {}
     for name in model.asked:
         if not people.get(name):
-            raise InputError(f"data.init_args: no {name!r} of the test people, which this model was told of.")
+            raise InputError(f"data.init_args: no {name!r} of the test people, which this model is made from.")
     shown = {name: (people[name] * (num // len(people[name]) + 1))[:num] for name in model.asked}
     return Requests(list(range(num)), shown)
 

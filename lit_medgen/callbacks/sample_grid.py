@@ -14,14 +14,14 @@ from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.images.grids import enlarge, mosaic
 from lit_medgen.images.origin import STATEMENTS
 from lit_medgen.images.png import write_png
-from lit_medgen.methods.base import Generator
+from lit_medgen.training.method import Generator
 
 
 class SampleGrid(Callback):
     """Every n steps: samples with the averaged weights to `<run folder>/grids/step_<n>.png` and to the loggers.
 
-    Methods that show how a sample is made (`making_of`) have a second picture of one sample's steps. Pictures made from
-    patients' images stay in the run folder: loggers may send them away.
+    Methods that show how a sample is made (`trajectory`) have a second picture of one sample's steps. Pictures made
+    from patients' images stay in the run folder: loggers may send them away.
 
     Args:
         every_n_steps: steps between two grids.
@@ -51,7 +51,7 @@ class SampleGrid(Callback):
     def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
         num = self.num if model.most_samples is None else min(self.num, model.most_samples)
         with averaged(trainer, model), model.in_few_steps(self.num_steps):
-            pictures = {"": model.sample(Condition(), range(num)), "making_of_": model.making_of(0)}
+            pictures = {"": model.sample(Condition(), range(num)), "trajectory_": model.trajectory(0)}
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
         for kind, images in pictures.items():

@@ -28,13 +28,13 @@ from lit_medgen.images.dicom_writer import PATIENTS, Series, write_series
 from lit_medgen.images.nifti import read_nifti, whole_numbers, write_nifti
 from lit_medgen.images.origin import FILE_NAMES, SHORT, STATEMENTS, Origin
 from lit_medgen.images.png import read_png, write_png
-from lit_medgen.methods.base import Generator, Requests
+from lit_medgen.training.method import Generator, Requests
 
 Format = Literal["nifti", "png", "dicom"]
 SUFFIXES: dict[Format, str] = {"nifti": ".nii.gz", "png": ".png", "dicom": ""}  # in DICOM, a folder of slices
 WINDOW_TOLERANCE = 0.01
 """Share of the window by which a sample's values may lie outside it; they are then cut off."""
-LEAST_STEPS = 16
+MIN_STEPS = 16
 """A window narrower than that is not filled by whole numbers."""
 DICOM_WHITE = 4095  # values without a unit are stored from 0 to this, 12 bits as scanners have
 
@@ -270,7 +270,7 @@ def _read_values(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tu
     if path.suffix:
         low, high = spec.intensity_window
         voxels, affine = read_nifti(path, finite=False)
-        if high - low < LEAST_STEPS and (stored := whole_numbers(path)):
+        if high - low < MIN_STEPS and (stored := whole_numbers(path)):
             raise ValueError(
                 f"stored as {stored}, whole numbers from {voxels.min():g} to {voxels.max():g}, but samples of this "
                 f"data lie from {low:g} to {high:g} ({spec.intensity_unit}); scale them and store them as float32"

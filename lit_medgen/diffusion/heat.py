@@ -50,29 +50,31 @@ def dissipate(images: Tensor, heat_time: Tensor) -> Tensor:
 
 
 class BlurSchedule(nn.Module):
-    """How much heat has spread at each of T levels; none at level 0, the least at 1, the most at T.
+    """How much heat has spread at each of T levels; none at level 0, the min_blur at 1, the max_blur at T.
 
     Args:
-        most: at the last level; 24 in the paper.
-        least: at the first; 0.5 in the paper.
+        max_blur: at the last level; 24 in the paper.
+        min_blur: at the first; 0.5 in the paper.
         num_levels: T; 200 in the paper. The levels between are spaced evenly in the logarithm (IHDM, section 3.3).
-        units: what `most` and `least` are: "sigma", the Gaussian's width in pixels, or "time", heat time.
+        units: what `max_blur` and `min_blur` are: "sigma", the Gaussian's width in pixels, or "time", heat time.
     """
 
     def __init__(
         self,
-        most: float = 24.0,
-        least: float = 0.5,
+        max_blur: float = 24.0,
+        min_blur: float = 0.5,
         num_levels: int = 200,
         units: Literal["sigma", "time"] = "sigma",
     ) -> None:
         super().__init__()
-        if not 0 < least <= most:
-            raise ValueError(f"schedule.init_args: least is {least} and most is {most}; give 0 < least <= most.")
+        if not 0 < min_blur <= max_blur:
+            raise ValueError(
+                f"schedule.init_args: min_blur is {min_blur} and max_blur is {max_blur}; give 0 < min_blur <= max_blur."
+            )
         if num_levels < 1:
             raise ValueError(f"schedule.init_args.num_levels is {num_levels}; give at least 1.")
         self.num_levels = num_levels
-        levels = torch.linspace(math.log(most), math.log(least), num_levels, dtype=torch.float64).exp().flip(0)
+        levels = torch.linspace(math.log(max_blur), math.log(min_blur), num_levels, dtype=torch.float64).exp().flip(0)
         times = levels**2 / 2 if units == "sigma" else levels
         self.heat_times = Table(torch.cat([torch.zeros(1, dtype=torch.float64), times]))
 

@@ -18,7 +18,7 @@ FILE_NAMES: dict[Origin, str] = {
 }
 """What the name of an image's file begins with."""
 
-TOLD: dict[Origin, str] = {
+WRITTEN: dict[Origin, str] = {
     "synthetic": "samples in {}",
     "reconstruction": "reconstructions of patients' images in {}, as private as the scans",
     "completion": "completions of patients' images in {}, as private as the scans",

@@ -1,9 +1,9 @@
 """Methods: one file per paper, each a `LightningModule` that reads beside it."""
 
 from lit_medgen.methods.absorbing import Absorbing
-from lit_medgen.methods.base import Generator, Method
-from lit_medgen.methods.cdpm import CDPM
+from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.vqgan import VQGAN
+from lit_medgen.training.method import Generator, Method
 
 __all__ = ["CDPM", "IHDM", "VQGAN", "Absorbing", "Generator", "Method"]

@@ -26,10 +26,10 @@ from torch import Tensor
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion.discrete import AbsorbingProcess
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import default_optimizer
-from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
-from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.methods.code_maps import CodeMaps, Conditioning, TransformerSize
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
 
 
 class Absorbing(CodeMaps):
@@ -43,9 +43,9 @@ class Absorbing(CodeMaps):
         canvas: size of sampled maps where they are larger than those trained on; None: the same.
         temperature: of codes drawn; 0 takes the likeliest.
         network: size of the transformer.
-        told: attributes that images are made from.
+        conditioning: attributes that images are made from.
         optimizer: makes the optimizer.
-        learning_rate: factor of the optimizer's rate at each step.
+        learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     process: AbsorbingProcess
@@ -59,12 +59,12 @@ class Absorbing(CodeMaps):
         loss_kind: Literal["elbo", "reweighted_elbo", "mlm"] = "reweighted_elbo",
         canvas: Sequence[int] | None = None,
         temperature: float = 1.0,
-        network: Shape = Shape(),  # noqa: B008 (frozen)
-        told: Told = Told(),  # noqa: B008 (frozen)
+        network: TransformerSize = TransformerSize(),  # noqa: B008 (frozen)
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = default_optimizer,
-        learning_rate: Constant | None = None,
+        learning_rate_schedule: Constant | None = None,
     ) -> None:
-        super().__init__(first_stage, network, told, num_steps, temperature, optimizer, learning_rate)
+        super().__init__(first_stage, network, conditioning, num_steps, temperature, optimizer, learning_rate_schedule)
         if num_steps > num_levels:
             raise ValueError(f"model.init_args.num_steps is {num_steps}, but num_levels is {num_levels}.")
         self.num_levels, self.loss_kind, self.canvas = num_levels, loss_kind, canvas

@@ -26,12 +26,12 @@ from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
-from lit_medgen.methods.first_stage import TwoStage, keys_of, weights_hash
-from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.frozen import TwoStage, keys_of, weights_hash
+from lit_medgen.training.learning_rate import Constant
 
 ENCODED_AT_ONCE = 16
 NUM_SHOWN = 8
@@ -39,7 +39,7 @@ NUM_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Shape:
+class TransformerSize:
     """Size of the transformer.
 
     Attributes:
@@ -56,36 +56,36 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditioning:
     """What images are made from.
 
     Attributes:
         attributes: names of attributes of the data, e.g. age_years, sex.
-        unconditional: share of training images whose attributes are all left out.
-        drop_each: share of the other training images that an attribute is left out of, drawn for each of several
-            attributes by itself, so that images can be asked for by any of them alone.
+        drop_probability: share of training images whose attributes are all left out.
+        drop_each_probability: share of the other training images that an attribute is left out of, drawn for each
+            of several attributes by itself, so that images can be asked for by any of them alone.
         guidance_scale: of classifier-free guidance on the logits; 1 is none.
     """
 
     attributes: Sequence[str] = ()
-    unconditional: float = 0.1
-    drop_each: float = 0.1
+    drop_probability: float = 0.1
+    drop_each_probability: float = 0.1
     guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
         """ValueError for shares that are none."""
-        for name in ("unconditional", "drop_each"):
+        for name in ("drop_probability", "drop_each_probability"):
             if not 0 <= (share := getattr(self, name)) < 1:
-                raise ValueError(f"model.init_args.told.{name} is {share}; give a share from 0 to below 1.")
+                raise ValueError(f"model.init_args.conditioning.{name} is {share}; give a share from 0 to below 1.")
 
     def drawn(self, condition: Condition, num: int, device: torch.device) -> Condition:
         """The condition of `num` images as training sees it: some attributes, or all of them, left out by chance."""
         if not self.attributes:
             return condition
         if len(self.attributes) > 1:
-            rows = {name: torch.rand(num, device=device) < self.drop_each for name in condition.attributes}
+            rows = {name: torch.rand(num, device=device) < self.drop_each_probability for name in condition.attributes}
             condition = condition.drop_attributes(rows)
-        return condition.drop(torch.rand(num, device=device) < self.unconditional)
+        return condition.drop(torch.rand(num, device=device) < self.drop_probability)
 
 
 class CodeMaps(TwoStage):
@@ -94,15 +94,15 @@ class CodeMaps(TwoStage):
     Args:
         first_stage: checkpoint of the VQGAN.
         network: size of the transformer.
-        told: attributes that images are made from.
+        conditioning: attributes that images are made from.
         num_steps: of sampling.
         temperature: of codes drawn; 0 takes the likeliest.
         optimizer: makes the optimizer.
-        learning_rate: factor of the optimizer's rate at each step.
+        learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     first_stage: VQGAN
-    kind = VQGAN
+    first_stage_type = VQGAN
     make_first_stage = "python -m lit_medgen fit --config configs/vqgan.yaml"
     process: DiscreteProcess
     reads_embeddings: bool
@@ -111,24 +111,25 @@ class CodeMaps(TwoStage):
     def __init__(
         self,
         first_stage: str,
-        network: Shape,
-        told: Told,
+        network: TransformerSize,
+        conditioning: Conditioning,
         num_steps: int,
         temperature: float,
         optimizer: OptimizerCallable,
-        learning_rate: Constant | None,
+        learning_rate_schedule: Constant | None,
     ) -> None:
-        super().__init__(first_stage, optimizer, learning_rate)
+        super().__init__(first_stage, optimizer, learning_rate_schedule)
         if temperature < 0:
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
-        if told.guidance_scale != 1 and not told.attributes:
+        if conditioning.guidance_scale != 1 and not conditioning.attributes:
             raise ValueError(
-                f"model.init_args.told.guidance_scale is {told.guidance_scale}, but told.attributes is empty; there is "
-                "nothing to guide to."
+                f"model.init_args.conditioning.guidance_scale is {conditioning.guidance_scale}, but "
+                "conditioning.attributes is "
+                "empty; there is nothing to guide to."
             )
-        self.shape, self.told, self.asked = network, told, tuple(told.attributes)
+        self.size, self.conditioning, self.asked = network, conditioning, tuple(conditioning.attributes)
         self.num_steps, self.temperature = num_steps, temperature
         self.table: CodeTable | None = None
 
@@ -138,7 +139,7 @@ class CodeMaps(TwoStage):
         quantizer = first_stage.quantizer
         channels = quantizer.channels if self.reads_embeddings else 0
         self.network = CodeTransformer(
-            self.map_size, quantizer.num_codes, channels, **asdict(self.shape), attributes=self.told.attributes
+            self.map_size, quantizer.num_codes, channels, **asdict(self.size), attributes=self.conditioning.attributes
         )
         self.process = self.make_process(quantizer.num_codes)
 
@@ -149,10 +150,10 @@ class CodeMaps(TwoStage):
     def check(self, spec: Any) -> None:
         """InputError if the data is another than the first stage's, or lacks an attribute."""
         super().check(spec)
-        for name in self.told.attributes:
+        for name in self.conditioning.attributes:
             if name not in spec.attributes:
                 raise InputError(
-                    f"model.init_args.told.attributes: no {name!r} in the data, which has "
+                    f"model.init_args.conditioning.attributes: no {name!r} in the data, which has "
                     f"{', '.join(map(repr, spec.attributes)) or 'none'}."
                 )
 
@@ -173,32 +174,32 @@ class CodeMaps(TwoStage):
         return encode(self.first_stage, batch.image) if batch.codes is None else batch.codes
 
     def scaled(self, condition: Condition) -> Condition:
-        """The attributes that the transformer is told, each from -1 to 1 over the range of the training people."""
+        """The attributes that the transformer reads, each from -1 to 1 over the range of the training people."""
         ranges = self.needed_spec().attributes
         found = {}
-        for name in self.told.attributes:
+        for name in self.conditioning.attributes:
             low, high = ranges[name]
             if name in condition.attributes:
                 found[name] = (condition.attributes[name] - low) / max(high - low, 1e-6) * 2 - 1
         return Condition(attributes=found)
 
     def time(self, level: Tensor) -> Tensor:
-        """What the transformer is told of the level: b, in [0, 1]."""
+        """What the transformer reads of the level: b, in [0, 1]."""
         return sent(level / self.process.num_levels, self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
         logits: Tensor = self.network(state, self.time(level), condition)
-        if self.told.guidance_scale == 1:
+        if self.conditioning.guidance_scale == 1:
             return logits
         null = self.network(state, self.time(level), Condition())
-        return null + self.told.guidance_scale * (logits - null)
+        return null + self.conditioning.guidance_scale * (logits - null)
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """The same as the loss needs them: some attributes left out, no guidance."""
         condition = self.scaled(Condition(attributes=batch.attributes))
         if self.training:
-            condition = self.told.drawn(condition, len(state), self.device)
+            condition = self.conditioning.drawn(condition, len(state), self.device)
         logits: Tensor = self.network(state, self.time(level), condition)
         return logits.float()
 
@@ -220,11 +221,11 @@ class CodeMaps(TwoStage):
 
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
         """The state at every level reached after the start, down to level 0, which is codes."""
-        noise, told = SeededNoise(seeds), self.scaled(condition.to(self.device))
+        noise, conditioning = SeededNoise(seeds), self.scaled(condition.to(self.device))
         levels = descending(self.process.num_levels, self.num_steps)
         state = self.start(noise, len(seeds))
         for t, s in pairwise(levels):
-            logits = self.guided_logits(state, torch.full((len(seeds),), t, device=self.device), told)
+            logits = self.guided_logits(state, torch.full((len(seeds),), t, device=self.device), conditioning)
             state = self.step(logits, state, t, s, noise)
             yield state
 
@@ -234,7 +235,7 @@ class CodeMaps(TwoStage):
         return self.process.reverse(codes, state, t, s, noise)
 
     @torch.no_grad()
-    def making_of(self, seed: int) -> Tensor:
+    def trajectory(self, seed: int) -> Tensor:
         """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
         states = list(self.walk(Condition(), [seed]))
         places = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
@@ -278,7 +279,7 @@ class CodeTable:
         if path.is_file() and not _damaged(path):
             return
         records, slices = _encoded(data), data.every_slice
-        maps = [encode(first_stage, data.images(record, slices)).int() for record in records]
+        maps = [encode(first_stage, data.images_of(record, slices)).int() for record in records]
         path.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         np.savez(

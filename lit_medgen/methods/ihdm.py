@@ -26,12 +26,12 @@ from lit_medgen.batch import Batch, sent
 from lit_medgen.diffusion.discrete import HeatProcess
 from lit_medgen.diffusion.heat import BlurSchedule
 from lit_medgen.errors import InputError
-from lit_medgen.methods.base import FACTS, default_optimizer
-from lit_medgen.methods.code_maps import CodeMaps, Shape, Told
-from lit_medgen.methods.learning_rate import Constant
+from lit_medgen.methods.code_maps import CodeMaps, Conditioning, TransformerSize
 from lit_medgen.networks.quantizer import usage
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import FACTS, default_optimizer
 
 
 class IHDM(CodeMaps):
@@ -49,9 +49,9 @@ class IHDM(CodeMaps):
             itself, whose noise the blur between near levels does not hide.
         temperature: of codes drawn; 0 takes the likeliest.
         network: size of the transformer.
-        told: attributes that images are made from.
+        conditioning: attributes that images are made from.
         optimizer: makes the optimizer.
-        learning_rate: factor of the optimizer's rate at each step.
+        learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     process: HeatProcess
@@ -68,12 +68,12 @@ class IHDM(CodeMaps):
         num_steps: int = 1,
         guess: Literal["mean", "draw"] = "mean",
         temperature: float = 1.0,
-        network: Shape = Shape(),  # noqa: B008 (frozen)
-        told: Told = Told(),  # noqa: B008 (frozen)
+        network: TransformerSize = TransformerSize(),  # noqa: B008 (frozen)
+        conditioning: Conditioning = Conditioning(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = default_optimizer,
-        learning_rate: Constant | None = None,
+        learning_rate_schedule: Constant | None = None,
     ) -> None:
-        super().__init__(first_stage, network, told, num_steps, temperature, optimizer, learning_rate)
+        super().__init__(first_stage, network, conditioning, num_steps, temperature, optimizer, learning_rate_schedule)
         if num_priors < 1:
             raise ValueError(f"model.init_args.num_priors is {num_priors}; give at least 1.")
         self.schedule, self.space = schedule or BlurSchedule(), space

@@ -1,4 +1,4 @@
-r"""VQGAN: images as maps of discrete codes, learned against a critic.
+r"""VQGAN: images as maps of discrete codes, learned against a discriminator.
 
 Esser, Rombach, Ommer. "Taming Transformers for High-Resolution Image Synthesis". CVPR 2021; as the first stage of
 Bond-Taylor et al. "Unleashing Transformers" (ECCV 2022) and of "Discrete VQ-IHDM: MRI Generation with Vector Quantized
@@ -9,9 +9,9 @@ Inverse Heat Dissipation Model" (anonymous, under review).
     L_G      = -E[D(G(z_q))]                      D: hinge loss                        (Lim & Ye 2017, section 2)
     lambda   = |grad L_rec| / (|grad L_G| + delta), both at the last layer of G        (Esser et al., eq. 7)
 
-The critic starts after `critic_start` steps, at its full learning rate: lambda passes on the gradient of a critic that
-has hardly learned as loudly as that of a good one, so a second warm-up would do harm. Where eq. 4 and the code it comes
-from differ: `lit_medgen.networks.quantizer`.
+The discriminator starts after `discriminator_start` steps, at its full learning rate: lambda passes on the
+gradient of a discriminator that has hardly learned as loudly as that of a good one, so a second
+warm-up would do harm. Where eq. 4 and the code it comes from differ: `lit_medgen.networks.quantizer`.
 """
 
 from __future__ import annotations
@@ -27,43 +27,44 @@ from torch.nn import functional
 
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError
-from lit_medgen.methods.adversarial import Adversarial
-from lit_medgen.methods.base import default_optimizer
-from lit_medgen.methods.first_stage import FirstStage
-from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PerceptualDistance, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
 from lit_medgen.output import say
+from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.frozen import FirstStage
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
 
 DELTA = 1e-4
-LEAST_FOR_FRECHET = 8
+MIN_FOR_FRECHET = 8
 """Unseen images: fewer have no covariance worth the name."""
-MOST_PEOPLE = 500
+MAX_PEOPLE = 500
 """Training people that features are learned from, at most."""
 
 
 class VQGAN(Adversarial, FirstStage):
-    """Encoder, codebook, decoder and a critic.
+    """Encoder, codebook, decoder and a discriminator.
 
     Args:
         network: `Autoencoder`, or any module that encodes and decodes (`ImageAutoencoder` says how).
         quantizer: of the latent map; None: `NearestNeighbour` with as many channels as the map.
-        critic: `PatchDiscriminator` (None), or any module that tells real images from made ones.
+        discriminator: `PatchDiscriminator` (None), or any module that tells real images from made ones.
         features: what perceptual and Fréchet distance are made of: `learned` from the training people, a TorchScript
             file, or `none`.
         perceptual_weight: w.
         spectral_weight: w', of the squared difference of Fourier amplitudes (Dhariwal et al. 2020, "Jukebox", 3.3).
-        critic_weight: factor of lambda.
-        most_critic_weight: lambda is at most this.
-        critic_start: steps before the critic is trained and heard.
-        diff_augment: whether the critic sees real and made images augmented alike.
+        discriminator_weight: factor of lambda.
+        max_discriminator_weight: lambda is at most this.
+        discriminator_start: steps before the discriminator is trained and heard.
+        diff_augment: whether the discriminator sees real and made images augmented alike.
         optimizer: makes the optimizer of encoder, codebook and decoder.
-        critic_optimizer: makes the critic's.
-        learning_rate: factor of the rate of encoder, codebook and decoder at each step.
-        critic_learning_rate: factor of the critic's rate at each of its own steps, from `critic_start` on; None: 1.
+        discriminator_optimizer: makes the discriminator's.
+        learning_rate_schedule: factor of the rate of encoder, codebook and decoder at each step.
+        discriminator_learning_rate_schedule: factor of the discriminator's rate at each of its own steps,
+            from `discriminator_start` on; None: 1.
         gradient_clip: greatest norm of either gradient.
     """
 
@@ -71,24 +72,29 @@ class VQGAN(Adversarial, FirstStage):
         self,
         network: ImageAutoencoder,
         quantizer: Quantizer | None = None,
-        critic: Discriminator | None = None,
+        discriminator: Discriminator | None = None,
         features: str = "learned",
         perceptual_weight: float = 1.0,
         spectral_weight: float = 0.0,
-        critic_weight: float = 1.0,
-        most_critic_weight: float = 1.0,
-        critic_start: int = 30_000,
+        discriminator_weight: float = 1.0,
+        max_discriminator_weight: float = 1.0,
+        discriminator_start: int = 30_000,
         diff_augment: bool = False,
         optimizer: OptimizerCallable = default_optimizer,
-        critic_optimizer: OptimizerCallable = default_optimizer,
-        learning_rate: Constant | None = None,
-        critic_learning_rate: Constant | None = None,
+        discriminator_optimizer: OptimizerCallable = default_optimizer,
+        learning_rate_schedule: Constant | None = None,
+        discriminator_learning_rate_schedule: Constant | None = None,
         gradient_clip: float | None = None,
     ) -> None:
         as_module(network)
-        critic = critic or PatchDiscriminator(network.dim)
+        discriminator = discriminator or PatchDiscriminator(network.dim)
         super().__init__(
-            as_module(critic), optimizer, critic_optimizer, learning_rate, critic_learning_rate, gradient_clip
+            as_module(discriminator),
+            optimizer,
+            discriminator_optimizer,
+            learning_rate_schedule,
+            discriminator_learning_rate_schedule,
+            gradient_clip,
         )
         self.network = network
         self.quantizer = quantizer or NearestNeighbour(channels=network.latent_channels)
@@ -98,8 +104,8 @@ class VQGAN(Adversarial, FirstStage):
                 f"has {self.quantizer.channels} channels; give the same."
             )
         self.features, self.perceptual_weight, self.spectral_weight = features, perceptual_weight, spectral_weight
-        self.critic_weight, self.most_critic_weight = critic_weight, most_critic_weight
-        self.critic_start, self.diff_augment = critic_start, diff_augment
+        self.discriminator_weight, self.max_discriminator_weight = discriminator_weight, max_discriminator_weight
+        self.discriminator_start, self.diff_augment = discriminator_start, diff_augment
         self._perceptual: list[PerceptualDistance] = []  # in a list, so that its network is no part of this one
         self._measures: dict[str, PairedMetric] = {}
         self._views: AllViews | None = None
@@ -131,16 +137,16 @@ class VQGAN(Adversarial, FirstStage):
         return self.decode(self.codes(images))
 
     def for_second_stage(self) -> VQGAN:
-        """Itself without the critic."""
-        del self.critic
+        """Itself without the discriminator."""
+        del self.discriminator
         return self
 
     # Training.
 
     def networks_for_speed(self) -> list[nn.Module]:
-        """Encoder and decoder, where the network has such parts, and the critic."""
+        """Encoder and decoder, where the network has such parts, and the discriminator."""
         parts = [getattr(self.network, name, None) for name in ("encoder", "decoder")]
-        return [part for part in [*parts, getattr(self, "critic", None)] if isinstance(part, nn.Module)]
+        return [part for part in [*parts, getattr(self, "discriminator", None)] if isinstance(part, nn.Module)]
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if the images do not fit the network."""
@@ -157,11 +163,11 @@ class VQGAN(Adversarial, FirstStage):
         if stage not in ("fit", "validate", "test"):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        unseen = data.volumes("val", one_per_person=True)
-        self.originals = unseen if len(unseen) else data.volumes("train", one_per_person=True, limit=8)
+        unseen = data.images("val", one_per_person=True)
+        self.originals = unseen if len(unseen) else data.images("train", one_per_person=True, limit=8)
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
-            train, cache = data.volumes("train", one_per_person=True, limit=MOST_PEOPLE), data.store.folder / "features"
+            train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE), data.store.folder / "features"
             for first in (True, False):  # the first process of each machine learns them, the others read what it kept
                 if first == (self.trainer.local_rank == 0):
                     self._take_features(train, cache)
@@ -172,12 +178,12 @@ class VQGAN(Adversarial, FirstStage):
     def _take_features(self, train: Tensor, cache: Path) -> None:
         """Learns or loads the features, of images of the training people."""
         views = extractors(self.features, train, self.most_samples, cache)
-        self._views = AllViews(tuple(views.values())) if self.most_samples >= LEAST_FOR_FRECHET else None
+        self._views = AllViews(tuple(views.values())) if self.most_samples >= MIN_FOR_FRECHET else None
         if self.perceptual_weight:
             self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 4, and in training the critic's opinion."""
+        """Eq. 4, and in training the discriminator's opinion."""
         quantized: Quantized = self.quantizer(self.network.encode(batch.image))
         output = self.network.decode(quantized.latent).float()
         self.output, self.found_codes = output, quantized.codes
@@ -192,32 +198,32 @@ class VQGAN(Adversarial, FirstStage):
         if self.training:
             found["perplexity"] = perplexity(usage(quantized.codes, self.quantizer.num_codes))
         loss = reconstruction + quantized.loss
-        if self.training and self.critic_active:
-            adversarial = -self.critic(self._augmented(output)).float().mean()
-            weight = self._critic_weight(reconstruction, adversarial)
+        if self.training and self.discriminator_active:
+            adversarial = -self.discriminator(self._augmented(output)).float().mean()
+            weight = self._discriminator_weight(reconstruction, adversarial)
             loss = loss + weight * adversarial
-            found |= {"adversarial": adversarial, "critic_weight": weight}
+            found |= {"adversarial": adversarial, "discriminator_weight": weight}
         return {"loss": loss} | found
 
     @property
-    def critic_active(self) -> bool:
-        """Whether the critic is trained and heard."""
-        return self._step >= self.critic_start
+    def discriminator_active(self) -> bool:
+        """Whether the discriminator is trained and heard."""
+        return self._step >= self.discriminator_start
 
-    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of the discriminator (Lim & Ye 2017, section 2), and its mean outputs for real and made images."""
-        real = self.critic(self._augmented(batch.image)).float()
-        made = self.critic(self._augmented(self.output.detach())).float()
+        real = self.discriminator(self._augmented(batch.image)).float()
+        made = self.discriminator(self._augmented(self.output.detach())).float()
         loss = (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
-        return {"critic_loss": loss, "critic_of_real": real.mean(), "critic_of_made": made.mean()}
+        return {"discriminator_loss": loss, "discriminator_of_real": real.mean(), "discriminator_of_made": made.mean()}
 
-    def _critic_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+    def _discriminator_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
         """Adaptive weight of the adversarial loss (Esser et al. 2021, eq. 7): the ratio of two gradient norms."""
         ours, theirs = (
             torch.autograd.grad(loss, self.network.last_layer, retain_graph=True)[0].float().norm()
             for loss in (reconstruction, adversarial)
         )
-        return self.critic_weight * (ours / (theirs + DELTA)).clamp(0, self.most_critic_weight).detach()
+        return self.discriminator_weight * (ours / (theirs + DELTA)).clamp(0, self.max_discriminator_weight).detach()
 
     def _augmented(self, images: Tensor) -> Tensor:
         if not self.diff_augment:
@@ -234,7 +240,7 @@ class VQGAN(Adversarial, FirstStage):
             measure.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss without the critic; measures the reconstructions where they are."""
+        """The loss without the discriminator; measures the reconstructions where they are."""
         super().validation_step(batch, batch_idx)
         self.code_counts += usage(self.found_codes, self.quantizer.num_codes)
         outputs = self.output.clamp(-1, 1)

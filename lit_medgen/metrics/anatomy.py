@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.metrics.base import TwoSampleMetric
-from lit_medgen.metrics.diversity import LEAST_SPREAD, spread
+from lit_medgen.metrics.diversity import MIN_SPREAD, spread
 
 TISSUE = 0.2
 """Of an image in [0, 1]: above it lies the brain."""
@@ -33,7 +33,7 @@ class VentricleSpread(TwoSampleMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        return float(spread(statistics["x"][x]) / spread(statistics["y"][y]).clamp(min=LEAST_SPREAD))
+        return float(spread(statistics["x"][x]) / spread(statistics["y"][y]).clamp(min=MIN_SPREAD))
 
 
 def ventricle_size(brains: Tensor) -> Tensor:

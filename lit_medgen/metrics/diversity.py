@@ -9,7 +9,7 @@ from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
 from lit_medgen.metrics.known import of_each
 from lit_medgen.metrics.ms_ssim import BETAS, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
 
-LEAST_SPREAD = 1e-12
+MIN_SPREAD = 1e-12
 """Of real images, where a score is relative to theirs: a single one has none."""
 
 
@@ -17,18 +17,18 @@ class PairwiseMSSSIM(TwoSampleMetric):
     """Mean MS-SSIM of two different samples: 1 means all alike. Compare it with real images' own value."""
 
     of_one_set = True
-    most = len(BETAS)
+    max_scales = len(BETAS)
     """Scales, if so many fit."""
 
     def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
         """Similarity of all pairs of samples."""
-        num_scales, window = scales_and_window(tuple(samples.shape[2:]), self.most)
+        num_scales, window = scales_and_window(tuple(samples.shape[2:]), self.max_scales)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
         self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
         return {"xx": self._likeness(samples, self.wanted)}
 
     def _likeness(self, images: Tensor, wanted: Tensor | None = None) -> Tensor:
-        found: Tensor = self.known(pairwise_ms_ssim, images, images, self.most, wanted, self.known.device)
+        found: Tensor = self.known(pairwise_ms_ssim, images, images, self.max_scales, wanted, self.known.device)
         return found
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
@@ -39,7 +39,7 @@ class PairwiseMSSSIM(TwoSampleMetric):
 class PairwiseSSIM(PairwiseMSSSIM):
     """The same at one scale: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to ...", eq. 13."""
 
-    most = 1
+    max_scales = 1
 
 
 class MSSSIMGap(PairwiseMSSSIM):
@@ -112,7 +112,7 @@ class ModeSpread(TwoSampleMetric):
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         x_spread, y_spread = (spread(statistics[name][chosen]) for name, chosen in (("x", x), ("y", y)))
-        return float((x_spread / y_spread.clamp(min=LEAST_SPREAD)).mean())
+        return float((x_spread / y_spread.clamp(min=MIN_SPREAD)).mean())
 
 
 def _coefficients(images: Tensor, modes: Tensor, device: torch.device) -> Tensor:

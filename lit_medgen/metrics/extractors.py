@@ -32,7 +32,7 @@ from lit_medgen.metrics.paired import PerceptualDistance
 from lit_medgen.metrics.torchscript import Network, from_file, perceptual_of_file
 
 LEARNED = "learned"
-MOST_DIMENSIONS = 16
+MAX_DIMENSIONS = 16
 NUM_STEPS = 400
 PEOPLE_A_STEP = 32
 TEMPERATURE = 0.1
@@ -111,7 +111,7 @@ def extractors(
     """
     views = list(AXES) if train.ndim == 5 else ["image"]
     if source == LEARNED:
-        embed, name = learned(train, max(2, min(MOST_DIMENSIONS, num_real // 4)), cache)
+        embed, name = learned(train, max(2, min(MAX_DIMENSIONS, num_real // 4)), cache)
         networks = {view: _on(device, _standardised(embed, _slices(train, AXES.get(view)))) for view in views}
         return {view: CentreSlice(networks[view], name, view) for view in views}
     network, classifier, name, _ = from_file(Path(source))
@@ -138,7 +138,7 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
     """
     if source != LEARNED:
         return perceptual_of_file(Path(source), _slices(train[:1], 2 if train.ndim == 5 else None))
-    network, name = learned(train, MOST_DIMENSIONS, cache)
+    network, name = learned(train, MAX_DIMENSIONS, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
         found = []

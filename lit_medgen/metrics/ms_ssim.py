@@ -31,24 +31,24 @@ BLOCK_VOXELS = 2**27
 """Images are taken in blocks of about this many voxels, whose moments at all scales fill about 2 GiB."""
 
 
-def scales_and_window(size: tuple[int, ...], most: int = len(BETAS)) -> tuple[int, int]:
-    """How many scales fit an image of this size, and the window's side; `most` of 1 makes it SSIM."""
-    window = 11 if min(size) // 2 ** (most - 1) >= 11 else 7
-    fitting = [j + 1 for j in range(most) if min(size) // 2**j >= window]
+def scales_and_window(size: tuple[int, ...], max_scales: int = len(BETAS)) -> tuple[int, int]:
+    """How many scales fit an image of this size, and the window's side; `max_scales` of 1 makes it SSIM."""
+    window = 11 if min(size) // 2 ** (max_scales - 1) >= 11 else 7
+    fitting = [j + 1 for j in range(max_scales) if min(size) // 2**j >= window]
     if not fitting:
         raise ValueError(f"images of {size} are too small for MS-SSIM; every side must be at least {window}.")
     return fitting[-1], window
 
 
 def pairwise_ms_ssim(
-    x: Tensor, y: Tensor, most: int = len(BETAS), wanted: Tensor | None = None, device: torch.device | str = "cpu"
+    x: Tensor, y: Tensor, max_scales: int = len(BETAS), wanted: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> Tensor:
     """n m: MS-SSIM of every x (n c *s) with every y (m c *s), both in [-1, 1]; where y is x, of each pair once.
 
     Args:
         x: images.
         y: images.
-        most: scales, if so many fit.
+        max_scales: scales, if so many fit.
         wanted: n m, bool: the pairs that are computed, the others are NaN (symmetric where y is x); None: all.
         device: where blocks of images are worked on; the result is on the CPU.
     """
@@ -57,7 +57,7 @@ def pairwise_ms_ssim(
     found = torch.full(wanted.shape, torch.nan)
     for row, some_x in _blocks(x):
         itself = row if y is x else None
-        for column, scales in _faced(some_x, y, most, wanted[row : row + len(some_x)], device, itself):
+        for column, scales in _faced(some_x, y, max_scales, wanted[row : row + len(some_x)], device, itself):
             for i in range(len(some_x)):
                 places = wanted[row + i, column : column + scales.num_y].nonzero().flatten()
                 if len(places):
@@ -90,7 +90,7 @@ def _blocks(images: Tensor) -> Iterator[tuple[int, Tensor]]:
 def _faced(
     x: Tensor,
     y: Tensor,
-    most: int = len(BETAS),
+    max_scales: int = len(BETAS),
     wanted: Tensor | None = None,
     device: torch.device | str = "cpu",
     itself: int | None = None,
@@ -104,7 +104,7 @@ def _faced(
         if wanted is not None and not wanted[:, start : start + len(some_y)].any():
             continue
         some_y = x if start == itself else some_y
-        scales = scales.facing(some_y) if scales else Scales(x, some_y, most, device=device)
+        scales = scales.facing(some_y) if scales else Scales(x, some_y, max_scales, device=device)
         yield start, scales
 
 
@@ -114,7 +114,7 @@ class Scales:
     Args:
         x: n c *s in [-1, 1].
         y: m c *s in [-1, 1].
-        most: scales, if so many fit.
+        max_scales: scales, if so many fit.
         dtype: precision of the computation.
         device: where it happens.
     """
@@ -123,11 +123,11 @@ class Scales:
         self,
         x: Tensor,
         y: Tensor,
-        most: int = len(BETAS),
+        max_scales: int = len(BETAS),
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.num, self.window = scales_and_window(tuple(x.shape[2:]), most)
+        self.num, self.window = scales_and_window(tuple(x.shape[2:]), max_scales)
         self.betas = [beta / sum(BETAS[: self.num]) for beta in BETAS[: self.num]]
         self.dtype, self.device = dtype, torch.device(device)
         self.tile = TILE_VOXELS if self.device.type == "cpu" else DEVICE_TILE_VOXELS

@@ -79,23 +79,25 @@ class PairedPSNR(PairedMetric):
 class PairedMSSSIM(PairedMetric):
     """MS-SSIM of output and target; 1 for equal images."""
 
-    most = len(BETAS)
+    max_scales = len(BETAS)
     """Scales, if so many fit."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """n: of every pair."""
-        num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.most)
+        num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.max_scales)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
         self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
         pairs = zip(outputs.split(1), targets.split(1), strict=True)
         device = outputs.device
-        return torch.cat([Scales(output, target, self.most, device=device).similarity(0) for output, target in pairs])
+        return torch.cat(
+            [Scales(output, target, self.max_scales, device=device).similarity(0) for output, target in pairs]
+        )
 
 
 class PairedSSIM(PairedMSSSIM):
     """SSIM of output and target; 1 for equal images."""
 
-    most = 1
+    max_scales = 1
 
 
 class PerceptualDistance(PairedMetric):

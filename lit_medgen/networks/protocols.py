@@ -54,7 +54,7 @@ class ImageAutoencoder(Protocol):
 
 
 class Discriminator(Protocol):
-    """Tells real images from made ones (VQGAN's critic)."""
+    """Tells real images from made ones (VQGAN's discriminator)."""
 
     def forward(self, image: Any, /) -> Any:
         """Logits of any shape, one or many for each image, from b c *s; high where it seems real."""

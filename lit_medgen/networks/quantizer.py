@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from lit_medgen.batch import sent
 
-LEAST_COUNT = 1e-6
+MIN_COUNT = 1e-6
 """A code that stood for less, on average, stays where it is: ratios of what underflows say nothing."""
 
 
@@ -142,7 +142,7 @@ class NearestNeighbour(Quantizer):
         if self.ema_decay is not None:
             self.count.lerp_(count, 1 - self.ema_decay)
             self.total.lerp_(total, 1 - self.ema_decay)
-            seen = (self.count > LEAST_COUNT)[:, None]
+            seen = (self.count > MIN_COUNT)[:, None]
             self.codebook.copy_(torch.where(seen, self.total / self.count[:, None], self.codebook))
         if self.revive_after:
             self.unused.add_(1).masked_fill_(count > 0, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from lit_medgen.images.nifti import write_nifti
 
 SHAPE = (20, 24, 18)  # voxels of 2 mm

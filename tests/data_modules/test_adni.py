@@ -14,7 +14,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from data_modules.adni import ADNIDataModule
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import Rejected, Scan
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images.nifti import write_nifti

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data_modules.folder import FolderDataModule
-from data_modules.preprocessing import Preprocessing
-from data_modules.slices import OneSlice, UniformDraw
+from data_modules.recipes.volumes import Preprocessing
+from data_modules.views import OneSlice, UniformDraw
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError
 
@@ -87,7 +87,7 @@ def test_without_a_store_prepare_is_named(cohort: Path, tmp_path: Path) -> None:
 
 def test_an_empty_split_is_no_error(heads: FolderDataModule) -> None:
     assert list(heads.test_dataloader()) == []
-    assert heads.volumes("test").shape == (0, 1, 10, 12, 9)
+    assert heads.images("test").shape == (0, 1, 10, 12, 9)
 
 
 def test_training_continues_exactly(heads: FolderDataModule) -> None:
@@ -177,7 +177,7 @@ def test_single_slices_are_upright_images(heads: FolderDataModule, axis: Any, tm
     for image, key, index in zip(batch.image, batch.key, batch.slice_index[:, 0].tolist(), strict=True):
         expected = torch.from_numpy(volumes[key].take(index, axis=place).copy()).flip(1)
         torch.testing.assert_close(image[0], expected)
-    evaluated = module.volumes("val", one_per_person=True)
+    evaluated = module.images("val", one_per_person=True)
     people = len({record.person for record in module.records["val"]})
     assert len(evaluated) == 2 * people == module.images_per_person * people
     first = module.records["val"][0]

@@ -15,12 +15,12 @@ import pytest
 from scipy import ndimage
 
 from data_modules import CTSlices, LIDCDataModule
-from data_modules.lidc_annotations import read_annotations
+from data_modules.lidc.annotations import read_annotations
+from data_modules.lidc.semantic_maps import LUNG
 from data_modules.phantoms import chests
 from data_modules.phantoms.chest_nodules import Nodule, nodules_of
 from data_modules.phantoms.lidc_database import Scan, read_scans
 from data_modules.phantoms.lidc_tree import METADATA, sessions_of, write_lidc
-from data_modules.semantic_maps import LUNG
 from lit_medgen.__main__ import main
 
 SEED, NUM_SLICES = 1, 6

@@ -21,10 +21,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data_modules.folder import FolderDataModule
-from data_modules.preprocessing import Preprocessing
-from data_modules.slices import FDMDraw, UniformDraw
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.splits import SPLITS
 from data_modules.store import Scan
+from data_modules.views import FDMDraw, UniformDraw
 from lit_medgen.batch import PADDING, Batch
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images import read_image
@@ -230,7 +230,7 @@ def test_whole_volumes(opened: Opened, cohort: Path) -> None:
     assert batch.affine.shape == (3, 4, 4)
     assert batch.attributes["age"].shape == (3,)
     assert batch.slice_index is batch.observed is None
-    images = module.volumes("train")
+    images = module.images("train")
     assert images.min() == -1
     assert 0.5 < images.max() <= 1
     assert len(set(batch.key)) == 3
@@ -272,7 +272,7 @@ def test_evaluation_loaders_give_every_image_once(split: str, heads: FolderDataM
 
 
 def test_volumes_of_a_split(heads: FolderDataModule) -> None:
-    assert heads.volumes("test").shape == (len(heads.records["test"]), 1, 10, 12, 9)
+    assert heads.images("test").shape == (len(heads.records["test"]), 1, 10, 12, 9)
 
 
 def png_folder(root: Path, num: int = 8) -> Path:

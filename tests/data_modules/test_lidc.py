@@ -22,7 +22,7 @@ from tiny_lidc import GAP_MM, LEFT_LUNG, NODULE, RIGHT_LUNG, SIDE, SPACING_MM, T
 from tiny_run import ROOT
 
 from data_modules import CTSlices, LIDCDataModule
-from data_modules.semantic_maps import CLASSES, LUNG, PRESETS
+from data_modules.lidc.semantic_maps import CLASSES, LUNG, PRESETS
 from data_modules.store import Rejected
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError
@@ -194,7 +194,7 @@ def test_no_name_of_anybody_is_in_the_store(tree: Path) -> None:
 
 def test_one_slice_of_each_person_is_evaluated(tree: Path) -> None:
     data = opened(tree)
-    images = data.volumes("train", one_per_person=True)
+    images = data.images("train", one_per_person=True)
     assert len(images) == len(set(data.people("train").values()))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pylidc_compat import import_pylidc
 
-from data_modules.lidc_annotations import (
+from data_modules.lidc.annotations import (
     HIGHEST,
     Contour,
     Reading,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tiny_lidc import SIDE, TinyScan
 
-from data_modules.lidc import LIDCDataModule
-from data_modules.lidc_slices import MAPS, CTScan, CTSlices
+from data_modules.lidc.lidc import LIDCDataModule
+from data_modules.recipes.ct_slices import MAPS, CTScan, CTSlices
 from data_modules.store import Record, Rejected, Scan, StoreAddress, _prepare_one
 
 Mutant = Callable[[bytes, np.random.Generator], bytes]

@@ -19,7 +19,7 @@ from tiny_run import one_line
 from data_modules.adni import ADNIDataModule
 from data_modules.folder import FolderDataModule
 from data_modules.listing import is_dicom, suffix_of, walk
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import Scan
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError, RunError

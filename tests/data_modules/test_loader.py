@@ -22,7 +22,7 @@ from data_modules.base import StoreDataset
 from data_modules.order import Place
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, MissingDataError, NonFiniteError
-from lit_medgen.methods.base import Method
+from lit_medgen.training.method import Method
 
 POSITION = 5
 """Of the training sample that things happen to."""
@@ -78,15 +78,15 @@ class Killing:
 
     def __init__(self) -> None:
         context = get_context("fork")
-        self.told, self.pid = context.Event(), context.Value("i", 0)
+        self.conditioning, self.pid = context.Event(), context.Value("i", 0)
 
     def deed(self, path: Path) -> None:
         self.pid.value = os.getpid()
-        assert self.told.wait(60)
+        assert self.conditioning.wait(60)
         die(path)
 
     def __call__(self) -> None:
-        self.told.set()
+        self.conditioning.set()
         deadline = time.monotonic() + 60
         while not self.dead():
             assert time.monotonic() < deadline

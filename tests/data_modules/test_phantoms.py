@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from data_modules.adni import ADNIDataModule
 from data_modules.phantoms import heads
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from lit_medgen.__main__ import main
 from lit_medgen.images.nifti import read_nifti
 from lit_medgen.seeds import mix

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data_modules.preprocessing import Preprocessing, bounding_box
+from data_modules.recipes.volumes import Preprocessing, bounding_box
 from data_modules.store import StoreAddress
 from lit_medgen.errors import InputError
 from lit_medgen.images.nifti import write_nifti

@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from data_modules import registration
 from data_modules.folder import FolderDataModule
-from data_modules.preprocessing import Preprocessing
-from data_modules.raw_heads import RawHead
-from data_modules.resampling import resample
+from data_modules.recipes.raw_heads import RawHead
+from data_modules.recipes.resampling import resample
+from data_modules.recipes.volumes import Preprocessing
 from lit_medgen.errors import InputError
 from lit_medgen.images import read_image
 from lit_medgen.images.nifti import write_nifti

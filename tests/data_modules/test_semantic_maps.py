@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_modules.semantic_maps import (
+from data_modules.lidc.semantic_maps import (
     CLASSES,
     FIRST_NODULE,
     LUNG,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.slices import ContiguousDraw, FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
+from data_modules.views import ContiguousDraw, FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
 from lit_medgen.batch import PADDING
 from lit_medgen.errors import InputError
-from lit_medgen.methods.schemes import Autoregressive
+from lit_medgen.methods.cdpm.schemes import Autoregressive
 
 DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw, ContiguousDraw]
 

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 import data_modules.parallel
-import data_modules.preprocessing
+import data_modules.recipes.volumes
 import data_modules.store
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, _key, prepare
 from lit_medgen.batch import AXES
 from lit_medgen.errors import InputError, NoSpaceError, RunError
@@ -149,7 +149,7 @@ def test_unknown_attributes_stay_unknown(address: StoreAddress, scans: list[Scan
 def test_a_second_run_does_no_work(address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch) -> None:
     make(address, scans)
     before, digest = volumes(address), Store(address).digest
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", forbid_reading)
     make(address, scans)
     assert volumes(address) == before
     assert Store(address).digest == digest
@@ -195,7 +195,7 @@ def test_moved_and_renamed_files_are_found_again(
     make(address, scans[:1])
     assert isinstance(scans[0].source, Path)
     moved = Path(shutil.copy(scans[0].source, tmp_path / "renamed.nii.gz"))
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", forbid_reading)
     assert len(make(address, [replace(scans[0], source=moved)])[0]) == 1
 
 
@@ -209,14 +209,14 @@ def test_an_interrupted_run_is_completed(
             raise KeyboardInterrupt
         return function(path)
 
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", interrupted)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make(address, scans)
     assert not (address.folder / "manifest.csv").exists()  # no half a data set to train on
     done = volumes(address)
     assert len(done) == 6  # three volumes and their facts
 
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", read_image)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", read_image)
     make(address, scans)
     assert len(Store(address).records) == 6
     assert volumes(address).items() >= done.items()
@@ -419,7 +419,7 @@ def test_whatever_one_image_raises_is_its_rejection(
             raise error
         return read_image(path)
 
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", read)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", read)
     records, rejected = make(address, scans)
     assert len(records) == 5
     assert [row.source for row in rejected] == [str(scans[2].source)]
@@ -454,7 +454,7 @@ def test_faults_of_the_machine_end_the_preparation_in_a_line(
             raise ValueError("the file is damaged") from fault
         raise fault
 
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", read)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", read)
     with pytest.raises(RunError, match=r"disk or the system fails|no memory left") as raised:
         make(address, scans)
     assert not isinstance(raised.value, InputError)
@@ -467,7 +467,7 @@ def test_a_store_that_cannot_be_written_is_not_the_fault_of_an_image(
     def denied(path: Path, num_bytes: int) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(data_modules.preprocessing, "replacing", denied)
+    monkeypatch.setattr(data_modules.recipes.volumes, "replacing", denied)
     with pytest.raises(RunError, match=r"volumes/\w+\.npy: cannot be written .*Permission denied"):
         make(address, scans)
 
@@ -528,7 +528,7 @@ def test_volumes_are_copied_where_links_are_not_known(
 
     make(address, scans[:1])
     monkeypatch.setattr(os, "link", refused)
-    monkeypatch.setattr(data_modules.preprocessing, "read_image", forbid_reading)
+    monkeypatch.setattr(data_modules.recipes.volumes, "read_image", forbid_reading)
     other = replace(address, listing="/data/moved")
     make(other, scans[:1])
     assert {n: c for n, (_, c) in volumes(other).items()} == {n: c for n, (_, c) in volumes(address).items()}

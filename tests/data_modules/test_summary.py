@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_modules.folder import FolderDataModule
-from data_modules.preprocessing import Preprocessing
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import Rejected, Scan
 from data_modules.summary import account, kinds
 from lit_medgen.images.nifti import read_nifti, write_nifti

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from data_modules.lidc_annotations import HIGHEST
+from data_modules.lidc.annotations import HIGHEST
 from lit_medgen.images.dicom_writer import Series, slice_dataset, write_slice
 
 SIDE, SPACING_MM, GAP_MM = 96, 4.0, 2.5

@@ -46,28 +46,28 @@ def test_a_step_counts_once_and_both_learn(tmp_path: Path, phantoms: Path) -> No
     assert all(not torch.equal(before[name], after[name]) for name in before)
     checkpoint = newest(tmp_path)
     averaged = checkpoint["callbacks"]["EMA"]["raw"]  # type: ignore[index]
-    assert set(averaged) == {"generator.weight", "generator.bias"}  # the critic is not averaged
+    assert set(averaged) == {"generator.weight", "generator.bias"}  # the discriminator is not averaged
     steps = [state["state"][0]["step"].item() for state in checkpoint["optimizer_states"]]  # type: ignore[attr-defined]
     assert steps == [5, 5]
 
 
-def test_the_generator_is_trained_against_a_critic_held_still(tmp_path: Path, phantoms: Path) -> None:
+def test_the_generator_is_trained_against_a_discriminator_held_still(tmp_path: Path, phantoms: Path) -> None:
     model = run(tmp_path, phantoms, 2)
-    generator, critic = model.configure_optimizers()[0]
+    generator, discriminator = model.configure_optimizers()[0]
     ours = {id(parameter) for group in generator.param_groups for parameter in group["params"]}
-    theirs = {id(parameter) for group in critic.param_groups for parameter in group["params"]}
+    theirs = {id(parameter) for group in discriminator.param_groups for parameter in group["params"]}
     assert ours == {id(parameter) for parameter in model.generator.parameters()}
-    assert theirs == {id(parameter) for parameter in model.critic.parameters()}
+    assert theirs == {id(parameter) for parameter in model.discriminator.parameters()}
 
 
-def test_the_critic_has_a_schedule_of_its_own(tmp_path: Path, phantoms: Path) -> None:
-    # The generator warms up over 2 steps; the critic, whose gradient is heard from its first step on, does not.
+def test_the_discriminator_has_a_schedule_of_its_own(tmp_path: Path, phantoms: Path) -> None:
+    # The generator warms up over 2 steps; the discriminator, whose gradient is heard from its first step on, does not.
     model = run(tmp_path, phantoms, 1)
     ours, theirs = model.configure_optimizers()[1]
     assert ours.get_last_lr()[0] == pytest.approx(1e-4 / 3)
     assert theirs.get_last_lr()[0] == pytest.approx(1e-4)
-    critic = newest(tmp_path)["optimizer_states"][1]  # type: ignore[index]
-    assert critic["param_groups"][0]["lr"] == pytest.approx(1e-4)
+    discriminator = newest(tmp_path)["optimizer_states"][1]  # type: ignore[index]
+    assert discriminator["param_groups"][0]["lr"] == pytest.approx(1e-4)
 
 
 def test_fp16_is_refused(tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from lit_medgen.batch import PADDING, Condition, DataSpec
 from lit_medgen.diffusion import Cosine, DPMSolverPP2M
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.atlas import LEAST_VARIANCE, NUM_PARTS, Atlas, AtlasDenoiser, most_modes, without
-from lit_medgen.methods.schemes import Autoregressive
+from lit_medgen.methods.cdpm.factor_model import MIN_VARIANCE, NUM_PARTS, Atlas, AtlasDenoiser, max_modes, without
+from lit_medgen.methods.cdpm.schemes import Autoregressive
 from lit_medgen.networks import SliceUNet
 from lit_medgen.seeds import SeededNoise
 
@@ -67,7 +67,7 @@ def expected(
         "bent": mean + modes @ gain,
         "x": mean + (modes + psi) @ gain,
         "deviation": spread.clamp(min=0).sqrt(),
-        "surprise": psi @ gain / (psi.diag() - spread).sqrt(),
+        "standardised_residual": psi @ gain / (psi.diag() - spread).sqrt(),
     }
     return {name: part.view(known.shape) for name, part in parts.items()}
 
@@ -105,7 +105,7 @@ def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas, parametrisatio
     assert torch.allclose(x[0, :, target].double(), right["x"][:, target], atol=1e-4)
     assert network.seen is not None
     assert torch.allclose(network.seen[0, :, target].double(), right["bent"][:, target], atol=1e-4)
-    assert torch.allclose(network.x[0, :, target].double(), right["surprise"][:, target], atol=1e-4)
+    assert torch.allclose(network.x[0, :, target].double(), right["standardised_residual"][:, target], atol=1e-4)
     assert torch.equal(network.seen[0, :, observed[0]], image[0, :, observed[0]])
 
 
@@ -136,14 +136,14 @@ def test_a_voxel_equal_in_all_people_stays_possible_elsewhere() -> None:
     volumes = torch.rand(8, *SHAPE)
     volumes[:, 0, 0, 0, 0] = -1
     atlas = Atlas.of(volumes, 2)
-    assert atlas.residual[0, 0, 0, 0] == LEAST_VARIANCE
+    assert atlas.residual[0, 0, 0, 0] == MIN_VARIANCE
     known = volumes[:1]
     assert atlas.posterior(known, torch.zeros(1, 6), torch.arange(6)[None]).x.isfinite().all()
 
 
 @pytest.mark.parametrize("people", [2, 3, 4, 5, 9])
 def test_as_many_modes_as_people_allow(people: int) -> None:
-    assert Atlas.of(torch.randn(people, *SHAPE), most_modes(people)).modes.isfinite().all()
+    assert Atlas.of(torch.randn(people, *SHAPE), max_modes(people)).modes.isfinite().all()
 
 
 def test_the_modes_of_a_known_gaussian_are_found() -> None:

@@ -12,10 +12,10 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.atlas import Atlas
-from lit_medgen.methods.base import FACTS
-from lit_medgen.methods.schemes import Autoregressive, Hierarchy, LongRange, Scheme
+from lit_medgen.methods.cdpm.factor_model import Atlas
+from lit_medgen.methods.cdpm.schemes import Autoregressive, Hierarchy, LongRange, Scheme
 from lit_medgen.networks import SliceUNet
+from lit_medgen.training.method import FACTS
 
 SIZE = (8, 12, 10)
 

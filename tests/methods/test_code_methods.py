@@ -1,4 +1,4 @@
-"""IHDM, absorbing diffusion and VQGAN: losses in closed form, windows, critics that wait."""
+"""IHDM, absorbing diffusion and VQGAN: losses in closed form, windows, discriminators that wait."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lit_medgen.checkpoints import num_bytes
 from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
 from lit_medgen.methods.absorbing import windows
-from lit_medgen.methods.code_maps import Shape, Told
+from lit_medgen.methods.code_maps import Conditioning, TransformerSize
 from lit_medgen.methods.vqgan import perplexity, spectral_distance
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors
 from lit_medgen.networks import Autoencoder, NearestNeighbour, PatchDiscriminator
 from lit_medgen.seeds import SeededNoise
 
-SMALL = Shape(16, 2, 1)
+SMALL = TransformerSize(16, 2, 1)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_one_network_evaluation_per_step(vqgan: VQGAN) -> None:
         method.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         assert method.sample(Condition(), [0, 1]).shape == (2, 1, 16, 16)
         assert len(calls) == steps
-        assert len(method.making_of(0)) == min(steps, 8)
+        assert len(method.trajectory(0)) == min(steps, 8)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_one_network_evaluation_per_step(vqgan: VQGAN) -> None:
     [
         lambda: Absorbing("", 8, 8, network=SMALL),
         lambda: IHDM("", num_steps=4, num_priors=3, network=SMALL),
-        lambda: Absorbing("", 8, 8, network=SMALL, told=Told(("age_years",), guidance_scale=2.0)),
+        lambda: Absorbing("", 8, 8, network=SMALL, conditioning=Conditioning(("age_years",), guidance_scale=2.0)),
     ],
 )
 def test_a_sample_depends_on_its_seed_and_condition_alone(make: Any, vqgan: VQGAN) -> None:
@@ -204,7 +204,7 @@ def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path)
         assert [float(row[name]) for row in rows if row[name]], name
     assert len(list(run.folder.glob("*/codebook/step_0000002.png"))) == 1
     kept = torch.load(run.last, weights_only=True)["state_dict"]
-    assert {name.partition(".")[0] for name in kept} == {"network", "quantizer", "critic"}  # not the features
+    assert {name.partition(".")[0] for name in kept} == {"network", "quantizer", "discriminator"}  # not the features
 
 
 def test_processes_send_scores_of_images_rather_than_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,34 +263,34 @@ def test_features_are_learned_once_on_each_machine(tmp_path: Path, monkeypatch: 
     assert events == ["first", "taught", "taught", "process 0 has features", "process 1 has features"]
 
 
-def test_critic_waits(tmp_path: Path, phantoms: Path) -> None:
+def test_discriminator_waits(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/vqgan.yaml",))
-    assert run.fit("--model.init_args.critic_start=2", "--trainer.max_steps=2") == 0
+    assert run.fit("--model.init_args.discriminator_start=2", "--trainer.max_steps=2") == 0
     early = torch.load(run.last, weights_only=True)
-    assert run.fit("--ckpt_path=last", "--model.init_args.critic_start=2", "--trainer.max_steps=4") == 0
+    assert run.fit("--ckpt_path=last", "--model.init_args.discriminator_start=2", "--trainer.max_steps=4") == 0
     late = torch.load(run.last, weights_only=True)
     assert not early["optimizer_states"][1]["state"]
     assert [state["state"][0]["step"].item() for state in late["optimizer_states"]] == [4, 2]
 
 
-def test_critic_weight_balances_the_gradients_of_the_last_layer() -> None:
-    model = small_vqgan(critic_start=0, most_critic_weight=1e9).train()
+def test_discriminator_weight_balances_the_gradients_of_the_last_layer() -> None:
+    model = small_vqgan(discriminator_start=0, max_discriminator_weight=1e9).train()
     output = model.network.decode(torch.randn(2, 4, 8, 8))
-    ours, theirs = 3.0 * output.square().mean(), -0.01 * model.critic(output).mean()
-    weight = model._critic_weight(ours, theirs)
+    ours, theirs = 3.0 * output.square().mean(), -0.01 * model.discriminator(output).mean()
+    weight = model._discriminator_weight(ours, theirs)
     gradient = [torch.autograd.grad(loss, model.network.last_layer, retain_graph=True)[0] for loss in (ours, theirs)]
     torch.testing.assert_close(weight, gradient[0].norm() / (gradient[1].norm() + 1e-4))
-    model.most_critic_weight = 0.5
-    assert model._critic_weight(ours, 1e-6 * theirs).item() == 0.5
+    model.max_discriminator_weight = 0.5
+    assert model._discriminator_weight(ours, 1e-6 * theirs).item() == 0.5
 
 
 def test_hinge_loss_in_closed_form() -> None:
     model = small_vqgan()
-    model.critic = nn.Identity()  # type: ignore[assignment]
+    model.discriminator = nn.Identity()  # type: ignore[assignment]
     model.output = torch.tensor([-2.0, 0.5]).view(2, 1, 1, 1)
     real = Batch(image=torch.tensor([2.0, 0.0]).view(2, 1, 1, 1), key=[], affine=torch.eye(4))
-    losses = model.critic_loss(real)
-    assert losses["critic_loss"].item() == pytest.approx((0.5 + 0.75) / 2)  # means of (0, 1) and of (0, 1.5)
+    losses = model.discriminator_loss(real)
+    assert losses["discriminator_loss"].item() == pytest.approx((0.5 + 0.75) / 2)  # means of (0, 1) and of (0, 1.5)
 
 
 def test_perplexity_and_spectral_distance() -> None:
@@ -321,7 +321,10 @@ def test_cdpm_and_vqgan_tell_their_data_apart(
 def test_vqgan_in_3d() -> None:
     torch.manual_seed(0)
     model = VQGAN(
-        Autoencoder(3, 1, 4, (8, 8), (False, False), 1, 8), NearestNeighbour(16, 4), features="none", critic_start=10
+        Autoencoder(3, 1, 4, (8, 8), (False, False), 1, 8),
+        NearestNeighbour(16, 4),
+        features="none",
+        discriminator_start=10,
     )
     model.check(DataSpec(1, (8, 8, 8), (1.0, 1.0, 1.0)))
     images = torch.rand(2, 1, 8, 8, 8)
@@ -332,8 +335,8 @@ def test_vqgan_in_3d() -> None:
 
 def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypatch: Any) -> None:
     """Every subset of the attributes is trained on, at the stated rates; so any of them can be asked for alone."""
-    told = Told(("age_years", "sex"), unconditional=0.2, drop_each=0.3)
-    model, num = built(Absorbing("", 8, 8, network=SMALL, told=told), vqgan), 20_000
+    conditioning = Conditioning(("age_years", "sex"), drop_probability=0.2, drop_each_probability=0.3)
+    model, num = built(Absorbing("", 8, 8, network=SMALL, conditioning=conditioning), vqgan), 20_000
     model.spec = replace(vqgan.needed_spec(), attributes={"age_years": (60.0, 80.0), "sex": (0.0, 1.0)})
     seen: list[Condition] = []
     monkeypatch.setattr(model.network, "forward", lambda *given: seen.append(given[2]) or torch.zeros(1))
@@ -343,24 +346,24 @@ def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypat
     for training in (True, False):
         model.train(training)
         model.training_logits(torch.zeros(num, 1), torch.ones(num), images)
-    known = [torch.stack([c.attributes[name].isfinite() for name in told.attributes], 1).tolist() for c in seen]
+    known = [torch.stack([c.attributes[name].isfinite() for name in conditioning.attributes], 1).tolist() for c in seen]
     shares = {pair: known[0].count([*pair]) / num for pair in product((False, True), repeat=2)}
     kept, dropped = 0.8 * 0.7, 0.8 * 0.3
     expected = {(True, True): kept * 0.7, (True, False): kept * 0.3, (False, True): dropped * 0.7}
     for pair, share in expected.items():
         assert shares[pair] == pytest.approx(share, abs=0.015)
     assert shares[False, False] == pytest.approx(0.2 + dropped * 0.3, abs=0.015)
-    assert all(map(all, known[1]))  # in evaluation all are told
+    assert all(map(all, known[1]))  # in evaluation all are conditioning
 
 
 def test_one_attribute_is_left_out_as_often_as_stated() -> None:
-    told = Told(("age_years",), unconditional=0.2, drop_each=0.9)
+    conditioning = Conditioning(("age_years",), drop_probability=0.2, drop_each_probability=0.9)
     torch.manual_seed(0)
-    drawn = told.drawn(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
+    drawn = conditioning.drawn(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
     assert drawn.attributes["age_years"].isnan().float().mean().item() == pytest.approx(0.2, abs=0.015)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_impossible_shares_are_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"told\.drop_each is {share}"):
-        Told(drop_each=share)
+    with pytest.raises(ValueError, match=rf"conditioning\.drop_each_probability is {share}"):
+        Conditioning(drop_each_probability=share)

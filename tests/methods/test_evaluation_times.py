@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.methods import CDPM
-from lit_medgen.methods.base import LEAST_TIMES, Method
 from lit_medgen.networks import SliceUNet
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.method import MIN_TIMES, Method
 
 
 class Timed(Method):
@@ -60,10 +60,10 @@ def test_times_of_all_batches_together_leave_no_gap(
     method = Timed()
     evaluated(method, batches(num, size), verb, 3, monkeypatch)
     times = torch.cat(method.seen).sort().values
-    assert len(times) >= LEAST_TIMES
+    assert len(times) >= MIN_TIMES
     gaps = torch.cat([torch.tensor([0.001]), times, torch.tensor([1.0])]).diff()
     assert gaps.max() < 3 / len(times)
-    assert len(method.seen) == num * -(-LEAST_TIMES // (num * size))  # many images are seen once each
+    assert len(method.seen) == num * -(-MIN_TIMES // (num * size))  # many images are seen once each
 
 
 def test_times_depend_on_no_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:

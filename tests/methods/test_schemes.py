@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_medgen.methods.schemes import Autoregressive, Hierarchy, LongRange, Scheme, spread
+from lit_medgen.methods.cdpm.schemes import Autoregressive, Hierarchy, LongRange, Scheme, spread
 
 each_scheme = pytest.mark.parametrize("kind", [Autoregressive, LongRange, Hierarchy])
 

@@ -21,7 +21,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import IHDM
 from lit_medgen.methods.code_maps import CodeTable, encode
-from lit_medgen.methods.first_stage import weights_hash
+from lit_medgen.training.frozen import weights_hash
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_one_file_samples_without_its_first_stage(ihdm: TinyRun, tmp_path: Path)
     kept = torch.load(ihdm.last, weights_only=True)
     theirs = torch.load(first_stage_of(ihdm), weights_only=True)["state_dict"]
     for name, value in theirs.items():
-        if not name.startswith("critic."):
+        if not name.startswith("discriminator."):
             assert torch.equal(kept["state_dict"][f"first_stage.{name}"], value)
     assert not any(name.startswith("first_stage.") for name in kept["callbacks"]["EMA"]["raw"])  # stored once
-    assert not any("critic" in name for name in kept["state_dict"])
+    assert not any("discriminator" in name for name in kept["state_dict"])
     torch.testing.assert_close(before, lit_medgen.load(ihdm.last).sample(Condition(), [3, 4]))
 
 
@@ -183,7 +183,7 @@ def test_levels_that_were_not_learned_are_refused(
     assert run.fit("--model.init_args.num_steps=1") == 0
     for words, text in (
         ("--model.init_args.num_steps=2", "has learned the last level alone"),
-        ("--model.init_args.schedule.init_args.most=3", "another than this model was trained with"),
+        ("--model.init_args.schedule.init_args.max_blur=3", "another than this model was trained with"),
     ):
         assert run.on_checkpoint("sample", "--num=1", f"--out={tmp_path / 'out'}", words) == 2
         assert text in one_line(capsys)
@@ -210,13 +210,16 @@ def test_testing_without_a_checkpoint_is_one_line(
 
 def test_unknown_attribute_is_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
-    assert run.fit("--model.init_args.told.attributes=[shoe_size]") == 2
+    assert run.fit("--model.init_args.conditioning.attributes=[shoe_size]") == 2
     assert "no 'shoe_size' in the data, which has 'age_years'" in one_line(capsys)
 
 
 def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/absorbing.yaml",))
-    guided = ["--model.init_args.told.attributes=[age_years,sex]", "--model.init_args.told.guidance_scale=2"]
+    guided = [
+        "--model.init_args.conditioning.attributes=[age_years,sex]",
+        "--model.init_args.conditioning.guidance_scale=2",
+    ]
     assert run.fit(*guided, "--config", "configs/with/report.yaml") == 0
     assert next(run.folder.glob("*/report/report.json")).is_file()
     out = tmp_path / "samples"
@@ -230,22 +233,24 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
     assert len({condition["age_years"] for condition in asked}) == 2  # two slices of each of two people
     model: Any = lit_medgen.load(run.last)
     low, high = model.spec.attributes["age_years"]
-    told = model.scaled(Condition(attributes={"age_years": torch.tensor([low, high, torch.nan])}))
-    torch.testing.assert_close(told.attributes["age_years"], torch.tensor([-1.0, 1.0, torch.nan]), equal_nan=True)
+    conditioning = model.scaled(Condition(attributes={"age_years": torch.tensor([low, high, torch.nan])}))
+    torch.testing.assert_close(
+        conditioning.attributes["age_years"], torch.tensor([-1.0, 1.0, torch.nan]), equal_nan=True
+    )
     state = torch.full((3, 8, 8), model.process.mask)
     with torch.no_grad():
-        guided = model.guided_logits(state, torch.full((3,), 256), told)
+        guided = model.guided_logits(state, torch.full((3,), 256), conditioning)
         time = torch.zeros(3)
-        plain, null = model.network(state, time, told), model.network(state, time, Condition())
+        plain, null = model.network(state, time, conditioning), model.network(state, time, Condition())
     torch.testing.assert_close(guided, null + 2 * (plain - null))
-    torch.testing.assert_close(guided[2], null[2])  # nothing told, nothing to guide to
+    torch.testing.assert_close(guided[2], null[2])  # nothing conditioning, nothing to guide to
 
 
 def test_attributes_that_a_model_does_not_know_are_refused(
     ihdm: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ihdm.on_checkpoint("sample", f"--out={tmp_path}", '--attributes={"age_years": 70}') == 2
-    assert "IHDM was not told of 'age_years', but of nothing" in one_line(capsys)
+    assert "IHDM was not conditioning of 'age_years', but of nothing" in one_line(capsys)
 
 
 def test_reconstructions_of_patients_are_not_called_synthetic(

@@ -36,12 +36,12 @@ def test_autoencoder_of_the_paper_makes_121_codes() -> None:
 @pytest.mark.parametrize("dim", [2, 3])
 def test_discriminator_looks_at_patches(dim: int) -> None:
     """A logit is of a patch of 34 pixels (two halvings); what lies outside does not change it."""
-    critic = PatchDiscriminator(dim, channels=2, num_layers=2)
-    for module in critic:
+    discriminator = PatchDiscriminator(dim, channels=2, num_layers=2)
+    for module in discriminator:
         if isinstance(module, nn.GroupNorm):  # looks at the whole image
             module.forward = lambda x: x  # type: ignore[method-assign]
     image = torch.randn(1, 1, *[48 if axis == 0 else 16 for axis in range(dim)], requires_grad=True)
-    logits = critic(image)
+    logits = discriminator(image)
     logits[(0, 0, 0, *[0] * (dim - 1))].backward()
     assert image.grad is not None
     seen = image.grad.flatten(3).abs().sum((0, 1, 3)) > 0 if dim > 1 else None

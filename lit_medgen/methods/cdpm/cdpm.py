@@ -13,10 +13,10 @@ condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added
 and a volume is made in N stages, each from the slices of earlier ones (figure 1).
 
 Beyond the paper, and in the config: any parametrisation and sampler, averaged weights, an absolute slice position
-(`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.atlas` says why). Beyond it always: x̂ kept in
-[-1, 1] at every step (with an atlas, whose posterior is Gaussian, at the end alone: clipping in between takes spread
-out of the samples), times continuous in [1/T, 1] rather than the T discrete ones. The authors' port takes the loss
-over all slices; here it is eq. 6.
+(`lit_medgen.networks.SliceUNet` says why), an atlas (`lit_medgen.methods.cdpm.factor_model` says why). Beyond it
+always: x̂ kept in [-1, 1] at every step (with an atlas, whose posterior is Gaussian, at the end alone: clipping in
+between takes spread out of the samples), times continuous in [1/T, 1] rather than the T discrete ones. The authors'
+port takes the loss over all slices; here it is eq. 6.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Sched
 from lit_medgen.diffusion.denoisers import Parametrisation
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.methods.atlas import Atlas, AtlasDenoiser, most_modes, without
-from lit_medgen.methods.base import FACTS, Generator, default_optimizer
-from lit_medgen.methods.learning_rate import Constant
-from lit_medgen.methods.schemes import Autoregressive, Scheme, Stage
+from lit_medgen.methods.cdpm.factor_model import Atlas, AtlasDenoiser, max_modes, without
+from lit_medgen.methods.cdpm.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise, mix
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import FACTS, Generator, default_optimizer
 
 MAX_ATLAS = 500
 """Training people that the atlas is made of, at most; more cost time and memory."""
@@ -56,7 +56,7 @@ class CDPM(Generator):
         sampler: walks the denoiser in every stage; None: 20 steps of `DPMSolverPP2M`.
         scheme: which slices each stage makes, and from which; None: `Autoregressive`.
         optimizer: makes the optimizer.
-        learning_rate: factor of the optimizer's rate at each step.
+        learning_rate_schedule: factor of the optimizer's rate at each step.
         atlas_modes: for a network with an atlas: the directions in which it varies as the training people do.
     """
 
@@ -69,10 +69,10 @@ class CDPM(Generator):
         sampler: Sampler | None = None,
         scheme: Scheme | None = None,
         optimizer: OptimizerCallable = default_optimizer,
-        learning_rate: Constant | None = None,
+        learning_rate_schedule: Constant | None = None,
         atlas_modes: int = 0,
     ) -> None:
-        super().__init__(optimizer, learning_rate)
+        super().__init__(optimizer, learning_rate_schedule)
         self.divisor, self.needs_atlas = getattr(network, "divisor", 1), getattr(network, "atlas", False)
         if atlas_modes and not self.needs_atlas:
             raise ValueError(
@@ -106,8 +106,8 @@ class CDPM(Generator):
                 self.denoiser.atlas = self._make_atlas(data)
 
     def _make_atlas(self, data: Any) -> Atlas:
-        volumes = data.volumes("train", one_per_person=True, limit=MAX_ATLAS)
-        most = most_modes(len(volumes))
+        volumes = data.images("train", one_per_person=True, limit=MAX_ATLAS)
+        most = max_modes(len(volumes))
         if self.atlas_modes > most:
             raise InputError(
                 f"model.init_args.atlas_modes is {self.atlas_modes}, but there are {len(volumes)} training people; "

@@ -26,10 +26,10 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import MedicalDataModule
-from data_modules.lidc_annotations import HIGHEST
-from data_modules.lidc_slices import CTScan, CTSlices, SliceStore
+from data_modules.lidc.annotations import HIGHEST
+from data_modules.lidc.semantic_maps import CLASSES
 from data_modules.listing import is_dicom, suffix_of
-from data_modules.semantic_maps import CLASSES
+from data_modules.recipes.ct_slices import CTScan, CTSlices, SliceStore
 from data_modules.splits import Split
 from data_modules.store import Record, Rejected, Scan, write_changed
 from lit_medgen.batch import DataSpec

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_modules.lidc_annotations import Nodule, Reading, nodules, read_annotations
-from data_modules.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
+from data_modules.lidc.annotations import Nodule, Reading, nodules, read_annotations
+from data_modules.lidc.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
 from data_modules.store import Record, Scan, Store, StoreAddress, read_array
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing

@@ -16,13 +16,13 @@ from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 GRID_MM = 2
-MOST_MM = 700
+MAX_MM = 700
 """Extent of a volume: a wrong voxel size would fill the memory."""
 START_SCALE = 0.9
 """The template is larger than most brains, and from a start that is too large it may come to fit the whole head."""
 STARTS_MM = (0.0, -15.0, 15.0)
 """Above the middle of the skull, which is guessed: a hat, a coil or much neck misleads."""
-LEAST_AGREEMENT = 0.2
+MIN_AGREEMENT = 0.2
 """Mutual information; 0.29 to 0.37 on 16 heads of IXI, 0.05 to 0.13 where the template had come to fit the scalp."""
 
 
@@ -38,8 +38,8 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, tup
     corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(shape) - 1), 1]
     world = (corners @ affine.T)[:, :3]
     low, high = world.min(0), world.max(0)
-    if (high - low).max() > MOST_MM:
-        raise ValueError(f"it is {(high - low).max():.0f} mm long; expected {MOST_MM} at most: is its affine right?")
+    if (high - low).max() > MAX_MM:
+        raise ValueError(f"it is {(high - low).max():.0f} mm long; expected {MAX_MM} at most: is its affine right?")
     grid = np.diag([GRID_MM] * 3 + [1.0])
     grid[:3, 3] = low
     return grid, tuple(int(n) for n in np.ceil((high - low) / GRID_MM) + 1)
@@ -94,9 +94,9 @@ class Template:
         skull = np.array(_middle_of_skull(self.head))
         tried = [self._from(skull + np.array([0, 0, lift_mm])) for lift_mm in STARTS_MM]
         agreement, onto_head = max(tried, key=lambda found: found[0])
-        if agreement < LEAST_AGREEMENT:
+        if agreement < MIN_AGREEMENT:
             raise ValueError(
-                f"the template does not fit: mutual information {agreement:.2f}, expected {LEAST_AGREEMENT} or more; "
+                f"the template does not fit: mutual information {agreement:.2f}, expected {MIN_AGREEMENT} or more; "
                 "is it a whole T1-weighted head, and is its affine right?"
             )
         self.affine = sitk.AffineTransform(onto_head.GetInverse())

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lit_medgen.evaluation.nulls import DEFINITIONS
 from lit_medgen.files import write_atomically
 from lit_medgen.images.grids import save_figure
 from lit_medgen.images.plots import save_map, save_scores
-from lit_medgen.nulls import DEFINITIONS
 from lit_medgen.output import say
 
 NUM_SHOWN = 6

@@ -25,13 +25,13 @@ from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import DPMSolverPP2M, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
 from lit_medgen.images.origin import Origin
-from lit_medgen.methods.learning_rate import Constant
 from lit_medgen.seeds import mix
+from lit_medgen.training.learning_rate import Constant
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 """With weights in half precision, small updates are lost and the losses' mathematics would be as coarse."""
 
-LEAST_TIMES = 32
+MIN_TIMES = 32
 """Times that a validation or test loss is a mean over, at least: it differs by orders of magnitude between times."""
 
 FACTS = "lit_medgen"
@@ -67,7 +67,7 @@ class Method(L.LightningModule, ABC):
 
     Args:
         optimizer: makes the optimizer from the trained parameters.
-        learning_rate: factor of the optimizer's rate at each step; None: constant.
+        learning_rate_schedule: factor of the optimizer's rate at each step; None: constant.
     """
 
     config: dict[str, Any] | None = None
@@ -83,14 +83,16 @@ class Method(L.LightningModule, ABC):
     optimizer_keys: tuple[str, ...] = ("optimizer",)
     """The argument that makes each of the optimizers of `configure_optimizers`."""
 
-    schedule_keys: tuple[str, ...] = ("learning_rate",)
+    schedule_keys: tuple[str, ...] = ("learning_rate_schedule",)
     """The argument that makes each of its learning-rate schedules."""
 
-    def __init__(self, optimizer: OptimizerCallable = default_optimizer, learning_rate: Constant | None = None) -> None:
+    def __init__(
+        self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
+    ) -> None:
         super().__init__()
         self._suspects: list[tuple[list[str], dict[str, Tensor]]] = []
         self._evaluation: Evaluation | None = None
-        self.make_optimizer, self.learning_rate = optimizer, learning_rate or Constant()
+        self.make_optimizer, self.learning_rate_schedule = optimizer, learning_rate_schedule or Constant()
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor] | Tensor:
@@ -152,7 +154,7 @@ class Method(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
         optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_of(self, key: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -275,7 +277,7 @@ class Method(L.LightningModule, ABC):
         num = len(batch.image)
         if batch_idx == 0:
             num_batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
-            self._first_batch = num, math.ceil(LEAST_TIMES / (sum(num_batches) * num * self.trainer.world_size))
+            self._first_batch = num, math.ceil(MIN_TIMES / (sum(num_batches) * num * self.trainer.world_size))
         size, num_repeats = self._first_batch
         now = self._evaluation = Evaluation(stage, batch_idx * size, num_repeats)
         found: list[dict[str, Tensor]] = []
@@ -370,7 +372,7 @@ class Generator(Method):
         for name in attributes:
             if name not in self.asked:
                 raise InputError(
-                    f"--attributes: {type(self).__name__} was not told of {name!r}, but of "
+                    f"--attributes: {type(self).__name__} is not made from {name!r}, but of "
                     f"{', '.join(map(repr, self.asked)) or 'nothing'}; leave it out, or train with it."
                 )
         values = {name: math.nan if value is None else float(value) for name, value in attributes.items()}
@@ -389,7 +391,7 @@ class Generator(Method):
     def check_seeds(self, seeds: Sequence[int]) -> None:
         """InputError if no image can be made for one of the seeds; called before the first is."""
 
-    def making_of(self, seed: int) -> Tensor | None:
+    def trajectory(self, seed: int) -> Tensor | None:
         """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
         return None
 

@@ -23,7 +23,7 @@ from scipy.spatial.distance import pdist
 MAX_BYTES = 20_000_000
 MAX_READINGS = 1000  # of a file; the most of a real one is below a hundred
 MAX_PIXEL = 4096
-MOST_READERS = 4
+MAX_READERS = 4
 HIGHEST = {
     "subtlety": 5,
     "internalStructure": 5,  # 1 soft tissue, 2 fluid, 3 fat, 4 air; the public annotations have a few 5
@@ -160,7 +160,7 @@ def cluster(readings: Sequence[Reading], z_mm: np.ndarray, thickness_mm: float) 
             if max((low[i] - high[j]).max(), (low[j] - high[i]).max()) <= thickness_mm:
                 distance[i, j] = cKDTree(points[j]).query(points[i])[0].min()
     tolerance, labels = thickness_mm, _labels(distance, thickness_mm)
-    while len(labels) and np.bincount(labels).max() > MOST_READERS and tolerance * 0.9 >= 0.1:
+    while len(labels) and np.bincount(labels).max() > MAX_READERS and tolerance * 0.9 >= 0.1:
         tolerance *= 0.9
         labels = _labels(distance, tolerance)
     return [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]

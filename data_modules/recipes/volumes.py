@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from data_modules.intensities import (
+from data_modules.recipes.intensities import (
     EVEN,
     EVEN_INSIDE,
     EVEN_RANGE,
@@ -21,8 +21,8 @@ from data_modules.intensities import (
     low_end,
     without_specks,
 )
-from data_modules.raw_heads import RawHead
-from data_modules.resampling import resample
+from data_modules.recipes.raw_heads import RawHead
+from data_modules.recipes.resampling import resample
 from data_modules.store import Scan
 from lit_medgen.errors import InputError
 from lit_medgen.files import replacing

@@ -51,13 +51,13 @@ from lit_medgen.seeds import SeededNoise
 NUM_PARTS = 4
 """Parts of the people, each left out once."""
 
-MOST_CORRELATION = 0.95
+MAX_CORRELATION = 0.95
 """Of neighbouring slices' residuals: nearer to 1 the matrices below lose their digits."""
 
 UNSEEN = 1e6
 """Variance of the noise over a slice that is not there."""
 
-LEAST_VARIANCE = 1e-4
+MIN_VARIANCE = 1e-4
 """Of a voxel, images being in [-1, 1]: where all training people are equal, a new one may still differ a little."""
 
 
@@ -79,7 +79,7 @@ class Atlas:
 
     @classmethod
     def of(cls, volumes: Tensor, num_modes: int) -> Self:
-        """From b c n y x, one volume of each person, and at most `most_modes` of them."""
+        """From b c n y x, one volume of each person, and at most `max_modes` of them."""
         flat = volumes.flatten(1)
         left_out = torch.tensor([without(person) for person in range(len(flat))])
         parts = range(left_out.max() + 1)
@@ -91,11 +91,11 @@ class Atlas:
             z = apart @ direction.mT
             left[left_out == part] = apart - z @ direction
             spread += z.square().sum(0) / len(flat)
-        residual = left.square().mean(0).clamp(min=LEAST_VARIANCE).view(volumes.shape[1:])
+        residual = left.square().mean(0).clamp(min=MIN_VARIANCE).view(volumes.shape[1:])
         deviation = residual.sqrt()
         left = left.view(volumes.shape)
         together = (left[:, :, 1:] * left[:, :, :-1]).mean(0).sum() / (deviation[:, 1:] * deviation[:, :-1]).sum()
-        correlation = together.clamp(0, MOST_CORRELATION).item()
+        correlation = together.clamp(0, MAX_CORRELATION).item()
         # What lies along a direction is not the modes' alone: a part of it is residual.
         seen = rearrange(directions[0].view(-1, *residual.shape) * deviation, "k c n y x -> k (c y x) n")
         rest = (seen @ _powers(correlation, torch.arange(seen.shape[2])) * seen).sum((1, 2))
@@ -153,11 +153,14 @@ class Atlas:
         bent = mean + (modes @ z)[..., 0]
         explained = pull.square().sum(-2)
         off = (pull.mT @ (white_u - white_modes @ z))[..., 0]
-        x, surprise = bent + psi.sqrt() * off, off / explained.sqrt()
+        x, standardised_residual = bent + psi.sqrt() * off, off / explained.sqrt()
         deviation = (psi * (1 - explained)).clamp(min=0).sqrt()
         c, y = known.shape[1], known.shape[3]
         return Posterior(
-            *(rearrange(part, "b (c y x) n -> b c n y x", c=c, y=y) for part in (bent, x, deviation, surprise))
+            *(
+                rearrange(part, "b (c y x) n -> b c n y x", c=c, y=y)
+                for part in (bent, x, deviation, standardised_residual)
+            )
         )
 
 
@@ -181,13 +184,13 @@ class Posterior:
         bent: E[mean + W z | y].
         x: E[x | y].
         deviation: of x about that, sqrt(var[x | y, z]).
-        surprise: x - bent, relative to its standard deviation.
+        standardised_residual: x - bent, relative to its standard deviation.
     """
 
     bent: Tensor
     x: Tensor
     deviation: Tensor
-    surprise: Tensor
+    standardised_residual: Tensor
 
 
 class AtlasDenoiser(Denoiser):
@@ -217,7 +220,7 @@ class AtlasDenoiser(Denoiser):
             which,
         )
         seen = replace(condition, image=torch.where(given, condition.image, known.bent))
-        return self.target(known.x + known.deviation * super().predict(known.surprise, t, seen), x_t, t)
+        return self.target(known.x + known.deviation * super().predict(known.standardised_residual, t, seen), x_t, t)
 
 
 def without(person: int) -> int:
@@ -225,7 +228,7 @@ def without(person: int) -> int:
     return 1 + person % NUM_PARTS
 
 
-def most_modes(people: int) -> int:
+def max_modes(people: int) -> int:
     """How many modes an atlas of so many people may have, every part left out once; below 0: it cannot be made."""
     return people - math.ceil(people / NUM_PARTS) - 1
 

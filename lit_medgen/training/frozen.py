@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.methods.base import FACTS, Generator, refuse_other_people
+from lit_medgen.training.method import FACTS, Generator, refuse_other_people
 
 SAME_DATA = ("axis", "preprocessing")
 """What both stages must agree on in their data sections; people are compared by `refuse_other_people`."""
@@ -68,7 +68,7 @@ class TwoStage(Generator):
     """
 
     first_stage: Any
-    kind: type[FirstStage]
+    first_stage_type: type[FirstStage]
     """What the first stage must be."""
     make_first_stage: str
     """The command that trains one."""
@@ -172,10 +172,10 @@ class TwoStage(Generator):
                 "checkpoint of yours."
             )
         found = load(path)
-        if not isinstance(found, self.kind):
+        if not isinstance(found, self.first_stage_type):
             raise InputError(
                 f"model.init_args.first_stage: {path} is a checkpoint of {type(found).__name__}, not of "
-                f"{self.kind.__name__}; make one with `{self.make_first_stage}`."
+                f"{self.first_stage_type.__name__}; make one with `{self.make_first_stage}`."
             )
         theirs, ours = ((config or {}).get("data") or {} for config in (config_of(path), self.config))
         for name in SAME_DATA if theirs and ours else ():

@@ -1,8 +1,8 @@
 """`evaluate`: samples against real people, with floors, intervals and nulls, as a report.
 
 Every score stands beside its real-vs-real value (as many training people as samples against the test people: what a
-perfect model would get), a jackknife interval, and the same score of the nulls (`lit_medgen.nulls`), which any model
-must beat.
+perfect model would get), a jackknife interval, and the same score of the nulls (`lit_medgen.evaluation.nulls`),
+which any model must beat.
 
 Scores share what they are made of (`lit_medgen.metrics.known`): features of an image and likeness of a pair are
 computed once, on the model's device, from images that go there in blocks.
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from lit_medgen.errors import InputError
+from lit_medgen.evaluation.nulls import NUM_COMPONENTS, null_makers, nulls, principal_components
+from lit_medgen.evaluation.report import NUM_SHOWN, verdict, write_report
 from lit_medgen.files import Outputs
 from lit_medgen.metrics import (
     RBFMMD,
@@ -49,8 +51,6 @@ from lit_medgen.metrics import (
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, extractors, perceptual, ranking
 from lit_medgen.metrics.features import features_of
 from lit_medgen.metrics.known import Known, products
-from lit_medgen.nulls import NUM_COMPONENTS, null_makers, nulls, principal_components
-from lit_medgen.reporting import NUM_SHOWN, verdict, write_report
 
 __all__ = ["NUM_COMPONENTS", "evaluate", "floor", "measure", "metrics_for", "nulls"]
 
@@ -59,7 +59,7 @@ NONE = "none"
 RANGE_TOLERANCE = 1e-3
 """By which samples may lie outside [-1, 1]."""
 BRAIN = "brain"
-LEAST_FOR_FEATURES = 8
+MIN_FOR_FEATURES = 8
 """Images of each kind: below that, neighbours and covariances mean nothing."""
 OF_ALL_VIEWS: dict[str, Callable[[Features], TwoSampleMetric]] = {
     "kernel_distance": KernelDistance,
@@ -91,7 +91,7 @@ class RealImages(Protocol):
         """How many images of each person `volumes` gives."""
         ...
 
-    def volumes(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
+    def images(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
         """n c *s in [-1, 1]."""
         ...
 
@@ -178,13 +178,13 @@ def evaluate(
     outputs = report_files(out)
     outputs.check()
     _refuse_other_range(samples)
-    real = data.volumes("test", one_per_person=True)
-    train = data.volumes("train", one_per_person=True, limit=MAX_TRAIN)
+    real = data.images("test", one_per_person=True)
+    train = data.images("train", one_per_person=True, limit=MAX_TRAIN)
     per_person = data.images_per_person
     people = len(real) // per_person, len(train) // per_person
     least, numbers = fewest(len(samples), *people, per_person, reconstructed)
     views: Mapping[str, CentreSlice] = {}
-    if features != NONE and least >= LEAST_FOR_FEATURES:
+    if features != NONE and least >= MIN_FOR_FEATURES:
         views = extractors(features, train, len(real), cache, device)
     known, pca = Known(device), principal_components(train)
     modes = torch.from_numpy(pca.components_).double()
@@ -209,7 +209,7 @@ def evaluate(
         report["reconstruction"], missing = _of_reconstructions(samples, real, train, per_person, features)
         notes += missing
     if features != NONE and not views:
-        notes.append(f"No scores of features: {numbers}; they need {LEAST_FOR_FEATURES} of each.")
+        notes.append(f"No scores of features: {numbers}; they need {MIN_FOR_FEATURES} of each.")
     if notes:
         report["note"] = " ".join(notes)
     nearest = own["nearest_training"]

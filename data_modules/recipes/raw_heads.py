@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.resampling import resample
+from data_modules.recipes.resampling import resample
 from lit_medgen.errors import InputError, describe
 
 REGISTRATION = "registration"

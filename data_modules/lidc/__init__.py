@@ -1,0 +1,1 @@
+"""LIDC-IDRI: the data module, its annotations, and label maps made of both."""

@@ -1,0 +1,1 @@
+"""Recipes: what makes a prepared store's arrays from a raw scan."""
