@@ -87,8 +87,10 @@ def random_batch(num_volumes: int = NUM_VOLUMES, num_slices: int = NUM_SLICES, s
         image=torch.rand(num_volumes, 1, num_slices, side, side) * 2 - 1,
         key=[str(number) for number in range(num_volumes)],
         affine=torch.eye(4).expand(num_volumes, 4, 4),
-        slice_index=torch.stack([torch.from_numpy(slices.index) for slices in drawn]),
-        observed=torch.stack([torch.from_numpy(slices.observed) for slices in drawn]),
+        condition=Condition(
+            slice_index=torch.stack([torch.from_numpy(slices.index) for slices in drawn]),
+            observed=torch.stack([torch.from_numpy(slices.observed) for slices in drawn]),
+        ),
     )
 
 

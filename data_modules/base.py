@@ -30,7 +30,7 @@ from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prep
 from data_modules.summary import account, contents, kinds, passed_over
 from data_modules.tables import Numbers
 from data_modules.views import OneSlice, SliceDraw, Slices
-from lit_medgen.batch import Batch, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.output import say
 from lit_medgen.seeds import mix
@@ -80,12 +80,14 @@ class StoreDataset(WatchedDataset):
             image=torch.empty(1, 0) if self.codes else self._image(record, slices),
             key=[record.key],
             affine=torch.from_numpy(record.affine)[None],
-            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
-            label_map=self._label_map(record),
-            slice_index=None if slices is None else torch.from_numpy(slices.index)[None],
-            observed=None if slices is None else torch.from_numpy(slices.observed)[None],
+            condition=Condition(
+                attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+                label_map=self._label_map(record),
+                slice_index=None if slices is None else torch.from_numpy(slices.index)[None],
+                observed=None if slices is None else torch.from_numpy(slices.observed)[None],
+            ),
         )
-        return replace(batch, codes=self.codes(batch)) if self.codes else batch
+        return replace(batch, latent=self.codes(batch)) if self.codes else batch
 
     def _image(self, record: Record, slices: Slices | None) -> torch.Tensor:
         """1 1 *s: the volume, one of its slices, or a set of them with -1 in places of padding."""
@@ -109,26 +111,6 @@ class StoreDataset(WatchedDataset):
 def upright(slices: np.ndarray) -> np.ndarray:
     """Slices n a b of a RAS volume as images: the second axis goes down, as in every 2D image, so up stays up."""
     return slices[..., ::-1]
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """One batch from several."""
-    return Batch(
-        image=torch.cat([item.image for item in items]),
-        key=[key for item in items for key in item.key],
-        affine=torch.cat([item.affine for item in items]),
-        attributes={name: torch.cat([item.attributes[name] for item in items]) for name in items[0].attributes},
-        label_map=_joined([item.label_map for item in items]),
-        slice_index=_joined([item.slice_index for item in items]),
-        observed=_joined([item.observed for item in items]),
-        codes=_joined([item.codes for item in items]),
-    )
-
-
-def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """One tensor of several; None where there are none."""
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
 
 
 class MedicalDataModule(L.LightningDataModule, ABC):
@@ -377,7 +359,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             dataset,
             **order,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=Batch.join,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             timeout=self.worker_timeout_s if self.num_workers else 0,

@@ -1,22 +1,34 @@
-"""The one vocabulary between data modules and methods: `Batch`, `Condition`, `DataSpec`.
+"""The one vocabulary between data modules, methods and files.
+
+`Condition` says what an image is made from, `Batch` is what a data module yields, `Request` is what a method is asked
+for, `DataSpec` are the facts that both must agree on, and `TrainingData` is what a method may ask of its data.
 
 Shapes use einops letters: b batch, c channels, *s spatial axes, n slices. Images are float32 in [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 PADDING = -1
-"""Slice index of a place in a set of slices that holds no slice."""
+"""Slice index where a set of slices holds no slice."""
+
+ABSENT_CLASS = -1
+"""Class of every voxel of a label map that is absent."""
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of a RAS volume (x right, y anterior, z superior) along which each kind of slice is stacked."""
+
+Part = Literal["attributes", "label_map", "source", "image", "text"]
+"""What an image can be made from; "image" stands for given slices or a given region of the image itself."""
+
+Split = Literal["train", "val", "test"]
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -36,27 +48,34 @@ class Condition:
 
     Attributes:
         attributes: name -> b, float; NaN marks an unknown value.
-        label_map: b 1 *s, integer classes; -1 marks an absent map.
+        label_map: b 1 *s, integer classes; `ABSENT_CLASS` everywhere marks an absent map.
+        source: b c *s, an image to translate, super-resolve or reconstruct, with a size and channels of its own; NaN
+            everywhere marks an absent one.
         image: b c *s, given image content, read where `observed` is true.
         observed: b n for slices (n is the first spatial axis of `image`) or b 1 *s for a region; bool.
-        slice_index: b n, the slice each place of a set of slices stands for; `PADDING` where there is none.
+        slice_index: b n, the number of each slice of a set; `PADDING` where there is none.
+        text: b n d, token embeddings; NaN marks padding, and in all tokens an absent text.
     """
 
     attributes: dict[str, Tensor] = field(default_factory=dict)
     label_map: Tensor | None = None
+    source: Tensor | None = None
     image: Tensor | None = None
     observed: Tensor | None = None
     slice_index: Tensor | None = None
+    text: Tensor | None = None
 
     def drop(self, rows: Tensor) -> Condition:
-        """Makes the given rows (b, bool) absent: the null condition of classifier-free guidance.
+        """Makes every part of the given rows (b, bool) absent: the null condition of classifier-free guidance.
 
         `slice_index` says which slices are asked for, not what they are made from, so it stays.
         """
         return replace(
             self.drop_attributes(dict.fromkeys(self.attributes, rows)),
-            label_map=_fill(self.label_map, rows, -1),
+            label_map=_fill(self.label_map, rows, ABSENT_CLASS),
+            source=_fill(self.source, rows, torch.nan),
             observed=_fill(self.observed, rows, False),
+            text=_fill(self.text, rows, torch.nan),
         )
 
     def drop_attributes(self, rows: Mapping[str, Tensor]) -> Condition:
@@ -64,63 +83,197 @@ class Condition:
         dropped = {name: self.attributes[name].masked_fill(rows[name], torch.nan) for name in rows}
         return replace(self, attributes=self.attributes | dropped)
 
+    def only(self, parts: Collection[Part], attributes: Collection[str]) -> Condition:
+        """Without the parts, and the attributes, that are not named."""
+        kept = {
+            "label_map": ("label_map",),
+            "source": ("source",),
+            "image": ("image", "observed", "slice_index"),
+            "text": ("text",),
+        }
+        gone = {name: None for part, names in kept.items() if part not in parts for name in names}
+        values = {name: value for name, value in self.attributes.items() if name in attributes}
+        return replace(self, attributes=values if "attributes" in parts else {}, **gone)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> set[Part]:
+        """The parts that are there, whatever they hold."""
+        there: set[Part] = {"attributes"} if self.attributes else set()
+        for part in ("label_map", "source", "image", "text"):
+            if getattr(self, part) is not None:
+                there.add(part)
+        return there
+
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""
-        return replace(
-            self,
-            attributes={name: sent(value, device) for name, value in self.attributes.items()},
-            **{name: _move(getattr(self, name), device) for name in ("label_map", "image", "observed", "slice_index")},
-        )
+        return self._each(lambda value: sent(value, device))
+
+    def pin_memory(self) -> Condition:
+        """Called by the data loader when it pins memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Condition:
+        """The condition with a function applied to every tensor."""
+        values = {name: function(value) for name, value in self.attributes.items()}
+        return replace(self, attributes=values, **_applied(self, function))
+
+    @classmethod
+    def join(cls, conditions: Sequence[Condition], sizes: Sequence[int]) -> Condition:
+        """One condition of several.
+
+        Args:
+            conditions: of some images each; a part or attribute that one of them lacks is absent in its rows.
+            sizes: number of images of each condition, which an empty condition does not say.
+        """
+        names = dict.fromkeys(name for condition in conditions for name in condition.attributes)
+        attributes = {
+            name: torch.cat(
+                [
+                    condition.attributes.get(name, torch.full((size,), torch.nan))
+                    for condition, size in zip(conditions, sizes, strict=True)
+                ]
+            )
+            for name in names
+        }
+        absent: dict[str, float] = {
+            "label_map": ABSENT_CLASS,
+            "source": torch.nan,
+            "image": -1.0,
+            "observed": False,
+            "slice_index": PADDING,
+            "text": torch.nan,
+        }
+        joined: dict[str, Any] = {
+            name: _joined([getattr(condition, name) for condition in conditions], sizes, fill)
+            for name, fill in absent.items()
+        }
+        return cls(attributes=attributes, **joined)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """What a data module yields.
 
     Attributes:
-        image: b c *s, float32 in [-1, 1]; a set of slices is b c n h w.
+        image: b c *s, float32 in [-1, 1]; a set of slices is b c n h w. Of no voxels (b 0) where latents are read
+            instead.
         key: b store keys (never patient names).
         affine: b 4 4, voxel to world, mm; of the whole volume when the item is a set of its slices.
-        attributes: name -> b, float; NaN is unknown.
-        label_map: b 1 *s, integer classes.
-        slice_index: b n, see `Condition`.
-        observed: b n, true for slices that are given and not to be generated.
-        codes: b *z, what a first stage made of the images; these were then not read, and `image` is b 0.
+        condition: what the images are made from. Its `image` is None where the given slices are those of the batch's
+            own `image`, as in training they always are.
+        latent: b *z codes or b d *z, what a first stage made of the images, read from a latent store.
     """
 
     image: Tensor
     key: list[str]
     affine: Tensor
-    attributes: dict[str, Tensor] = field(default_factory=dict)
-    label_map: Tensor | None = None
-    slice_index: Tensor | None = None
-    observed: Tensor | None = None
-    codes: Tensor | None = None
-
-    def condition(self) -> Condition:
-        """The condition this batch's images are made from; `image` counts only where `observed` is true."""
-        return Condition(
-            attributes=self.attributes,
-            label_map=self.label_map,
-            image=self.image if self.observed is not None else None,
-            observed=self.observed,
-            slice_index=self.slice_index,
-        )
+    condition: Condition = field(default_factory=Condition)
+    latent: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return self._each(lambda value: sent(value, device))
+        moved = _applied(self, lambda value: sent(value, device))
+        return replace(self, condition=self.condition.to(device), **moved)
 
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins memory."""
-        return self._each(Tensor.pin_memory)
+        return replace(self, condition=self.condition.pin_memory(), **_applied(self, Tensor.pin_memory))
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with a function applied to every tensor."""
-        made: dict[str, Any] = {
-            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, attributes={name: function(value) for name, value in self.attributes.items()}, **made)
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """One batch of several."""
+        sizes = [len(batch.image) for batch in batches]
+        return cls(
+            image=torch.cat([batch.image for batch in batches]),
+            condition=Condition.join([batch.condition for batch in batches], sizes),
+            key=[key for batch in batches for key in batch.key],
+            affine=torch.cat([batch.affine for batch in batches]),
+            latent=_joined([batch.latent for batch in batches], sizes, torch.nan),
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images that are asked for, one for each seed.
+
+    Attributes:
+        seeds: b, one an image; an image depends on its seed and its condition only.
+        condition: what the images are to be made from.
+        key: b store keys of the images that the conditions were taken from; "" where there is none.
+        affine: b 4 4, voxel to world in mm, which the files of the images take; None: a grid centred on the origin.
+        target: b c *s, the true images in paired tasks.
+    """
+
+    seeds: list[int]
+    condition: Condition = field(default_factory=Condition)
+    key: list[str] = field(default_factory=list)
+    affine: Tensor | None = None
+    target: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Request:
+        """The same request with its condition on another device."""
+        return replace(self, condition=self.condition.to(device))
+
+    @classmethod
+    def join(cls, requests: Sequence[Request]) -> Request:
+        """One request of several; all of them have an affine and a target, or none."""
+        sizes = [len(request.seeds) for request in requests]
+        return cls(
+            seeds=[seed for request in requests for seed in request.seeds],
+            condition=Condition.join([request.condition for request in requests], sizes),
+            key=[key for request in requests for key in request.key or [""] * len(request.seeds)],
+            affine=_cat([request.affine for request in requests]),
+            target=_cat([request.target for request in requests]),
+        )
+
+
+@dataclass(frozen=True)
+class Requests:
+    """All images that are asked for in one run; what they are made from is read when they are made.
+
+    Attributes:
+        seeds: n, one an image.
+        made_from: n, what the manifest says of each: attributes by name, and files or keys of the other parts.
+        read: index -> the `Request` of that image alone.
+    """
+
+    seeds: Sequence[int]
+    made_from: Sequence[Mapping[str, Any]]
+    read: Callable[[int], Request]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Request:
+        return self.read(index)
+
+    def batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[Request]:
+        """Every step-th request from `first` on, so many joined at a time."""
+        indices = range(first, len(self), step)
+        for start in range(0, len(indices), batch_size):
+            yield Request.join([self.read(index) for index in indices[start : start + batch_size]])
+
+
+@dataclass(frozen=True)
+class Images:
+    """Real images that are read when they are needed.
+
+    Attributes:
+        keys: n store keys.
+        people: n, whose each image is (hashed).
+        read: indices -> n c *s in [-1, 1].
+    """
+
+    keys: list[str]
+    people: list[str]
+    read: Callable[[Sequence[int]], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def all(self) -> Tensor:
+        """n c *s in [-1, 1], at once."""
+        return self.read(range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -139,6 +292,8 @@ class DataSpec:
         codes: names of those attributes that are 0 or 1 and nothing between (sex).
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
         people: "train", "val", "test" -> one hash of all people of that part, so that another split is noticed.
+        source_channels: channels of the images that others are made from; 0 where there are none.
+        source_size: their voxels along each axis.
     """
 
     channels: int
@@ -152,6 +307,8 @@ class DataSpec:
     slice_axis: str = ""
     codes: tuple[str, ...] = ()
     people: dict[str, str] = field(default_factory=dict)
+    source_channels: int = 0
+    source_size: tuple[int, ...] = ()
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""
@@ -180,9 +337,85 @@ class DataSpec:
         return cls(**lists)
 
 
+class TrainingData(Protocol):
+    """What methods, reports and callbacks may ask of the data, once it is set up."""
+
+    spec: DataSpec
+
+    @property
+    def anatomy(self) -> str:
+        """What the images show: "brain" adds scores of brains to a report."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Hash of the prepared data and of the view of it, for all that is derived from both."""
+        ...
+
+    @property
+    def cache(self) -> Path:
+        """The folder where what is derived from the prepared data is kept."""
+        ...
+
+    def people(self, split: Split) -> dict[str, str]:
+        """Store key -> whose image it is (hashed)."""
+        ...
+
+    def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> Images:
+        """Images of a split as evaluation looks at them.
+
+        Args:
+            split: the part of the people.
+            one_per_person: the first visit of each person alone (with a view that shows several images of a visit,
+                those of that visit, in a row).
+            limit: of so many visits at most; None: of all.
+        """
+        ...
+
+    def requests(self, split: Split, num: int | None = None) -> Requests:
+        """Requests like the people of a split: made from what theirs are made from, with the true images as targets.
+
+        Seeds are 0, 1, ... None: one request for each image that `images` gives of one visit of each person; more begin
+        again with the first person. `source` is the image itself where the data has no other.
+        """
+        ...
+
+    def stored(self, split: Split) -> Iterator[tuple[str, Tensor]]:
+        """Store key and n c *s: every image that training can see of each record, all its slices where it has such."""
+        ...
+
+    def read_latents(self, latents: Callable[[Batch], Tensor] | None) -> None:
+        """From now on training and validation batches hold what `latents` gives of them, and no images; None: images.
+
+        Args:
+            latents: a batch without images (keys and slice numbers) -> b *z codes or b d *z.
+        """
+        ...
+
+
 def _fill(value: Tensor | None, rows: Tensor, fill: float) -> Tensor | None:
     return None if value is None else value.masked_fill(rows.view(-1, *[1] * (value.ndim - 1)), fill)
 
 
-def _move(value: Tensor | None, device: torch.device | str) -> Tensor | None:
-    return None if value is None else sent(value, device)
+def _applied(holder: Any, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Field -> what a function makes of it, for every field that is a tensor."""
+    values = {entry.name: getattr(holder, entry.name) for entry in fields(holder)}
+    return {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """One tensor of several; None where there are none."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
+
+
+def _joined(parts: Sequence[Tensor | None], sizes: Sequence[int], fill: float) -> Tensor | None:
+    """One tensor of several, with `fill` for those that are None; None where all are."""
+    known = next((part for part in parts if part is not None), None)
+    if known is None:
+        return None
+    filled = [
+        torch.full((size, *known.shape[1:]), fill, dtype=known.dtype) if part is None else part
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+    return torch.cat(filled)

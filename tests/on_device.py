@@ -116,9 +116,9 @@ def batch(model: Method) -> Batch:
     """Two images, or two sets of slices."""
     keys, affine = ["a", "b"], torch.eye(4).expand(2, 4, 4)
     if not isinstance(model, CDPM):
-        return Batch(noisy(2, (16, 16)), keys, affine, AGES)
+        return Batch(noisy(2, (16, 16)), keys, affine, Condition(AGES))
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
-    return Batch(noisy(2, (5, 16, 16)), keys, affine, AGES, slice_index=index, observed=index == 7)
+    return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
 
 
 def steps(model: Any, num: int) -> None:
@@ -431,7 +431,7 @@ def test_batches_and_noise_are_sent_without_waiting() -> None:
     sets = batch(built("cdpm"))
     with counted() as waits:
         sent = sets.to(DEVICE)
-        condition = sets.condition().to(DEVICE)
+        condition = sets.condition.to(DEVICE)
         noise, uniform = SeededNoise([1, 2]), SeededNoise([1, 2])
         draws = [noise.like(sent.image) for _ in range(3)]
         numbers = uniform.uniform((3,), like=sent.image)

@@ -108,7 +108,7 @@ class Absorbing(CodeMaps):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The bound at all levels, in bits per code."""
         super().test_step(batch, batch_idx)
-        codes, condition = self.codes(batch), self.scaled(Condition(attributes=batch.attributes))
+        codes, condition = self.codes(batch), self.scaled(batch.condition)
         nats = self.process.bound(codes, lambda state, level: self.network(state, self.time(level), condition))
         bits = nats.mean() / (codes[0].numel() * math.log(2))
         self.log("test/bits_per_dim_all_levels", bits, on_epoch=True, sync_dist=True, batch_size=len(codes))

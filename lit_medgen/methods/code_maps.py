@@ -171,7 +171,7 @@ class CodeMaps(TwoStage):
         """The codes of a batch's images, b *z: those it holds, or made now."""
         if self.first_stage is None:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
-        return encode(self.first_stage, batch.image) if batch.codes is None else batch.codes
+        return encode(self.first_stage, batch.image) if batch.latent is None else batch.latent
 
     def scaled(self, condition: Condition) -> Condition:
         """The attributes that the transformer reads, each from -1 to 1 over the range of the training people."""
@@ -197,7 +197,7 @@ class CodeMaps(TwoStage):
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """The same as the loss needs them: some attributes left out, no guidance."""
-        condition = self.scaled(Condition(attributes=batch.attributes))
+        condition = self.scaled(batch.condition)
         if self.training:
             condition = self.conditioning.drawn(condition, len(state), self.device)
         logits: Tensor = self.network(state, self.time(level), condition)

@@ -223,5 +223,7 @@ def weights_hash(model: torch.nn.Module) -> str:
 
 def keys_of(batch: Batch) -> list[tuple[str, int]]:
     """Store key and slice of every image of a batch; slice -1 where images are no slices."""
-    places = [-1] * len(batch.key) if batch.slice_index is None else batch.slice_index[:, 0].tolist()
+    places = (
+        [-1] * len(batch.key) if batch.condition.slice_index is None else batch.condition.slice_index[:, 0].tolist()
+    )
     return list(zip(batch.key, places, strict=True))

@@ -113,8 +113,8 @@ def test_the_order_survives_a_change_of_ranks_and_batch_size(heads: FolderDataMo
 def test_every_pass_draws_other_slices_of_an_image(heads: FolderDataModule) -> None:
     seen: dict[str, set[tuple[int, ...]]] = {}
     for batch in train(heads, 6 * len(heads.records["train"]) // heads.batch_size):
-        assert batch.slice_index is not None
-        for key, index in zip(batch.key, batch.slice_index.tolist(), strict=True):
+        assert batch.condition.slice_index is not None
+        for key, index in zip(batch.key, batch.condition.slice_index.tolist(), strict=True):
             seen.setdefault(key, set()).add(tuple(index))
     assert min(map(len, seen.values())) > 1
 
@@ -172,9 +172,9 @@ def test_single_slices_are_upright_images(heads: FolderDataModule, axis: Any, tm
     assert module.spec.slice_axis == ""
     (batch, *_) = train(module, 1)
     assert batch.image.shape == (2, 1, *plane)
-    assert batch.slice_index is not None
+    assert batch.condition.slice_index is not None
     volumes = {record.key: module.store.read(record) for record in module.store.records}
-    for image, key, index in zip(batch.image, batch.key, batch.slice_index[:, 0].tolist(), strict=True):
+    for image, key, index in zip(batch.image, batch.key, batch.condition.slice_index[:, 0].tolist(), strict=True):
         expected = torch.from_numpy(volumes[key].take(index, axis=place).copy()).flip(1)
         torch.testing.assert_close(image[0], expected)
     evaluated = module.images("val", one_per_person=True)

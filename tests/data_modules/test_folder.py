@@ -228,8 +228,8 @@ def test_whole_volumes(opened: Opened, cohort: Path) -> None:
     assert batch.image.shape == (3, 1, *module.spec.size) == (3, 1, 10, 12, 9)
     assert batch.image.dtype == torch.float32
     assert batch.affine.shape == (3, 4, 4)
-    assert batch.attributes["age"].shape == (3,)
-    assert batch.slice_index is batch.observed is None
+    assert batch.condition.attributes["age"].shape == (3,)
+    assert batch.condition.slice_index is batch.condition.observed is None
     images = module.images("train")
     assert images.min() == -1
     assert 0.5 < images.max() <= 1
@@ -247,19 +247,19 @@ def test_slice_sets(
         cohort, table="participants.tsv", axis=axis, slices=draw, batch_size=4, pattern="sub-0[0-5]/*.nii.gz"
     )
     batch = next(iter(module.train_dataloader()))
-    assert batch.slice_index is not None
-    assert batch.observed is not None
+    assert batch.condition.slice_index is not None
+    assert batch.condition.observed is not None
     assert batch.image.shape == (4, 1, 6, *shape)
-    assert batch.slice_index.shape == batch.observed.shape == (4, 6)
+    assert batch.condition.slice_index.shape == batch.condition.observed.shape == (4, 6)
     assert batch.image.min() >= -1
     assert batch.image.max() <= 1
-    assert (batch.image[:, 0][batch.slice_index == PADDING] == -1).all()
+    assert (batch.image[:, 0][batch.condition.slice_index == PADDING] == -1).all()
     assert module.spec.slice_axis == axis
     for row, key in enumerate(batch.key):
         record = next(r for r in module.records["train"] if r.key == key)
         whole = np.moveaxis(module.store.read(record), {"sagittal": 0, "coronal": 1, "axial": 2}[axis], 0)
-        real = batch.slice_index[row] != PADDING
-        np.testing.assert_array_equal(batch.image[row, 0, real], whole[batch.slice_index[row, real]])
+        real = batch.condition.slice_index[row] != PADDING
+        np.testing.assert_array_equal(batch.image[row, 0, real], whole[batch.condition.slice_index[row, real]])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

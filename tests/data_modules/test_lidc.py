@@ -59,14 +59,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_batch_holds_slices_with_maps_and_ratings(tree: Path) -> None:
     data = opened(tree, batch_size=8, fractions=(1.0, 0.0, 0.0))
     batch = next(iter(data.train_dataloader()))
-    assert batch.image.shape == batch.label_map.shape == (8, 1, SIDE, SIDE)
+    assert batch.image.shape == batch.condition.label_map.shape == (8, 1, SIDE, SIDE)
     assert batch.image.dtype == torch.float32
-    assert batch.label_map.dtype == torch.int64
+    assert batch.condition.label_map.dtype == torch.int64
     assert -1 <= batch.image.min() < batch.image.max() <= 1
-    nodule = (batch.label_map == 7).flatten(1).any(1)
+    nodule = (batch.condition.label_map == 7).flatten(1).any(1)
     assert nodule.any()
-    torch.testing.assert_close(batch.attributes["malignancy"][nodule], torch.full((int(nodule.sum()),), 4.0))
-    assert batch.attributes["malignancy"][~nodule].isnan().all()
+    torch.testing.assert_close(batch.condition.attributes["malignancy"][nodule], torch.full((int(nodule.sum()),), 4.0))
+    assert batch.condition.attributes["malignancy"][~nodule].isnan().all()
     assert data.spec.classes == CLASSES
     assert data.spec.intensity_unit == "HU"
     assert data.spec.spacing_mm == (SPACING_MM, SPACING_MM)

@@ -43,8 +43,9 @@ def batch(image: Tensor, index: list[int], observed: list[bool]) -> Batch:
         image=image,
         key=["key"] * b,
         affine=torch.eye(4).expand(b, 4, 4),
-        slice_index=torch.tensor(index).expand(b, -1),
-        observed=torch.tensor(observed).expand(b, -1),
+        condition=Condition(
+            slice_index=torch.tensor(index).expand(b, -1), observed=torch.tensor(observed).expand(b, -1)
+        ),
     )
 
 

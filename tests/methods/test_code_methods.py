@@ -341,7 +341,7 @@ def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypat
     seen: list[Condition] = []
     monkeypatch.setattr(model.network, "forward", lambda *given: seen.append(given[2]) or torch.zeros(1))
     attributes = {"age_years": torch.full((num,), 70.0), "sex": torch.ones(num)}
-    images = Batch(torch.zeros(num, 1), ["key"] * num, torch.eye(4), attributes)
+    images = Batch(torch.zeros(num, 1), ["key"] * num, torch.eye(4), Condition(attributes))
     torch.manual_seed(0)
     for training in (True, False):
         model.train(training)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_medgen.batch import Batch, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.methods import CDPM
 from lit_medgen.networks import SliceUNet
@@ -40,7 +40,9 @@ class Timeless(Timed):
 
 
 def batches(num: int, size: int, **more: Any) -> list[Batch]:
-    return [Batch(torch.zeros(size, 1, 4, 8, 8), ["key"] * size, torch.eye(4).expand(size, 4, 4), **more)] * num
+    return [
+        Batch(torch.zeros(size, 1, 4, 8, 8), ["key"] * size, torch.eye(4).expand(size, 4, 4), Condition(**more))
+    ] * num
 
 
 def evaluated(method: Method, loader: list[Batch], verb: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> float:

@@ -22,6 +22,7 @@ port takes the loss over all slices; here it is eq. 6.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class CDPM(Generator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 6: the weighted squared error of the prediction, averaged over all voxels of target slices."""
-        condition = batch.condition()
+        condition = replace(batch.condition, image=batch.image)
         index, observed = condition.slice_index, condition.observed
         if index is None or observed is None:
             raise InputError(
