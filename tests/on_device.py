@@ -60,7 +60,7 @@ GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs have
     "atlas": ("cdpm", {"network": {"init_args": {"atlas": True}}, "atlas_modes": 2, "parametrisation": "v"}),
-    "guided": ("absorbing", {"told": {"attributes": ["age_years"], "guidance_scale": 2.0}}),
+    "guided": ("absorbing", {"conditioning": {"attributes": ["age_years"], "guidance_scale": 2.0}}),
     "canvas": ("absorbing", {"canvas": [12, 8], "loss_kind": "mlm"}),
     "indices": ("ihdm", {"space": "index", "guess": "draw"}),
     "augmented": ("vqgan", {"diff_augment": True, "spectral_weight": 1.0}),

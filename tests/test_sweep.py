@@ -124,7 +124,7 @@ def test_an_interrupted_sweep_saves_its_run(tmp_path: Path, phantoms: Path) -> N
     finally:
         runner.kill()
     assert runner.returncode == 130
-    assert "stopped: SIGINT; what runs was conditioning to save" in printed
+    assert "stopped: SIGINT; what runs was told to save" in printed
     assert "Traceback" not in printed
     assert "--ckpt_path last continues" in (out / "run_000" / "output.txt").read_text()
 

@@ -22,7 +22,7 @@ def first_stage(phantoms: Path) -> Path:
 
 
 class TinyRun:
-    """A shipped experiment (cDPM's, unless conditioning otherwise) at the least size, in a folder of its own."""
+    """A shipped experiment (cDPM's, unless told otherwise) at the least size, in a folder of its own."""
 
     def __init__(self, folder: Path, phantoms: Path, configs: tuple[str, ...] = ("configs/cdpm.yaml",)) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class TinyRun:
         return next(self.folder.glob("*/checkpoints/last.ckpt"))
 
     def fit(self, *more: str) -> int:
-        """Trains two steps unless conditioning otherwise."""
+        """Trains two steps unless told otherwise."""
         return main(["fit", *self.configs, *self.options, f"--trainer.default_root_dir={self.folder}", *more])
 
     def on_checkpoint(self, verb: str, *more: str) -> int:

@@ -95,7 +95,7 @@ class RawHead:
             raise ValueError(f"SimpleITK fails on it ({said}); is it a whole head?") from error
 
     def _of_head(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from data_modules import registration  # SimpleITK and nilearn take a while to load
+        from data_modules.recipes import registration  # SimpleITK and nilearn take a while to load
 
         # The brightest tissue is not far above the percentile; one voxel of 32767 would take all grey levels of the
         # registration, and smoothing and N4 have absolute thresholds. A power of 2 changes no digit.

@@ -78,15 +78,15 @@ class Killing:
 
     def __init__(self) -> None:
         context = get_context("fork")
-        self.conditioning, self.pid = context.Event(), context.Value("i", 0)
+        self.told, self.pid = context.Event(), context.Value("i", 0)
 
     def deed(self, path: Path) -> None:
         self.pid.value = os.getpid()
-        assert self.conditioning.wait(60)
+        assert self.told.wait(60)
         die(path)
 
     def __call__(self) -> None:
-        self.conditioning.set()
+        self.told.set()
         deadline = time.monotonic() + 60
         while not self.dead():
             assert time.monotonic() < deadline

@@ -243,14 +243,14 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
         time = torch.zeros(3)
         plain, null = model.network(state, time, conditioning), model.network(state, time, Condition())
     torch.testing.assert_close(guided, null + 2 * (plain - null))
-    torch.testing.assert_close(guided[2], null[2])  # nothing conditioning, nothing to guide to
+    torch.testing.assert_close(guided[2], null[2])  # nothing asked for, nothing to guide to
 
 
 def test_attributes_that_a_model_does_not_know_are_refused(
     ihdm: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ihdm.on_checkpoint("sample", f"--out={tmp_path}", '--attributes={"age_years": 70}') == 2
-    assert "IHDM was not conditioning of 'age_years', but of nothing" in one_line(capsys)
+    assert "IHDM is not made from 'age_years', but of nothing" in one_line(capsys)
 
 
 def test_reconstructions_of_patients_are_not_called_synthetic(
