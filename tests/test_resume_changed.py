@@ -123,7 +123,7 @@ def test_changed_values_are_the_ones_that_run(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("resumed")]
     assert "optimizer.lr 0.0001 -> 0.05" in line
     assert ("discriminator_optimizer.lr 0.0001 -> 0.05" in line) == (kind is Two)
-    assert ("learning_rate WarmupCosine(warmup_steps=0, total_steps=4) -> " in line) == (
+    assert ("learning_rate_schedule WarmupCosine(warmup_steps=0, total_steps=4) -> " in line) == (
         vars(now) != vars(WarmupCosine(0, 4))
     )
     for state in checkpoint(tmp_path, 6)["optimizer_states"]:  # what is kept is what ran

@@ -242,7 +242,7 @@ def test_features_are_learned_once_on_each_machine(tmp_path: Path, monkeypatch: 
     events: list[str] = []
     monkeypatch.setattr("lit_medgen.metrics.extractors._teach", lambda *_: events.append("taught"))
     images = torch.rand(9, 1, 16, 16)
-    data = type("Data", (), {"volumes": lambda *_, **__: images, "store": type("Store", (), {"folder": tmp_path})})
+    data = type("Data", (), {"images": lambda *_, **__: images, "store": type("Store", (), {"folder": tmp_path})})
 
     def setup(local_rank: int, barrier: Any) -> None:
         model = small_vqgan()
