@@ -29,6 +29,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules  # noqa: F401 (lets a config name its classes)
 from data_modules.base import MedicalDataModule
 from data_modules.summary import counts
+from lit_medgen.arguments import read_yaml, values, without
 from lit_medgen.callbacks.run_folder import RunConfig
 from lit_medgen.checkpoints import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
@@ -39,16 +40,7 @@ from lit_medgen.output import say
 from lit_medgen.trainer import Trainer
 from lit_medgen.training.method import Method
 from lit_medgen.trust import EVERYTHING, trusting
-from lit_medgen.words import (
-    TRUST,
-    checked,
-    known_config,
-    read_yaml,
-    replaced_callbacks,
-    require_checkpoint,
-    values,
-    without,
-)
+from lit_medgen.words import TRUST, checked, known_config, replaced_callbacks, require_checkpoint
 
 PREPARE_FLAGS = {
     "--verify": "Compare the SHA-256 of every volume already there.",

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
-from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._util import import_object
+from torch.optim import AdamW
+from yaml import YAMLError
 
+from lit_medgen.arguments import is_file, pairs, parse_yaml, read_yaml
 from lit_medgen.errors import InputError
-
-FACES = (
-    *("lit_medgen.methods", "lit_medgen.methods.cdpm", "lit_medgen.training", "lit_medgen.networks"),
-    *("lit_medgen.diffusion", "lit_medgen.callbacks", "lit_medgen.loggers", "data_modules"),
-)
-"""The modules by which configs name our classes."""
+from lit_medgen.options import FACES, classes, options
 
 SYNONYMS = {
     **dict.fromkeys(("checkpoint", "ckpt", "resume", "weights", "model_path"), "ckpt_path"),
@@ -136,8 +130,7 @@ def known_keys(parser: ArgumentParser, verb: str, words: Sequence[str]) -> Itera
     for action in actions:
         yield from (option[2:] for option in action.option_strings if re.fullmatch(r"--[\w.]+(?<!\.help)", option))
     named: dict[str, str] = {}
-    for option, value in zip(words, [*words[1:], ""][: len(words)], strict=True):
-        option, value = option.split("=", 1) if "=" in option else (option, value)
+    for option, value in pairs(words):
         content = _content(value) if option in ("--config", "--data", "--model") else None
         section = "" if option == "--config" else f"{option[2:]}."
         yield from _flat(content, section) if isinstance(content, dict) else ()
@@ -153,8 +146,8 @@ def known_keys(parser: ArgumentParser, verb: str, words: Sequence[str]) -> Itera
 def _content(value: str) -> Any:
     """A config file, or a text that is one, as plain data; None if it cannot be read."""
     try:
-        return yaml.safe_load(value if "\n" in value else Path(value).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return read_yaml(Path(value)) if is_file(value) else parse_yaml(value) if "\n" in value else None
+    except (OSError, ValueError, YAMLError):
         return None
 
 
@@ -169,26 +162,22 @@ def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def _parameters(class_path: str, prefix: str) -> Iterator[str]:
     """Keys of a class of ours, those of dataclasses and of the optimizer inside it too."""
     try:
-        known = get_signature_parameters(import_object(class_path))
-    except (ImportError, AttributeError, ValueError):
+        known = options(import_object(class_path))
+    except (ImportError, AttributeError, TypeError, ValueError):
         return
-    for parameter in known:
-        yield f"{prefix}.{parameter.name}"
-        if is_dataclass(parameter.annotation):
-            yield from (f"{prefix}.{parameter.name}.{field.name}" for field in fields(parameter.annotation))
-        if parameter.name == "optimizer":
-            from torch.optim import AdamW
-
-            yield from (f"{prefix}.optimizer.init_args.{name}" for name in inspect.signature(AdamW).parameters)
+    for name, annotation in known.items():
+        yield f"{prefix}.{name}"
+        if is_dataclass(annotation):
+            yield from (f"{prefix}.{name}.{field.name}" for field in fields(annotation))
+        if name == "optimizer":
+            yield from (f"{prefix}.optimizer.init_args.{option}" for option in options(AdamW))
 
 
 def nearest_class(name: str) -> str | None:
     """The path of that class of ours whose name is most like the last part of `name`."""
     paths: dict[str, str] = {}
     for face in FACES:
-        module = import_module(face)
-        own = (key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == face)
-        for known in getattr(module, "__all__", own):
+        for known in classes(face):
             paths.setdefault(known.lower(), f"{face}.{known}")
     near = get_close_matches(name.rpartition(".")[2].lower(), paths, 1, 0.7)
     return paths[near[0]] if near else None

@@ -25,15 +25,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonargparse
 import numpy as np
-import yaml
 from joblib import Parallel, delayed
 
+from lit_medgen.arguments import pairs, read_yaml
 from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.signals import Stop
@@ -136,21 +136,16 @@ def read(file: Path) -> dict[str, Any]:
     """The sweep file; InputError if it is none."""
     if not file.is_file():
         raise MissingDataError(f"sweep: no file '{file}'; give a sweep file, e.g. configs/sweeps/blur_schedule.yaml.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file}: not valid YAML ({' '.join(str(error).split())}).") from error
+    content = read_yaml(file)
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise InputError(f"{file}: no `parameters`; a sweep file has method, metric, command, parameters.")
     metric = content.get("metric") or {}
     if not isinstance(metric, dict) or metric.get("goal", "minimize") not in ("minimize", "maximize"):
         raise InputError(f"{file}: metric is {metric!r}; give name, and as goal minimize or maximize.")
     given = [(key, choice) for key, spec in content["parameters"].items() for choice in _texts(spec)]
-    refuse_untrusted([{key.rpartition(".")[2]: choice} for key, choice in given], file)
     words = [str(word) for word in content.get("command") or []]
-    keys = [word.removeprefix("--").partition("=") for word in words if word.startswith("--")]
-    keys += [(word.removeprefix("--"), "=", following) for word, following in pairwise(words) if word.startswith("--")]
-    refuse_untrusted([{key.rpartition(".")[2]: value} for key, _, value in keys], file)
+    given += [(option.removeprefix("--"), value) for option, value in pairs(words) if option.startswith("--")]
+    refuse_untrusted([{key.rpartition(".")[2]: value} for key, value in given], file)
     if "--trust_config" in words:
         raise InputError(f"{file}: command has --trust_config, which is yours to give: after --, on the command line.")
     return content

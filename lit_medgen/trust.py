@@ -17,11 +17,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from jsonargparse._util import import_object
 
+from lit_medgen.arguments import parse_yaml, read_yaml
 from lit_medgen.errors import InputError, describe
+from lit_medgen.options import is_option, takes
 
 TRUSTED = ("lit_medgen.", "data_modules.", "torch.optim.")
 TRUSTED_IN_CONFIGS = (*TRUSTED, "lightning.pytorch.")
@@ -30,15 +33,28 @@ EVERYTHING = ("",)
 
 _also: ContextVar[tuple[str, ...]] = ContextVar("trusted by the user", default=())
 
-TEXTS = (
-    *("root", "store_dir", "pattern", "table", "key", "person", "attributes", "descriptions", "codes"),
-    *("first_stage", "features"),
-    *("project", "group", "tags", "save_dir", "dirpath", "monitor"),
-)
-"""Options of data modules, methods, loggers and callbacks that are text, and may look like a class: people.csv."""
+REFERENCE = re.compile(r"\$\{(?:[\w.]+\.)?(\w+)\}")
+FOLDER = re.compile(r"\$\{oc\.env:\w+\}[^.]*/.*")
+"""What `${...}` may be where a class may stand: the value of another option, or a folder from the environment."""
 
-INTERPOLATION = re.compile(rf"\$\{{(?!.*\b({'|'.join(TEXTS)})\b)[\w.]+\}}|\$\{{oc\.env:\w+\}}[^.]*/.*")
-"""What `${...}` may be: the value of another key, looked at where it stands, or a folder from the environment."""
+
+class Option(NamedTuple):
+    """A key of a config."""
+
+    owner: str
+    """Path of the class whose constructor takes it; "" where the config does not say."""
+    name: str
+
+    def takes(self, text: bool) -> bool:
+        """Whether nothing that stands here is read as a class, and, if `text`, a text may stand here: people.csv."""
+        if not self.owner:
+            return takes(None, self.name, text)
+        if not trusted(self.owner, TRUSTED_IN_CONFIGS + _also.get()):
+            return False
+        try:
+            return takes(import_object(self.owner), self.name, text)
+        except (ImportError, AttributeError, TypeError, ValueError):  # as its reader will say
+            return False
 
 
 @contextmanager
@@ -74,8 +90,8 @@ def refuse_foreign_classes(config: Any, path: Path, packages: tuple[str, ...] = 
 
 def import_classes(config: Any, path: Path) -> None:
     """Imports the classes of the user's own that a trusted file names; InputError, in one line, if that fails."""
-    for key, name in _texts(config):
-        if key != "class_path" or "." not in name or "$" in name or trusted(name, TRUSTED_IN_CONFIGS):
+    for (*_, option), name in _texts(config):
+        if option.name != "class_path" or "." not in name or "$" in name or trusted(name, TRUSTED_IN_CONFIGS):
             continue
         module, _, attribute = name.rpartition(".")
         try:
@@ -113,8 +129,8 @@ def refuse_untrusted(config: Any, path: Path) -> None:
 
 def refuse_commands(config: Any, path: Path) -> None:
     """InputError if a file gives a command that would be run: one that strips skulls."""
-    for key, text in _texts(config):
-        if key.rpartition(".")[2] == "strip" and text not in ("registration", "none"):
+    for (*_, option), text in _texts(config):
+        if option.name.rpartition(".")[2] == "strip" and text not in ("registration", "none"):
             raise InputError(
                 f"{path}: strip is the command {text!r}; commands of a file are run with --trust_config alone; or "
                 "give it on the command line."
@@ -123,11 +139,20 @@ def refuse_commands(config: Any, path: Path) -> None:
 
 def classes(config: Any) -> Iterator[str]:
     """What may be read as the path of a class: under class_path, or, short, as a text alone."""
-    for key, text in _texts(config):
+    for inside, text in _texts(config):
         dotted = "." in text and all(part.isidentifier() for part in text.split("."))
-        built = "${" in text and not INTERPOLATION.fullmatch(text)
-        if key == "class_path" or ((dotted or built) and key not in TEXTS):
+        if inside[-1].name == "class_path" or ((dotted or "${" in text) and _may_be_class(inside, text)):
             yield text
+
+
+def _may_be_class(inside: Iterable[Option], text: str) -> bool:
+    """Whether a text, inside of these options, may be read as the path of a class."""
+    if "${" not in text:
+        return not any(option.takes(text=True) for option in inside)
+    # The value that a reference takes was looked at where it stands, unless a text is free there.
+    checked = (reference := REFERENCE.fullmatch(text)) and not takes(None, reference[1], text=True)
+    known = checked and is_option(reference[1])
+    return not (known or FOLDER.fullmatch(text) or any(option.takes(text=False) for option in inside))
 
 
 def trusted(name: str, packages: tuple[str, ...]) -> bool:
@@ -149,6 +174,10 @@ def trusted(name: str, packages: tuple[str, ...]) -> bool:
     return True
 
 
+Found = tuple[tuple[Option, ...], str]
+"""A text of a config and the options that it stands in."""
+
+
 def _exists(name: str) -> bool:
     """Whether a text could be imported by a trusted command: run.v2 cannot, nor a class by its short name."""
     first = name.partition(".")[0]
@@ -158,23 +187,27 @@ def _exists(name: str) -> bool:
         return True  # __main__
 
 
-def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All texts with the innermost key that they stand under, or the outermost of `TEXTS`.
+def _texts(value: Any, inside: tuple[Option, ...] = (Option("", ""),), owner: str = "") -> Iterator[Found]:
+    """All texts, each with the options that it stands in, the outermost first.
 
     The parser reads a text that is YAML itself as what it says, so what stands in it counts too.
     """
     if isinstance(value, dict):
+        of = str(value.get("class_path", ""))
         for name, inner in value.items():
-            yield from _texts(inner, key if key in TEXTS else name)
+            if name == "init_args":  # these are the options of the class, not one of the option that holds it
+                yield from _texts(inner, inside, of)
+            else:
+                yield from _texts(inner, (*inside, Option(owner, str(name))))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _texts(inner, key)
+            yield from _texts(inner, inside, owner)
     elif isinstance(value, str):
-        yield key, value
+        yield inside, value
         with suppress(yaml.YAMLError):
-            inner = yaml.load(value, Loader=yaml.BaseLoader)
+            inner = parse_yaml(value, as_text=True)
             if isinstance(inner, dict | list):
-                yield from _texts(inner, key)
+                yield from _texts(inner, inside, owner)
 
 
 def _content(path: Path) -> Any:
@@ -185,7 +218,7 @@ def _content(path: Path) -> Any:
         with path.open("rb") as file:
             if file.read(2) == b"PK":  # an archive: a checkpoint, which may be large
                 return None
-        content = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # all as text: 2025-02-30 is no error
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(path, as_text=True)
+    except (OSError, InputError):
         return None
     return content if isinstance(content, dict | list) else None

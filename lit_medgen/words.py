@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lit_medgen.arguments import is_file, parse_yaml, read_yaml, values
 from lit_medgen.checkpoints import check_classes, checkpoint_file, config_of, has_config, without_training
-from lit_medgen.errors import InputError, describe
+from lit_medgen.errors import InputError
 from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
 
@@ -31,7 +29,7 @@ def checked(words: Iterable[str]) -> list[str]:
     for option in ("--config", "--data"):
         for path in map(Path, filter(is_file, values(ready, option))):
             # Whose fault it is, the parser does not say.
-            refuse_swapped(option, path, read_yaml(path, partial(yaml.load, Loader=yaml.BaseLoader)))
+            refuse_swapped(option, path, read_yaml(path, as_text=True))
     for config, path in config_files(ready):
         (import_classes if TRUST in words else refuse_untrusted)(config, path)
     return ready
@@ -91,7 +89,7 @@ def replaced_callbacks(words: list[str], left: Any) -> list[str]:
     """Names of callbacks that a config on the command line has, and the list that is left has not."""
     given: dict[str, None] = {}
     for value in values(words, "--config"):
-        content = read_yaml(Path(value)) if is_file(value) else yaml.safe_load(value)
+        content = read_yaml(Path(value)) if is_file(value) else parse_yaml(value)
         trainer = content.get("trainer") if isinstance(content, dict) else None
         for key in ("callbacks", "callbacks+"):
             given |= dict.fromkeys(_class_names(trainer.get(key) if isinstance(trainer, dict) else None))
@@ -104,47 +102,12 @@ def _class_names(callbacks: Any) -> list[str]:
     return [str(path).rpartition(".")[2] for path in paths]
 
 
-def values(words: list[str], option: str) -> Iterator[str]:
-    """The values that an option is given, in order."""
-    for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
-        if word == option:
-            yield following
-        elif word.startswith(f"{option}="):
-            yield word.removeprefix(f"{option}=")
-
-
 def _with_checkpoint_file(words: list[str]) -> list[str]:
     """The words with a run folder given as --ckpt_path replaced by the checkpoint in it."""
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         option, equals, path = word.partition("=")
         if option == "--ckpt_path" and equals:
-            words[place] = f"{option}={checkpoint_file(path)}"
-        elif place and words[place - 1] == "--ckpt_path":
-            words[place] = checkpoint_file(word)
+            words[index] = f"{option}={checkpoint_file(path)}"
+        elif index and words[index - 1] == "--ckpt_path":
+            words[index] = checkpoint_file(word)
     return words
-
-
-def without(words: list[str], option: str) -> list[str]:
-    """The words without an option and its values."""
-    kept, skip = [], False
-    for word in words:
-        if not skip and word != option and not word.startswith(f"{option}="):
-            kept.append(word)
-        skip = word == option
-    return kept
-
-
-def is_file(text: str) -> bool:
-    """Whether a word is the path of a file."""
-    try:
-        return Path(text).is_file()
-    except OSError:  # a whole section, too long for a path
-        return False
-
-
-def read_yaml(path: Path, read: Callable[[str], Any] = yaml.safe_load) -> Any:
-    """What a YAML file holds; InputError if it is none."""
-    try:
-        return read(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML ({describe(error)}).") from error
