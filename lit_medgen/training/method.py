@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,15 +77,6 @@ class Method(L.LightningModule, ABC):
     spec: DataSpec | None = None
     """Facts of the data it was trained on."""
 
-    not_averaged: tuple[str, ...] = ()
-    """Prefixes of parameters that are trained but not averaged."""
-
-    optimizer_keys: tuple[str, ...] = ("optimizer",)
-    """The argument that makes each of the optimizers of `configure_optimizers`."""
-
-    schedule_keys: tuple[str, ...] = ("learning_rate_schedule",)
-    """The argument that makes each of its learning-rate schedules."""
-
     def __init__(
         self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
     ) -> None:
@@ -108,7 +99,7 @@ class Method(L.LightningModule, ABC):
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
         self.check_shape(shape)
-        for key in self.optimizer_keys:
+        for key in self.optimizer_factories():
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
 
     def networks_for_speed(self) -> list[nn.Module]:
@@ -151,6 +142,18 @@ class Method(L.LightningModule, ABC):
         """The same loss on the test people."""
         self._log_losses("test", self._evaluate("test", batch, batch_idx), batch, on_step=False)
 
+    def optimizer_factories(self) -> dict[str, OptimizerCallable]:
+        """Name of the argument -> what it makes optimizers with, in the order of `configure_optimizers`."""
+        return {"optimizer": self.make_optimizer}
+
+    def learning_rate_schedules(self) -> dict[str, Constant]:
+        """Name of the argument -> the schedule of each optimizer, in the same order."""
+        return {"learning_rate_schedule": self.learning_rate_schedule}
+
+    def not_averaged(self) -> Collection[str]:
+        """Names of parameters that are trained, but that `EMA` does not average."""
+        return ()
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
         optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
@@ -159,9 +162,8 @@ class Method(L.LightningModule, ABC):
 
     def optimizer_of(self, key: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """What the argument of that name makes; InputError for values that the optimizer's class refuses."""
-        make: OptimizerCallable = getattr(self, f"make_{key}")
         try:
-            return make(parameters)
+            return self.optimizer_factories()[key](parameters)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"model.init_args.{key}: {describe(error)}; look at its init_args.") from error
 
@@ -178,11 +180,11 @@ class Method(L.LightningModule, ABC):
         by_value = gradient_clip_val if gradient_clip_algorithm == "value" else None
         self.guard_and_clip(optimizer, None if by_value else gradient_clip_val)
         if by_value:
-            nn.utils.clip_grad_value_(_parameters(optimizer), by_value)
+            nn.utils.clip_grad_value_(parameters_of(optimizer), by_value)
 
     def guard_and_clip(self, optimizer: Any, max_norm: float | None, name: str = "gradient_norm") -> None:
         """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
-        parameters = _parameters(optimizer)
+        parameters = parameters_of(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
         self.refuse_non_finite(None if scaled else norm)  # infinite gradients are the scaler's daily business
@@ -240,12 +242,7 @@ class Method(L.LightningModule, ABC):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` by name, "loss" among them; InputError if a method of the user's own returns something else."""
-        found = self.loss(batch)
-        found = {"loss": found} if isinstance(found, Tensor) else found
-        if not isinstance(found, dict) or "loss" not in found:
-            what = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
-            raise InputError(f"{type(self).__name__}.loss returned {what}; return a tensor, or a dict with 'loss'.")
-        return found
+        return named_losses(self.loss(batch), "loss", f"{type(self).__name__}.loss")
 
     # What the losses of subclasses use.
 
@@ -300,6 +297,18 @@ class Method(L.LightningModule, ABC):
         )
 
 
+def named_losses(losses: dict[str, Tensor] | Tensor, key: str, source: str) -> dict[str, Tensor]:
+    """What a loss returned, by name; `key` names the one that is minimised, and a tensor alone is that one.
+
+    InputError, naming the source, if it returned something else.
+    """
+    named = {key: losses} if isinstance(losses, Tensor) else losses
+    if not isinstance(named, dict) or key not in named:
+        what = f"keys {', '.join(map(str, named))}" if isinstance(named, dict) else type(named).__name__
+        raise InputError(f"{source} returned {what}; return a tensor, or a dict with '{key}'.")
+    return named
+
+
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
     """InputError if two specs are known to be of different splits.
 
@@ -320,7 +329,8 @@ def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source:
         )
 
 
-def _parameters(optimizer: Any) -> list[nn.Parameter]:
+def parameters_of(optimizer: Any) -> list[nn.Parameter]:
+    """The parameters of all groups of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
