@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_medgen.callbacks.ema import EMA
 from lit_medgen.errors import InputError, describe
 from lit_medgen.output import say
-from lit_medgen.training.method import FACTS, Method
+from lit_medgen.training.method import FACTS
 
 HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
@@ -195,20 +195,17 @@ def _text(value: Any, depth: int) -> str:
 
 def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
     """Each optimizer with the name of the method's argument that makes it."""
-    method = trainer.lightning_module
-    keys = tuple(method.optimizer_factories()) if isinstance(method, Method) else ()
-    return list(_named(keys, "optimizer", trainer.optimizers))
+    return list(_named(trainer.lightning_module, "optimizer_keys", "optimizer", trainer.optimizers))
 
 
 def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
     """Each learning-rate schedule with the name of the method's argument that makes it."""
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-    method = trainer.lightning_module
-    keys = tuple(method.learning_rate_schedules()) if isinstance(method, Method) else ()
-    return list(_named(keys, "learning_rate_schedule", schedules))
+    return list(_named(trainer.lightning_module, "schedule_keys", "learning_rate_schedule", schedules))
 
 
-def _named(keys: tuple[str, ...], other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def _named(method: Any, attribute: str, other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    keys: tuple[str, ...] = getattr(method, attribute, ())
     for number, thing in enumerate(things):
         yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), thing
 

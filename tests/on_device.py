@@ -32,6 +32,7 @@ from lit_medgen.diffusion import (
     DDIM,
     Ancestral,
     BlurSchedule,
+    Clipped,
     Cosine,
     Denoiser,
     DPMSolverPP2M,
@@ -41,6 +42,7 @@ from lit_medgen.diffusion import (
     Sampler,
     ScaledLinearBeta,
     Schedule,
+    V,
     dissipate,
 )
 from lit_medgen.diffusion.samplers import Spacing
@@ -286,11 +288,11 @@ def test_a_walk_waits_for_nothing(make: Callable[..., Sampler]) -> None:
     network = UNet(2, channels=(4,), attention=(False,), num_res_blocks=1, head_channels=4)
     x = torch.randn(2, 1, 4, 4)
     for spacing, schedule, parametrisation in zip(get_args(Spacing), cycle(SCHEDULES), cycle(("eps", "v", "x"))):
-        denoiser = Denoiser(network, schedule, parametrisation, clip=True)  # type: ignore[arg-type]
-        expected = make(5, spacing)(denoiser, x, noise=SeededNoise([1, 2]).like)
+        denoiser = Denoiser(network, schedule, parametrisation)  # type: ignore[arg-type]
+        expected = make(5, spacing)(Clipped(denoiser), x, noise=SeededNoise([1, 2]).like)
         there = moved(deepcopy(denoiser))
         with counted() as waits:
-            found = make(5, spacing)(there, moved(x), noise=SeededNoise([1, 2]).like)
+            found = make(5, spacing)(Clipped(there), moved(x), noise=SeededNoise([1, 2]).like)
         assert waits.found == []
         torch.testing.assert_close(found.inner, expected, rtol=1e-4, atol=1e-4)
 
@@ -304,12 +306,12 @@ class Learned(Schedule):
         super().__init__()
         self.rate = torch.nn.Parameter(torch.tensor([10.0]))
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def formula(self, t: Tensor) -> Tensor:
         """A line."""
         return self.rate * (0.5 - t)
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse."""
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """In closed form."""
         return 0.5 - log_snr / self.rate
 
 
@@ -330,7 +332,8 @@ def test_schedules_do_not_wait_even_for_a_time_without_dimensions(schedule: Sche
     with counted() as waits:
         log_snr = there.log_snr(moved(t))
         back = there.time(log_snr)
-        MinSNR()(log_snr, "v")
+        MinSNR()(moved(t), there, V())
+        there.derivatives(moved(t))
     assert waits.found == []
     assert log_snr.inner == schedule.log_snr(t)
     torch.testing.assert_close(back.inner, t)

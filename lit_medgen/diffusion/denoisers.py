@@ -1,27 +1,20 @@
-r"""Denoisers: a network, a schedule and a parametrisation, called as denoiser(x_t, t, condition) to give x̂.
+"""Denoisers: a network, a schedule and a parametrisation, called as denoiser(x_t, t, condition) to give x̂.
 
-Training minimises weight(t) |prediction - target|^2 where prediction and target are eps, v or x. Because
-
-    |epŝ - eps|^2 = SNR |x̂ - x|^2,    |v̂ - v|^2 = (SNR + 1) |x̂ - x|^2,
-
-the same weighting of x̂ has another form for each; `MinSNR` writes all three (Hang et al. 2023, "Efficient
-Diffusion Training via Min-SNR Weighting Strategy", section 3.4).
+Training minimises weight(t) |prediction - target|^2, where prediction and target are what the parametrisation says.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import Condition
-from lit_medgen.diffusion.gaussian import GaussianProcess
+from lit_medgen.diffusion.gaussian import GaussianProcess, broadcast
+from lit_medgen.diffusion.parametrisations import Parametrisation, ParametrisationName
 from lit_medgen.diffusion.schedules import Schedule
-
-Parametrisation = Literal["x", "eps", "v"]
-
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class Denoises(Protocol):
@@ -33,20 +26,30 @@ class Denoises(Protocol):
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x̂ of the shape of x_t; t: b."""
+        """x̂ of the shape of x_t, b c *s; t: b."""
         ...
 
 
-class UniformWeight:
+class LossWeight(ABC):
+    """Weight of the squared error of a prediction, by its noise level."""
+
+    @abstractmethod
+    def __call__(self, t: Tensor, schedule: Schedule, parametrisation: Parametrisation) -> Tensor:
+        """Loss weight of each image from its time; b -> b."""
+
+
+class UniformWeight(LossWeight):
     """Weight 1 on the predicted quantity: Ho et al. 2020, eq. 14 (L_simple) when it is eps."""
 
-    def __call__(self, log_snr: Tensor, parametrisation: Parametrisation) -> Tensor:
-        """Loss weight of each image from its log-SNR; b -> b."""
-        return torch.ones_like(log_snr)
+    def __call__(self, t: Tensor, schedule: Schedule, parametrisation: Parametrisation) -> Tensor:
+        """1 for each image; b -> b."""
+        return torch.ones_like(t)
 
 
-class MinSNR(UniformWeight):
-    """min(SNR, gamma) as the weight of |x̂ - x|^2 (Hang et al. 2023, eq. 7), for each parametrisation.
+class MinSNR(LossWeight):
+    """min(SNR, gamma) as the weight of |x̂ - x|^2, whatever is predicted.
+
+    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", eq. 7 and section 3.4.
 
     Args:
         gamma: the SNR above which all times count alike.
@@ -55,89 +58,60 @@ class MinSNR(UniformWeight):
     def __init__(self, gamma: float = 5.0) -> None:
         self.gamma = gamma
 
-    def __call__(self, log_snr: Tensor, parametrisation: Parametrisation) -> Tensor:
-        """Loss weight of each image from its log-SNR; b -> b."""
-        snr = log_snr.exp()
-        weight = snr.clamp(max=self.gamma)
-        return {"x": weight, "eps": weight / snr, "v": weight / (snr + 1)}[parametrisation]
+    def __call__(self, t: Tensor, schedule: Schedule, parametrisation: Parametrisation) -> Tensor:
+        """Loss weight of each image from its time; b -> b."""
+        return schedule.log_snr(t).exp().clamp(max=self.gamma) / parametrisation.gain(t, schedule)
 
 
 class Denoiser(nn.Module):
-    """A network that predicts eps, v or x, wrapped to give x̂.
+    """A network that predicts x, eps or v, wrapped to give x̂.
 
     Args:
-        network: called as network(x, t, condition), t: b in [0, 1]; returns the shape of x.
+        network: called as network(x_t, t, condition), t: b in [0, 1]; returns the shape of x_t.
         schedule: the noise schedule.
-        parametrisation: what the network's output means.
-        clip: clamp x̂ to [-1, 1], the range of every image, when sampling (Ho et al. 2020's code).
+        parametrisation: what the network's output means: "x", "eps" or "v".
+        weight: weight of the loss over time; None: `UniformWeight`.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, parametrisation: Parametrisation = "eps", clip: bool = False
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        parametrisation: ParametrisationName = "eps",
+        weight: LossWeight | None = None,
     ) -> None:
         super().__init__()
         self.network, self.schedule = network, schedule
         self.process = GaussianProcess(schedule)
-        self.parametrisation: Parametrisation = parametrisation
-        self.clip = clip
+        self.parametrisation = Parametrisation.named(parametrisation)
+        self.weight = weight or UniformWeight()
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x̂: b c *s, float32 at least, from x_t: b c *s and t: b."""
-        x = self.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t)
-        return x.clamp(-1, 1) if self.clip else x
+        """x̂: b c *s in the dtype of x_t, from x_t: b c *s and t: b."""
+        return self.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """eps, v or x, as trained."""
+        """The network's output: x, eps or v, as trained."""
         prediction: Tensor = self.network(x_t, t, condition)
         return prediction
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The network's prediction as x̂."""
-        match self.parametrisation:
-            case "x":
-                return prediction
-            case "eps":
-                return self.process.x_from_eps(prediction, x_t, t)
-            case "v":
-                return self.process.x_from_v(prediction, x_t, t)
+        return self.parametrisation.to_x(prediction, x_t, t, self.process)
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """What the network should predict, given the data."""
-        match self.parametrisation:
-            case "x":
-                return x
-            case "eps":
-                return self.process.eps_from_x(x, x_t, t)
-            case "v":
-                return self.process.v_from_x(x, x_t, t)
+        return self.parametrisation.target(x, x_t, t, self.process)
 
+    def weighted_error(self, x: Tensor, t: Tensor, eps: Tensor, condition: Condition) -> Tensor:
+        """weight(t) (prediction - target)^2 of every voxel, b c *s; its mean is the loss.
 
-def stratified_times(num: int, total: int, first: int, offset: float, t_min: float) -> Tensor:
-    """num times in [t_min, 1]: this rank's share of `total` evenly spread ones (Kingma et al. 2021, appendix I.1).
-
-    Args:
-        num: times wanted here.
-        total: times over all ranks.
-        first: place of this rank's first among all.
-        offset: one draw from [0, 1), the same on all ranks.
-        t_min: the least time.
-    """
-    place = (offset + (first + torch.arange(num, dtype=torch.float64)) / total) % 1
-    return (t_min + (1 - t_min) * place).float()
-
-
-def evaluation_times(image: Tensor, repeat: int, num_repeats: int, offset: float, t_min: float) -> Tensor:
-    """A time in [t_min, 1] for each image, b -> b: one of `num_repeats` evenly spread ones that the image is seen at.
-
-    Those of one image lie between those of the images before it, by the golden ratio, which leaves no large gap
-    however many images there are. They depend on no batch size and on no number of ranks.
-
-    Args:
-        image: numbers of the images among all that are evaluated, int64.
-        repeat: 0 to num_repeats - 1.
-        num_repeats: times that each image is seen at.
-        offset: where the first image's times lie, in [0, 1).
-        t_min: the least time.
-    """
-    place = (repeat + (offset + image.double() * GOLDEN_RATIO) % 1) / num_repeats
-    return (t_min + (1 - t_min) * place).float()
+        Args:
+            x: the data, b c *s.
+            t: times, b.
+            eps: noise drawn from N(0, I), b c *s.
+            condition: what the images are made from.
+        """
+        x_t = self.process.perturb(x, t, eps)
+        error = (self.predict(x_t, t, condition).to(x.dtype) - self.target(x, x_t, t)) ** 2
+        return broadcast(self.weight(t, self.schedule, self.parametrisation), error) * error

@@ -133,10 +133,8 @@ class Walker:
     def steps(self, grid: Tensor) -> Iterator[tuple[NoiseLevel, NoiseLevel]]:
         """(t, s) for every step along falling times; all their numbers are made at once."""
         schedule = self.denoiser.schedule
-        log_snr = _on_cpu(schedule, schedule.log_snr, grid)
-        alpha, sigma = torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
-        columns = (values.tolist() for values in (grid, alpha, sigma, log_snr / 2))
-        return pairwise(map(NoiseLevel, *columns))
+        numbers = _on_cpu(schedule, lambda t: torch.stack([*schedule.alpha_sigma(t), schedule.log_snr(t) / 2]), grid)
+        return pairwise(map(NoiseLevel, grid.tolist(), *numbers.tolist()))
 
     def x_hat(self, x_t: Tensor, t: NoiseLevel) -> Tensor:
         """x̂ at a scalar time."""

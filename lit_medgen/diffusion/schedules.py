@@ -1,25 +1,34 @@
 r"""Noise schedules: how much is destroyed at time t in [0, 1]; data at 0, noise at 1.
 
-A variance-preserving schedule is its log-SNR,
+A variance-preserving schedule is its log-SNR (Kingma et al. 2021, "Variational Diffusion Models", eq. 3 and 4),
 
-    lambda(t) = log(alpha_t^2 / sigma_t^2),   alpha_t^2 = sigmoid(lambda),   sigma_t^2 = sigmoid(-lambda).
+    lambda(t) = log(alpha_t^2 / sigma_t^2),   alpha_t^2 = sigmoid(lambda),   sigma_t^2 = sigmoid(-lambda),
+
+from which the derivatives follow:
+
+    d alpha_t / dt = alpha_t sigma_t^2 lambda'(t) / 2,      d sigma_t / dt = -sigma_t alpha_t^2 lambda'(t) / 2.
 
 The papers give T discrete noise levels beta_1 ... beta_T (Ho et al. 2020, "Denoising Diffusion Probabilistic
 Models", section 2). Level i stands at t = i / T, where log alpha_bar is exact; between two levels it is linear
 in t, that is, the noise rate is constant there. At t = 0 the log-SNR is infinite.
 
-Everything is computed in float64 and returned in at least float32, whatever the autocast dtype.
+A new schedule gives `formula`, in float64, and `t_min`; casting, the inverse and the derivatives are here.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import sent
+
+NUM_HALVINGS = 64
+"""Of [0, 1], until the inverse of a schedule is known to the last digits of float64."""
 
 
 class Table:
@@ -39,19 +48,54 @@ class Table:
         return self._copies[device]
 
 
+@dataclass(frozen=True)
+class Derivatives:
+    """How fast a schedule changes with t.
+
+    Attributes:
+        log_snr: lambda'(t), negative, of the shape of t.
+        alpha: d alpha_t / dt, of the shape of t.
+        sigma: d sigma_t / dt, of the shape of t.
+    """
+
+    log_snr: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
 class Schedule(nn.Module, ABC):
-    """A monotone log-SNR over t in [0, 1], with its inverse."""
+    """A log-SNR that falls strictly with t in [0, 1].
+
+    A subclass gives `formula` and `t_min`, and `inverse` where there is a closed form. Results are computed in float64
+    and have the dtype of the argument, but float32 at least, so that autocast coarsens nothing.
+    """
 
     t_min: float
     """The least time at which the log-SNR is finite; training and sampling stay at or above it."""
 
     @abstractmethod
-    def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2); t of any shape in [0, 1]."""
+    def formula(self, t: Tensor) -> Tensor:
+        """The log-SNR at t in [0, 1]: float64 of any shape -> float64 of that shape, by differentiable operations."""
 
-    @abstractmethod
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """The t in [0, 1] at which `formula` is nearest to the given values, float64; here by halving [0, 1]."""
+        low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
+        with torch.no_grad():
+            for _ in range(NUM_HALVINGS):
+                middle = (low + high) / 2
+                later = self.formula(middle) > log_snr
+                low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return (low + high) / 2
+
+    @final
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2), of the shape of t; t of any shape in [0, 1]."""
+        return _at_least_float32(self.formula(t.double()), t)
+
+    @final
     def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse of `log_snr`."""
+        """The inverse of `log_snr`: t in [0, 1], of the shape of its argument."""
+        return _at_least_float32(self.inverse(log_snr.double()), log_snr)
 
     def forward(self, t: Tensor) -> Tensor:
         """The log-SNR, as `log_snr`."""
@@ -61,6 +105,33 @@ class Schedule(nn.Module, ABC):
         """alpha_t and sigma_t, each of the shape of t."""
         log_snr = self.log_snr(t)
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """alpha_t, what is left of the data at t; of the shape of t."""
+        return self.alpha_sigma(t)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """sigma_t, the standard deviation of the noise at t; of the shape of t."""
+        return self.alpha_sigma(t)[1]
+
+    def derivatives(self, t: Tensor) -> Derivatives:
+        """lambda'(t) by automatic differentiation, and what follows from it; finite from `t_min` on.
+
+        Parameters of the schedule get gradients through it unless gradients are switched off.
+        """
+        learned = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            time = t.double().clone()
+            time = time if time.requires_grad else time.requires_grad_()
+            (rate,) = torch.autograd.grad(self.formula(time).sum(), time, create_graph=learned)
+        alpha, sigma = self.alpha_sigma(t.double())
+        d_alpha, d_sigma = alpha * sigma**2 * rate / 2, -sigma * alpha**2 * rate / 2
+        return Derivatives(*(_at_least_float32(value, t) for value in (rate, d_alpha, d_sigma)))
+
+
+def _at_least_float32(value: Tensor, like: Tensor) -> Tensor:
+    """The value in the dtype of `like`, but not below float32."""
+    return value.to(torch.promote_types(like.dtype, torch.float32))
 
 
 class DiscreteSchedule(Schedule):
@@ -82,26 +153,24 @@ class DiscreteSchedule(Schedule):
 
     @abstractmethod
     def betas(self) -> Tensor:
-        """T, float64: the noise rates of the T levels."""
+        """The noise rates of the T levels: T, float64."""
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha_t^2 / sigma_t^2); t of any shape in [0, 1]; infinite at 0."""
-        place = t.double().clamp(0, 1) * self.num_steps
-        left = place.floor().long().clamp(max=self.num_steps - 1)
+    def formula(self, t: Tensor) -> Tensor:
+        """The log-SNR at t, any shape; infinite at 0."""
+        level = t.clamp(0, 1) * self.num_steps
+        before = level.floor().long().clamp(max=self.num_steps - 1)
         table = self.log_alpha_bar.on(t.device)
-        # Not table[left]: without dimensions that is a Python number, for which the CPU waits.
-        log_alpha_bar = torch.lerp(table.take(left), table.take(left + 1), place - left)
-        log_snr = log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
-        return log_snr.to(torch.promote_types(t.dtype, torch.float32))
+        # Not table[before]: without dimensions that is a Python number, for which the CPU waits.
+        log_alpha_bar = torch.lerp(table.take(before), table.take(before + 1), level - before)
+        return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
 
-    def time(self, log_snr: Tensor) -> Tensor:
+    def inverse(self, log_snr: Tensor) -> Tensor:
         """The t at which the log-SNR has the given value, clamped to [0, 1]."""
-        log_alpha_bar = nn.functional.logsigmoid(log_snr.double())
+        log_alpha_bar = nn.functional.logsigmoid(log_snr)
         table = -self.log_alpha_bar.on(log_snr.device)  # ascending, from 0
-        left = (torch.searchsorted(table, -log_alpha_bar, right=True) - 1).clamp(0, self.num_steps - 1)
-        low, high = table.take(left), table.take(left + 1)
-        place = (left + (-log_alpha_bar - low) / (high - low)) / self.num_steps
-        return place.clamp(0, 1).to(torch.promote_types(log_snr.dtype, torch.float32))
+        before = (torch.searchsorted(table, -log_alpha_bar, right=True) - 1).clamp(0, self.num_steps - 1)
+        low, high = table.take(before), table.take(before + 1)
+        return ((before + (-log_alpha_bar - low) / (high - low)) / self.num_steps).clamp(0, 1)
 
 
 class LinearBeta(DiscreteSchedule):
@@ -118,7 +187,7 @@ class LinearBeta(DiscreteSchedule):
         super().__init__(num_steps)
 
     def betas(self) -> Tensor:
-        """T, float64."""
+        """The noise rates: T, float64."""
         return torch.linspace(self.beta_start, self.beta_end, self.num_steps, dtype=torch.float64)
 
 
@@ -136,7 +205,7 @@ class ScaledLinearBeta(DiscreteSchedule):
         super().__init__(num_steps)
 
     def betas(self) -> Tensor:
-        """T, float64."""
+        """The noise rates: T, float64."""
         root = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps, dtype=torch.float64)
         return root**2
 
@@ -155,7 +224,7 @@ class Cosine(DiscreteSchedule):
         super().__init__(num_steps)
 
     def betas(self) -> Tensor:
-        """T, float64."""
+        """The noise rates: T, float64."""
         t = torch.linspace(0, 1, self.num_steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2  # eq. 17, unnormalised
         return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=self.beta_max)

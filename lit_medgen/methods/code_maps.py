@@ -23,7 +23,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, sent
+from lit_medgen.diffusion import guided
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
+from lit_medgen.diffusion.noise_levels import levels
 from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
 from lit_medgen.methods.vqgan import VQGAN
@@ -189,11 +191,10 @@ class CodeMaps(TwoStage):
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
-        logits: Tensor = self.network(state, self.time(level), condition)
-        if self.conditioning.guidance_scale == 1:
-            return logits
-        null = self.network(state, self.time(level), Condition())
-        return null + self.conditioning.guidance_scale * (logits - null)
+        time = self.time(level)
+        return guided(
+            lambda given: self.network(state, time, given), condition, Condition(), self.conditioning.guidance_scale
+        )
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """The same as the loss needs them: some attributes left out, no guidance."""
@@ -205,7 +206,7 @@ class CodeMaps(TwoStage):
 
     def levels(self, num: int) -> Tensor:
         """Levels 1 to T for so many images, b, evenly spread over batch and ranks."""
-        return (self.times(num, 0.0) * self.process.num_levels).ceil().long().clamp(1, self.process.num_levels)
+        return levels(self.times(num, 0.0), self.process.num_levels)
 
     # Sampling.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
-from lit_medgen.diffusion import DPMSolverPP2M, evaluation_times, stratified_times
+from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
 from lit_medgen.images.origin import Origin
 from lit_medgen.seeds import mix
@@ -77,6 +78,15 @@ class Method(L.LightningModule, ABC):
     spec: DataSpec | None = None
     """Facts of the data it was trained on."""
 
+    not_averaged: tuple[str, ...] = ()
+    """Prefixes of parameters that are trained but not averaged."""
+
+    optimizer_keys: tuple[str, ...] = ("optimizer",)
+    """The argument that makes each of the optimizers of `configure_optimizers`."""
+
+    schedule_keys: tuple[str, ...] = ("learning_rate_schedule",)
+    """The argument that makes each of its learning-rate schedules."""
+
     def __init__(
         self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
     ) -> None:
@@ -99,7 +109,7 @@ class Method(L.LightningModule, ABC):
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
         self.check_shape(shape)
-        for key in self.optimizer_factories():
+        for key in self.optimizer_keys:
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
 
     def networks_for_speed(self) -> list[nn.Module]:
@@ -142,18 +152,6 @@ class Method(L.LightningModule, ABC):
         """The same loss on the test people."""
         self._log_losses("test", self._evaluate("test", batch, batch_idx), batch, on_step=False)
 
-    def optimizer_factories(self) -> dict[str, OptimizerCallable]:
-        """Name of the argument -> what it makes optimizers with, in the order of `configure_optimizers`."""
-        return {"optimizer": self.make_optimizer}
-
-    def learning_rate_schedules(self) -> dict[str, Constant]:
-        """Name of the argument -> the schedule of each optimizer, in the same order."""
-        return {"learning_rate_schedule": self.learning_rate_schedule}
-
-    def not_averaged(self) -> Collection[str]:
-        """Names of parameters that are trained, but that `EMA` does not average."""
-        return ()
-
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
         optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
@@ -162,8 +160,9 @@ class Method(L.LightningModule, ABC):
 
     def optimizer_of(self, key: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """What the argument of that name makes; InputError for values that the optimizer's class refuses."""
+        make: OptimizerCallable = getattr(self, f"make_{key}")
         try:
-            return self.optimizer_factories()[key](parameters)
+            return make(parameters)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"model.init_args.{key}: {describe(error)}; look at its init_args.") from error
 
@@ -180,11 +179,11 @@ class Method(L.LightningModule, ABC):
         by_value = gradient_clip_val if gradient_clip_algorithm == "value" else None
         self.guard_and_clip(optimizer, None if by_value else gradient_clip_val)
         if by_value:
-            nn.utils.clip_grad_value_(parameters_of(optimizer), by_value)
+            nn.utils.clip_grad_value_(_parameters(optimizer), by_value)
 
     def guard_and_clip(self, optimizer: Any, max_norm: float | None, name: str = "gradient_norm") -> None:
         """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
-        parameters = parameters_of(optimizer)
+        parameters = _parameters(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
         self.refuse_non_finite(None if scaled else norm)  # infinite gradients are the scaler's daily business
@@ -242,7 +241,12 @@ class Method(L.LightningModule, ABC):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` by name, "loss" among them; InputError if a method of the user's own returns something else."""
-        return named_losses(self.loss(batch), "loss", f"{type(self).__name__}.loss")
+        found = self.loss(batch)
+        found = {"loss": found} if isinstance(found, Tensor) else found
+        if not isinstance(found, dict) or "loss" not in found:
+            what = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+            raise InputError(f"{type(self).__name__}.loss returned {what}; return a tensor, or a dict with 'loss'.")
+        return found
 
     # What the losses of subclasses use.
 
@@ -256,6 +260,12 @@ class Method(L.LightningModule, ABC):
             return sent(evaluation_times(image, now.repeat, now.num_repeats, offset, t_min), self.device)
         offset = mix("times", self._run_seed, "train" if self.training else "eval", self._step) / 2**63
         return sent(stratified_times(num, num * world_size, rank * num, offset, t_min), self.device)
+
+    def times_and_shares(self, num: int, t_min: float) -> tuple[Tensor, Tensor]:
+        """Times in [t_min, 1], b, and the share of each in a mean, b: alike in training, else as `dense_near_data`."""
+        if self.training:
+            return self.times(num, t_min), torch.ones(num, device=self.device)
+        return dense_near_data(self.times(num, 0.0), t_min)
 
     @property
     def _step(self) -> int:
@@ -297,18 +307,6 @@ class Method(L.LightningModule, ABC):
         )
 
 
-def named_losses(losses: dict[str, Tensor] | Tensor, key: str, source: str) -> dict[str, Tensor]:
-    """What a loss returned, by name; `key` names the one that is minimised, and a tensor alone is that one.
-
-    InputError, naming the source, if it returned something else.
-    """
-    named = {key: losses} if isinstance(losses, Tensor) else losses
-    if not isinstance(named, dict) or key not in named:
-        what = f"keys {', '.join(map(str, named))}" if isinstance(named, dict) else type(named).__name__
-        raise InputError(f"{source} returned {what}; return a tensor, or a dict with '{key}'.")
-    return named
-
-
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
     """InputError if two specs are known to be of different splits.
 
@@ -329,8 +327,7 @@ def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source:
         )
 
 
-def parameters_of(optimizer: Any) -> list[nn.Parameter]:
-    """The parameters of all groups of an optimizer."""
+def _parameters(optimizer: Any) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

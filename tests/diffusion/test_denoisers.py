@@ -1,8 +1,7 @@
-"""Denoisers: what is predicted becomes x̂, weights mean the same in every parametrisation, times are spread evenly."""
+"""Denoisers: what is predicted becomes x̂, and the loss is one in every parametrisation."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -13,10 +12,19 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lit_medgen.batch import Condition
-from lit_medgen.diffusion import Denoiser, MinSNR, ScaledLinearBeta, UniformWeight, stratified_times
-from lit_medgen.diffusion.denoisers import Parametrisation
+from lit_medgen.diffusion import (
+    Cosine,
+    Denoiser,
+    GaussianProcess,
+    MinSNR,
+    Parametrisation,
+    ParametrisationName,
+    ScaledLinearBeta,
+    UniformWeight,
+)
 
-each_parametrisation = pytest.mark.parametrize("parametrisation", get_args(Parametrisation))
+NAMES = get_args(ParametrisationName)
+each_parametrisation = pytest.mark.parametrize("name", NAMES)
 
 
 class Says(nn.Module):
@@ -39,73 +47,90 @@ def example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @each_parametrisation
-def test_a_perfect_prediction_gives_the_data(parametrisation: Parametrisation) -> None:
+def test_a_perfect_prediction_gives_the_data(name: ParametrisationName) -> None:
     """to_x inverts target, and calling the denoiser is to_x of the network."""
     x, _, x_t, t = example()
     schedule = ScaledLinearBeta()
-    target = Denoiser(nn.Identity(), schedule, parametrisation).target(x, x_t, t)
-    denoiser = Denoiser(Says(target), schedule, parametrisation)
+    target = Denoiser(nn.Identity(), schedule, name).target(x, x_t, t)
+    denoiser = Denoiser(Says(target), schedule, name)
     assert_close(denoiser.to_x(target, x_t, t), x, rtol=1e-10, atol=1e-10)
     assert_close(denoiser(x_t, t, Condition()), x, rtol=1e-10, atol=1e-10)
 
 
 @each_parametrisation
-def test_clip_keeps_the_estimate_within_the_range_of_images(parametrisation: Parametrisation) -> None:
-    """Clipped, x̂ is clamped to [-1, 1]; else it is left alone."""
-    x, _, x_t, t = example()
-    target = Denoiser(nn.Identity(), ScaledLinearBeta(), parametrisation).target(x, x_t, t)
-    clipped = Denoiser(Says(target), ScaledLinearBeta(), parametrisation, clip=True)
-    assert x.abs().max() > 1
-    assert_close(clipped(x_t, t, Condition()), x.clamp(-1, 1), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("other", NAMES)
+def test_round_trips_between_parametrisations(name: ParametrisationName, other: ParametrisationName) -> None:
+    """A prediction of one kind, written as another and back, is the same; what is true of one is true of the other."""
+    x, eps, _, t = example()
+    process = GaussianProcess(Cosine())
+    x_t = process.perturb(x, t, eps)
+    here, there = Parametrisation.named(name), Parametrisation.named(other)
+    prediction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    as_other = there.target(here.to_x(prediction, x_t, t, process), x_t, t, process)
+    back = here.target(there.to_x(as_other, x_t, t, process), x_t, t, process)
+    assert_close(back, prediction, rtol=1e-7, atol=1e-7)
+    alpha_t, sigma_t = process.coefficients(t, x)
+    truth = {"x": x, "eps": eps, "v": alpha_t * eps - sigma_t * x}[other]
+    assert_close(there.target(x, x_t, t, process), truth, rtol=1e-9, atol=1e-9)
 
 
 @each_parametrisation
-def test_a_half_precision_network_does_not_coarsen_the_estimate(parametrisation: Parametrisation) -> None:
+def test_a_half_precision_network_does_not_coarsen_the_estimate(name: ParametrisationName) -> None:
     """x̂ has the dtype of x_t, float32, when the network answers in bfloat16."""
     _, _, x_t, t = example()
-    denoiser = Denoiser(Says(torch.ones_like(x_t, dtype=torch.bfloat16)), ScaledLinearBeta(), parametrisation)
-    exact = Denoiser(Says(torch.ones_like(x_t)), ScaledLinearBeta(), parametrisation)
+    denoiser = Denoiser(Says(torch.ones_like(x_t, dtype=torch.bfloat16)), ScaledLinearBeta(), name)
+    exact = Denoiser(Says(torch.ones_like(x_t)), ScaledLinearBeta(), name)
     x_hat = denoiser(x_t.float(), t.float(), Condition())
     assert x_hat.dtype == torch.float32
     assert_close(x_hat.double(), exact(x_t, t, Condition()), rtol=1e-4, atol=1e-4)
+    assert denoiser.weighted_error(x_t.float(), t.float(), x_t.float(), Condition()).dtype == torch.float32
 
 
 @given(gamma=st.floats(0.1, 20))
 @settings(deadline=None)
 def test_min_snr_is_one_loss_in_all_parametrisations(gamma: float) -> None:
-    """weight |prediction - target|^2 = min(SNR, gamma) |x̂ - x|^2, whatever is predicted."""
-    x, x_hat, x_t, t = example()
+    """weighted_error is min(SNR, gamma) |x̂ - x|^2, whatever is predicted."""
+    x, x_hat, eps, t = example()
     schedule = ScaledLinearBeta()
-    log_snr = schedule.log_snr(t)
-    expected = log_snr.exp().clamp(max=gamma) * (x_hat - x).square().flatten(1).sum(1)
-    for parametrisation in get_args(Parametrisation):
-        denoiser = Denoiser(nn.Identity(), schedule, parametrisation)
-        error = denoiser.target(x_hat, x_t, t) - denoiser.target(x, x_t, t)
-        weight = MinSNR(gamma)(log_snr, parametrisation)
-        assert_close(weight * error.square().flatten(1).sum(1), expected, rtol=1e-9, atol=0)
+    expected = schedule.log_snr(t).exp().clamp(max=gamma)[:, None, None, None] * (x_hat - x).square()
+    for name in NAMES:
+        x_t = GaussianProcess(schedule).perturb(x, t, eps)
+        prediction = Denoiser(nn.Identity(), schedule, name).target(x_hat, x_t, t)
+        denoiser = Denoiser(Says(prediction), schedule, name, MinSNR(gamma))
+        assert_close(denoiser.weighted_error(x, t, eps, Condition()), expected, rtol=1e-8, atol=0)
 
 
 @each_parametrisation
-def test_uniform_weight_is_one(parametrisation: Parametrisation) -> None:
-    assert_close(UniformWeight()(torch.linspace(-9, 9, 7), parametrisation), torch.ones(7))
+def test_the_error_is_that_of_the_prediction(name: ParametrisationName) -> None:
+    """With uniform weights, the default, as the papers write it: |eps - eps_theta(x_t, t)|^2 and its like."""
+    x, prediction, eps, t = example()
+    schedule = Cosine()
+    alpha_t, sigma_t = (value[:, None, None, None] for value in schedule.alpha_sigma(t))
+    target = {"x": x, "eps": eps, "v": alpha_t * eps - sigma_t * x}[name]
+    for weight in (None, UniformWeight()):
+        error = Denoiser(Says(prediction), schedule, name, weight).weighted_error(x, t, eps, Condition())
+        assert_close(error, (prediction - target).square(), rtol=1e-8, atol=1e-8)
 
 
-@given(
-    shares=st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    offset=st.floats(0, 1, exclude_max=True),
-    t_min=st.floats(1e-4, 0.1),
-)
-@settings(deadline=None)
-def test_stratified_times_are_evenly_spread_over_all_ranks(shares: list[int], offset: float, t_min: float) -> None:
-    """The ranks' shares joined are one process's list, in [t_min, 1], one in each stratum."""
-    total = sum(shares)
-    one_process = stratified_times(total, total, 0, offset, t_min)
-    ranks = [stratified_times(num, total, sum(shares[:rank]), offset, t_min) for rank, num in enumerate(shares)]
-    assert torch.equal(torch.cat(ranks), one_process)
-    assert one_process.min() >= torch.tensor(t_min)
-    assert one_process.max() <= 1
-    # Evenly spaced on the circle that joins 1 to t_min, so each of the equal strata holds exactly one.
-    ordered = one_process.double().sort().values
-    circle = torch.cat([ordered, ordered[:1] + (1 - t_min)])
-    gaps = [after - before for before, after in pairwise(circle.tolist())]
-    assert gaps == pytest.approx([(1 - t_min) / total] * total, abs=1e-6)
+class Asks(nn.Module):
+    """A network that keeps what it is called with, and answers its input."""
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x."""
+        self.asked = x, t, condition
+        return x
+
+
+def test_the_network_sees_the_noisy_image_its_time_and_its_condition() -> None:
+    x, _, eps, t = example()
+    network, condition = Asks(), Condition(attributes={"age_years": t})
+    Denoiser(network, ScaledLinearBeta()).weighted_error(x, t, eps, condition)
+    x_t, time, seen = network.asked
+    assert torch.equal(x_t, GaussianProcess(ScaledLinearBeta()).perturb(x, t, eps))
+    assert time is t
+    assert seen is condition
+
+
+def test_an_unknown_parametrisation_is_refused() -> None:
+    with pytest.raises(ValueError, match="parametrisation is 'noise'; choose from x, eps, v"):
+        Denoiser(nn.Identity(), ScaledLinearBeta(), "noise")  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_what_24_leaves_depends_on_the_unit() -> None:
     assert left["time"].abs().max() == pytest.approx(0.14, abs=0.005)
 
 
-@pytest.mark.parametrize("wrong", [{"least": 0.0}, {"least": 25.0}, {"num_levels": 0}])
+@pytest.mark.parametrize("wrong", [{"min_blur": 0.0}, {"min_blur": 25.0}, {"num_levels": 0}])
 def test_impossible_schedules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="schedule"):
         BlurSchedule(**wrong)  # type: ignore[arg-type]

@@ -347,13 +347,9 @@ class Warped(Schedule):
         super().__init__()
         self.schedule, self.t_min = schedule, schedule.t_min**0.5
 
-    def log_snr(self, t: Tensor) -> Tensor:
-        """As the other's at t^2."""
-        return self.schedule.log_snr(t**2)
-
-    def time(self, log_snr: Tensor) -> Tensor:
-        """The inverse."""
-        return self.schedule.time(log_snr).sqrt()
+    def formula(self, t: Tensor) -> Tensor:
+        """As the other's at t^2; the inverse is the generic one."""
+        return self.schedule.formula(t**2)
 
 
 @each_sampler

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from lit_medgen.diffusion import Cosine, LinearBeta, ScaledLinearBeta
+from lit_medgen.diffusion import Cosine, LinearBeta, ScaledLinearBeta, Schedule
 from lit_medgen.diffusion.schedules import DiscreteSchedule
 
 Array = NDArray[np.float64]
@@ -147,6 +147,69 @@ def test_results_are_float32_at_least(kind: Kind, given_dtype: torch.dtype, retu
     schedule, t = kind(1000), torch.tensor([0.25, 0.5], dtype=given_dtype)  # both exact in bfloat16
     assert {value.dtype for value in (schedule.log_snr(t), schedule.time(t), *schedule.alpha_sigma(t))} == {returned}
     torch.testing.assert_close(schedule.log_snr(t).double(), schedule.log_snr(t.double()), rtol=1e-6, atol=0)
+
+
+class Line(Schedule):
+    """A log-SNR that falls from 13 to -5 as rate does (Kingma et al. 2021); only its formula is given."""
+
+    t_min = 0.0
+
+    def __init__(self, rate: float = 18.0) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(rate, dtype=torch.float64))
+
+    def formula(self, t: Tensor) -> Tensor:
+        """A line."""
+        return 13.0 - self.rate * t
+
+
+class Bent(LinearBeta):
+    """A schedule of the papers without its own inverse."""
+
+    inverse = Schedule.inverse
+
+
+@pytest.mark.parametrize("schedule", [Line(), Bent(1000), Bent(7)])
+@given(t=st.floats(1e-6, 1))
+@settings(deadline=None)
+def test_a_schedule_that_gives_its_formula_alone_is_inverted(schedule: Schedule, t: float) -> None:
+    time = torch.tensor([t], dtype=torch.float64)
+    torch.testing.assert_close(schedule.time(schedule.log_snr(time)), time, rtol=1e-8, atol=1e-12)
+    beyond = torch.tensor([float("inf"), 1e3, -1e3])
+    torch.testing.assert_close(schedule.time(beyond), torch.tensor([0.0, 0.0, 1.0]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [Line(), *(kind(50) for kind in PAPERS)], ids=lambda each: type(each).__name__)
+def test_derivatives_are_those_of_finite_differences(schedule: Schedule) -> None:
+    """Between the levels, at whose times the derivative of a discrete schedule jumps."""
+    t, step = (torch.arange(50, dtype=torch.float64)[1:] + 0.37) / 50, 1e-6
+    exact = schedule.derivatives(t)
+    for function, derivative in (
+        (schedule.log_snr, exact.log_snr),
+        (schedule.alpha, exact.alpha),
+        (schedule.sigma, exact.sigma),
+    ):
+        difference = (function(t + step) - function(t - step)) / (2 * step)
+        torch.testing.assert_close(derivative, difference, rtol=1e-5, atol=1e-7)
+
+
+def test_derivatives_need_no_gradients_and_keep_the_dtype() -> None:
+    """They work in sampling and validation, where PyTorch keeps none, and count as float32 in half precision."""
+    schedule, t = Cosine(), torch.tensor([0.25, 0.5])
+    expected = schedule.derivatives(t)
+    with torch.inference_mode():
+        found = Cosine().derivatives(t.clone())
+    torch.testing.assert_close(found.log_snr, expected.log_snr, rtol=0, atol=0)
+    assert schedule.derivatives(t.bfloat16()).alpha.dtype == torch.float32
+    assert schedule.derivatives(torch.tensor([schedule.t_min])).sigma.isfinite().all()
+
+
+def test_a_learned_schedule_gets_gradients_through_its_derivative() -> None:
+    """lambda'(t) = -rate, so its gradient with respect to the rate is -1."""
+    schedule = Line()
+    schedule.derivatives(torch.tensor([0.3])).log_snr.sum().backward()
+    assert schedule.rate.grad is not None
+    assert schedule.rate.grad.item() == -1
 
 
 def test_a_schedule_of_one_level_is_refused() -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import PADDING, Condition, DataSpec
-from lit_medgen.diffusion import Cosine, DPMSolverPP2M
-from lit_medgen.diffusion.denoisers import Parametrisation
+from lit_medgen.diffusion import Cosine, DPMSolverPP2M, ParametrisationName
 from lit_medgen.methods import CDPM
 from lit_medgen.methods.cdpm.factor_model import MIN_VARIANCE, NUM_PARTS, Atlas, AtlasDenoiser, max_modes, without
 from lit_medgen.methods.cdpm.schemes import Autoregressive
@@ -87,7 +86,7 @@ def test_posterior_is_that_of_joint_gaussians(atlas: Atlas, seed: int) -> None:
 
 
 @pytest.mark.parametrize("parametrisation", ["x", "eps", "v"])
-def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas, parametrisation: Parametrisation) -> None:
+def test_a_silent_network_leaves_the_exact_denoiser(atlas: Atlas, parametrisation: ParametrisationName) -> None:
     network = Silent()
     denoiser = AtlasDenoiser(network, Cosine(), parametrisation)
     denoiser.atlas = atlas

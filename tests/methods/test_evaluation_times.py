@@ -85,7 +85,7 @@ def test_few_images_give_the_same_loss_for_any_seed(monkeypatch: pytest.MonkeyPa
     """cDPM with a network that says nothing, whose loss is |eps|^2, times a weight that is steep at small times."""
     method = CDPM(SliceUNet((8,), (False,), (False,), 1, 8), sampler=DPMSolverPP2M(2))
     method.spec = DataSpec(channels=1, size=(8, 8, 4), spacing_mm=(1.0, 1.0, 1.0), slice_axis="axial")
-    monkeypatch.setattr(method, "weight", lambda log_snr, _: 1 / (1e-3 + torch.sigmoid(-log_snr).sqrt()))  # 1 / sigma_t
+    monkeypatch.setattr(method.denoiser, "weight", lambda t, schedule, _: 1 / (1e-3 + schedule.sigma(t)))
     index = torch.arange(4).expand(2, -1)
     loader = batches(2, 2, slice_index=index, observed=torch.zeros(2, 4, dtype=torch.bool))
     losses = [evaluated(method, loader, "validate", seed, monkeypatch) for seed in range(8)]

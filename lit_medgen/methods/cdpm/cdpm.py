@@ -31,8 +31,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec, sent
-from lit_medgen.diffusion import Cosine, Denoiser, DPMSolverPP2M, Sampler, Schedule, UniformWeight
-from lit_medgen.diffusion.denoisers import Parametrisation
+from lit_medgen.diffusion import (
+    Clipped,
+    Cosine,
+    Denoises,
+    DPMSolverPP2M,
+    LossWeight,
+    ParametrisationName,
+    Sampler,
+    Schedule,
+)
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.factor_model import Atlas, AtlasDenoiser, max_modes, without
@@ -65,8 +73,8 @@ class CDPM(Generator):
         self,
         network: SliceNetwork,
         schedule: Schedule | None = None,
-        parametrisation: Parametrisation = "eps",
-        weight: UniformWeight | None = None,
+        parametrisation: ParametrisationName = "eps",
+        weight: LossWeight | None = None,
         sampler: Sampler | None = None,
         scheme: Scheme | None = None,
         optimizer: OptimizerCallable = default_optimizer,
@@ -80,12 +88,9 @@ class CDPM(Generator):
                 f"model.init_args.atlas_modes is {atlas_modes}, but the network takes no atlas; "
                 "set network.init_args.atlas to true."
             )
-        self.denoiser = AtlasDenoiser(
-            as_module(network), schedule or Cosine(), parametrisation, clip=not self.needs_atlas
-        )
+        self.denoiser = AtlasDenoiser(as_module(network), schedule or Cosine(), parametrisation, weight)
         self.atlas_modes = atlas_modes
         self.atlas_without: dict[str, int] = {}
-        self.weight = weight or UniformWeight()
         self.sampler: Sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
 
@@ -159,29 +164,12 @@ class CDPM(Generator):
             raise InputError(
                 "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
             )
-        t, share = self._times_and_shares(len(batch.image))
-        eps = torch.randn_like(batch.image)
-        x_t = self.denoiser.process.perturb(batch.image, t, eps)  # eq. 2
-        which = sent(torch.tensor([self.atlas_without.get(key, 0) for key in batch.key]), t.device)
-        prediction = self.denoiser.predict(x_t, t, condition, which).float()
-        target = self.denoiser.target(batch.image, x_t, t)
-        error = reduce((prediction - target) ** 2, "b c n y x -> b n", "mean")
-        wanted = ~observed & (index != PADDING)
-        weight = share * self.weight(self.denoiser.schedule.log_snr(t), self.denoiser.parametrisation)
-        weight = broadcast(weight, error)
-        return {"loss": (weight * error * wanted).sum() / wanted.sum()}
-
-    def _times_and_shares(self, num: int) -> tuple[Tensor, Tensor]:
-        """Times b, and how much each counts in the mean over [t_min, 1], b.
-
-        In evaluation, which affords few times, the lesser ones are denser and count less. The loss rises steeply
-        towards t_min, so that the mean would otherwise hang on how near the least of them comes to it.
-        """
-        t_min = self.denoiser.schedule.t_min
-        if self.training:
-            return self.times(num, t_min), torch.ones(num, device=self.device)
-        place = self.times(num, 0.0)
-        return t_min + (1 - t_min) * place**2, 2 * place
+        t, share = self.times_and_shares(len(batch.image), self.denoiser.schedule.t_min)
+        denoiser = self.denoiser.seeing(sent(torch.tensor([self.atlas_without.get(k, 0) for k in batch.key]), t.device))
+        error = denoiser.weighted_error(batch.image, t, torch.randn_like(batch.image), condition)  # of eq. 2
+        error = reduce(error, "b c n y x -> b n", "mean")
+        target = ~observed & (index != PADDING)
+        return {"loss": (broadcast(share, error) * error * target).sum() / target.sum()}
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
@@ -220,9 +208,10 @@ class CDPM(Generator):
         image, index = slices.index_select(2, both), both.expand(len(slices), -1)
         observed = (torch.arange(len(both), device=slices.device) < num_condition).expand(len(slices), -1)
         condition = Condition(image=image, observed=observed, slice_index=index)
-        return self.sampler(
-            _Targets(self.denoiser, num_condition), noise.like(image[:, :, num_condition:]), condition, noise.like
-        )
+        denoiser: Denoises = _Targets(self.denoiser, num_condition)
+        if not self.needs_atlas:
+            denoiser = Clipped(denoiser)
+        return self.sampler(denoiser, noise.like(image[:, :, num_condition:]), condition, noise.like)
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
         """The scheme's stages; with given slices, less those, each from the nearest of all that is known by then."""
@@ -250,7 +239,7 @@ class CDPM(Generator):
 class _Targets:
     """The denoiser of the target slices alone; the condition slices stand first in the set and stay clean."""
 
-    def __init__(self, denoiser: Denoiser, num_condition: int) -> None:
+    def __init__(self, denoiser: Denoises, num_condition: int) -> None:
         self.denoiser, self.num_condition, self.schedule = denoiser, num_condition, denoiser.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

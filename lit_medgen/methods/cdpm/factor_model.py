@@ -36,6 +36,7 @@ of all people, then one without each part of them).
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -197,9 +198,17 @@ class AtlasDenoiser(Denoiser):
     """A denoiser of sets of slices whose network adds to what the atlas predicts, if it takes an atlas."""
 
     atlas: Atlas | None = None
+    which: Tensor | None = None
 
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, which: Tensor | None = None) -> Tensor:
-        """b c n y x; condition gives image, observed and slice_index; which: b, the atlas for each."""
+    def seeing(self, which: Tensor) -> Self:
+        """The same denoiser, its parameters shared, with the atlas of each image: b."""
+        self.atlas = self.atlas and self.atlas.to(which.device)
+        other = copy(self)
+        other.which = which
+        return other
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """b c n y x; condition gives image, observed and slice_index."""
         if self.atlas is None:
             if getattr(self.network, "atlas", False):  # its channel would be `condition.image`: in training, the target
                 raise InputError(
@@ -217,7 +226,7 @@ class AtlasDenoiser(Denoiser):
             torch.where(given, condition.image, x_t / alpha_t),
             ((sigma_t / alpha_t) ** 2).flatten(1) * ~condition.observed,
             condition.slice_index,
-            which,
+            self.which,
         )
         seen = replace(condition, image=torch.where(given, condition.image, known.bent))
         return self.target(known.x + known.deviation * super().predict(known.standardised_residual, t, seen), x_t, t)

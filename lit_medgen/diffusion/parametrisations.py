@@ -1,0 +1,100 @@
+r"""Parametrisations: what a network predicts, and what that says of the data.
+
+    x      the data
+    eps    the noise                     (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 3.2)
+    v      alpha_t eps - sigma_t x       (Salimans & Ho 2022, "Progressive Distillation", appendix D)
+
+Each is a linear function of the other two, given x_t. An error of the prediction is an error of x̂ times a gain,
+
+    |x̂ - x|^2 = |x̂ - x|^2,    |epŝ - eps|^2 = SNR |x̂ - x|^2,    |v̂ - v|^2 = (SNR + 1) |x̂ - x|^2,
+
+so a weight of |x̂ - x|^2 divided by the gain is the weight of the same loss written for the prediction.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_medgen.diffusion.gaussian import GaussianProcess
+from lit_medgen.diffusion.schedules import Schedule
+
+ParametrisationName = Literal["x", "eps", "v"]
+"""How configs write a parametrisation; `Parametrisation.named` gives the object."""
+
+
+class Parametrisation(ABC):
+    """What a network predicts. Images are b c *s, times are b."""
+
+    @staticmethod
+    def named(name: ParametrisationName) -> Parametrisation:
+        """The parametrisation that configs call so; ValueError, with the names there are, for any other name."""
+        if name not in PARAMETRISATIONS:
+            raise ValueError(f"parametrisation is {name!r}; choose from {', '.join(PARAMETRISATIONS)}.")
+        return PARAMETRISATIONS[name]
+
+    @abstractmethod
+    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """x̂, given a prediction at x_t and t."""
+
+    @abstractmethod
+    def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """What should be predicted at x_t and t, given the data; the inverse of `to_x`."""
+
+    @abstractmethod
+    def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """|prediction - target|^2 / |x̂ - x|^2 at times t, of the shape of t."""
+
+
+class X(Parametrisation):
+    """The data themselves."""
+
+    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """x̂ is the prediction."""
+        return prediction
+
+    def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """The data."""
+        return x
+
+    def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+
+class Eps(Parametrisation):
+    """The noise."""
+
+    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """x̂ = (x_t - sigma_t epŝ) / alpha_t."""
+        return process.x_from_eps(prediction, x_t, t)
+
+    def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """eps = (x_t - alpha_t x) / sigma_t."""
+        return process.eps_from_x(x, x_t, t)
+
+    def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """SNR."""
+        return schedule.log_snr(t).exp()
+
+
+class V(Parametrisation):
+    """alpha_t eps - sigma_t x."""
+
+    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """x̂ = alpha_t x_t - sigma_t v̂."""
+        return process.x_from_v(prediction, x_t, t)
+
+    def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """v = (alpha_t x_t - x) / sigma_t."""
+        return process.v_from_x(x, x_t, t)
+
+    def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """SNR + 1."""
+        return schedule.log_snr(t).exp() + 1
+
+
+PARAMETRISATIONS: dict[ParametrisationName, Parametrisation] = {"x": X(), "eps": Eps(), "v": V()}
