@@ -10,36 +10,49 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy
-from tiny_run import ROOT, TinyRun, one_line
+from tiny_run import BASES, ROOT, TinyRun, frozen_parts, one_line
 
 import lit_medgen
+from data_modules.base import MedicalDataModule
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import CDPM
 from lit_medgen.trainer import Trainer
 from lit_medgen.training.frozen import FirstStage
 
-BASES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml"))
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
-EXPERIMENTS = [
-    ("configs/cdpm.yaml",),
-    ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"),
-    ("configs/cdpm.yaml", "configs/demo/cdpm.yaml", "configs/ixi/cdpm.yaml"),
-    *[(f"configs/{name}.yaml",) for name in ("vqgan", "ihdm", "absorbing")],
-    *[(f"configs/{name}.yaml", f"configs/demo/{name}.yaml") for name in ("vqgan", "ihdm", "absorbing")],
-    *[
-        tuple(f"configs/{place}{name}.yaml" for place in ("", "demo/", "ixi/"))
-        for name in ("vqgan", "ihdm", "absorbing")
-    ],
-]
+DATA = sorted(ROOT.glob("configs/data/*.yaml"))
+
+
+def experiments() -> list[tuple[str, ...]]:
+    """Every method as shipped, with its demo overlay, and with that of IXI if it has one."""
+    found = list[tuple[str, ...]]()
+    for base in BASES:
+        overlays = [base.replace("configs/", f"configs/{folder}/") for folder in ("demo", "ixi")]
+        chain = [base, *(overlay for overlay in overlays if (ROOT / overlay).is_file())]
+        found += [tuple(chain[: i + 1]) for i in range(len(chain))]
+    return found
+
+
+EXPERIMENTS = experiments()
 
 
 def test_every_config_is_tried() -> None:
     tried = {name for experiment in EXPERIMENTS for name in experiment}
     shipped = {str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps"}
-    data = {f"configs/data/{name}.yaml" for name in ("adni", "folder", "lidc")}  # tests/data_modules/test_lidc.py
-    assert shipped - tried == set(OVERLAYS) | data
+    assert shipped - tried == {*OVERLAYS, *(str(path.relative_to(ROOT)) for path in DATA)}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_method_has_its_overlays_and_a_row_of_the_readme(base: str) -> None:
+    """What a method needs beside its file and its config: nothing else lists the methods."""
+    assert (ROOT / base.replace("configs/", "configs/demo/")).is_file()
+    assert (ROOT / base.replace("configs/", "tests/tiny/")).is_file()
+    assert set(frozen_parts(base).values()) <= set(BASES)
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert len([row for row in rows if f"({base})" in row]) == 1
 
 
 def test_more_modes_than_people_are_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,11 +103,11 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     assert run.fit("--ckpt_path=last", "--trainer.max_steps=3") == 0
     assert torch.load(run.last, weights_only=True)["global_step"] == 3
     assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
-    model = lit_medgen.load(run.last)
-    size = (16, 16, 16) if "cdpm" in configs[0] else (16, 16)
+    model: Any = lit_medgen.load(run.last)
+    size = model.needed_spec().size
     if isinstance(model, FirstStage):
         model.originals = torch.zeros(1, 1, *size)
-    assert model.sample(Condition(), [0]).shape == (1, 1, *size)
+    assert model.sample(Condition(), [0]).shape == (1, model.needed_spec().channels, *size)
     assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     num = 2 if len(size) == 3 else 4
     assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={tmp_path / 'report'}") == 0
@@ -129,7 +142,14 @@ def test_header_says_what_it_is(path: Path) -> None:
         assert word in header
 
 
-@pytest.mark.parametrize("name", ["adni", "folder"])
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_data_section_describes_a_data_module(path: Path) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(MedicalDataModule, "data", required=True)
+    assert parser.instantiate(parser.parse_object({"data": yaml.safe_load(path.read_text())})).data.root
+
+
+@pytest.mark.parametrize("name", ["adni", "folder"])  # lidc: tests/data_modules/test_lidc.py
 def test_data_section_prepares(name: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     section = yaml.safe_load((ROOT / f"configs/data/{name}.yaml").read_text())
     section["init_args"] |= {

@@ -6,17 +6,33 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_medgen.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-TWO_STAGES = ("absorbing.yaml", "ihdm.yaml")
+BASES = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml")))
+
+
+def frozen_parts(config: str) -> dict[str, str]:
+    """Options of a shipped method that name a checkpoint, each with the config that trains it."""
+    arguments = yaml.safe_load((ROOT / config).read_text())["model"].get("init_args", {})
+    paths = {name: Path(value) for name, value in arguments.items() if str(value).endswith(".ckpt")}
+    return {name: f"configs/{path.parent.parent.name}.yaml" for name, path in paths.items()}
+
+
+TWO_STAGES = tuple(config for config in BASES if frozen_parts(config))
+
+
+def first_stage(phantoms: Path) -> Path:
+    """The checkpoint of a VQGAN after two steps, made once."""
+    return trained(phantoms, "configs/vqgan.yaml")
 
 
 @cache
-def first_stage(phantoms: Path) -> Path:
-    """The checkpoint of a VQGAN after two steps, made once."""
-    run = TinyRun(phantoms.with_name(f"{phantoms.name}_vqgan"), phantoms, ("configs/vqgan.yaml",))
+def trained(phantoms: Path, config: str) -> Path:
+    """The checkpoint of a method that others build on, after two steps, made once."""
+    run = TinyRun(phantoms.with_name(f"{phantoms.name}_{Path(config).stem}"), phantoms, (config,))
     assert run.fit() == 0
     return run.last
 
@@ -26,14 +42,13 @@ class TinyRun:
 
     def __init__(self, folder: Path, phantoms: Path, configs: tuple[str, ...] = ("configs/cdpm.yaml",)) -> None:
         self.folder = folder
-        method = Path(configs[0]).name
-        configs = (*configs, "tests/tiny/any.yaml", f"tests/tiny/{method}")
+        parts = frozen_parts(configs[0])
+        # What is made small: all of them, and each config by the file of the same name.
+        tiny = [name.replace("configs/", "tests/tiny/") for name in configs]
+        configs = (*configs, "tests/tiny/any.yaml", *[name for name in tiny if (ROOT / name).is_file()])
         self.configs = [word for name in configs for word in ("--config", name)]
         self.options = [f"--data.init_args.root={phantoms}", f"--data.init_args.store_dir={phantoms / 'store'}"]
-        if "configs/demo/cdpm.yaml" in configs:
-            self.options.append("--model.init_args.atlas_modes=1")  # of three people
-        if method in TWO_STAGES:
-            self.options.append(f"--model.init_args.first_stage={first_stage(phantoms)}")
+        self.options += [f"--model.init_args.{name}={trained(phantoms, part)}" for name, part in parts.items()]
 
     @property
     def last(self) -> Path:

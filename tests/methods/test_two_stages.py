@@ -124,11 +124,11 @@ def test_address_of_codes_follows_weights_data_and_slices(phantoms: Path, data: 
     assert CodeTable.address(model, data) != before
 
 
-@pytest.mark.parametrize("config", TWO_STAGES)
+@pytest.mark.parametrize("config", TWO_STAGES, ids=lambda config: Path(config).stem)
 def test_missing_first_stage_says_how_to_make_it(
     config: str, tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = TinyRun(tmp_path, phantoms, (f"configs/{config}",))
+    run = TinyRun(tmp_path, phantoms, (config,))
     assert run.fit("--model.init_args.first_stage=nowhere.ckpt") == 2
     line = one_line(capsys)
     assert "model.init_args.first_stage: no file 'nowhere.ckpt'" in line
