@@ -22,8 +22,8 @@ from lit_medgen.networks import Autoencoder
 
 def built(method: CodeMaps, first_stage: VQGAN) -> CodeMaps:
     """A second stage on a first one, untrained."""
-    method.first_stage, method.spec = first_stage, first_stage.spec
-    method.build(first_stage)
+    method.spec = first_stage.spec
+    method.take_parts(first_stage=first_stage)
     return method.eval()
 
 
@@ -51,7 +51,7 @@ def main() -> None:
             for _ in method.walk(Condition(), [0]):  # warm
                 break
             maps[name] = seconds(lambda method=method: list(method.walk(Condition(), seeds)))  # type: ignore[misc]
-        decoding = seconds(lambda: first_stage.decode(torch.zeros(len(seeds), 11, 11, dtype=torch.int64)))
+        decoding = seconds(lambda: first_stage.decode_codes(torch.zeros(len(seeds), 11, 11, dtype=torch.int64)))
         images = {name: spent + decoding for name, spent in maps.items()}
     for what, spent in (("code map", maps), ("image, decoding included", images)):
         each = ", ".join(f"{name} {value / len(seeds):.3f} s" for name, value in spent.items())

@@ -16,20 +16,26 @@ import zipfile
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
+from lightning import LightningModule
 from lightning.fabric.plugins import CheckpointIO
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.output import say
-from lit_medgen.training.method import FACTS, Method
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
+
+FACTS = "lit_medgen"
+"""The checkpoint's key for what Lightning does not keep: the method's record (`lit_medgen.training.recorded`)."""
+
+RECORD = {"config", "spec", "facts", "frozen"}
+"""The keys of a record."""
 
 LAST = "last.ckpt"
 SECTIONS, TRAINING = ("name", "model", "data"), ("trainer", "seed_everything")
@@ -179,6 +185,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}.") from error
     if not isinstance(checkpoint, dict) or FACTS not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of lit_medgen; give one that `fit` wrote.")
+    if lacking := sorted(RECORD - checkpoint[FACTS].keys()):
+        raise InputError(
+            f"{path}: written by another version of lit_medgen (its record has no {', '.join(lacking)}); use that "
+            "version, or train again."
+        )
     return checkpoint
 
 
@@ -231,20 +242,19 @@ def config_of(path: Path, resumed: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: holds no config (its model was not made by the command line); add --config.")
     config = config if resumed else without_training(config)
     check_classes(config, path)
-    method_class(config, path)
+    _refuse_unknown_method(config, path)
     return dict(config)
 
 
-def method_class(config: dict[str, Any], path: Path) -> type[Method]:
-    """The method a config names; InputError if this version does not have it."""
+def _refuse_unknown_method(config: dict[str, Any], path: Path | str) -> None:
+    """InputError if this version does not have the method that a config names."""
     name = str(config["model"]["class_path"])
     try:
-        found: type[Method] = import_object(name)
+        import_object(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: made by {name}, which this version does not have; use the version it was made with."
         ) from error
-    return found
 
 
 def refuse_other_method(path: Path, wanted: str) -> None:
@@ -258,7 +268,7 @@ def refuse_other_method(path: Path, wanted: str) -> None:
         )
 
 
-def check_classes(config: Any, path: Path) -> None:
+def check_classes(config: Any, path: Path | str) -> None:
     """InputError if a config from a file is not like `fit` keeps it, or names a class that is not ours to import."""
     like_ours = isinstance(config, dict) and config.keys() <= {*SECTIONS, *TRAINING}
     sections = [config.get("model"), config.get("data") or {"class_path": TRUSTED[0]}] if like_ours else []
@@ -271,7 +281,19 @@ def check_classes(config: Any, path: Path) -> None:
     import_classes([*sections, trainer], path)
 
 
-def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
+class Loadable(Protocol):
+    """A method, as far as checkpoints know it; `lit_medgen.training.recorded.Recorded` is one."""
+
+    def describe(self, config: dict[str, Any]) -> None:
+        """Takes the config that it was made from."""
+        ...
+
+    def take_record(self, record: dict[str, Any], source: Any) -> None:
+        """Takes what a checkpoint holds of it besides the weights."""
+        ...
+
+
+def load(path: str | Path, trust: str | Iterable[str] = ()) -> Any:
     """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample.
 
     `trust` names packages of the user's own whose classes it may name, beside those trusted already.
@@ -279,18 +301,32 @@ def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
     path = Path(checkpoint_file(str(path)))
     checkpoint = read_checkpoint(path)
     with trusting(prefixes(trust)):
-        model = build_method(config_of(path)["model"])
-        model.on_load_checkpoint(checkpoint)  # a second stage is built on the first that it brings
+        model = build_method(config_of(path))
+        model.on_load_checkpoint(checkpoint)  # which takes the record, and builds on the frozen parts that it brings
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 
 
-def build_method(section: dict[str, Any]) -> Method:
-    """An untrained method from its config section: class_path and init_args."""
+def build_method(config: dict[str, Any]) -> Any:
+    """An untrained method (a `LightningModule` and `Loadable`) from a config, of which the model section is read."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Method, "model", required=True)
-    model: Method = parser.instantiate(parser.parse_object({"model": section})).model
-    model.config = {"model": section}
+    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    model: Loadable = parser.instantiate(parser.parse_object({"model": config["model"]})).model
+    model.describe(config)
+    return model
+
+
+def rebuild(record: dict[str, Any], source: str) -> Any:
+    """The method that a record describes, without its weights; InputError if it names a class that is not trusted.
+
+    Args:
+        record: of a frozen part, which the checkpoint of another method holds.
+        source: where it stands, for messages.
+    """
+    check_classes(record["config"], source)
+    _refuse_unknown_method(record["config"], source)
+    model = build_method(record["config"])
+    model.take_record(record, source)
     return model
 
 

@@ -21,9 +21,9 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_medgen.callbacks.ema import EMA
+from lit_medgen.checkpoints import FACTS
 from lit_medgen.errors import InputError, describe
 from lit_medgen.output import say
-from lit_medgen.training.method import FACTS
 
 HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""

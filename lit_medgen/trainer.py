@@ -39,8 +39,9 @@ from lit_medgen.output import say
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
-from lit_medgen.training.frozen import FirstStage, TwoStage
-from lit_medgen.training.method import Generator, Method, Requests, refuse_other_people
+from lit_medgen.training.first_stage import FirstStage
+from lit_medgen.training.frozen import refuse_other_people
+from lit_medgen.training.method import Generator, Method, Requests
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -169,7 +170,7 @@ class Trainer(L.Trainer):
     def _warn_of_memory(self) -> None:
         """Says so if a batch will hardly fit into memory; code maps are small, so methods on them are not looked at."""
         model, voxels = self.lightning_module, getattr(self.datamodule, "voxels_per_batch", None)  # type: ignore[attr-defined]
-        if voxels and not isinstance(model, TwoStage):
+        if voxels and getattr(model, "reads_images", True):
             device = self.strategy.root_device
             sharing = self.num_devices if device.type == "cpu" else 1
             if line := batch_warning(model, voxels, device, sharing):
@@ -227,7 +228,7 @@ class Trainer(L.Trainer):
         if isinstance(generator, FirstStage) and datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("test")
-            generator.spec = datamodule.spec  # type: ignore[attr-defined]
+            generator.take_spec(datamodule.spec)  # type: ignore[attr-defined]
             give_originals(generator, datamodule)
         spec = read_spec(Path(ckpt_path)) if attributes else None
         values = generator.values_of(attributes, spec or generator.needed_spec()) if attributes else {}
@@ -278,7 +279,7 @@ class Trainer(L.Trainer):
         data.setup("test")
         trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
         refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
-        generator.spec = data.spec
+        generator.take_spec(data.spec)
         if ckpt_path is not None:
             samples = str(Path(out, "samples"))
             asked = requests(generator, data, num)

@@ -76,7 +76,7 @@ def prefixes(trust: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{name}." for name in names)
 
 
-def refuse_foreign_classes(config: Any, path: Path, packages: tuple[str, ...] = TRUSTED) -> None:
+def refuse_foreign_classes(config: Any, path: Path | str, packages: tuple[str, ...] = TRUSTED) -> None:
     """InputError if a checkpoint's config names a class of none of these packages, nor of those the user trusts."""
     if _also.get() == EVERYTHING:
         return
@@ -88,7 +88,7 @@ def refuse_foreign_classes(config: Any, path: Path, packages: tuple[str, ...] = 
             )
 
 
-def import_classes(config: Any, path: Path) -> None:
+def import_classes(config: Any, path: Path | str) -> None:
     """Imports the classes of the user's own that a trusted file names; InputError, in one line, if that fails."""
     for (*_, option), name in _texts(config):
         if option.name != "class_path" or "." not in name or "$" in name or trusted(name, TRUSTED_IN_CONFIGS):

@@ -103,8 +103,7 @@ def built(name: str) -> Any:
         return model
     model.spec = DataSpec(1, (16, 16), (1.0,) * 2, orientation="", attributes=ages)
     if isinstance(model, CodeMaps):
-        model.first_stage = built("vqgan").for_second_stage().requires_grad_(False).eval()
-        model.build(model.first_stage)
+        model.take_parts(first_stage=built("vqgan").as_frozen_part())
     if isinstance(model, IHDM):
         model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
     if isinstance(model, VQGAN):

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.xdist_group("checkpoints")
 def content(step: int, num: int = 64) -> dict[str, Any]:
     """A checkpoint of num floats."""
     return {
-        "lit_medgen": {"config": None, "spec": None},
+        "lit_medgen": {"config": None, "spec": None, "facts": {}, "frozen": {}},
         "global_step": step,
         "state_dict": {"weight": torch.full((num,), float(step)), "index": torch.arange(7)},
     }

@@ -20,7 +20,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import CDPM
 from lit_medgen.trainer import Trainer
-from lit_medgen.training.frozen import FirstStage
+from lit_medgen.training.first_stage import FirstStage
 
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
 DATA = sorted(ROOT.glob("configs/data/*.yaml"))

@@ -126,7 +126,7 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     data = data_of(demo, checkpoint)
     trained, content = load(checkpoint), read_checkpoint(checkpoint)
     torch.manual_seed(0)
-    fresh: Any = build_method(config_of(checkpoint)["model"]).eval()
+    fresh: Any = build_method(config_of(checkpoint)).eval()
     fresh.on_load_checkpoint(content)  # the first stage's network, the maps to start from, the spec
     if name != "vqgan":
         fresh.first_stage.load_state_dict(trained.first_stage.state_dict())
@@ -151,7 +151,7 @@ def against_untrained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     last = demo / "cdpm_demo" / "checkpoints" / "last.ckpt"
     data, out = data_of(demo, last), tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
-    fresh = build_method(config_of(last)["model"]).eval()
+    fresh = build_method(config_of(last)).eval()
     fresh.on_load_checkpoint(read_checkpoint(last))  # spec and atlas, but no weights
     trained, untrained = (scores(model, data, out, model.sampler) for model in (load(last), fresh))  # type: ignore[arg-type]
     return {name: (trained[name], untrained[name]) for name in trained}

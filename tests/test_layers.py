@@ -15,13 +15,14 @@ ARROWS = {
     "lit_medgen/networks": {"lit_medgen.batch"},
     "lit_medgen/images": LEAVES,
     "lit_medgen/metrics": LEAVES,
-    "lit_medgen/training": LEAVES | {"lit_medgen.diffusion", "lit_medgen.networks", "lit_medgen.images"},
+    "lit_medgen/training": LEAVES | {"lit_medgen.checkpoints", "lit_medgen.diffusion", "lit_medgen.networks", "lit_medgen.images"},
     "lit_medgen/methods": LEAVES
     | {
         "lit_medgen.diffusion",
         "lit_medgen.networks",
         "lit_medgen.metrics",
         "lit_medgen.images",
+        "lit_medgen.checkpoints",
         "lit_medgen.training",
     },
     "lit_medgen/callbacks": LEAVES

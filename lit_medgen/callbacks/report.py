@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.errors import InputError
-from lit_medgen.training.frozen import FirstStage
+from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.method import Generator, Requests
 
 PRIOR_BATCH = 16

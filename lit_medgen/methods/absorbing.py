@@ -132,7 +132,7 @@ class Absorbing(CodeMaps):
         """The decoder's image of the codes found; masked places are the zero vector."""
         masked = state == self.process.mask
         latent = self.first_stage.quantizer.embed(state.masked_fill(masked, 0))
-        return self.first_stage.decode_latent(latent.masked_fill(masked[:, None], 0))
+        return self.first_stage.decode(latent.masked_fill(masked[:, None], 0))
 
 
 def windows(size: Sequence[int], inner: Sequence[int]) -> list[tuple[slice, ...]]:

@@ -32,8 +32,9 @@ from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.frozen import TwoStage, keys_of, weights_hash
+from lit_medgen.training.frozen import FrozenPart, weights_hash
 from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import Generator
 
 ENCODED_AT_ONCE = 16
 NUM_SHOWN = 8
@@ -90,7 +91,7 @@ class Conditioning:
         return condition.drop(torch.rand(num, device=device) < self.drop_probability)
 
 
-class CodeMaps(TwoStage):
+class CodeMaps(Generator):
     """A transformer on the code maps of a VQGAN.
 
     Args:
@@ -104,8 +105,7 @@ class CodeMaps(TwoStage):
     """
 
     first_stage: VQGAN
-    first_stage_type = VQGAN
-    make_first_stage = "python -m lit_medgen fit --config configs/vqgan.yaml"
+    reads_images = False
     process: DiscreteProcess
     reads_embeddings: bool
     """Whether the transformer reads embedded codes, or codes."""
@@ -120,7 +120,7 @@ class CodeMaps(TwoStage):
         optimizer: OptimizerCallable,
         learning_rate_schedule: Constant | None,
     ) -> None:
-        super().__init__(first_stage, optimizer, learning_rate_schedule)
+        super().__init__(optimizer, learning_rate_schedule)
         if temperature < 0:
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
@@ -131,14 +131,16 @@ class CodeMaps(TwoStage):
                 "conditioning.attributes is "
                 "empty; there is nothing to guide to."
             )
+        make = "python -m lit_medgen fit --config configs/vqgan.yaml"
+        self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
         self.size, self.conditioning, self.asked = network, conditioning, tuple(conditioning.attributes)
         self.num_steps, self.temperature = num_steps, temperature
         self.table: CodeTable | None = None
 
-    def build(self, first_stage: VQGAN) -> None:
+    def build(self) -> None:
         """The transformer for the first stage's maps, and the process."""
-        self.map_size = tuple(side // first_stage.divisor for side in first_stage.needed_spec().size)
-        quantizer = first_stage.quantizer
+        self.map_size = self.first_stage.latent_shape[1:]
+        quantizer = self.first_stage.quantizer
         channels = quantizer.channels if self.reads_embeddings else 0
         self.network = CodeTransformer(
             self.map_size, quantizer.num_codes, channels, **asdict(self.size), attributes=self.conditioning.attributes
@@ -161,7 +163,7 @@ class CodeMaps(TwoStage):
 
     def on_fit_start(self) -> None:
         """The codes of all training and validation images; made once, by the first process of each machine."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.data
         address = CodeTable.address(self.first_stage, data)
         if self.trainer.local_rank == 0:
             CodeTable.make(self.first_stage, data, address)
@@ -171,7 +173,7 @@ class CodeMaps(TwoStage):
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z: those it holds, or made now."""
-        if self.first_stage is None:
+        if not self.built:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
         return encode(self.first_stage, batch.image) if batch.latent is None else batch.latent
 
@@ -218,7 +220,7 @@ class CodeMaps(TwoStage):
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]."""
         (codes,) = deque(self.walk(condition, seeds), maxlen=1)
-        return self.first_stage.decode(codes)
+        return self.first_stage.decode_codes(codes)
 
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
         """The state at every level reached after the start, down to level 0, which is codes."""
@@ -298,6 +300,13 @@ def encode(first_stage: VQGAN, images: Tensor) -> Tensor:
     with torch.autocast(first_stage.device.type, enabled=False):
         parts = images.float().split(ENCODED_AT_ONCE)
         return torch.cat([first_stage.codes(sent(part, first_stage.device)) for part in parts])
+
+
+def keys_of(batch: Batch) -> list[tuple[str, int]]:
+    """Store key and slice index of every image of a batch; slice -1 where images are no slices."""
+    index = batch.condition.slice_index
+    slices = [-1] * len(batch.key) if index is None else index[:, 0].tolist()
+    return list(zip(batch.key, slices, strict=True))
 
 
 def _encoded(data: Any) -> list[Any]:

@@ -31,7 +31,7 @@ from lit_medgen.networks.quantizer import usage
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import FACTS, default_optimizer
+from lit_medgen.training.method import default_optimizer
 
 
 class IHDM(CodeMaps):
@@ -118,8 +118,7 @@ class IHDM(CodeMaps):
     def _training_maps(self) -> Tensor:
         """Code maps of the training people, n *z, on the device."""
         assert self.table is not None
-        people = self.trainer.datamodule.people("train")  # type: ignore[attr-defined]
-        rows = [self.table.rows[key] for key in people]
+        rows = [self.table.rows[key] for key in self.data.people("train")]
         return sent(self.table.codes[rows].flatten(0, 1).long(), self.device)
 
     def _deviation(self, codes: Tensor) -> Tensor:
@@ -159,20 +158,19 @@ class IHDM(CodeMaps):
     def as_image(self, state: Tensor) -> Tensor:
         """The decoder's image of codes or of a blurred map."""
         if state.is_floating_point():
-            return self.first_stage.decode_latent(state / self.scale)
-        return self.first_stage.decode(state)
+            return self.first_stage.decode(state / self.scale)
+        return self.first_stage.decode_codes(state)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the maps that samples start from."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[FACTS]["prior"] = None if self.prior is None else self.prior.cpu()
-        checkpoint[FACTS]["heat_times"] = self.schedule.heat_times.on(torch.device("cpu"))
-        checkpoint[FACTS]["every_level"] = self.num_steps > 1
+    def facts(self) -> dict[str, Any]:
+        """The maps that samples start from, and which levels of which schedule the network has learned."""
+        return {
+            "prior": None if self.prior is None else self.prior.cpu(),
+            "heat_times": self.schedule.heat_times.on(torch.device("cpu")),
+            "every_level": self.num_steps > 1,
+        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def restore(self, facts: dict[str, Any]) -> None:
         """Takes them back; InputError if the network is asked for levels that it has not learned."""
-        super().on_load_checkpoint(checkpoint)
-        facts = checkpoint[FACTS]
         self.prior = facts["prior"]
         if not torch.equal(facts["heat_times"], self.schedule.heat_times.on(torch.device("cpu"))):
             raise InputError("model.init_args.schedule: another than this model was trained with; leave it as it was.")

@@ -17,7 +17,7 @@ warm-up would do harm. Where eq. 4 and the code it comes from differ: `lit_medge
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -34,7 +34,7 @@ from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_mo
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
 from lit_medgen.output import say
 from lit_medgen.training.adversarial import Adversarial
-from lit_medgen.training.frozen import FirstStage
+from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -124,19 +124,24 @@ class VQGAN(Adversarial, FirstStage):
         """b c *s -> b *z, int64."""
         return self.quantizer.codes(self.network.encode(images))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """b *z -> b c *s in [-1, 1]."""
-        return self.decode_latent(self.quantizer.embed(codes))
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """d, *z."""
+        return (self.quantizer.channels, *(side // self.divisor for side in self.needed_spec().size))
 
-    def decode_latent(self, latent: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """b c *s -> b d *z, the embedded codes."""
+        return self.quantizer.embed(self.codes(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""
-        return self.network.decode(latent).clamp(-1, 1)
+        return self.network.decode(latents).clamp(-1, 1)
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """b c *s -> b c *s."""
-        return self.decode(self.codes(images))
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """b *z -> b c *s in [-1, 1]."""
+        return self.decode(self.quantizer.embed(codes))
 
-    def for_second_stage(self) -> VQGAN:
+    def as_frozen_part(self) -> Self:
         """Itself without the discriminator."""
         del self.discriminator
         return self
@@ -162,7 +167,7 @@ class VQGAN(Adversarial, FirstStage):
         super().setup(stage)
         if stage not in ("fit", "validate", "test"):
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         unseen = data.images("val", one_per_person=True)
         self.originals = unseen if len(unseen) else data.images("train", one_per_person=True, limit=8)
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}

@@ -1,229 +1,128 @@
-"""`FirstStage`: an autoencoder that other methods build on, and `TwoStage`: a method that builds on one.
+"""`FrozenPart`: a trained method that another is built on, and what is refused as one.
 
-A first stage makes no images of its own; asked for samples, it reconstructs given ones, so that sample grids, `sample`
-and `evaluate` show what it keeps, and set the ceiling for any second stage.
-
-A second stage reads its first from the path in the config when it is trained; its checkpoint then holds the first
-stage's config and weights, so one file samples.
+A method reads its parts from their checkpoints when it is trained. Its own checkpoint then holds their records and
+weights, so one file is enough to sample and to go on training; `lit_medgen.training.recorded` keeps and restores them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition, DataSpec, sent
+from lit_medgen.batch import DataSpec
+from lit_medgen.checkpoints import load
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.training.method import FACTS, Generator, refuse_other_people
 
-SAME_DATA = ("axis", "preprocessing")
-"""What both stages must agree on in their data sections; people are compared by `refuse_other_people`."""
-
-
-class FirstStage(Generator):
-    """Images to latents and back."""
-
-    makes = "reconstruction"
-
-    originals: Tensor | None = None
-    """n c *s in [-1, 1], the images that "samples" reconstruct: seed i is the i-th."""
-
-    @property
-    def most_samples(self) -> int:  # type: ignore[override]
-        """As many as there are originals."""
-        return 0 if self.originals is None else len(self.originals)
-
-    def check_seeds(self, seeds: Sequence[int]) -> None:
-        """InputError if a seed is the number of an image that is not there."""
-        if self.originals is None or max(seeds) >= self.most_samples:
-            raise InputError(
-                f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
-                "so give fewer (--num) or smaller seeds."
-            )
-
-    @abstractmethod
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """b c *s in [-1, 1] -> b c *s in [-1, 1]."""
-
-    @torch.no_grad()
-    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """Reconstructions of `originals[seeds]`, b c *size in [-1, 1]."""
-        self.check_seeds(seeds)
-        assert self.originals is not None
-        return self.reconstruct(sent(self.originals[list(seeds)], self.device))
+SAME_SECTIONS = ("axis", "preprocessing")
+"""Arguments of the data module that a part of the same data must have been trained with."""
 
 
-class TwoStage(Generator):
-    """A method on the latents of a first stage.
+@dataclass(frozen=True)
+class FrozenPart:
+    """A trained method that another one is built on, and which is trained no further.
 
     Attributes:
-        first_stage_path: its checkpoint; read when trained.
-        first_stage: frozen; None until `setup` or a checkpoint brings it.
+        path: its checkpoint, which `fit` reads.
+        kind: the class that it must be an instance of.
+        make: the command that trains one, for the messages.
+        same_data: whether it must have been trained on images of the same kind, and on the same people.
     """
 
-    first_stage: Any
-    first_stage_type: type[FirstStage]
-    """What the first stage must be."""
-    make_first_stage: str
-    """The command that trains one."""
+    path: Path
+    kind: type
+    make: str
+    same_data: bool = True
 
-    def __init__(self, first_stage: str, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.first_stage = None
-        self.first_stage_path = Path(first_stage)
-        self._first_stage_section: dict[str, Any] = {}
+    def read(self, name: str, config: dict[str, Any] | None) -> Any:
+        """The trained method of the checkpoint, without what its training alone needs.
 
-    @abstractmethod
-    def build(self, first_stage: Any) -> None:
-        """Makes the networks, whose shapes follow from the first stage and its `spec`."""
+        MissingDataError if there is no file; InputError for a method of another kind, or one that was trained on images
+        that were prepared in another way.
 
-    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
-        """Reads the first stage, which knows what shape images must have."""
-        self._bring_first_stage(resumed_from)
-        super().before_data(shape, resumed_from)
+        Args:
+            name: of the part, which is also the argument that gives its path.
+            config: that of the method which is built on it.
+        """
+        if not self.path.is_file():
+            raise MissingDataError(
+                f"model.init_args.{name}: no file '{self.path}'; make it with `{self.make}`, or give the checkpoint "
+                "of yours."
+            )
+        part = load(self.path)
+        if not isinstance(part, self.kind):
+            raise InputError(
+                f"model.init_args.{name}: {self.path} is a checkpoint of {type(part).__name__}, not of "
+                f"{self.kind.__name__}; make one with `{self.make}`."
+            )
+        if self.same_data:
+            self._refuse_other_sections(part.config, config)
+        return part.as_frozen_part()
 
-    def setup(self, stage: str) -> None:
-        """Has the first stage before training, and builds on it."""
-        if stage == "fit":
-            self._bring_first_stage(getattr(self.trainer, "resumed_from", None))
-        super().setup(stage)
-
-    def _bring_first_stage(self, resumed_from: Path | None) -> None:
-        """Takes it from its file; a run that goes on needs that no more: its checkpoint holds a copy."""
-        if self.first_stage is not None:
-            return
-        if resumed_from and not self.first_stage_path.is_file():
-            self._take_copy(resumed_from)
-        else:
-            self._take(self._read(self.first_stage_path))
-
-    def check_shape(self, shape: DataSpec) -> None:
-        """InputError if the first stage was trained on images of another shape."""
-        self._refuse_others(shape, ("size", "channels"))
-
-    def check(self, spec: DataSpec) -> None:
-        """InputError if the first stage was trained on images of another kind, or on another split of people."""
-        super().check(spec)
-        self._refuse_others(spec, ("spacing_mm", "intensity_window"))
-        if self.first_stage is not None:
-            refuse_other_people(self.first_stage.needed_spec(), spec, self.first_stage_path)
-
-    def _refuse_others(self, spec: DataSpec, names: Sequence[str]) -> None:
-        if self.first_stage is None:
-            return
-        theirs = self.first_stage.needed_spec()
-        for name in names:
-            found, wanted = getattr(spec, name), getattr(theirs, name)
-            if found != wanted:
+    def _refuse_other_sections(self, trained: dict[str, Any] | None, config: dict[str, Any] | None) -> None:
+        theirs, ours = ((each or {}).get("data") or {} for each in (trained, config))
+        for key in SAME_SECTIONS if theirs and ours else ():
+            expected, found = (section.get("init_args", {}).get(key) for section in (theirs, ours))
+            if found != expected:
                 raise InputError(
-                    f"data.init_args: {name} of the images is {found}, but {self.first_stage_path} was trained with "
-                    f"{wanted}; use the data section it was trained with."
+                    f"data.init_args.{key} is {found}, but {self.path} was trained with {expected}; use the same, so "
+                    "that images look the same."
                 )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the first stage's config, spec and the hash of its weights."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[FACTS]["first_stage"] = {
-            "config": self._first_stage_section,
-            "spec": self.first_stage.needed_spec().plain(),
-            "weights": weights_hash(self.first_stage),
-        }
+    def refuse_other_images(self, trained: DataSpec, spec: DataSpec, names: Sequence[str]) -> None:
+        """InputError if the part was trained on images of another kind than those of the data.
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Builds on the first stage of the checkpoint; its weights follow with all others.
-
-        InputError if training goes on with another first stage than it began with.
+        Args:
+            trained: of the data that the part was trained on.
+            spec: of the data at hand.
+            names: the fields of both that must be the same.
         """
-        super().on_load_checkpoint(checkpoint)
-        facts = checkpoint[FACTS]["first_stage"]
-        if self.first_stage is None:
-            self._take(_built(facts))
-        elif weights_hash(self.first_stage) != facts["weights"]:
+        for name in names if self.same_data else ():
+            found, expected = getattr(spec, name), getattr(trained, name)
+            if found != expected:
+                raise InputError(
+                    f"data.init_args: {name} of the images is {found}, but {self.path} was trained with {expected}; "
+                    "use the data section it was trained with."
+                )
+
+    def refuse_other_weights(self, name: str, found: str, expected: str) -> None:
+        """InputError if the hash of the part's weights is not the one that the run began with."""
+        if found != expected:
             raise InputError(
-                f"model.init_args.first_stage: {self.first_stage_path} holds other weights (SHA-256 "
-                f"{weights_hash(self.first_stage)[:12]}) than this run was trained on ({facts['weights'][:12]}); give "
-                "that checkpoint again, or no file (the run holds a copy), or start a run of another --name."
+                f"model.init_args.{name}: {self.path} holds other weights (SHA-256 {found[:12]}) than this run was "
+                f"trained on ({expected[:12]}); give that checkpoint again, or no file (the run holds a copy), or "
+                "start a run of another --name."
             )
 
-    def _take_copy(self, path: Path) -> None:
-        """The first stage that a checkpoint of this method holds."""
-        from lit_medgen.checkpoints import read_checkpoint
 
-        checkpoint = read_checkpoint(path)
-        self._take(_built(checkpoint[FACTS]["first_stage"]))
-        weights = checkpoint["state_dict"]
-        self.first_stage.load_state_dict(
-            {name: weights[f"first_stage.{name}"] for name in self.first_stage.state_dict()}
+def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
+    """InputError if two specs are known to be of different splits.
+
+    Args:
+        trained: of the data that a model, or what made some samples, was trained on.
+        data: of the data it meets now.
+        source: what was trained, for the message.
+    """
+    if trained is None or data is None or not (trained.people and data.people):
+        return
+    other = [part for part in trained.people if trained.people[part] != data.people.get(part)]
+    if other:
+        hashes = ", ".join(f"{part} {trained.people[part][:8]}, here {data.people.get(part, '')[:8]}" for part in other)
+        raise InputError(
+            f"{source}: trained on another split of people than that of this data (hashes: {hashes}), so some who "
+            "count as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions and "
+            "data.init_args.root; give those it was trained with, so that the same people are unseen."
         )
 
-    def _read(self, path: Path) -> FirstStage:
-        """The first stage of a checkpoint file."""
-        from lit_medgen.checkpoints import config_of, load  # they build methods, so they import this module
 
-        if not path.is_file():
-            raise MissingDataError(
-                f"model.init_args.first_stage: no file '{path}'; make it with `{self.make_first_stage}`, or give the "
-                "checkpoint of yours."
-            )
-        found = load(path)
-        if not isinstance(found, self.first_stage_type):
-            raise InputError(
-                f"model.init_args.first_stage: {path} is a checkpoint of {type(found).__name__}, not of "
-                f"{self.first_stage_type.__name__}; make one with `{self.make_first_stage}`."
-            )
-        theirs, ours = ((config or {}).get("data") or {} for config in (config_of(path), self.config))
-        for name in SAME_DATA if theirs and ours else ():
-            one, other = (section.get("init_args", {}).get(name) for section in (theirs, ours))
-            if one != other:
-                raise InputError(
-                    f"data.init_args.{name} is {other}, but {path} was trained with {one}; use the same, so that "
-                    "images look the same."
-                )
-        return found
-
-    def _take(self, first_stage: Any) -> None:
-        assert first_stage.config is not None
-        self._first_stage_section = first_stage.config["model"]
-        self.first_stage = first_stage.for_second_stage().requires_grad_(False).eval()
-        self.build(self.first_stage)
-
-    def train(self, mode: bool = True) -> Any:
-        """The first stage stays in evaluation mode."""
-        super().train(mode)
-        if self.first_stage is not None:
-            self.first_stage.eval()
-        return self
-
-
-def _built(facts: dict[str, Any]) -> Any:
-    """The first stage that a checkpoint's facts describe, without its weights."""
-    from lit_medgen.checkpoints import build_method
-    from lit_medgen.trust import refuse_foreign_classes
-
-    refuse_foreign_classes([facts["config"]], Path("the checkpoint's first stage"))
-    first_stage = build_method(facts["config"])
-    first_stage.spec = DataSpec.from_plain(facts["spec"])
-    return first_stage
-
-
-def weights_hash(model: torch.nn.Module) -> str:
+def weights_hash(module: torch.nn.Module) -> str:
     """SHA-256 of all weights and buffers."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
-
-
-def keys_of(batch: Batch) -> list[tuple[str, int]]:
-    """Store key and slice of every image of a batch; slice -1 where images are no slices."""
-    places = (
-        [-1] * len(batch.key) if batch.condition.slice_index is None else batch.condition.slice_index[:, 0].tolist()
-    )
-    return list(zip(batch.key, places, strict=True))
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -8,35 +8,33 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, cast
 
-import lightning as L
 import torch
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec, sent
+from lit_medgen.batch import Batch, Condition, DataSpec, TrainingData, sent
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
 from lit_medgen.images.origin import Origin
 from lit_medgen.seeds import mix
+from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.recorded import Recorded
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 """With weights in half precision, small updates are lost and the losses' mathematics would be as coarse."""
 
 MIN_TIMES = 32
 """Times that a validation or test loss is a mean over, at least: it differs by orders of magnitude between times."""
-
-FACTS = "lit_medgen"
-"""The checkpoint's key for what Lightning does not keep: the method's config, the data's spec."""
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -63,7 +61,7 @@ class Evaluation:
     timed: bool = False
 
 
-class Method(L.LightningModule, ABC):
+class Method(Recorded, ABC):
     """A paper's model.
 
     Args:
@@ -71,15 +69,11 @@ class Method(L.LightningModule, ABC):
         learning_rate_schedule: factor of the optimizer's rate at each step; None: constant.
     """
 
-    config: dict[str, Any] | None = None
-    """class_path and init_args this object was made from, and the data and name it was trained with; set by the
-    command line and kept in the checkpoint, so that one file is enough to sample."""
-
-    spec: DataSpec | None = None
-    """Facts of the data it was trained on."""
-
     not_averaged: tuple[str, ...] = ()
     """Prefixes of parameters that are trained but not averaged."""
+
+    reads_images: bool = True
+    """Whether training batches hold images; False where they hold latents alone, which are small."""
 
     optimizer_keys: tuple[str, ...] = ("optimizer",)
     """The argument that makes each of the optimizers of `configure_optimizers`."""
@@ -108,6 +102,8 @@ class Method(L.LightningModule, ABC):
 
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """Called by `fit` before data is prepared, which may take hours, to refuse what cannot be trained."""
+        self.bring_parts(resumed_from)
+        self.refuse_other_images(shape, "size", "channels")
         self.check_shape(shape)
         for key in self.optimizer_keys:
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
@@ -117,20 +113,40 @@ class Method(L.LightningModule, ABC):
         network = getattr(self, "network", None)
         return [network] if isinstance(network, nn.Module) else []
 
+    # What surrounds it.
+
+    @property
+    def data(self) -> TrainingData:
+        """The data that it is trained or tested on; InputError without any."""
+        data = getattr(self._trainer, "datamodule", None)
+        if data is None:
+            raise InputError(
+                f"{type(self).__name__} needs a data module, not loaders alone; give the trainer one (datamodule=...)."
+            )
+        return cast(TrainingData, data)
+
+    @property
+    def resumed_from(self) -> Path | None:
+        """The checkpoint that training goes on from; None where it begins anew."""
+        return getattr(self._trainer, "resumed_from", None)
+
     # Lightning's hooks.
 
     def setup(self, stage: str) -> None:
-        """Checks the precision, and the spec of the data module if there is one, which it takes."""
+        """Brings the frozen parts; checks the precision, and the spec of the data if there is any, which it takes."""
+        if stage == "fit":
+            self.bring_parts(self.resumed_from)
         if self.trainer.precision not in PRECISIONS:
             raise InputError(f"trainer.precision is {self.trainer.precision}; give one of {', '.join(PRECISIONS)}.")
         if speed := getattr(self.trainer, "speed", None):
             speed.prepare(self.networks_for_speed())
         spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if spec is not None:
+            self.refuse_other_data(spec)
             self.check(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people
                 refuse_other_people(self.spec, spec, "this model")
-            self.spec = spec
+            self.take_spec(spec)
         if isinstance(self.trainer.strategy, DDPStrategy):
             # Buffers are identical on all ranks. Broadcasting them would deadlock in validation, where ranks may have
             # different numbers of batches.
@@ -212,29 +228,6 @@ class Method(L.LightningModule, ABC):
         """Batches know how to move themselves; requests hold no tensors."""
         return batch.to(device) if isinstance(batch, Batch) else batch
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what makes one file enough to sample: the config and the spec, as plain data."""
-        checkpoint[FACTS] = {"config": self.config, "spec": self.spec.plain() if self.spec else None}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the spec back; InputError if the data at hand is split in another way."""
-        if spec := checkpoint.get(FACTS, {}).get("spec"):
-            trained = DataSpec.from_plain(spec)
-            refuse_other_people(trained, self.spec, self._trainer.ckpt_path if self._trainer else "this checkpoint")
-            self.spec = trained
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, trust: str | Iterable[str] = ()
-    ) -> Self:
-        """The trained method of a checkpoint, as `lit_medgen.load`; no class named in the file is trusted blindly."""
-        from lit_medgen.checkpoints import load  # it builds methods, so it imports this module
-
-        model = load(checkpoint_path, trust)
-        if not isinstance(model, cls):
-            raise InputError(f"{checkpoint_path}: a checkpoint of {type(model).__name__}, not of {cls.__name__}.")
-        return model
-
     def __getstate__(self) -> dict[str, Any]:
         # An optimizer factory made by the command line cannot be pickled, which copying for DDP needs.
         return {name: value for name, value in self.__dict__.items() if name != "make_optimizer"}
@@ -304,26 +297,6 @@ class Method(L.LightningModule, ABC):
             prog_bar=True,
             batch_size=len(batch.image),
             sync_dist=not on_step,
-        )
-
-
-def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
-    """InputError if two specs are known to be of different splits.
-
-    Args:
-        trained: of the data that a model, or what made some samples, was trained on.
-        data: of the data it meets now.
-        source: what was trained, for the message.
-    """
-    if trained is None or data is None or not (trained.people and data.people):
-        return
-    other = [part for part in trained.people if trained.people[part] != data.people.get(part)]
-    if other:
-        found = ", ".join(f"{part} {trained.people[part][:8]}, here {data.people.get(part, '')[:8]}" for part in other)
-        raise InputError(
-            f"{source}: trained on another split of people than that of this data (hashes: {found}), so some who count "
-            "as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions and "
-            "data.init_args.root; give those it was trained with, so that the same people are unseen."
         )
 
 
@@ -438,9 +411,3 @@ class Generator(Method):
     def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:
         """Samples, on the CPU in float32: b c *size in [-1, 1], also where a method's own end a little outside."""
         return self.sample(batch.condition, batch.seeds).float().cpu().clamp(-1, 1)
-
-    def needed_spec(self) -> DataSpec:
-        """The spec; InputError if neither data nor checkpoint gave one."""
-        if self.spec is None:
-            raise InputError("this model has seen no data: load it from a checkpoint, or fit it first.")
-        return self.spec

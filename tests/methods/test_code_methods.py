@@ -40,8 +40,8 @@ def vqgan(phantoms: Path) -> VQGAN:
 def built(model: Any, vqgan: VQGAN) -> Any:
     """A second stage on a first one, without a trainer."""
     torch.manual_seed(0)
-    model.first_stage, model.spec = vqgan, vqgan.spec
-    model.build(vqgan)
+    model.spec = vqgan.spec
+    model.take_parts(first_stage=vqgan)
     return model.eval()
 
 

@@ -31,6 +31,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec, sent
+from lit_medgen.checkpoints import FACTS
 from lit_medgen.diffusion import (
     Clipped,
     Cosine,
@@ -48,7 +49,7 @@ from lit_medgen.methods.cdpm.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise, mix
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import FACTS, Generator, default_optimizer
+from lit_medgen.training.method import Generator, default_optimizer
 
 MAX_ATLAS = 500
 """Training people that the atlas is made of, at most; more cost time and memory."""

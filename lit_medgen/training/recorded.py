@@ -1,0 +1,195 @@
+"""`Recorded`: what a checkpoint holds of a method besides its weights, frozen parts of any depth included.
+
+    record = {
+        "config": the config that the method was made from,
+        "spec": the facts of the data that it was trained on,
+        "facts": what `facts()` gives,
+        "frozen": name -> the record of that part, and "weights", the SHA-256 of its weights,
+    }
+
+A record is plain data and tensors. It stands in the checkpoint under `lit_medgen.checkpoints.FACTS`; the weights of
+frozen parts stand in `state_dict` with all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import lightning as L
+
+from lit_medgen.batch import DataSpec
+from lit_medgen.checkpoints import FACTS, load, read_checkpoint, rebuild
+from lit_medgen.errors import InputError
+from lit_medgen.training.frozen import FrozenPart, refuse_other_people, weights_hash
+
+
+class Recorded(L.LightningModule):
+    """A module that one checkpoint file is enough to make again."""
+
+    config: dict[str, Any] | None = None
+    """The config it was made from: its own section and the name and data of its run; None if it was made in Python."""
+
+    spec: DataSpec | None = None
+    """Facts of the data it was trained on; None before it has seen any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen_parts: dict[str, FrozenPart] = {}
+        """Name -> part. A method that is built on others puts them here in its constructor; each is named as the
+        argument that gives its path, and becomes a submodule of that name."""
+
+    # What a method with facts or frozen parts of its own gives.
+
+    def facts(self) -> dict[str, Any]:
+        """What the checkpoint must hold besides weights and config: plain data and tensors."""
+        return {}
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Takes back what `facts` gave, before the weights are loaded; InputError if it does not fit the config."""
+
+    def build(self) -> None:
+        """Makes the networks whose shapes follow from the frozen parts; called once, when all of them are there."""
+
+    def as_frozen_part(self) -> Self:
+        """Itself as another method needs it: without what its training alone needs."""
+        return self
+
+    # What makers of methods call: the command line, checkpoints, tests.
+
+    def describe(self, config: dict[str, Any]) -> None:
+        """Takes the config that it was made from, for its checkpoint."""
+        self.config = config
+
+    def take_spec(self, spec: DataSpec) -> None:
+        """Takes the facts of the data that it is trained on, or that its images are compared with."""
+        self.spec = spec
+
+    def needed_spec(self) -> DataSpec:
+        """The spec; InputError if neither data nor a checkpoint gave one."""
+        if self.spec is None:
+            raise InputError("this model has seen no data: load it from a checkpoint, or fit it first.")
+        return self.spec
+
+    # Frozen parts.
+
+    @property
+    def built(self) -> bool:
+        """Whether all frozen parts are there."""
+        return all(name in self._modules for name in self.frozen_parts)
+
+    def take_parts(self, **parts: Any) -> None:
+        """Freezes methods, as `as_frozen_part` gives them, in evaluation mode under these names, and builds on them."""
+        for name, part in parts.items():
+            setattr(self, name, part.requires_grad_(False).eval())
+        self.build()
+
+    def bring_parts(self, resumed_from: Path | None) -> None:
+        """Reads the parts of a method that is about to be trained.
+
+        Args:
+            resumed_from: the checkpoint that training goes on from. It holds copies, so files are needed no more.
+        """
+        if self.built:
+            return
+        parts = {}
+        for name, part in self.frozen_parts.items():
+            if resumed_from and not part.path.is_file():
+                parts[name] = _copy(name, resumed_from)
+            else:
+                parts[name] = part.read(name, self.config)
+        self.take_parts(**parts)
+
+    def refuse_other_images(self, spec: DataSpec, *names: str) -> None:
+        """InputError if a part was trained on images that differ from the data's in one of these fields of the spec."""
+        for name, part in self._parts():
+            self.frozen_parts[name].refuse_other_images(part.needed_spec(), spec, names)
+
+    def refuse_other_data(self, spec: DataSpec) -> None:
+        """InputError if a part was trained on images of another kind, or on another split of people."""
+        self.refuse_other_images(spec, "size", "channels", "spacing_mm", "intensity_window")
+        for name, part in self._parts():
+            if self.frozen_parts[name].same_data:
+                refuse_other_people(part.needed_spec(), spec, self.frozen_parts[name].path)
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for _, part in self._parts():
+            part.eval()
+        return self
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """Name and module of each part that is there."""
+        for name in self.frozen_parts:
+            if name in self._modules:
+                yield name, self._modules[name]
+
+    # The record.
+
+    def record(self) -> dict[str, Any]:
+        """What makes the method again, but for its weights: plain data and tensors."""
+        return {
+            "config": self.config,
+            "spec": self.spec.plain() if self.spec else None,
+            "facts": self.facts(),
+            "frozen": {name: part.record() | {"weights": weights_hash(part)} for name, part in self._parts()},
+        }
+
+    def take_record(self, record: dict[str, Any], source: Any) -> None:
+        """Takes back what `record` gave; the weights are loaded afterwards.
+
+        InputError if the data or the frozen parts at hand are others than those of the record.
+
+        Args:
+            record: of a checkpoint, or of a part that one holds.
+            source: where it stands, for messages.
+        """
+        if record["spec"]:
+            trained = DataSpec.from_plain(record["spec"])
+            refuse_other_people(trained, self.spec, source)
+            self.take_spec(trained)
+        frozen = record["frozen"]
+        if frozen.keys() != self.frozen_parts.keys():
+            raise InputError(
+                f"{source}: trained on the frozen parts [{', '.join(frozen)}], but the config describes "
+                f"[{', '.join(self.frozen_parts)}]; give the model section that it was trained with."
+            )
+        if self.built:
+            for name, part in self._parts():
+                self.frozen_parts[name].refuse_other_weights(name, weights_hash(part), frozen[name]["weights"])
+        else:
+            self.take_parts(**{name: rebuild(frozen[name], f"{source}: {name}").as_frozen_part() for name in frozen})
+        self.restore(record["facts"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the record."""
+        checkpoint[FACTS] = self.record()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the record; the weights follow with those of the frozen parts."""
+        self.take_record(checkpoint[FACTS], self._trainer.ckpt_path if self._trainer else "this checkpoint")
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, trust: str | Iterable[str] = ()
+    ) -> Self:
+        """The trained method of a checkpoint, as `lit_medgen.load`; no class named in the file is trusted blindly."""
+        model = load(checkpoint_path, trust)
+        if not isinstance(model, cls):
+            raise InputError(f"{checkpoint_path}: a checkpoint of {type(model).__name__}, not of {cls.__name__}.")
+        return model
+
+
+def _copy(name: str, path: Path) -> Any:
+    """The frozen part of that name that a checkpoint holds, with its weights."""
+    checkpoint = read_checkpoint(path)
+    frozen = checkpoint[FACTS]["frozen"]
+    if name not in frozen:
+        raise InputError(f"{path}: holds no frozen part {name!r}; give model.init_args.{name}, or another checkpoint.")
+    part = rebuild(frozen[name], f"{path}: {name}").as_frozen_part()
+    prefix = f"{name}."
+    weights = checkpoint["state_dict"].items()
+    part.load_state_dict({key.removeprefix(prefix): value for key, value in weights if key.startswith(prefix)})
+    return part
