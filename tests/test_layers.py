@@ -15,7 +15,8 @@ ARROWS = {
     "lit_medgen/networks": {"lit_medgen.batch"},
     "lit_medgen/images": LEAVES,
     "lit_medgen/metrics": LEAVES,
-    "lit_medgen/training": LEAVES | {"lit_medgen.checkpoints", "lit_medgen.diffusion", "lit_medgen.networks", "lit_medgen.images"},
+    "lit_medgen/training": LEAVES
+    | {"lit_medgen.checkpoints", "lit_medgen.diffusion", "lit_medgen.networks", "lit_medgen.images"},
     "lit_medgen/methods": LEAVES
     | {
         "lit_medgen.diffusion",
