@@ -37,9 +37,13 @@ class People:
     anatomy: str = "brain"
     images_per_person: int = 1
 
-    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Tensor:
-        """n 1 *s in [-1, 1]."""
-        return {"train": self.train, "test": self.test}[split][:limit]
+    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Any:
+        """As a data module gives them, n 1 *s in [-1, 1]."""
+        from lit_medgen.batch import Images
+
+        images = {"train": self.train, "test": self.test}[split][:limit]
+        names = [f"{split} {number}" for number in range(len(images))]
+        return Images(names, names, lambda indices: images[list(indices)])
 
 
 def brains(num: int, side: int, seed: int, blur: int = 5) -> Tensor:

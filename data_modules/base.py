@@ -7,11 +7,12 @@ loaders        store -> `Batch`, in an order that is a function of (seed, positi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, prep
 from data_modules.summary import account, contents, kinds, passed_over
 from data_modules.tables import Numbers
 from data_modules.views import OneSlice, SliceDraw, Slices
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Images, Request, Requests
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.output import say
 from lit_medgen.seeds import mix
@@ -387,18 +388,64 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """How many images of each person `volumes` gives where it gives one visit of each."""
         return self.slices.per_person if isinstance(self.slices, OneSlice) else 1
 
-    def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> torch.Tensor:
-        """Images of a split: n c *s in [-1, 1]; the first visit alone if one of each person is wanted.
+    @property
+    def digest(self) -> str:
+        """Hash of the prepared data and of the view of it, for all that is derived from both."""
+        slices = None if self.slices is None else [type(self.slices).__qualname__, vars(self.slices)]
+        view = json.dumps(slices, sort_keys=True, default=lambda part: [type(part).__qualname__, vars(part)])
+        return hashlib.sha256(f"{self.store.digest} {view}".encode()).hexdigest()
 
-        Whole volumes, of as many people as `limit`; with `OneSlice` the slices of each that evaluation looks at, a
-        person's in a row.
-        """
+    @property
+    def cache(self) -> Path:
+        """The folder where what is derived from the prepared data is kept: that of the store."""
+        return self.store.folder
+
+    def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> Images:
+        """Images of a split as evaluation looks at them; see `TrainingData.images`."""
+        items = self._evaluated(split, one_per_person)[: None if limit is None else limit * self.images_per_person]
+
+        def read(indices: Sequence[int]) -> torch.Tensor:
+            images = [self.images_of(record, part) for record, part in (items[index] for index in indices)]
+            return torch.cat(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
+
+        return Images([record.key for record, _ in items], [record.person for record, _ in items], read)
+
+    def requests(self, split: Split, num: int | None = None) -> Requests:
+        """Requests like the people of a split; see `TrainingData.requests`."""
+        items = self._evaluated(split, one_per_person=True)
+        num = len(items) if num is None else num
+        if num and not items:
+            raise InputError(f"data.init_args.fractions {list(self.fractions)} leave no {split} people to ask for.")
+        made_from = [_told(items[index % len(items)][0]) for index in range(num)]
+        return Requests(range(num), made_from, lambda index: self._request(index, *items[index % len(items)]))
+
+    def stored(self, split: Split) -> Iterator[tuple[str, torch.Tensor]]:
+        """Store key and n c *s of every record: all that training can see of it."""
+        for record in self.records[split]:
+            yield record.key, self.images_of(record, self.every_slice)
+
+    def read_latents(self, latents: Callable[[Batch], torch.Tensor] | None) -> None:
+        """From now on training and validation batches hold what `latents` gives of them; None: images."""
+        self.stored_codes = latents
+
+    def _evaluated(self, split: Split, one_per_person: bool) -> list[tuple[Record, np.ndarray | None]]:
+        """What evaluation looks at: records, each with one slice where images are slices."""
         records = self.first_visits(split) if one_per_person else self.records[split]
-        evaluated = None
-        if isinstance(self.slices, OneSlice):
-            evaluated = self.slices.evaluated(self.store.num_slices)
-        images = [image for record in records[:limit] for image in self.images_of(record, evaluated)]
-        return torch.stack(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
+        if not isinstance(self.slices, OneSlice):
+            return [(record, None) for record in records]
+        slices = self.slices.evaluated(self.store.num_slices)
+        return [(record, slices[k : k + 1]) for record in records for k in range(len(slices))]
+
+    def _request(self, seed: int, record: Record, part: np.ndarray | None) -> Request:
+        """An image like one that is there."""
+        image, label_map = self.images_of(record, part), self.store.label_map(record)
+        condition = Condition(
+            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+            label_map=None if label_map is None else torch.from_numpy(label_map.astype(np.int64))[None, None],
+            source=image,
+            slice_index=None if part is None else torch.from_numpy(part)[None],
+        )
+        return Request([seed], condition, [record.key], torch.from_numpy(record.affine)[None], image)
 
     def attributes_of(self, split: Split) -> dict[str, list[float]]:
         """name -> its value for every image that `volumes` gives where it gives one visit of each person."""
@@ -414,6 +461,12 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         """n c *s in [-1, 1]: the volume (or 2D image) alone, or the given of its slices, each an image."""
         found = self.store.read(record)[None] if slices is None else upright(self.store.read(record, slices))
         return torch.from_numpy(np.ascontiguousarray(found))[:, None]
+
+
+def _told(record: Record) -> Mapping[str, Any]:
+    """What the manifest says of an image that was made like another: the other's key and its known attributes."""
+    known = {name: value for name, value in record.attributes.items() if np.isfinite(value)}
+    return {"key": record.key, **known}
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

@@ -26,7 +26,7 @@ from tiny_run import ROOT
 from torch import Tensor
 
 from lit_medgen import metrics
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Images
 from lit_medgen.callbacks import EMA
 from lit_medgen.diffusion import (
     DDIM,
@@ -377,7 +377,9 @@ def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) ->
 def test_a_report_is_computed_on_the_device(tmp_path: Path) -> None:
     """The same numbers as on the CPU, and what comes back grows with the number of images, not with that of pairs."""
     people: Any = SimpleNamespace(anatomy="", images_per_person=1)
-    people.volumes = lambda split, **_: noisy(3, (8, 9, 10), 1 if split == "train" else 2)
+    people.images = lambda split, **_: Images(
+        list("abc"), list("abc"), lambda indices: noisy(3, (8, 9, 10), 1 if split == "train" else 2)[list(indices)]
+    )
     samples = noisy(3, (8, 9, 10), 3)
     expected = evaluate(samples, people, tmp_path / "cpu", seams=(2, [4]), features="none")
     with counted() as waits:

@@ -130,7 +130,7 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     fresh.on_load_checkpoint(content)  # the first stage's network, the maps to start from, the spec
     if name != "vqgan":
         fresh.first_stage.load_state_dict(trained.first_stage.state_dict())
-    fresh.originals = data.images("test", one_per_person=True)
+    fresh.originals = data.images("test", one_per_person=True).all()
     num = len(fresh.originals)  # as many as the report is of
     samples = torch.cat([fresh.sample(Condition(), range(i, min(i + 11, num))).float() for i in range(0, num, 11)])
     untrained = evaluate(samples, data, tmp_path)["metrics"]["frechet_image"]["value"]  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Images
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation.evaluate import NUM_COMPONENTS, evaluate, floor, nulls
@@ -69,10 +69,12 @@ class People:
     anatomy: str = ""
     images_per_person: int = 1
 
-    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Tensor:
+    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
         """n c *s in [-1, 1]."""
         assert one_per_person  # two visits of one person are not independent
-        return {"train": self.train, "test": self.test}[split][:limit]
+        images = {"train": self.train, "test": self.test}[split][:limit]
+        names = [f"{split} {number}" for number in range(len(images))]
+        return Images(names, names, lambda indices: images[list(indices)])
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def score(
         seams=model.seams(),
         source=source,
         features=features,
-        cache=data.store.folder / "features",
+        cache=data.cache / "features",
         reconstructed=isinstance(model, FirstStage),
         seconds_per_image=seconds_per_image,
         prior=None if model.prior_samples([0]) is None else prior,
@@ -143,7 +143,7 @@ def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -
 def give_originals(model: Generator, data: Any) -> None:
     """Gives a first stage the images of the test people to reconstruct."""
     if isinstance(model, FirstStage):
-        model.originals = data.images("test", one_per_person=True)
+        model.originals = data.images("test", one_per_person=True).all()
 
 
 def requests(model: Generator, data: Any, num: int | None) -> Requests:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.nulls import NUM_COMPONENTS, null_makers, nulls, principal_components
 from lit_medgen.evaluation.report import NUM_SHOWN, verdict, write_report
@@ -91,8 +92,8 @@ class RealImages(Protocol):
         """How many images of each person `volumes` gives."""
         ...
 
-    def images(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Tensor:
-        """n c *s in [-1, 1]."""
+    def images(self, split: Literal["train", "test"], one_per_person: bool = ..., limit: int | None = ...) -> Images:
+        """Of a split."""
         ...
 
 
@@ -178,8 +179,8 @@ def evaluate(
     outputs = report_files(out)
     outputs.check()
     _refuse_other_range(samples)
-    real = data.images("test", one_per_person=True)
-    train = data.images("train", one_per_person=True, limit=MAX_TRAIN)
+    real = data.images("test", one_per_person=True).all()
+    train = data.images("train", one_per_person=True, limit=MAX_TRAIN).all()
     per_person = data.images_per_person
     people = len(real) // per_person, len(train) // per_person
     least, numbers = fewest(len(samples), *people, per_person, reconstructed)

@@ -168,11 +168,11 @@ class VQGAN(Adversarial, FirstStage):
         if stage not in ("fit", "validate", "test"):
             return
         data = self.data
-        unseen = data.images("val", one_per_person=True)
-        self.originals = unseen if len(unseen) else data.images("train", one_per_person=True, limit=8)
+        unseen = data.images("val", one_per_person=True).all()
+        self.originals = unseen if len(unseen) else data.images("train", one_per_person=True, limit=8).all()
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
-            train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE), data.store.folder / "features"
+            train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE).all(), data.cache / "features"
             for first in (True, False):  # the first process of each machine learns them, the others read what it kept
                 if first == (self.trainer.local_rank == 0):
                     self._take_features(train, cache)

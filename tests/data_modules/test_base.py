@@ -12,6 +12,7 @@ import torch
 
 from data_modules.folder import FolderDataModule
 from data_modules.recipes.volumes import Preprocessing
+from data_modules.store import Store
 from data_modules.views import OneSlice, UniformDraw
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError
@@ -53,8 +54,10 @@ def train(module: FolderDataModule, num: int) -> list[Batch]:
 def assert_equal(first: list[Batch], second: list[Batch]) -> None:
     assert [batch.key for batch in first] == [batch.key for batch in second]
     for a, b in zip(first, second, strict=True):
-        for name in ("image", "slice_index", "observed", "affine"):
+        for name in ("image", "affine"):
             torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0)
+        for name in ("slice_index", "observed"):
+            torch.testing.assert_close(getattr(a.condition, name), getattr(b.condition, name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.1, 0.1), (1.2, -0.1, -0.1), (1.0, 1.0, 1.0)])
@@ -87,7 +90,7 @@ def test_without_a_store_prepare_is_named(cohort: Path, tmp_path: Path) -> None:
 
 def test_an_empty_split_is_no_error(heads: FolderDataModule) -> None:
     assert list(heads.test_dataloader()) == []
-    assert heads.images("test").shape == (0, 1, 10, 12, 9)
+    assert heads.images("test").all().shape == (0, 1, 10, 12, 9)
 
 
 def test_training_continues_exactly(heads: FolderDataModule) -> None:
@@ -177,12 +180,12 @@ def test_single_slices_are_upright_images(heads: FolderDataModule, axis: Any, tm
     for image, key, index in zip(batch.image, batch.key, batch.condition.slice_index[:, 0].tolist(), strict=True):
         expected = torch.from_numpy(volumes[key].take(index, axis=place).copy()).flip(1)
         torch.testing.assert_close(image[0], expected)
-    evaluated = module.images("val", one_per_person=True)
+    evaluated = module.images("val", one_per_person=True).all()
     people = len({record.person for record in module.records["val"]})
     assert len(evaluated) == 2 * people == module.images_per_person * people
     first = module.records["val"][0]
     indices = module.slices.evaluated(module.store.num_slices)  # type: ignore[union-attr]
-    torch.testing.assert_close(evaluated[:2], module.images(first, indices))
+    torch.testing.assert_close(evaluated[:2], module.images_of(first, indices))
 
 
 def test_more_middle_slices_than_there_are_is_one_line(heads: FolderDataModule) -> None:
@@ -208,3 +211,46 @@ def test_evaluation_can_stop_early_and_start_again_with_the_same_workers(heads: 
     again = list(loader)
     assert again[0].key == first.key
     assert len(again) == len(heads.records["val"])
+
+
+def test_images_are_read_when_they_are_needed(heads: FolderDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    whole = Store.read
+    monkeypatch.setattr(Store, "read", lambda store, record, *rest: read.append(record.key) or whole(store, record))
+    images = heads.images("train", limit=3)
+    assert read == []
+    assert images.keys == list(heads.people("train"))[:3]
+    assert images.people == list(heads.people("train").values())[:3]
+    torch.testing.assert_close(images.read([2, 0]), images.all()[[2, 0]])
+    assert read == [images.keys[index] for index in (2, 0, 0, 1, 2)]
+
+
+def test_requests_are_made_from_what_people_are_made_from(heads: FolderDataModule) -> None:
+    first = heads.images("train", one_per_person=True)
+    requests = heads.requests("train", 2 * len(first) + 1)
+    assert list(requests.seeds) == list(range(2 * len(first) + 1))
+    every = list(requests.batches(4))
+    assert [key for request in every for key in request.key] == (first.keys * 3)[: len(requests)]
+    assert torch.equal(
+        torch.cat([request.target for request in every]), first.all().repeat(3, 1, 1, 1, 1)[: len(requests)]
+    )  # type: ignore[misc]
+    records = {record.key: record for record in heads.records["train"]}
+    for made_from, request in zip(requests.made_from, map(requests.read, range(len(requests))), strict=True):
+        record = records[made_from["key"]]
+        known = {name: value for name, value in record.attributes.items() if value == value}
+        assert made_from == {"key": record.key} | known
+        assert torch.equal(request.condition.source, request.target)  # type: ignore[arg-type]
+        assert request.affine is not None
+        torch.testing.assert_close(request.affine[0].numpy(), record.affine)
+        assert {name: value.item() for name, value in request.condition.attributes.items() if name in known} == known
+    assert len(heads.requests("train")) == len(first)
+
+
+def test_digest_follows_data_and_view(heads: FolderDataModule) -> None:
+    before = heads.digest
+    heads.slices = UniformDraw(5)
+    assert heads.digest != before
+    heads.slices = UniformDraw(4)
+    assert heads.digest == before
+    heads.store.digest = "another"
+    assert heads.digest != before

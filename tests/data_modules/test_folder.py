@@ -230,7 +230,7 @@ def test_whole_volumes(opened: Opened, cohort: Path) -> None:
     assert batch.affine.shape == (3, 4, 4)
     assert batch.condition.attributes["age"].shape == (3,)
     assert batch.condition.slice_index is batch.condition.observed is None
-    images = module.images("train")
+    images = module.images("train").all()
     assert images.min() == -1
     assert 0.5 < images.max() <= 1
     assert len(set(batch.key)) == 3
@@ -272,7 +272,7 @@ def test_evaluation_loaders_give_every_image_once(split: str, heads: FolderDataM
 
 
 def test_volumes_of_a_split(heads: FolderDataModule) -> None:
-    assert heads.images("test").shape == (len(heads.records["test"]), 1, 10, 12, 9)
+    assert heads.images("test").all().shape == (len(heads.records["test"]), 1, 10, 12, 9)
 
 
 def png_folder(root: Path, num: int = 8) -> Path:

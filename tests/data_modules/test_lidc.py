@@ -194,7 +194,7 @@ def test_no_name_of_anybody_is_in_the_store(tree: Path) -> None:
 
 def test_one_slice_of_each_person_is_evaluated(tree: Path) -> None:
     data = opened(tree)
-    images = data.images("train", one_per_person=True)
+    images = data.images("train", one_per_person=True).all()
     assert len(images) == len(set(data.people("train").values()))
 
 

@@ -113,7 +113,7 @@ class CDPM(Generator):
                 self.denoiser.atlas = self._make_atlas(data)
 
     def _make_atlas(self, data: Any) -> Atlas:
-        volumes = data.images("train", one_per_person=True, limit=MAX_ATLAS)
+        volumes = data.images("train", one_per_person=True, limit=MAX_ATLAS).all()
         most = max_modes(len(volumes))
         if self.atlas_modes > most:
             raise InputError(
