@@ -1,14 +1,14 @@
 r"""Processes on code maps, with T levels: what destroys codes, and one step back given a guess of them.
 
-    Absorbing   q(z_t | z_0): every place is masked with probability t / T (Austin et al. 2021; Bond-Taylor et al. 2022)
-                p(z_s | z_t): a masked place is unmasked with probability (t - s) / t, its code from p(z_0 | z_t)
+    Absorbing   q(z_t | z_0): every code is masked with probability t / T (Austin et al. 2021; Bond-Taylor et al. 2022)
+                p(z_s | z_t): a masked code is unmasked with probability (t - s) / t, by one drawn from p(z_0 | z_t)
     Heat        z_t = blur(e(z_0), t) + sigma noise, e the embedded codes (or, as latents of shape 120 x 121
                 in Discrete VQ-IHDM imply, the indices themselves, rounded)
-                p(z_s | z_t): the mean of e(z_0) under p(z_0 | z_t), or of a draw of it, blurred for level s, with
+                p(z_s | z_t): the mean of e(z_0) under p(z_0 | z_t), or e of a draw of z_0, blurred for level s, with
                 noise delta                                                      (Rissanen et al. 2023, algorithm 2)
 
-At level 0 a state is codes, b *z; above it is what the network reads: codes with the mask, or embedded codes b d *z.
-The network's logits are of z_0, every place by itself: b *z k.
+A state is what the network reads: codes with the mask, b *z, or embedded codes, b d *z; at level 0 it is codes, b *z.
+The network's logits are those of p(z_0 | z_t), of each code by itself: b *z k, with k = 0 to K - 1 the codes.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ class DiscreteProcess(ABC):
 
     @abstractmethod
     def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
-        """A draw of q(z_t | z_0) for codes b *z at levels b, 1 to T; random numbers are those of PyTorch."""
+        """A sample of q(z_t | z_0) for codes b *z at levels b, 1 to T, with PyTorch's global random numbers."""
 
     @abstractmethod
     def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
-        """The state at level s < t from that at t, given a draw of p(z_0 | z_t), codes b *z."""
+        """The state at level s < t from that at t, given codes drawn from p(z_0 | z_t), b *z."""
 
 
 class AbsorbingProcess(DiscreteProcess):
-    """Places are masked one by one.
+    """Codes are masked one by one.
 
     Args:
         num_levels: T; 256 in the paper.
-        mask: what stands for the mask: K, one more than the greatest code.
+        mask: index that stands for a masked code: K, one more than the greatest code.
     """
 
     def __init__(self, num_levels: int, mask: int) -> None:
         self.num_levels, self.mask = num_levels, mask
 
     def corrupt(self, codes: Tensor, level: Tensor) -> Tensor:
-        """Masks every place with probability t / T."""
+        """Masks every code with probability t / T."""
         share = sent(level / self.num_levels, codes.device).view(-1, *[1] * (codes.ndim - 1))
         return codes.masked_fill(torch.rand(codes.shape, device=codes.device) < share, self.mask)
 
     def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
-        """Unmasks every masked place with probability (t - s) / t."""
+        """Unmasks every masked code with probability (t - s) / t."""
         chosen = noise.uniform(codes.shape[1:], like=codes) < (t - s) / t
         return torch.where(chosen & (state == self.mask), codes, state)
 
     def masked_error(self, logits: Tensor, codes: Tensor, state: Tensor) -> Tensor:
-        """CE_t, b in nats: the cross-entropy of logits b *z k, summed over the places masked in the state."""
+        """CE_t, b in nats: the cross-entropy of logits b *z k, summed over the codes that are masked in the state."""
         error = functional.cross_entropy(logits.float().movedim(-1, 1), codes, reduction="none")
         return (error * (state == self.mask)).flatten(1).sum(1)
 
     def bound(self, codes: Tensor, logits_of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """sum_t CE_t / t >= -log p(z_0), b in nats, with one draw at every level (Bond-Taylor et al. 2022, eq. 7).
+        """sum_t CE_t / t >= -log p(z_0), b in nats, with one state of each level (Bond-Taylor et al. 2022, eq. 7).
 
         Args:
             codes: b *z.
@@ -86,14 +86,14 @@ class AbsorbingProcess(DiscreteProcess):
 
 
 class HeatProcess(DiscreteProcess):
-    """Embedded codes (or indices) are blurred.
+    """Embedded codes (or the indices of codes) are blurred.
 
     Args:
         schedule: heat time of each level.
-        embed: codes b *z -> b d *z; not used for indices.
+        embed: codes b *z -> b d *z; not used where indices are blurred.
         num_codes: K.
-        sigma: standard deviation of the noise on a blurred map; 0.01 in IHDM, of embeddings of unit variance.
-        delta: of the noise added in sampling; 1.25 sigma in IHDM.
+        sigma: standard deviation of the noise on a blurred map; 0.01 in IHDM, for embeddings of unit variance.
+        delta: standard deviation of the noise added in sampling; 1.25 sigma in IHDM.
         space: what is blurred, "embedding" or "index".
     """
 
@@ -116,7 +116,7 @@ class HeatProcess(DiscreteProcess):
         return self.finish(blurred + self.sigma * torch.randn_like(blurred))
 
     def reverse(self, codes: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
-        """Blurs the guess for level s and adds noise delta; at level 0 the guess itself."""
+        """Blurs the drawn codes for level s and adds noise delta; at level 0, the codes themselves."""
         return codes if s == 0 else self.reblur(self.clean(codes), s, noise)
 
     def reblur(self, guess: Tensor, s: int, noise: SeededNoise) -> Tensor:
@@ -130,7 +130,7 @@ class HeatProcess(DiscreteProcess):
         return torch.einsum("b...k,dk->bd...", logits.float().softmax(-1), values)
 
     def clean(self, codes: Tensor) -> Tensor:
-        """What is blurred, b d *z, of codes b *z: indices are a map of one channel."""
+        """The clean map that is blurred, b d *z, of codes b *z; indices are a map of one channel."""
         return self.embed(codes) if self.space == "embedding" else codes[:, None].float()
 
     def blur(self, codes: Tensor, level: Tensor) -> Tensor:
@@ -148,12 +148,18 @@ class HeatProcess(DiscreteProcess):
 
 
 def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Codes b *z from logits b *z k, one uniform number a place (inverse of the distribution); argmax at 0."""
+    """Codes b *z drawn from softmax(logits / temperature), logits b *z k, by inverting its distribution function.
+
+    Args:
+        logits: b *z k.
+        temperature: 0 takes the likeliest codes.
+        uniform: a number in [0, 1) for each code, b *z.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    found = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1)
-    return found.clamp(max=logits.shape[-1] - 1)
+    codes = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1)
+    return codes.clamp(max=logits.shape[-1] - 1)
 
 
 def descending(num_levels: int, num_steps: int) -> list[int]:

@@ -3,13 +3,13 @@ r"""The Gaussian process q: perturbation, posterior, and the conversions between
     q(x_t | x)      = N(alpha_t x, sigma_t^2 I)
     q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), sigma_s^2 c I),   c = 1 - SNR_t / SNR_s,   s < t
 
-(Kingma et al. 2021, "Variational Diffusion Models", appendix A.) With x_t = alpha_t x + sigma_t eps the same
-knowledge has four names:
+(Kingma et al. 2021, "Variational Diffusion Models", appendix A.) With x_t = alpha_t x + sigma_t eps, and
+x_t known, each of four quantities gives the others:
 
+    x      the data
     eps    the noise                                             (Ho et al. 2020)
     v      alpha_t eps - sigma_t x                               (Salimans & Ho 2022, appendix D)
-    score  the gradient of log q(x_t), equal to -eps / sigma_t   (Song et al. 2021)
-    x      the data
+    score  the gradient of log q(x_t | x), -eps / sigma_t        (Song et al. 2021)
 
 Times have shape b and broadcast over images b c *s.
 """
@@ -25,13 +25,17 @@ from lit_medgen.diffusion.schedules import Schedule
 
 
 def broadcast(value: Tensor, like: Tensor) -> Tensor:
-    """Trailing axes of size 1, so that a value per image, b, multiplies images, b c *s; in their dtype."""
+    """A value per image, b, with trailing axes of size 1, so that it multiplies images, b c *s; in their dtype."""
     return value.to(like.dtype).view(*value.shape, *[1] * (like.ndim - value.ndim))
 
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """Gaussian noise added along a schedule."""
+    """Gaussian noise added along a schedule.
+
+    Attributes:
+        schedule: the noise schedule.
+    """
 
     schedule: Schedule
 
@@ -46,7 +50,7 @@ class GaussianProcess:
         return alpha_t * x + sigma_t * eps
 
     def transition(self, x_s: Tensor, s: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """A draw of q(x_t | x_s) for s < t, made from eps ~ N(0, I)."""
+        """A sample of q(x_t | x_s) for s < t, b c *s, from eps ~ N(0, I)."""
         alpha_s, _ = self.coefficients(s, x_s)
         alpha_t, sigma_t = self.coefficients(t, x_s)
         return alpha_t / alpha_s * x_s + sigma_t * broadcast(self.fresh(t, s), x_s).sqrt() * eps

@@ -5,14 +5,13 @@ With no flow through the borders (Neumann), the solution on a grid of n pixels i
 
     u(t) = V exp(-Lambda t) V^T u(0),    Lambda_k = (pi k / n)^2 along each axis,    V^T the orthonormal DCT-II
 
-so blurring for s after t is blurring for s + t, the mean stays, and each cosine decays by itself. Axes separate, so an
-image of any number of axes is a product of small matrices, differentiable and on the image's device.
+so blurring for s after t is blurring for s + t, the mean stays, and each cosine decays by itself. Axes separate, so the
+blur of an image is a product with one small matrix along each axis, differentiable and on the image's device.
 
-Blur is given as heat time t or as the width sigma of the Gaussian that is the same far from borders: t = sigma^2 / 2,
-in pixels. Discrete VQ-IHDM writes 24 to 0.5 without saying which; its listing takes t, the authors of IHDM
-sigma.
-On the 11 x 11 map of the paper sigma = 24 leaves the mean alone (the slowest mode is damped to 6e-11), t = 24 a seventh
-of it, so `units` must be said.
+Blur is given as heat time t (pixels^2) or as the width sigma (pixels) of the Gaussian that blurs as much far from
+borders: t = sigma^2 / 2. Discrete VQ-IHDM writes 24 to 0.5 without saying which; its listing takes t, IHDM's authors
+take sigma. On the paper's 11 x 11 map, sigma = 24 leaves the mean alone (the slowest mode is damped to 6e-11), while
+t = 24 leaves a seventh of that mode, so `units` must be given.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from lit_medgen.diffusion.schedules import Table
 
 
 def dct_matrix(length: int, like: Tensor) -> Tensor:
-    """V^T, orthonormal DCT-II: n n, row k the k-th cosine; on the device of `like`, float64."""
-    place = torch.arange(length, dtype=torch.float64, device=like.device)
-    matrix = torch.cos(math.pi / length * (place + 0.5) * place[:, None]) * math.sqrt(2 / length)
+    """V^T, the orthonormal DCT-II: n n, row k the k-th cosine; on the device of `like`, float64."""
+    index = torch.arange(length, dtype=torch.float64, device=like.device)
+    matrix = torch.cos(math.pi / length * (index + 0.5) * index[:, None]) * math.sqrt(2 / length)
     matrix[0] /= math.sqrt(2)
     return matrix
 
 
 def dissipate(images: Tensor, heat_time: Tensor) -> Tensor:
-    """Heat spread for a time, b in pixels^2, over each image, b c *s -> b c *s; 0 leaves it as it is (eq. 6)."""
+    """The images after heat has spread for a time, b in pixels^2: b c *s -> b c *s (eq. 6); time 0 changes nothing."""
     time = sent(heat_time, images.device).double()
     with torch.autocast(images.device.type, enabled=False):  # bf16 would add more noise than the process does
         for axis in range(2, images.ndim):

@@ -4,10 +4,10 @@ Each step goes from t to s < t, with x̂ = denoiser(x_t, t) and epŝ = (x_t - a
 
     DDIM       x_s = alpha_s x̂ + sqrt(sigma_s^2 - tau^2) epŝ + tau n,  tau = eta sigma_s sqrt(1 - SNR_t / SNR_s)
                (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16)
-    ancestral  a draw of q(x_s | x_t, x̂), which is DDIM with eta = 1 (Ho et al. 2020, algorithm 2, for any s < t)
+    ancestral  a sample of q(x_s | x_t, x̂), which is DDIM with eta = 1 (Ho et al. 2020, algorithm 2, for any s < t)
     Heun       d(x / alpha) / d(sigma / alpha) = epŝ, trapezoidal rule (Karras et al. 2022, algorithm 1)
-    2M         exponential integrator in lambda = log(alpha / sigma) with a linear extrapolation of x̂; the same as DDIM
-               from that x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
+    2M         exponential integrator in log(alpha / sigma) with a linear extrapolation of x̂; the same as DDIM from
+               that x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
 
 The times a sampler visits matter more than its order: see `Spacing`.
 """
@@ -131,7 +131,7 @@ class Walker:
         self.denoiser, self.condition = denoiser, condition
 
     def steps(self, grid: Tensor) -> Iterator[tuple[NoiseLevel, NoiseLevel]]:
-        """(t, s) for every step along falling times; all their numbers are made at once."""
+        """(t, s) for every step along falling times; all their numbers are computed at once."""
         schedule = self.denoiser.schedule
         numbers = _on_cpu(schedule, lambda t: torch.stack([*schedule.alpha_sigma(t), schedule.log_snr(t) / 2]), grid)
         return pairwise(map(NoiseLevel, grid.tolist(), *numbers.tolist()))
@@ -143,7 +143,7 @@ class Walker:
 
 
 def eps_from_x(x_hat: Tensor, x_t: Tensor, t: NoiseLevel) -> Tensor:
-    """The noise in x_t if x̂ is right."""
+    """The noise in x_t if x̂ were the data; b c *s."""
     return (x_t - t.alpha * x_hat) / t.sigma
 
 
@@ -169,7 +169,7 @@ class DDIM(Sampler):
         return x
 
     def step(self, x: Tensor, x_hat: Tensor, t: NoiseLevel, s: NoiseLevel, noise: NoiseLike) -> Tensor:
-        """x_s from x_t and what it is thought to become."""
+        """x_s from x_t and x̂ (eq. 12)."""
         eps = eps_from_x(x_hat, x, t)
         share = -(self.eta**2) * math.expm1(2 * (t.half_log_snr - s.half_log_snr))  # tau^2 / sigma_s^2
         x = s.alpha * x_hat + s.sigma * math.sqrt(1 - share) * eps
@@ -179,7 +179,7 @@ class DDIM(Sampler):
 
 
 class Ancestral(DDIM):
-    """Draws of q(x_s | x_t, x̂) (Ho et al. 2020, algorithm 2, with the variance beta-tilde), for any s < t.
+    """Samples of q(x_s | x_t, x̂) (Ho et al. 2020, algorithm 2, with the variance beta-tilde), for any s < t.
 
     Args:
         num_steps: steps.

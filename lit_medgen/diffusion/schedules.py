@@ -4,7 +4,7 @@ A variance-preserving schedule is its log-SNR (Kingma et al. 2021, "Variational 
 
     lambda(t) = log(alpha_t^2 / sigma_t^2),   alpha_t^2 = sigmoid(lambda),   sigma_t^2 = sigmoid(-lambda),
 
-from which the derivatives follow:
+and the derivatives follow from lambda':
 
     d alpha_t / dt = alpha_t sigma_t^2 lambda'(t) / 2,      d sigma_t / dt = -sigma_t alpha_t^2 lambda'(t) / 2.
 
@@ -66,8 +66,9 @@ class Derivatives:
 class Schedule(nn.Module, ABC):
     """A log-SNR that falls strictly with t in [0, 1].
 
-    A subclass gives `formula` and `t_min`, and `inverse` where there is a closed form. Results are computed in float64
-    and have the dtype of the argument, but float32 at least, so that autocast coarsens nothing.
+    A subclass gives `formula` and `t_min`, and `inverse` where there is a closed form; one that does not preserve
+    variance also gives `alpha_sigma` and `derivatives`. The log-SNR, its inverse and its derivatives are computed in
+    float64 and returned in the dtype of the argument, but in float32 at least, so that autocast coarsens nothing.
     """
 
     t_min: float

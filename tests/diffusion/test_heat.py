@@ -95,7 +95,7 @@ def test_what_24_leaves_depends_on_the_unit() -> None:
     left = {
         units: dissipate(slowest, BlurSchedule(units=units).heat_time(torch.tensor([200])))
         for units in ("sigma", "time")
-    }  # type: ignore[arg-type]
+    }
     assert left["sigma"].abs().max() < 1e-10
     assert left["time"].abs().max() == pytest.approx(0.14, abs=0.005)
 
