@@ -94,9 +94,9 @@ def raise_fault_of_machine(error: Exception, image: Path, written: Path | None =
             raise cause
         if isinstance(cause, OSError) and cause.errno in OF_MACHINE:
             raise RunError(f"{image}: the disk or the system fails ({describe(cause)}); mend that first.") from error
-        place = cause.filename if isinstance(cause, OSError) and isinstance(cause.filename, str) else ""
-        if written and written in Path(place).parents:
-            raise RunError(f"{place}: cannot be written ({describe(error)}); mend that first.") from error
+        path = cause.filename if isinstance(cause, OSError) and isinstance(cause.filename, str) else ""
+        if written and written in Path(path).parents:
+            raise RunError(f"{path}: cannot be written ({describe(error)}); mend that first.") from error
         if isinstance(cause, MemoryError) and _num_bytes(cause) <= CLAIM:
             raise RunError(
                 f"no memory left while {image} was prepared ({describe(cause)}); free some, or give a smaller "

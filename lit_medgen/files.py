@@ -124,9 +124,9 @@ class Outputs:
 
     def check(self) -> None:
         """InputError if the folder cannot be written, or holds a file of these names that the verb did not write."""
-        place = next(place for place in (self.folder, *self.folder.parents) if os.path.lexists(place))
-        if not place.is_dir() or not os.access(place, os.W_OK):
-            raise self._refused(f"{self.folder}: {place} is no folder that can be written")
+        first = next(path for path in (self.folder, *self.folder.parents) if os.path.lexists(path))
+        if not first.is_dir() or not os.access(first, os.W_OK):
+            raise self._refused(f"{self.folder}: {first} is no folder that can be written")
         for path in self._there(self.names):
             if not self._own(path):
                 raise self._refused(f"{path}: not written by this verb, or changed since, so nothing was touched")
@@ -164,13 +164,13 @@ class Outputs:
 
     def _there(self, names: Iterable[str]) -> list[Path]:
         """What lies at one of the names, or in the way of one."""
-        found: dict[Path, None] = {}
+        present: dict[Path, None] = {}
         for name in names:
             inner = [self.folder / parent for parent in PurePosixPath(name).parents if parent.name]
-            found |= {path: None for path in inner if os.path.lexists(path) and not path.is_dir()}
+            present |= {path: None for path in inner if os.path.lexists(path) and not path.is_dir()}
             path = self.folder / name
-            found |= dict.fromkeys(sorted(self.folder.glob(name)) if "*" in name else [path] * os.path.lexists(path))
-        return list(found)
+            present |= dict.fromkeys(sorted(self.folder.glob(name)) if "*" in name else [path] * os.path.lexists(path))
+        return list(present)
 
     def _own(self, path: Path) -> bool:
         name = PurePosixPath(self._name(path))
@@ -191,8 +191,8 @@ class Outputs:
         if not os.path.lexists(self._list):
             return {}, set()
         try:
-            found: Any = json.loads(self._list.read_bytes())
-            return dict(found["written"]), set(found["writing"])
+            content: Any = json.loads(self._list.read_bytes())
+            return dict(content["written"]), set(content["writing"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise self._refused(f"{self._list}: not a list of lit_medgen ({describe(error)})") from error
 
@@ -228,7 +228,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

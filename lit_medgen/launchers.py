@@ -1,4 +1,4 @@
-"""The processes that torchrun or srun has started, and what a trainer is told of them."""
+"""The processes that torchrun or srun has started, and what the options of the trainer say of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def take_all_processes(options: dict[str, Any]) -> None:
 
 
 def refuse_other_processes(trainer: Trainer) -> None:
-    """InputError if a launcher has started other processes than the trainer is told of."""
+    """InputError if a launcher has started other processes than the options of the trainer say."""
     if trainer.strategy.launcher is None:
         return
     try:

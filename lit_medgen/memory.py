@@ -57,8 +57,8 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
         return None
-    found = [_available(), _left_to_container()]
-    return min((known for known in found if known is not None), default=None)
+    limits = [_available(), _left_to_container()]
+    return min((known for known in limits if known is not None), default=None)
 
 
 def _available() -> int | None:

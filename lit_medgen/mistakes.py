@@ -59,16 +59,16 @@ def shorten(message: str) -> str:
 def explain(text: str, parser: ArgumentParser, verb: str, words: Sequence[str]) -> str:
     """A message of `shorten` with what was probably meant: the nearest option, key, class or file."""
     meant = None
-    if found := re.search(r"unrecognized arguments: (\S+)", text):
-        meant = _option(found[1], parser, verb, words)
-    elif found := re.search(r"(?:(\S+): )?(?:Group '(\S+)' does not accept option|Option) '([^']+)'", text):
-        meant = _key(".".join(filter(None, found.groups())), parser, verb, words)
-    elif found := re.search(r"does not accept option '([^']+)'", text):
-        meant = _key(found[1], parser, verb, words)
-    elif found := re.search(r"(\S+) names no class|class_path '([^']+)'", text):
-        meant = nearest_class(found[1] or found[2])
-    elif found := re.search(r"(?:File does not exist: '|Unexpected import path format: )([^' ]+)", text):
-        meant, text = nearest_file(Path(found[1])), text.replace("Unexpected import path format:", "no file")
+    if match := re.search(r"unrecognized arguments: (\S+)", text):
+        meant = _option(match[1], parser, verb, words)
+    elif match := re.search(r"(?:(\S+): )?(?:Group '(\S+)' does not accept option|Option) '([^']+)'", text):
+        meant = _key(".".join(filter(None, match.groups())), parser, verb, words)
+    elif match := re.search(r"does not accept option '([^']+)'", text):
+        meant = _key(match[1], parser, verb, words)
+    elif match := re.search(r"(\S+) names no class|class_path '([^']+)'", text):
+        meant = nearest_class(match[1] or match[2])
+    elif match := re.search(r"(?:File does not exist: '|Unexpected import path format: )([^' ]+)", text):
+        meant, text = nearest_file(Path(match[1])), text.replace("Unexpected import path format:", "no file")
     return f"{text}; did you mean {meant}?" if meant else text
 
 
@@ -93,8 +93,8 @@ def _option(word: str, parser: ArgumentParser, verb: str, words: Sequence[str]) 
 
 
 def _key(key: str, parser: ArgumentParser, verb: str, words: Sequence[str]) -> str | None:
-    found = nearest_key(key, known_keys(parser, verb, words))
-    return None if found is None else f"--{found}"
+    nearest = nearest_key(key, known_keys(parser, verb, words))
+    return None if nearest is None else f"--{nearest}"
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Speed:
-    """Switches.
+    """Switches of how a run uses its device.
 
     Attributes:
         tf32: products in float32 with 10 bits of mantissa on NVIDIA GPUs. Off: what is computed in float32 under

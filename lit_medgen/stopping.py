@@ -43,7 +43,7 @@ PARENT = "LIT_MEDGEN_PARENT"
 
 
 class Signals(_SignalConnector):
-    """Notes a signal while a run trains; the step goes on to its end, then the run saves, however often it is told."""
+    """Notes a signal while a run trains; the step goes on to its end, then the run saves, however often the signal comes."""
 
     received: int = 0
     owner: int = 0
@@ -64,9 +64,11 @@ class Signals(_SignalConnector):
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() == self.owner and not self.received and self.trainer.is_global_zero:
-            told = f"{signal.Signals(signum).name}: the step ends, then the run saves and stops; no need to repeat it"
+            message = (
+                f"{signal.Signals(signum).name}: the step ends, then the run saves and stops; no need to repeat it"
+            )
             hurry = " (Ctrl-\\ ends it at once, unsaved)" if signum == signal.SIGINT else ""
-            os.write(2, f"{told}{hurry}.\n".encode())  # print may be interrupted in itself
+            os.write(2, f"{message}{hurry}.\n".encode())  # print may be interrupted in itself
         self.received = max(self.received, signum)
 
 

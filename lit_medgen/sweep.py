@@ -84,27 +84,26 @@ def run_sweep(
     runs = expand(content, file, num, seed)
     folder = out or Path("runs", "sweeps", file.stem)
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
-    places = [folder / f"run_{i:03d}" for i in range(len(runs))]
-    _begin(folder, plan, resume, places)
-    for row in _done(places):
+    run_folders = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    _begin(folder, plan, resume, run_folders)
+    for row in _done(run_folders):
         refuse_unknown_metric(row, metric, file)
     running: list[subprocess.Popen[bytes]] = []
+    check = partial(refuse_unknown_metric, metric=metric, file=file)
     jobs = [
-        delayed(_run)(
-            verb, [*words, *more], parameters, place, running, partial(refuse_unknown_metric, metric=metric, file=file)
-        )
-        for parameters, place in zip(runs, places, strict=True)
-        if not (place / "done.json").is_file()
+        delayed(_run)(verb, [*words, *more], parameters, run_folder, running, check)
+        for parameters, run_folder in zip(runs, run_folders, strict=True)
+        if not (run_folder / "done.json").is_file()
     ]
     try:
         failed = [fault for fault in Parallel(num_jobs, prefer="threads")(jobs) if fault]
-    except Stop as stop:  # every run saves at its next border
+    except Stop as stop:  # every run saves after its step
         for process in running:
             process.terminate()
         for process in running:
             process.wait()
         raise Interrupted(f"{stop}; what runs was told to save; go on with --resume.", 128 + stop.signum) from None
-    rows, tables = _done(places), _tables(folder)
+    rows, tables = _done(run_folders), _tables(folder)
     tables.claim()
     _write_table(folder / "table.csv", rows)
     if metric.get("name") and rows:
@@ -116,9 +115,9 @@ def run_sweep(
         raise RunError(f"{len(failed)} runs failed: {'; '.join(failed)}. Mend the cause and go on with --resume.")
 
 
-def _done(places: Iterable[Path]) -> list[dict[str, Any]]:
-    """What is known of the runs that have ended well."""
-    return [json.loads((place / "done.json").read_text()) for place in places if (place / "done.json").is_file()]
+def _done(run_folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """Parameters and scores of the runs that have ended well."""
+    return [json.loads(path.read_text()) for each in run_folders if (path := each / "done.json").is_file()]
 
 
 def refuse_unknown_metric(row: Mapping[str, Any], metric: Mapping[str, str], file: Path) -> None:
@@ -133,7 +132,7 @@ def refuse_unknown_metric(row: Mapping[str, Any], metric: Mapping[str, str], fil
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The sweep file; InputError if it is none."""
+    """The content of a sweep file; InputError if the file is none."""
     if not file.is_file():
         raise MissingDataError(f"sweep: no file '{file}'; give a sweep file, e.g. configs/sweeps/blur_schedule.yaml.")
     content = read_yaml(file)
@@ -178,7 +177,7 @@ def command(content: Mapping[str, Any], file: Path) -> tuple[Verb, list[str]]:
 
 
 def expand(content: Mapping[str, Any], file: Path, num: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
-    """The parameters of every run: all combinations (grid), or `num` draws (random)."""
+    """The parameters of every run: all combinations (grid), or `num` random ones (random)."""
     method, parameters = content.get("method"), content["parameters"]
     for key, spec in parameters.items():
         if not isinstance(spec, dict) or "parameters" in spec:
@@ -192,7 +191,7 @@ def expand(content: Mapping[str, Any], file: Path, num: int | None = None, seed:
         if not cap:
             raise InputError(f"{file}: a random sweep needs an end: run_cap in the file, or --num.")
         random = np.random.default_rng(seed)
-        return [{key: _drawn(key, spec, random, file) for key, spec in parameters.items()} for _ in range(cap)]
+        return [{key: _random_value(key, spec, random, file) for key, spec in parameters.items()} for _ in range(cap)]
     raise InputError(f"{file}: method is {method!r}; grid and random run here, others need `wandb sweep`.")
 
 
@@ -206,8 +205,8 @@ def _choices(key: str, spec: Mapping[str, Any], file: Path) -> list[Any]:
     raise InputError(f"{file}: parameters.{key}: a grid needs values or value.")
 
 
-def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file: Path) -> Any:
-    """A draw of one of W&B's distributions."""
+def _random_value(key: str, spec: Mapping[str, Any], random: np.random.Generator, file: Path) -> Any:
+    """A random value of one of W&B's distributions."""
     if "values" in spec or "value" in spec:
         choices = _choices(key, spec, file)
         return choices[int(random.integers(len(choices)))]
@@ -232,7 +231,7 @@ def _drawn(key: str, spec: Mapping[str, Any], random: np.random.Generator, file:
     )
 
 
-def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> None:
+def _begin(folder: Path, plan: str, resume: bool, run_folders: Sequence[Path]) -> None:
     """Writes the plan, which proves that the folder is the sweep's.
 
     InputError if another sweep lies there, or this one and it is not to go on, or what no sweep wrote.
@@ -244,7 +243,7 @@ def _begin(folder: Path, plan: str, resume: bool, places: Sequence[Path]) -> Non
         if there.read_text(errors="replace") != plan:
             raise InputError(f"{folder}: holds another sweep (file, seed or command differ); give another --out.")
     else:
-        Outputs(folder, "sweep", ["sweep.json", *(place.name for place in places)]).check()
+        Outputs(folder, "sweep", ["sweep.json", *(run_folder.name for run_folder in run_folders)]).check()
     _tables(folder).check()
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(there, plan)
@@ -259,46 +258,46 @@ def _run(
     verb: Verb,
     words: Sequence[str],
     parameters: Mapping[str, Any],
-    place: Path,
+    run_folder: Path,
     running: list[subprocess.Popen[bytes]],
     check: Callable[[Mapping[str, Any]], None],
 ) -> str:
     """One run in its own process, noted in `running`, its scores seen by `check`; what went wrong, or nothing."""
     keys = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
-    where = [f"--out={place}"]
+    where = [f"--out={run_folder}"]
     if verb == "fit":
-        where = [f"--trainer.default_root_dir={place.parent}", f"--name={place.name}", "--ckpt_path=last"]
+        where = [f"--trainer.default_root_dir={run_folder.parent}", f"--name={run_folder.name}", "--ckpt_path=last"]
     line = [sys.executable, "-m", "lit_medgen", verb, *words, *keys, *where]
-    print(f"{place.name}: {shlex.join(keys)}", flush=True)
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "output.txt").open("a") as output:
+    print(f"{run_folder.name}: {shlex.join(keys)}", flush=True)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    with (run_folder / "output.txt").open("a") as output:
         # A runner that is killed takes its run along: two processes in one run folder would spoil it.
         process = subprocess.Popen(line, stdout=output, stderr=output, preexec_fn=end_with_parent)
         running.append(process)
         code = process.wait()
     if code in (130, 143):
-        raise Interrupted(f"{place.name} was stopped; go on with --resume.", code)
+        raise Interrupted(f"{run_folder.name} was stopped; go on with --resume.", code)
     if code:
-        last = (place / "output.txt").read_text().splitlines() or [""]
-        return f"{place.name} (exit code {code}): {last[-1]}"
-    row = {"run": place.name, **parameters, "scores": scores(place)}
-    write_atomically(place / "done.json", json.dumps(row))
+        last = (run_folder / "output.txt").read_text().splitlines() or [""]
+        return f"{run_folder.name} (exit code {code}): {last[-1]}"
+    row = {"run": run_folder.name, **parameters, "scores": scores(run_folder)}
+    write_atomically(run_folder / "done.json", json.dumps(row))
     check(row)
     return ""
 
 
-def scores(place: Path) -> dict[str, float]:
+def scores(run_folder: Path) -> dict[str, float]:
     """What a run folder or report says at its end: name -> value, as W&B would have it."""
-    found: dict[str, float] = {}
-    if (place / "metrics.csv").is_file():
-        with (place / "metrics.csv").open(newline="") as file:
+    by_name: dict[str, float] = {}
+    if (run_folder / "metrics.csv").is_file():
+        with (run_folder / "metrics.csv").open(newline="") as file:
             for row in csv.DictReader(file):
-                found |= {name: float(value) for name, value in row.items() if value}
+                by_name |= {name: float(value) for name, value in row.items() if value}
     from lit_medgen.callbacks.report import logged  # heavy, and not needed to refuse a file
 
-    for report in place.glob("**/report.json"):
-        found |= logged(json.loads(report.read_text()))
-    return found
+    for report in run_folder.glob("**/report.json"):
+        by_name |= logged(json.loads(report.read_text()))
+    return by_name
 
 
 def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -317,10 +316,10 @@ def _print_best(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) ->
         (row for row in rows if metric["name"] in row["scores"]), key=lambda row: sign * row["scores"][metric["name"]]
     )
     for row in ranked:
-        told = ", ".join(
+        settings = ", ".join(
             f"{key.rpartition('.')[2]} {value}" for key, value in row.items() if key not in ("run", "scores")
         )
-        print(f"{row['scores'][metric['name']]:.4g}  {row['run']}: {told}")
+        print(f"{row['scores'][metric['name']]:.4g}  {row['run']}: {settings}")
 
 
 def _plot(path: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> None:

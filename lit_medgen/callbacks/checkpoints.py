@@ -1,4 +1,4 @@
-"""Checkpoints at a fixed place: `<run folder>/checkpoints/`, so that `--ckpt_path last` finds them again."""
+"""Checkpoints in a fixed folder: `<run folder>/checkpoints/`, so that `--ckpt_path last` finds them again."""
 
 from __future__ import annotations
 

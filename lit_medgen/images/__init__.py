@@ -23,7 +23,7 @@ def read_image(
         path: the file, or the files of the series.
         form: see `read_nifti`.
         finite: see `read_nifti`.
-        flat: 2D images are wanted, so that a single DICOM slice is one, and not a series that lacks the others.
+        flat: the data set is of 2D images, so that a single DICOM slice is one, and not a series that lacks the others.
 
     Returns:
         voxels: x y z, or x y of a 2D image (column, row from the top).

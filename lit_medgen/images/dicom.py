@@ -51,12 +51,12 @@ LAST_TAG = Tag("NumberOfFrames")
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Slices of one volume, each with a place of its own.
+    """Slices of one volume, each at a position of its own.
 
     Attributes:
         slices: in order along the normal.
         step: from slice to slice, mm, RAS.
-        num_duplicates: files left out, since another has the same pixels at the same place.
+        num_duplicates: files left out, since another has the same pixels at the same position.
     """
 
     slices: tuple[Slice, ...]
@@ -127,8 +127,8 @@ def open_series(files: Sequence[Path]) -> Series:
     """The slices of one series from their headers, no pixels read; ValueError if they make no volume."""
     slices = [one for path in files for one in open_slices(path)]
     first = slices[0]
-    if len(found := {one.series for one in slices}) > 1:
-        raise ValueError(f"{len(found)} different values of series; expected one of each in a series")
+    if len(names := {one.series for one in slices}) > 1:
+        raise ValueError(f"{len(names)} different values of series; expected one of each in a series")
     for one in slices:
         if not same(one.spacing_mm, first.spacing_mm):
             raise ValueError(

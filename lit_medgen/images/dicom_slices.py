@@ -40,7 +40,7 @@ DECODER = 'pip install "lit_medgen[dicom]"'
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The header of one slice.
+    """The header of one DICOM slice, with the geometry of its pixels.
 
     Attributes:
         path: the file.
@@ -167,7 +167,7 @@ def syntax_of(data: pydicom.Dataset) -> str:
 
 
 def unreadable(path: Path, error: Exception) -> ValueError:
-    """The fault of a file."""
+    """The error for a file that cannot be read."""
     return ValueError(f"{path.name} cannot be read as a DICOM slice ({describe(error)})")
 
 
@@ -221,18 +221,18 @@ def _shape(get: Get) -> tuple[int, int]:
     return shape
 
 
-def _spacing_mm(found: Any) -> tuple[float, float]:
-    spacing_mm = (float(found[0]), float(found[1]))
+def _spacing_mm(written: Any) -> tuple[float, float]:
+    spacing_mm = (float(written[0]), float(written[1]))
     if not min(spacing_mm) > 0 or not np.isfinite(spacing_mm).all():
         raise ValueError(f"pixel spacing {spacing_mm}; expected finite numbers above 0")
     return spacing_mm
 
 
 def _slice(path: Path, frame: int | None, get: Get, data: pydicom.Dataset) -> Slice:
-    places = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
-    if missing := [name for name in places if not get(name)]:
+    geometry = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+    if missing := [name for name in geometry if not get(name)]:
         raise ValueError(f"no {' and no '.join(missing)}; expected a slice with a place in the patient")
-    orientation, position = (np.array(get(name), dtype=float) for name in places[:2])
+    orientation, position = (np.array(get(name), dtype=float) for name in geometry[:2])
     if orientation.shape != (6,) or position.shape != (3,):
         raise ValueError("no orientation or position; expected six and three numbers")
     spacing_mm = _spacing_mm(get("PixelSpacing"))

@@ -55,8 +55,8 @@ class Values:
     def _measured(self, stored: np.ndarray) -> np.ndarray:
         if self.table is None:
             return stored.astype(np.float32) * self.slope + self.intercept
-        place = (stored.astype(np.int64) - self.first).clip(0, len(self.table) - 1)
-        return self.table[place]
+        index = (stored.astype(np.int64) - self.first).clip(0, len(self.table) - 1)
+        return self.table[index]
 
 
 def values_of(get: Get, projection: bool) -> Values:

@@ -23,7 +23,7 @@ WRITTEN: dict[Origin, str] = {
     "reconstruction": "reconstructions of patients' images in {}, as private as the scans",
     "completion": "completions of patients' images in {}, as private as the scans",
 }
-"""What the user is told of where they are."""
+"""What the line about written images says of them and their folder."""
 
 STATEMENTS: dict[Origin, str] = {
     "synthetic": "SYNTHETIC image made by a generative model; not acquired from a patient, not for diagnosis.",

@@ -49,7 +49,7 @@ def save_usage(path: Path, counts: np.ndarray) -> None:
     axis = figure.subplots()
     axis.loglog(np.arange(1, len(used) + 1), np.where(used > 0, used, np.nan) / used.sum())
     axis.set_xlabel(f"code, by use; {np.count_nonzero(used)} of {len(used)} are used")
-    axis.set_ylabel("share of places")
+    axis.set_ylabel("share of positions")
     write_figure(path, figure)
 
 
@@ -59,10 +59,10 @@ def save_sweep(path: Path, varied: Mapping[str, list[Any]], values: list[float],
 
     figure = Figure(figsize=(4 * len(varied), 3.2), layout="constrained")
     axes = figure.subplots(1, len(varied), squeeze=False, sharey=True)[0]
-    for axis, (name, found) in zip(axes, varied.items(), strict=True):
-        numbers = all(isinstance(value, int | float) for value in found)
-        axis.plot(found if numbers else [str(value) for value in found], values, "o")
-        if numbers and min(found) > 0 and max(found) > 10 * min(found):
+    for axis, (name, settings) in zip(axes, varied.items(), strict=True):
+        numbers = all(isinstance(value, int | float) for value in settings)
+        axis.plot(settings if numbers else [str(value) for value in settings], values, "o")
+        if numbers and min(settings) > 0 and max(settings) > 10 * min(settings):
             axis.set_xscale("log")
         axis.set_xlabel(name.rpartition(".")[2])
     axes[0].set_ylabel(metric)
@@ -81,15 +81,17 @@ def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
 
     every = np.concatenate(list(features.values()))
     perplexity = min(30.0, (len(every) - 1) / 3)
-    place = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(every)
-    parts = dict(zip(features, np.split(place, np.cumsum([len(part) for part in features.values()])[:-1]), strict=True))
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(every)
+    parts = dict(
+        zip(features, np.split(points, np.cumsum([len(part) for part in features.values()])[:-1]), strict=True)
+    )
     figure = Figure(figsize=(6, 6), layout="constrained")
     axis = figure.subplots()
     for one, other in zip(parts["samples"], parts["nearest"], strict=True):
         axis.plot(*np.stack([one, other]).T, color="lightgray", linewidth=0.8, zorder=0)
     labels = {"samples": "samples", "nearest": "training people most like them", "unseen": "unseen people"}
-    for (name, points), marker in zip(parts.items(), "o^s", strict=True):
-        axis.plot(*points.T, marker, markersize=5, alpha=0.8, label=labels[name])
+    for (name, part), marker in zip(parts.items(), "o^s", strict=True):
+        axis.plot(*part.T, marker, markersize=5, alpha=0.8, label=labels[name])
     axis.set_axis_off()
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
     write_figure(path, figure)

@@ -1,6 +1,6 @@
 """Building blocks shared by every network, in 2D and 3D.
 
-Shapes: b batch, c channels, *s spatial axes, e embedding, p places (all spatial positions), h heads, d channels
+Shapes: b batch, c channels, *s spatial axes, e embedding, p positions in space, h heads, d channels
 of a head.
 """
 
@@ -71,7 +71,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else conv(dim, in_channels, out_channels, kernel=1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """b c *s and b e -> b c' *s."""
+        """The block's output for features b c *s and an embedding b e; -> b c' *s."""
         h = self.conv1(functional.silu(self.norm1(x)))
         if self.embed is not None and embedding is not None:
             shift = self.embed(functional.silu(embedding))
@@ -80,7 +80,7 @@ class ResidualBlock(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: ... p d each."""
+    """Attention, softmax(q k^T / sqrt(d)) v; each of q, k and v is ... p d (Vaswani et al. 2017, eq. 1)."""
     if q.dtype != torch.bfloat16 or q.device.type != "cpu":
         return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     with torch.autocast("cpu", enabled=False):  # a CPU takes four times longer over it in bfloat16
@@ -88,7 +88,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all places of an image, around a skip connection."""
+    """Multi-head self-attention over all positions of an image, around a skip connection."""
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
@@ -98,34 +98,34 @@ class Attention(nn.Module):
         self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """b c *s -> b c *s."""
-        places = rearrange(self.norm(x), "b c ... -> b (...) c")
-        q, k, v = rearrange(self.qkv(places), "b p (k h d) -> k b h p d", k=3, h=self.heads)
+        """The image after attention; b c *s -> b c *s."""
+        sequence = rearrange(self.norm(x), "b c ... -> b (...) c")
+        q, k, v = rearrange(self.qkv(sequence), "b p (k h d) -> k b h p d", k=3, h=self.heads)
         mixed = attend(q, k, v)
         return x + rearrange(self.out(rearrange(mixed, "b h p d -> b p (h d)")), "b p c -> b c p").view(x.shape)
 
 
 class Downsample(nn.Module):
-    """Half the size, by a convolution of stride 2."""
+    """Halves the size by a convolution of stride 2."""
 
     def __init__(self, dim: int, channels: int) -> None:
         super().__init__()
         self.conv = conv(dim, channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """b c *s -> b c *s/2."""
+        """The image at half the size; b c *s -> b c *s/2."""
         return self.conv(x)
 
 
 class Upsample(nn.Module):
-    """Twice the size, by nearest neighbours and a convolution."""
+    """Doubles the size by nearest neighbours and a convolution."""
 
     def __init__(self, dim: int, channels: int) -> None:
         super().__init__()
         self.conv = conv(dim, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """b c *s -> b c 2*s."""
+        """The image at twice the size; b c *s -> b c 2*s."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -139,7 +139,7 @@ def one_for_each_level(entries: Sequence[bool], channels: Sequence[int], name: s
 
 
 def num_heads(channels: int, head_channels: int) -> int:
-    """How many heads of the given width the channels make; ValueError if they do not divide."""
+    """Number of attention heads of the given width; ValueError if the channels are no multiple of it."""
     if channels % head_channels:
         raise ValueError(
             f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels."

@@ -31,7 +31,7 @@ class ImageAutoencoder(Protocol):
     Attributes:
         dim: spatial axes of an image, 2 or 3.
         latent_channels: channels d of the latent map.
-        divisor: pixels of an image to a place of the map, along each axis.
+        divisor: pixels of an image for each pixel of the map, along each axis.
         last_layer: the weight that makes the image, to which the adversarial loss is balanced.
     """
 
@@ -41,20 +41,20 @@ class ImageAutoencoder(Protocol):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight that makes the image."""
+        """The weight of the last layer, which gives the image."""
         ...
 
     def encode(self, image: Any, /) -> Any:
-        """b c *s -> b d *z."""
+        """The map of an image; b c *s -> b d *z."""
         ...
 
     def decode(self, latent: Any, /) -> Any:
-        """b d *z -> b c *s."""
+        """The image of a map; b d *z -> b c *s."""
         ...
 
 
 class Discriminator(Protocol):
-    """Tells real images from made ones (VQGAN's discriminator)."""
+    """A network that tells real images from synthetic ones (VQGAN's discriminator)."""
 
     def forward(self, image: Any, /) -> Any:
         """Logits of any shape, one or many for each image, from b c *s; high where it seems real."""

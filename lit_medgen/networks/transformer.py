@@ -1,8 +1,8 @@
 """The bidirectional transformer over code maps (Devlin et al. 2018; Bond-Taylor et al. 2022, appendix).
 
-Every place of the map attends to every other. Places are told apart by a learned position, levels of corruption and
-attributes by an embedding added to every place. Shapes: b batch, *z spatial axes of the map, p places, d channels of
-an embedded code, e width, k codes.
+Every position of the map attends to every other. Each has a learned embedding of its own; the level of corruption and
+the attributes have one that is added at all positions. Shapes: b batch, *z spatial axes of the map, p positions, d
+channels of an embedded code, e width, k codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lit_medgen.networks.blocks import TimeEmbedding, attend
 
 
 class CodeTransformer(nn.Module):
-    """Logits of every place's code, from a map of codes or of embedded codes.
+    """Transformer that gives the logits of the code at every position, from a map of codes or of embedded codes.
 
     Args:
         size: of the map, z.
@@ -27,7 +27,7 @@ class CodeTransformer(nn.Module):
         width: 512 in the paper.
         num_heads: 8 in the paper.
         num_layers: 24 in the paper.
-        attributes: names of the attributes it is told; the rest are not looked at.
+        attributes: names of the attributes that it reads; all others are ignored.
         dropout: after attention and in the perceptron.
     """
 
@@ -58,9 +58,9 @@ class CodeTransformer(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Codes b *z, or embedded codes b d *z, at level t (b, in [0, 1]) -> logits b *z k."""
-        places = self.embed(z.movedim(1, -1) if isinstance(self.embed, nn.Linear) else z)
-        told = self.time(t) + (self._attributes(condition, len(z)) if self.attributes else 0)
-        h = rearrange(places + self.position, "b ... e -> b (...) e") + told[:, None]
+        embedded = self.embed(z.movedim(1, -1) if isinstance(self.embed, nn.Linear) else z)
+        given = self.time(t) + (self._attributes(condition, len(z)) if self.attributes else 0)
+        h = rearrange(embedded + self.position, "b ... e -> b (...) e") + given[:, None]
         for block in self.blocks:
             h = block(h)
         logits: Tensor = self.head(self.norm_out(h))
@@ -92,7 +92,7 @@ class TransformerBlock(nn.Module):
         )
 
     def forward(self, h: Tensor) -> Tensor:
-        """b p e -> b p e."""
+        """The sequence after both branches; b p e -> b p e."""
         q, k, v = rearrange(self.qkv(self.norm1(h)), "b p (k h d) -> k b h p d", k=3, h=self.heads)
         dropout = self.dropout if self.training else 0.0
         mixed = attend(q, k, v, dropout)

@@ -28,14 +28,14 @@ from lit_medgen.networks.blocks import (
 
 
 class UNet(nn.Module):
-    """U-Net called as unet(x, t, condition); returns the spatial size of x.
+    """U-Net called as unet(x, t, condition); its output has the spatial size of x.
 
     Args:
         dim: 2 or 3.
         in_channels: channels of x.
         out_channels: channels of the result.
         channels: width of each level; every level but the last halves the size.
-        attention: which levels attend over their places; the middle always does.
+        attention: which levels have attention; the middle always has.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
         head_channels: width of an attention head.
         dropout: between the convolutions of a block.
@@ -96,15 +96,15 @@ class UNet(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """What every spatial size must be a multiple of."""
+        """The number that every spatial size must be a multiple of."""
         return int(2 ** (len(self.channels) - 1))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """b c *s and b -> b c' *s."""
+        """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
         return self.run(x, self.time(t), None)
 
     def run(self, x: Tensor, embedding: Tensor, context: Any) -> Tensor:
-        """The network proper; `context` reaches every attention block as it is."""
+        """The network without its interface; `context` reaches every attention block as it is."""
         call = self._recomputed if self.gradient_checkpointing and self.training else _plainly
         # Tensor cores want channels last; on a CPU it makes the backward pass of GroupNorm several times slower.
         h = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
@@ -132,7 +132,7 @@ class Step(nn.Module):
         self.block, self.attention = block, attention
 
     def forward(self, h: Tensor, embedding: Tensor, context: Any) -> Tensor:
-        """b c *s -> b c' *s."""
+        """The features after both; b c *s -> b c' *s."""
         h = self.block(h, embedding)
         return h if self.attention is None else self.attention(h, context)
 
@@ -145,7 +145,7 @@ class Alone(nn.Module):
         self.attention = attention
 
     def forward(self, h: Tensor, context: Any) -> Tensor:
-        """b c *s -> b c *s."""
+        """The features after attention; b c *s -> b c *s."""
         return self.attention(h)
 
 
