@@ -43,7 +43,7 @@ PARENT = "LIT_MEDGEN_PARENT"
 
 
 class Signals(_SignalConnector):
-    """Notes a signal while a run trains; the step goes on to its end, then the run saves, however often the signal comes."""
+    """Notes a signal while a run trains; the step goes on to its end, then the run saves, however often it comes."""
 
     received: int = 0
     owner: int = 0
