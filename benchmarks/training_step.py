@@ -31,7 +31,7 @@ SIDE, NUM_VOLUMES, NUM_SLICES, NUM_TURNS = 64, 1, 10, 9
 class MonaiSliceUNet(nn.Module):
     """MONAI's U-Net, called like ours: network(x, t, condition) with x: b c n y x."""
 
-    divisor, atlas = 4, False
+    divisor = 4
 
     def __init__(self) -> None:
         super().__init__()

@@ -47,8 +47,8 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.diffusion.samplers import Spacing
 from lit_medgen.evaluation.evaluate import evaluate
-from lit_medgen.methods import CDPM, IHDM, VQGAN, Generator, Method
-from lit_medgen.methods.cdpm.factor_model import Atlas
+from lit_medgen.methods import CDPM, IHDM, VQGAN, FactorPriorCDPM, Generator, Method
+from lit_medgen.methods.cdpm.factor_model import FactorModel
 from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
@@ -61,7 +61,14 @@ from lit_medgen.training.method import Requests
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs have
-    "atlas": ("cdpm", {"network": {"init_args": {"atlas": True}}, "atlas_modes": 2, "parametrisation": "v"}),
+    "factor_prior": (
+        "cdpm",
+        {
+            "network": {"class_path": "lit_medgen.networks.FactorPriorSliceUNet"},
+            "num_factors": 2,
+            "parametrisation": "v",
+        },
+    ),
     "guided": ("absorbing", {"conditioning": {"attributes": ["age_years"], "guidance_scale": 2.0}}),
     "canvas": ("absorbing", {"canvas": [12, 8], "loss_kind": "mlm"}),
     "indices": ("ihdm", {"space": "index", "guess": "draw"}),
@@ -89,17 +96,20 @@ def built(name: str) -> Any:
     """A method as its config describes it, at the least size of tests/tiny, with what training would give it."""
     base, settings = SETTINGS.get(name, (name, {}))
     paths = [ROOT / folder / f"{base}.yaml" for folder in ("configs", "tests/tiny")]
+    overlay: dict[str, Any] = {"init_args": settings}
+    if name == "factor_prior":
+        overlay["class_path"] = "lit_medgen.methods.FactorPriorCDPM"
     parser, config = ArgumentParser(exit_on_error=False), None
     parser.add_subclass_arguments(Method, "model", required=True)
-    for section in [*(yaml.safe_load(path.read_text())["model"] for path in paths), {"init_args": settings}]:
+    for section in [*(yaml.safe_load(path.read_text())["model"] for path in paths), overlay]:
         config = parser.parse_object({"model": section}, *([config] if config else []))
     torch.manual_seed(0)
     model = parser.instantiate(config).model
     ages = {"age_years": (40.0, 90.0)}
     if isinstance(model, CDPM):
         model.spec = DataSpec(1, (16, 16, 16), (1.0,) * 3, slice_axis="axial", attributes=ages)
-        if model.needs_atlas:
-            model.denoiser.atlas = Atlas.of(noisy(6, (16, 16, 16)), 2)
+        if isinstance(model, FactorPriorCDPM):
+            model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
         return model
     model.spec = DataSpec(1, (16, 16), (1.0,) * 2, orientation="", attributes=ages)
     if isinstance(model, CodeMaps):

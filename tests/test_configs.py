@@ -18,7 +18,7 @@ import lit_medgen
 from data_modules.base import MedicalDataModule
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
-from lit_medgen.methods import CDPM
+from lit_medgen.methods import FactorPriorCDPM
 from lit_medgen.trainer import Trainer
 from lit_medgen.training.first_stage import FirstStage
 
@@ -55,25 +55,27 @@ def test_a_method_has_its_overlays_and_a_row_of_the_readme(base: str) -> None:
     assert len([row for row in rows if f"({base})" in row]) == 1
 
 
-def test_more_modes_than_people_are_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_factors_than_people_are_refused(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
-    assert run.fit("--model.init_args.atlas_modes=24") == 2
-    assert "atlas_modes is 24, but there are" in one_line(capsys)
+    assert run.fit("--model.init_args.num_factors=24") == 2
+    assert "num_factors is 24, but there are" in one_line(capsys)
 
 
-def test_a_resumed_run_takes_the_atlas_of_its_checkpoint(
+def test_a_resumed_run_takes_the_factor_model_of_its_checkpoint(
     tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
     assert run.fit("--trainer.max_steps=1") == 0
-    made = torch.load(run.last, weights_only=True)["lit_medgen"]["atlas"]
-    monkeypatch.setattr(CDPM, "_make_atlas", lambda *_: pytest.fail("made again"))
+    fitted = torch.load(run.last, weights_only=True)["lit_medgen"]["facts"]["factor_model"]
+    monkeypatch.setattr(FactorPriorCDPM, "_fit", lambda *_: pytest.fail("fitted again"))
     assert run.fit("--ckpt_path=last") == 0
-    kept = torch.load(run.last, weights_only=True)["lit_medgen"]["atlas"]
-    assert torch.equal(made["modes"], kept["modes"])
+    kept = torch.load(run.last, weights_only=True)["lit_medgen"]["facts"]["factor_model"]
+    assert torch.equal(fitted["loadings"], kept["loadings"])
     capsys.readouterr()
-    assert run.fit("--ckpt_path=last", "--trainer.max_steps=3", "--model.init_args.atlas_modes=0") == 2
-    assert "atlas_modes is 0, but this run began with an atlas of 1 modes" in one_line(capsys)
+    assert run.fit("--ckpt_path=last", "--trainer.max_steps=3", "--model.init_args.num_factors=0") == 2
+    assert "num_factors is 0, but this run began with 1" in one_line(capsys)
 
 
 @pytest.mark.parametrize("base", BASES)

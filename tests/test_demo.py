@@ -79,7 +79,7 @@ def demo(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Path:
-    """Checkpoints of the demo's model without an atlas, by the command of docs/results.md."""
+    """Checkpoints of the demo's model without a factor prior, by the command of docs/results.md."""
     (words,) = (words for words in commands(ROOT / "docs" / "results.md") if "cdpm_plain" in words)
     run(folder, words)
     return folder / "demo" / "cdpm_plain" / "checkpoints"
@@ -152,7 +152,7 @@ def against_untrained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     data, out = data_of(demo, last), tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
     fresh = build_method(config_of(last)).eval()
-    fresh.on_load_checkpoint(read_checkpoint(last))  # spec and atlas, but no weights
+    fresh.on_load_checkpoint(read_checkpoint(last))  # spec and factor model, but no weights
     trained, untrained = (scores(model, data, out, model.sampler) for model in (load(last), fresh))  # type: ignore[arg-type]
     return {name: (trained[name], untrained[name]) for name in trained}
 
@@ -162,7 +162,7 @@ def test_demo_is_sharper_than_its_untrained_copy(against_untrained: dict[str, tu
     assert abs(trained - 1) < abs(untrained - 1) / 2
 
 
-@NOT_YET  # the untrained copy has shape and mean, which this asks for, from its atlas
+@NOT_YET  # the untrained copy has shape and mean, which this asks for, from its prior
 def test_demo_is_as_varied_as_people_more_than_its_untrained_copy(
     against_untrained: dict[str, tuple[float, float]],
 ) -> None:
@@ -174,7 +174,7 @@ def test_demo_is_as_varied_as_people_more_than_its_untrained_copy(
 def many(demo: Path, plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """Scores of 250 ancestral steps.
 
-    Of a model without an atlas: with one, training changed most scores by little (docs/results.md).
+    Of a model without a factor prior: with one, training changed most scores by little (docs/results.md).
     """
     last, out = plain / "last.ckpt", tmp_path_factory.mktemp("many")
     return scores(load(last), data_of(demo, last), out, Ancestral(250))  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def test_demo_in_mixed_precision_resumes(tmp_path: Path, phantoms: Path) -> None
         f"--data.init_args.store_dir={tmp_path / 'store'}",
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.precision=bf16-mixed",
-        "--model.init_args.atlas_modes=1",  # of a few people
+        "--model.init_args.num_factors=1",  # of a few people
         "--trainer.accelerator=gpu",
         "--trainer.devices=1",
     ]

@@ -8,9 +8,8 @@ import yaml
 from tiny_run import ROOT
 from torch import nn
 
-from lit_medgen import memory
+from lit_medgen import memory, networks
 from lit_medgen.memory import batch_warning, free_bytes, needed_bytes
-from lit_medgen.networks import Autoencoder, SliceUNet
 
 CPU = torch.device("cpu")
 
@@ -22,7 +21,7 @@ def network(*configs: str, name: str = "SliceUNet") -> nn.Module:
         section = yaml.safe_load((ROOT / "configs" / config).read_text())
         arguments |= section["model"]["init_args"]["network"]["init_args"]
     with torch.device("meta"):
-        return {"SliceUNet": SliceUNet, "Autoencoder": Autoencoder}[name](**arguments)  # type: ignore[arg-type]
+        return getattr(networks, name)(**arguments)
 
 
 def test_the_papers_experiment_on_24_gb_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +44,8 @@ def test_the_papers_experiment_on_24_gb_is_warned_of(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("configs", "name", "voxels"),
     [
-        (("cdpm.yaml", "demo/cdpm.yaml"), "SliceUNet", 2 * 20 * 32 * 40),
-        (("cdpm.yaml", "demo/cdpm.yaml", "ixi/cdpm.yaml"), "SliceUNet", 2 * 20 * 40 * 48),
+        (("cdpm.yaml", "demo/cdpm.yaml"), "FactorPriorSliceUNet", 2 * 20 * 32 * 40),
+        (("cdpm.yaml", "demo/cdpm.yaml", "ixi/cdpm.yaml"), "FactorPriorSliceUNet", 2 * 20 * 40 * 48),
         (("vqgan.yaml", "demo/vqgan.yaml"), "Autoencoder", 16 * 32 * 40),
         (("vqgan.yaml",), "Autoencoder", 3 * 176 * 176),
     ],

@@ -2,6 +2,7 @@
 
 from lit_medgen.networks.autoencoder import Autoencoder
 from lit_medgen.networks.discriminator import PatchDiscriminator
+from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, SliceNetwork
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
 from lit_medgen.networks.slice_unet import SliceUNet
@@ -13,6 +14,7 @@ __all__ = [
     "Autoencoder",
     "CodeTransformer",
     "Discriminator",
+    "FactorPriorSliceUNet",
     "ImageAutoencoder",
     "NearestNeighbour",
     "PatchDiscriminator",

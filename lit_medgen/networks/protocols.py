@@ -14,7 +14,8 @@ class SliceNetwork(Protocol):
     """A network over sets of slices (cDPM's), called as network(x, t, condition).
 
     Two attributes are read where a network has them: `divisor`, what both sides of a slice must be a multiple of (else
-    1), and `atlas`, whether `condition.image` holds an atlas where no slice is given (else False).
+    1), and `reads_prior`, whether it reads `condition.image` where no slice is given (else False): `FactorPriorCDPM`
+    puts there what it expects of the slice, and needs such a network.
     """
 
     def forward(self, x: Any, t: Any, condition: Any, /) -> Any:

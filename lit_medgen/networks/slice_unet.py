@@ -124,11 +124,12 @@ class SliceUNet(UNet):
         head_channels: width of an attention head.
         dropout: between the convolutions of a block.
         absolute_position: add the slice's index to the time embedding.
-        atlas: take one more image for every slice, `condition.image` also where the slice is not given: what an atlas
-            expects there.
         image_channels: channels of a slice.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
     """
+
+    num_images = 1
+    """Images of every slice that the network reads."""
 
     def __init__(
         self,
@@ -139,7 +140,6 @@ class SliceUNet(UNet):
         head_channels: int = 64,
         dropout: float = 0.0,
         absolute_position: bool = True,
-        atlas: bool = False,
         image_channels: int = 1,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -147,7 +147,7 @@ class SliceUNet(UNet):
         self.across = tuple(slice_attention)
         super().__init__(
             dim=2,
-            in_channels=image_channels * (1 + atlas) + 1,
+            in_channels=image_channels * self.num_images + 1,
             out_channels=image_channels,
             channels=channels,
             attention=attention,
@@ -156,7 +156,6 @@ class SliceUNet(UNet):
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
         )
-        self.atlas = atlas
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
     def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
@@ -177,11 +176,8 @@ class SliceUNet(UNet):
         b, _, n = x.shape[:3]
         slice_index = condition.slice_index
         observed = condition.observed if condition.observed is not None else torch.zeros_like(slice_index).bool()
-        given = observed[:, None, :, None, None]
         image = condition.image.to(x.dtype) if condition.image is not None else torch.zeros_like(x)
-        x = torch.cat([torch.where(given, image, x), given.expand(b, 1, n, *x.shape[3:]).to(x.dtype)], dim=1)
-        if self.atlas:
-            x = torch.cat([x, image], dim=1)
+        x = self.inputs(x, image, rearrange(observed, "b n -> b 1 n 1 1"))
         embedding = self.time(t)
         slice_embedding = repeat(embedding, "b e -> (b n) e", n=n)
         if self.position is not None:
@@ -189,3 +185,7 @@ class SliceUNet(UNet):
             slice_embedding = slice_embedding + self.position(slice_index.flatten() / 1000)
         h = self.run(rearrange(x, "b c n y x -> (b n) c y x"), slice_embedding, SliceContext.of(slice_index, embedding))
         return rearrange(h, "(b n) c y x -> b c n y x", b=b)
+
+    def inputs(self, x: Tensor, image: Tensor, given: Tensor) -> Tensor:
+        """Given slices as they are and noisy ones, b c n y x, and which are given, b 1 n 1 1 -> b (c + 1) n y x."""
+        return torch.cat([torch.where(given, image, x), given.expand_as(x[:, :1]).to(x.dtype)], dim=1)
