@@ -24,6 +24,7 @@ from lit_medgen.callbacks.ema import EMA
 from lit_medgen.checkpoints import FACTS
 from lit_medgen.errors import InputError, describe
 from lit_medgen.output import say
+from lit_medgen.training.method import Method
 
 HYPERPARAMETERS = "hyperparameters"
 """Key, below `FACTS`, of the values that the run was configured with."""
@@ -195,17 +196,20 @@ def _text(value: Any, depth: int) -> str:
 
 def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
     """Each optimizer with the name of the method's argument that makes it."""
-    return list(_named(trainer.lightning_module, "optimizer_keys", "optimizer", trainer.optimizers))
+    method = trainer.lightning_module
+    keys = tuple(method.optimizer_factories()) if isinstance(method, Method) else ()
+    return list(_named(keys, "optimizer", trainer.optimizers))
 
 
 def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
     """Each learning-rate schedule with the name of the method's argument that makes it."""
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-    return list(_named(trainer.lightning_module, "schedule_keys", "learning_rate_schedule", schedules))
+    method = trainer.lightning_module
+    keys = tuple(method.learning_rate_schedules()) if isinstance(method, Method) else ()
+    return list(_named(keys, "learning_rate_schedule", schedules))
 
 
-def _named(method: Any, attribute: str, other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    keys: tuple[str, ...] = getattr(method, attribute, ())
+def _named(keys: tuple[str, ...], other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for number, thing in enumerate(things):
         yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), thing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.checkpoints import read_checkpoint
 from lit_medgen.errors import InputError
 from lit_medgen.trainer import Trainer
-from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.learning_rate import Constant, WarmupCosine
 from lit_medgen.training.method import Method
 from lit_medgen.words import known_config
@@ -46,8 +46,21 @@ class Two(Adversarial):
 
     def __init__(self, optimizer: Any = ADAM, learning_rate_schedule: Constant | None = None) -> None:
         torch.manual_seed(0)
-        super().__init__(nn.Linear(1, 1), optimizer, optimizer, learning_rate_schedule, learning_rate_schedule)
-        self.network = nn.Linear(4, 1)
+        super().__init__(optimizer, learning_rate_schedule)
+        self.discriminator, self.network = nn.Linear(1, 1), nn.Linear(4, 1)
+
+    def players(self) -> Sequence[Player]:
+        return (
+            Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule),
+            Player(
+                "discriminator",
+                self.discriminator_loss,
+                [self.discriminator],
+                self.make_optimizer,
+                self.learning_rate_schedule,
+                averaged=False,
+            ),
+        )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"loss": self.discriminator(self.network(batch.image.flatten(1))).mean()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from lit_medgen.batch import Batch
 from lit_medgen.callbacks import EMA, Checkpoints
 from lit_medgen.loggers import RunLogger
 from lit_medgen.trainer import Trainer
-from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.learning_rate import WarmupCosine
 
 
@@ -27,8 +28,15 @@ class Toy(Adversarial):
     """Makes 8^3 volumes from noise; the discriminator is a linear function of them."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(512, 1), learning_rate_schedule=WarmupCosine(2, 20), gradient_clip=1.0)
-        self.generator = nn.Linear(4, 512)
+        super().__init__(learning_rate_schedule=WarmupCosine(2, 20))
+        self.discriminator, self.generator = nn.Linear(512, 1), nn.Linear(4, 512)
+
+    def players(self) -> Sequence[Player]:
+        schedule = self.learning_rate_schedule
+        return (
+            Player("generator", self.loss, learning_rate_schedule=schedule, gradient_clip=1.0),
+            Player("discriminator", self.discriminator_loss, [self.discriminator], gradient_clip=1.0, averaged=False),
+        )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         self.fake = self.generator(torch.randn(len(batch.image), 4))

@@ -16,6 +16,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lit_medgen.training.method import Method
+
 
 class EMA(Callback):
     """Averages parameters after every optimizer step: average <- decay average + (1 - decay) raw.
@@ -131,9 +133,9 @@ def averaged(trainer: Trainer, model: LightningModule) -> Iterator[None]:
 
 def _trained(module: LightningModule) -> dict[str, Tensor]:
     """Name -> parameter that is trained, of a floating type, and not left out by its method."""
-    left_out = getattr(module, "not_averaged", ())
+    left_out = module.not_averaged() if isinstance(module, Method) else ()
     return {
         name: parameter
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and parameter.is_floating_point() and not name.startswith(left_out)
+        if parameter.requires_grad and parameter.is_floating_point() and name not in left_out
     }

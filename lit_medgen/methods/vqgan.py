@@ -33,7 +33,7 @@ from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
 from lit_medgen.output import say
-from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
@@ -88,15 +88,10 @@ class VQGAN(Adversarial, FirstStage):
     ) -> None:
         as_module(network)
         discriminator = discriminator or PatchDiscriminator(network.dim)
-        super().__init__(
-            as_module(discriminator),
-            optimizer,
-            discriminator_optimizer,
-            learning_rate_schedule,
-            discriminator_learning_rate_schedule,
-            gradient_clip,
-        )
-        self.network = network
+        super().__init__(optimizer, learning_rate_schedule)
+        self.network, self.discriminator = network, as_module(discriminator)
+        self.make_discriminator_optimizer, self.gradient_clip = discriminator_optimizer, gradient_clip
+        self.discriminator_learning_rate_schedule = discriminator_learning_rate_schedule or Constant()
         self.quantizer = quantizer or NearestNeighbour(channels=network.latent_channels)
         if self.quantizer.channels != network.latent_channels:
             raise ValueError(
@@ -147,6 +142,28 @@ class VQGAN(Adversarial, FirstStage):
         return self
 
     # Training.
+
+    def players(self) -> tuple[Player, Player]:
+        """Encoder, codebook and decoder; then the discriminator, which samples are not made with."""
+        return (
+            Player(
+                "generator",
+                self.loss,
+                optimizer=self.make_optimizer,
+                learning_rate_schedule=self.learning_rate_schedule,
+                gradient_clip=self.gradient_clip,
+            ),
+            Player(
+                "discriminator",
+                self.discriminator_loss,
+                modules=[self.discriminator],
+                optimizer=self.make_discriminator_optimizer,
+                learning_rate_schedule=self.discriminator_learning_rate_schedule,
+                start=self.discriminator_start,
+                gradient_clip=self.gradient_clip,
+                averaged=False,
+            ),
+        )
 
     def networks_for_speed(self) -> list[nn.Module]:
         """Encoder and decoder, where the network has such parts, and the discriminator."""
@@ -203,17 +220,12 @@ class VQGAN(Adversarial, FirstStage):
         if self.training:
             found["perplexity"] = perplexity(usage(quantized.codes, self.quantizer.num_codes))
         loss = reconstruction + quantized.loss
-        if self.training and self.discriminator_active:
+        if self.training and self._step >= self.discriminator_start:
             adversarial = -self.discriminator(self._augmented(output)).float().mean()
             weight = self._discriminator_weight(reconstruction, adversarial)
             loss = loss + weight * adversarial
             found |= {"adversarial": adversarial, "discriminator_weight": weight}
         return {"loss": loss} | found
-
-    @property
-    def discriminator_active(self) -> bool:
-        """Whether the discriminator is trained and heard."""
-        return self._step >= self.discriminator_start
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Hinge loss of the discriminator (Lim & Ye 2017, section 2), and its mean outputs for real and made images."""

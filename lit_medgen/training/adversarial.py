@@ -1,70 +1,165 @@
-"""`Adversarial`: a method with a discriminator, trained in turns with it.
+"""`Adversarial`: a method whose parts are trained against each other, by players that take turns.
 
-The generator's optimizer alone is Lightning's, so a step counts once; the discriminator's is used as it is. Both are
-in the checkpoint, so a resumed run goes on exactly.
+A GAN has two players, its generator and its discriminator; alpha-WGAN has four. In each batch the players whose turn it
+is are updated one after the other, each with the parameters of all others held constant, and each sees the updates of
+those before it.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from lit_medgen.batch import Batch
+from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import Method, default_optimizer
+from lit_medgen.training.method import Method, default_optimizer, named_losses, parameters_of
+
+
+@dataclass(frozen=True)
+class Player:
+    """Parameters that are trained together, by a loss and an optimizer of their own.
+
+    Attributes:
+        name: an identifier, e.g. "discriminator"; the losses, arguments and logged values of all players but the first
+            begin with it.
+        loss: gives scalars by name. The first player minimises "loss", any other "<name>_loss"; the rest is logged.
+        modules: submodules of the method that this player trains; None: all trained parameters that no other player
+            has. What is frozen (`requires_grad_(False)`) when training begins stays so.
+        optimizer: makes the optimizer.
+        learning_rate_schedule: factor of the optimizer's rate, counted in this player's own updates.
+        every_n_batches: n: this player is updated in the n-th batch of the run, the 2n-th, and so on.
+        start: number of batches at the beginning of the run in which this player rests.
+        gradient_clip: largest norm of the gradient; None: any.
+        averaged: whether `EMA` averages the parameters; what samples are not made with need not be.
+    """
+
+    name: str
+    loss: Callable[[Batch], dict[str, Tensor] | Tensor]
+    modules: Sequence[nn.Module] | None = None
+    optimizer: OptimizerCallable = default_optimizer
+    learning_rate_schedule: Constant = Constant()  # noqa: RUF009 (it has no state)
+    every_n_batches: int = 1
+    start: int = 0
+    gradient_clip: float | None = None
+    averaged: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise InputError(f"Player.name is {self.name!r}; give letters, digits and underscores.")
+        for key, value, least in (("every_n_batches", self.every_n_batches, 1), ("start", self.start, 0)):
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"player {self.name}: {key} is {value}; give a whole number of at least {least}.")
+
+    def moves(self, batch_index: int) -> bool:
+        """Whether this player is updated in a batch of the run, counted from 0."""
+        return batch_index >= self.start and (batch_index + 1) % self.every_n_batches == 0
 
 
 class Adversarial(Method):
-    """Every step: one update of the generator with the discriminator held still, then one of the discriminator.
+    """A method whose `players` take turns.
+
+    The first player counts the steps: `trainer.max_steps`, the step in the name of a checkpoint or of a grid, and the
+    steps of `EMA` are its updates. If it moves in every n-th batch only, a run reads n x max_steps batches. What counts
+    batches is `Player.start`, `trainer.val_check_interval`, `trainer.log_every_n_steps` and the step of loggers.
+
+    `loss` is also what validation measures. It may keep on the method what losses of later players use, such as the
+    images that it generated, if its player moves in every batch in which they do.
+
+    Only the first player's optimizer is wrapped by Lightning, so that a batch counts as one step at most. All are in
+    the checkpoint with their schedules, and turns depend on the number of batches alone: a resumed run goes on exactly.
 
     Args:
-        discriminator: the discriminator; all other trained parameters are the generator's.
-        optimizer: makes the generator's optimizer.
-        discriminator_optimizer: makes the discriminator's.
-        learning_rate_schedule: factor of the generator's rate at each step.
-        discriminator_learning_rate_schedule: factor of the discriminator's rate at each of its own steps, the first of
-            which may come late; None: constant from the first one on.
-        gradient_clip: greatest norm of either gradient; `trainer.gradient_clip_val` cannot serve two optimizers.
+        optimizer: makes the first player's optimizer.
+        learning_rate_schedule: factor of its rate, counted in its updates; None: constant.
     """
 
-    not_averaged = ("discriminator.",)
-    """The discriminator is no part of what samples are made with."""
-
-    optimizer_keys = ("optimizer", "discriminator_optimizer")
-    schedule_keys = ("learning_rate_schedule", "discriminator_learning_rate_schedule")
-
     def __init__(
-        self,
-        discriminator: nn.Module,
-        optimizer: OptimizerCallable = default_optimizer,
-        discriminator_optimizer: OptimizerCallable = default_optimizer,
-        learning_rate_schedule: Constant | None = None,
-        discriminator_learning_rate_schedule: Constant | None = None,
-        gradient_clip: float | None = None,
+        self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
-        self.discriminator_learning_rate_schedule = discriminator_learning_rate_schedule or Constant()
         self.automatic_optimization = False
-        self.gradient_clip = gradient_clip
-        self.discriminator, self.make_discriminator_optimizer = discriminator, discriminator_optimizer
-
-    @property
-    def discriminator_active(self) -> bool:
-        """Whether the discriminator is trained in this step; some wait until the generator has learned by itself."""
-        return True
 
     @abstractmethod
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars; "discriminator_loss" is what it minimises. Called after `loss`, the generator updated."""
+    def players(self) -> Sequence[Player]:
+        """The players in the order of their updates; called often, so it only lists what the method has."""
+
+    # What follows from the players.
+
+    def optimizer_factories(self) -> dict[str, OptimizerCallable]:
+        """`optimizer` of the first player, `<name>_optimizer` of any other."""
+        return {_key(player, n, "optimizer"): player.optimizer for n, player in enumerate(self.players())}
+
+    def learning_rate_schedules(self) -> dict[str, Constant]:
+        """`learning_rate_schedule` of the first player, `<name>_learning_rate_schedule` of any other."""
+        return {
+            _key(player, n, "learning_rate_schedule"): player.learning_rate_schedule
+            for n, player in enumerate(self.players())
+        }
+
+    def not_averaged(self) -> set[str]:
+        """Names of the parameters of players that are not averaged."""
+        hands = zip(self.players(), self._hands(), strict=True)
+        return {name for player, hand in hands if not player.averaged for name in hand}
+
+    def _hands(self) -> list[dict[str, nn.Parameter]]:
+        """Names and parameters that each player trains, in the order of the method's own.
+
+        InputError if two players have the same name or parameter, or if a parameter has no player or a player none.
+        """
+        players = self.players()
+        names = [player.name for player in players]
+        rest = [number for number, player in enumerate(players) if player.modules is None]
+        what = f"{type(self).__name__}.players"
+        if not names or len(set(names)) < len(names) or len(rest) > 1:
+            raise InputError(
+                f"{what}: the names are {', '.join(names) or 'none'}, and {len(rest)} of them have no modules of their "
+                "own; give at least one player, each with another name, and at most one of them the rest."
+            )
+        owner: dict[nn.Parameter, int] = {}
+        for number, player in enumerate(players):
+            for parameter in dict.fromkeys(each for module in player.modules or () for each in module.parameters()):
+                if parameter in owner:
+                    name = next((name for name, each in self.named_parameters() if each is parameter), "a parameter")
+                    raise InputError(f"{what}: {names[owner[parameter]]} and {player.name} both train {name}.")
+                owner[parameter] = number
+        hands: list[dict[str, nn.Parameter]] = [{} for _ in players]
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                number = owner.get(parameter, rest[0] if rest else -1)
+                if number < 0:
+                    raise InputError(f"{what}: none trains {name}; freeze it, or give it to a player.")
+                hands[number][name] = parameter
+        for player, hand in zip(players, hands, strict=True):
+            if not hand:
+                raise InputError(f"{what}: {player.name} has no parameter of this method to train.")
+        return hands
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer and a learning rate for each player, counted in the player's own updates."""
+        hands = zip(self.optimizer_factories(), self._hands(), strict=True)
+        optimizers = [self.optimizer_of(key, list(hand.values())) for key, hand in hands]
+        factors = self.learning_rate_schedules().values()
+        return optimizers, [LambdaLR(each, factor) for each, factor in zip(optimizers, factors, strict=True)]
+
+    # Training.
+
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """InputError too for players that cannot take turns."""
+        super().before_data(shape, resumed_from)
+        self._hands()
 
     def setup(self, stage: str) -> None:
-        """InputError for fp16; lets DDP know that each update leaves the other's parameters out."""
+        """InputError for fp16; lets DDP know that each update leaves the parameters of the others out."""
         super().setup(stage)
         if self.trainer.precision == "16-mixed":
             raise InputError("trainer.precision is 16-mixed, whose loss scale suits one optimizer; use bf16-mixed.")
@@ -72,39 +167,56 @@ class Adversarial(Method):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:  # type: ignore[override]
-        """Both updates; all randomness of the step comes from (seed, step, rank)."""
+        """The updates whose turn it is; all randomness of the batch comes from (seed, number of the batch, rank)."""
         self._seed("train", self._step)
-        generator, active = self.optimizers()[0], self.discriminator_active  # type: ignore[index]
-        discriminator = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
-        self.discriminator.requires_grad_(False)
-        losses = self.losses(batch)
-        self._update(generator, losses["loss"], batch, losses)
-        self.discriminator.requires_grad_(True)
-        discriminator_losses = self.discriminator_loss(batch) if active else {}
-        if active:
-            self._update(discriminator, discriminator_losses["discriminator_loss"], batch, discriminator_losses)
-        ours, theirs = self.lr_schedulers()  # type: ignore[misc]
-        ours.step()
-        if active:
-            theirs.step()
-        self._log_losses("train", losses | discriminator_losses, batch, on_step=True)
+        # Else Lightning would log the last values of players that rest, and a resumed run does not know them.
+        self.trainer._results.reset(fx="training_step")  # type: ignore[union-attr]
+        logged: dict[str, Tensor] = {}
+        for number, player in enumerate(self.players()):
+            if player.moves(self._step):
+                losses = self._update(number, player, batch)
+                if again := losses.keys() & logged.keys():
+                    raise InputError(
+                        f"the loss of {player.name} returned {min(again)}, as one before it did; rename it."
+                    )
+                logged |= losses
+        self._log_losses("train", logged, batch, on_step=True)
 
-    def _update(self, optimizer: Any, loss: Tensor, batch: Batch, losses: dict[str, Tensor]) -> None:
-        self._suspects.append((batch.key, losses))
-        self.manual_backward(loss)
-        self.guard_and_clip(
-            optimizer, self.gradient_clip, "gradient_norm" if "loss" in losses else "discriminator_gradient_norm"
-        )
+    def _update(self, number: int, player: Player, batch: Batch) -> dict[str, Tensor]:
+        """One update of a player; returns its losses."""
+        optimizer, key = self._optimizer(number), _key(player, number, "loss")
+        with self._others_held(number):
+            losses = named_losses(player.loss(batch), key, f"the loss of {player.name}")
+            self._suspects.append((batch.key, losses))
+            self.manual_backward(losses[key])
+        self.guard_and_clip(optimizer, player.gradient_clip, _key(player, number, "gradient_norm"))
         optimizer.step()
         optimizer.zero_grad()
+        self.trainer.lr_scheduler_configs[number].scheduler.step()  # type: ignore[call-arg]
+        return losses
 
-    def configure_optimizers(self) -> Any:
-        """The generator's and the discriminator's, each with its learning rate, counted in its own steps."""
-        discriminator = list(self.discriminator.parameters())
-        theirs = set(discriminator)
-        ours = [parameter for parameter in self.parameters() if parameter.requires_grad and parameter not in theirs]
-        optimizers = [self.optimizer_of("optimizer", ours), self.optimizer_of("discriminator_optimizer", discriminator)]
-        factors = (self.learning_rate_schedule, self.discriminator_learning_rate_schedule)
-        return optimizers, [
-            torch.optim.lr_scheduler.LambdaLR(each, factor) for each, factor in zip(optimizers, factors, strict=True)
+    def _optimizer(self, number: int) -> Any:
+        """The optimizer of a player; the first as Lightning wraps it, which counts a step."""
+        if number:
+            return self.trainer.optimizers[number]
+        first = self.optimizers()
+        return first[0] if isinstance(first, list) else first
+
+    @contextmanager
+    def _others_held(self, number: int) -> Iterator[None]:
+        """The parameters of all players but one are constants within."""
+        others = [
+            each for i, theirs in enumerate(self.trainer.optimizers) if i != number for each in parameters_of(theirs)
         ]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+
+def _key(player: Player, number: int, what: str) -> str:
+    """What is called after the first player bears no name, as in a method that has no others."""
+    return f"{player.name}_{what}" if number else what

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,17 +69,8 @@ class Method(Recorded, ABC):
         learning_rate_schedule: factor of the optimizer's rate at each step; None: constant.
     """
 
-    not_averaged: tuple[str, ...] = ()
-    """Prefixes of parameters that are trained but not averaged."""
-
     reads_images: bool = True
     """Whether training batches hold images; False where they hold latents alone, which are small."""
-
-    optimizer_keys: tuple[str, ...] = ("optimizer",)
-    """The argument that makes each of the optimizers of `configure_optimizers`."""
-
-    schedule_keys: tuple[str, ...] = ("learning_rate_schedule",)
-    """The argument that makes each of its learning-rate schedules."""
 
     def __init__(
         self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
@@ -105,7 +96,7 @@ class Method(Recorded, ABC):
         self.bring_parts(resumed_from)
         self.refuse_other_images(shape, "size", "channels")
         self.check_shape(shape)
-        for key in self.optimizer_keys:
+        for key in self.optimizer_factories():
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
 
     def networks_for_speed(self) -> list[nn.Module]:
@@ -168,6 +159,18 @@ class Method(Recorded, ABC):
         """The same loss on the test people."""
         self._log_losses("test", self._evaluate("test", batch, batch_idx), batch, on_step=False)
 
+    def optimizer_factories(self) -> dict[str, OptimizerCallable]:
+        """Name of the argument -> what it makes optimizers with, in the order of `configure_optimizers`."""
+        return {"optimizer": self.make_optimizer}
+
+    def learning_rate_schedules(self) -> dict[str, Constant]:
+        """Name of the argument -> the schedule of each optimizer, in the same order."""
+        return {"learning_rate_schedule": self.learning_rate_schedule}
+
+    def not_averaged(self) -> Collection[str]:
+        """Names of parameters that are trained, but that `EMA` does not average."""
+        return ()
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
         optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
@@ -176,9 +179,8 @@ class Method(Recorded, ABC):
 
     def optimizer_of(self, key: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """What the argument of that name makes; InputError for values that the optimizer's class refuses."""
-        make: OptimizerCallable = getattr(self, f"make_{key}")
         try:
-            return make(parameters)
+            return self.optimizer_factories()[key](parameters)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"model.init_args.{key}: {describe(error)}; look at its init_args.") from error
 
@@ -195,11 +197,11 @@ class Method(Recorded, ABC):
         by_value = gradient_clip_val if gradient_clip_algorithm == "value" else None
         self.guard_and_clip(optimizer, None if by_value else gradient_clip_val)
         if by_value:
-            nn.utils.clip_grad_value_(_parameters(optimizer), by_value)
+            nn.utils.clip_grad_value_(parameters_of(optimizer), by_value)
 
     def guard_and_clip(self, optimizer: Any, max_norm: float | None, name: str = "gradient_norm") -> None:
         """NonFiniteError, or the gradient with a norm of at most `max_norm`; logs the norm it had."""
-        parameters = _parameters(optimizer)
+        parameters = parameters_of(optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         scaled = self._trainer is not None and self.trainer.precision == "16-mixed"
         self.refuse_non_finite(None if scaled else norm)  # infinite gradients are the scaler's daily business
@@ -234,12 +236,7 @@ class Method(Recorded, ABC):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` by name, "loss" among them; InputError if a method of the user's own returns something else."""
-        found = self.loss(batch)
-        found = {"loss": found} if isinstance(found, Tensor) else found
-        if not isinstance(found, dict) or "loss" not in found:
-            what = f"keys {', '.join(map(str, found))}" if isinstance(found, dict) else type(found).__name__
-            raise InputError(f"{type(self).__name__}.loss returned {what}; return a tensor, or a dict with 'loss'.")
-        return found
+        return named_losses(self.loss(batch), "loss", f"{type(self).__name__}.loss")
 
     # What the losses of subclasses use.
 
@@ -300,7 +297,20 @@ class Method(Recorded, ABC):
         )
 
 
-def _parameters(optimizer: Any) -> list[nn.Parameter]:
+def named_losses(losses: dict[str, Tensor] | Tensor, key: str, source: str) -> dict[str, Tensor]:
+    """What a loss returned, by name; `key` names the one that is minimised, and a tensor alone is that one.
+
+    InputError, naming the source, if it returned something else.
+    """
+    named = {key: losses} if isinstance(losses, Tensor) else losses
+    if not isinstance(named, dict) or key not in named:
+        what = f"keys {', '.join(map(str, named))}" if isinstance(named, dict) else type(named).__name__
+        raise InputError(f"{source} returned {what}; return a tensor, or a dict with '{key}'.")
+    return named
+
+
+def parameters_of(optimizer: Any) -> list[nn.Parameter]:
+    """The parameters of all groups of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
