@@ -703,6 +703,7 @@ class FakeRun:
         self.trainer: Any = SimpleNamespace(
             default_root_dir=folder,
             global_step=0,
+            ckpt_path=None,
             max_steps=max_steps,
             should_stop=False,
             is_global_zero=True,

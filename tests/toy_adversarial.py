@@ -1,4 +1,4 @@
-"""The least adversarial method: a generator of means against a linear discriminator, on whole phantom volumes.
+"""Small adversarial methods on whole phantom volumes: two players, and three of different periods.
 
 python tests/toy_adversarial.py FOLDER PHANTOMS STEPS DEVICES PRECISION
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -47,11 +50,64 @@ class Toy(Adversarial):
         return {"discriminator_loss": softplus(-real).mean() + softplus(self.discriminator(self.fake.detach())).mean()}
 
 
-def run(folder: Path, phantoms: Path, steps: int, devices: int = 1, precision: str = "32-true") -> Toy:
+class Three(Toy):
+    """An encoder too, which begins late, learns the generator's noise back, and has a say in the generator's loss.
+
+    Args:
+        periods: batches from one update to the next, of each player.
+    """
+
+    def __init__(self, periods: Sequence[int] = (1, 2, 3)) -> None:
+        super().__init__()
+        self.encoder, self.periods = nn.Linear(512, 4), periods
+
+    def players(self) -> Sequence[Player]:
+        generator, discriminator = super().players()
+        encoder = Player(
+            "encoder",
+            self.encoder_loss,
+            [self.encoder],
+            partial(torch.optim.Adam, lr=1e-2),
+            WarmupCosine(1, 5),
+            start=4,
+            averaged=False,
+        )
+        return [
+            replace(player, every_n_batches=period)
+            for player, period in zip((generator, discriminator, encoder), self.periods, strict=True)
+        ]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        noise, fake = self.generated(batch)
+        return {"loss": softplus(-self.discriminator(fake)).mean() + (self.encoder(fake) - noise).square().mean()}
+
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.fake = self.generated(batch)[1]
+        return super().discriminator_loss(batch)
+
+    def encoder_loss(self, batch: Batch) -> Tensor:
+        noise, fake = self.generated(batch)
+        return (self.encoder(fake) - noise).square().mean()
+
+    def generated(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Noise, b 4, and what the generator makes of it, b 512."""
+        noise = torch.randn(len(batch.image), 4)
+        return noise, self.generator(noise)
+
+
+def run(
+    folder: Path,
+    phantoms: Path,
+    steps: int,
+    devices: int = 1,
+    precision: str = "32-true",
+    make: Callable[[], Toy] = Toy,
+    callbacks: Sequence[Callback] = (),
+) -> Toy:
     """Trains, or continues, until so many steps are done."""
     os.environ["PL_GLOBAL_SEED"] = "0"
     torch.manual_seed(0)
-    model = Toy()
+    model = make()
     data = ADNIDataModule(
         str(phantoms),
         preprocessing=Preprocessing(size=(8, 8, 8)),
@@ -70,7 +126,7 @@ def run(folder: Path, phantoms: Path, steps: int, devices: int = 1, precision: s
         limit_val_batches=0,
         log_every_n_steps=1,
         logger=RunLogger(folder / "logs"),
-        callbacks=[EMA(0.9), Checkpoints(1, keep=-1)],
+        callbacks=[EMA(0.9), Checkpoints(1, keep=-1), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -80,4 +136,4 @@ def run(folder: Path, phantoms: Path, steps: int, devices: int = 1, precision: s
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], Three)

@@ -44,7 +44,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that ends where it resumed has nothing to save."""
-        self._saved_at, self._clock = trainer.global_step, time.monotonic()
+        self._saved_at = trainer.global_step if trainer.ckpt_path else -1
+        self._clock = time.monotonic()
 
     def due(self, trainer: Trainer) -> bool:
         """Whether a checkpoint is due after this step; by time, processes may differ."""
@@ -52,7 +53,7 @@ class Checkpoints(Checkpoint):
         return (
             trainer.should_stop
             or step == trainer.max_steps
-            or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+            or (self.every_n_steps is not None and step > 0 and step % self.every_n_steps == 0)
             or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
         )
 

@@ -1,20 +1,31 @@
-"""Two optimizers: one step a batch, exact resume, alone, in bf16 and on two processes."""
+"""Players that take turns: one step a batch, exact resume, alone, in bf16 and on two processes."""
 
 from __future__ import annotations
 
+import csv
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import toy_adversarial
+from lightning.pytorch import Callback
 from test_resume import assert_equal, losses
 from tiny_run import ROOT
-from toy_adversarial import Toy, run
+from torch import Tensor, nn
+from toy_adversarial import Three, Toy, run
 
-from lit_medgen.errors import InputError
+from lit_medgen.batch import Batch
+from lit_medgen.errors import InputError, Interrupted
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.adversarial import Player
 
 
 def newest(folder: Path) -> dict[str, object]:
@@ -75,6 +86,140 @@ def test_fp16_is_refused(tmp_path: Path, phantoms: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Trainer, "precision", property(lambda trainer: "16-mixed"))
     with pytest.raises(InputError, match="use bf16-mixed"):
         run(tmp_path, phantoms, 1)
+
+
+# Three players of different periods, one of which begins late.
+
+PERIODS = [(1, 2, 3), (2, 3, 1)]
+"""Batches from one update to the next; where the first player's are 2, a step is two batches."""
+
+
+def updates(period: int, batches: int, start: int = 0) -> int:
+    return sum((batch + 1) % period == 0 for batch in range(start, batches))
+
+
+@pytest.mark.parametrize("periods", PERIODS)
+def test_each_player_moves_when_its_turn_is(periods: tuple[int, ...], tmp_path: Path, phantoms: Path) -> None:
+    steps = 7
+    model = run(tmp_path, phantoms, steps, make=lambda: Three(periods))
+    batches = steps * periods[0]
+    assert model.trainer.global_step == steps
+    assert model.trainer.fit_loop.epoch_loop.total_batch_idx + 1 == batches
+    checkpoint: Any = newest(tmp_path)
+    expected = [updates(period, batches, start) for period, start in zip(periods, (0, 0, 4), strict=True)]
+    assert [state["state"][0]["step"].item() for state in checkpoint["optimizer_states"]] == expected
+    assert [schedule["last_epoch"] for schedule in checkpoint["lr_schedulers"]] == expected
+    assert set(checkpoint["callbacks"]["EMA"]["raw"]) == {"generator.weight", "generator.bias"}
+    with (tmp_path / "logs" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ("gradient_norm", "discriminator_gradient_norm", "encoder_gradient_norm")
+    for name, period, start in zip(names, periods, (0, 0, 4), strict=True):
+        logged = [int(row["step"]) for row in rows if row[f"train/{name}"]]  # nothing of batches in which it rests
+        assert logged == [batch for batch in range(start, batches) if (batch + 1) % period == 0]
+
+
+@pytest.mark.parametrize("periods", PERIODS)
+def test_a_run_resumed_after_every_step_is_the_same_run(
+    periods: tuple[int, ...], tmp_path: Path, phantoms: Path
+) -> None:
+    run(tmp_path / "a", phantoms, 7, make=lambda: Three(periods))
+    for steps in range(1, 8):
+        run(tmp_path / "b", phantoms, steps, make=lambda: Three(periods))
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+class Stop(Callback):
+    """What a signal in a batch would do, the first being 0."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.batch:
+            trainer.signals.received = signal.SIGTERM
+
+
+def test_a_run_stopped_between_two_steps_is_the_same_run(tmp_path: Path, phantoms: Path) -> None:
+    make = partial(Three, (3, 1, 2))
+    run(tmp_path / "a", phantoms, 4, make=make)
+    for batch, step in [(1, 0), (4, 1), (10, 3)]:
+        with pytest.raises(Interrupted, match=rf"after step {step}; saved as \S*step_{step:07d}\.ckpt") as caught:
+            run(tmp_path / "b", phantoms, 4, make=make, callbacks=[Stop(batch)])
+        assert Path(str(caught.value).split("saved as ")[1].split(";")[0]).is_file()
+    run(tmp_path / "b", phantoms, 4, make=make)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+class Watched(Three):
+    """Notes in each loss which modules learn, and the generator as it stands."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 1, 1))
+        self.seen: list[tuple[str, set[str], Tensor]] = []
+
+    def players(self) -> list[Player]:
+        return [replace(player, loss=partial(self.watched, player), start=0) for player in super().players()]
+
+    def watched(self, player: Player, batch: Batch) -> dict[str, Tensor] | Tensor:
+        learning = {name for name, module in self.named_children() if next(module.parameters()).requires_grad}
+        self.seen.append((player.name, learning, self.generator.weight.detach().clone()))
+        return player.loss(batch)
+
+
+def test_each_player_learns_alone_and_sees_the_updates_of_those_before(tmp_path: Path, phantoms: Path) -> None:
+    def make() -> Watched:
+        model = Watched()
+        model.generator.bias.requires_grad_(False)
+        return model
+
+    model = run(tmp_path, phantoms, 2, make=make)
+    assert isinstance(model, Watched)
+    assert [name for name, *_ in model.seen] == ["generator", "discriminator", "encoder"] * 2
+    assert all(learning == {name} for name, learning, _ in model.seen)
+    before, after, end, next_batch = (weights for *_, weights in model.seen[:4])
+    assert not torch.equal(before, after)
+    assert torch.equal(after, end)
+    assert torch.equal(end, next_batch)
+    assert {name for name, each in model.named_parameters() if not each.requires_grad} == {"generator.bias"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda g, d, e: [replace(g, every_n_batches=0), d, e], ["player generator", "every_n_batches is 0"]),
+        (lambda g, d, e: [g, replace(d, every_n_batches=1.5), e], ["player discriminator", "every_n_batches is 1.5"]),
+        (lambda g, d, e: [g, d, replace(e, start=-1)], ["player encoder", "start is -1"]),
+        (lambda g, d, e: [g, replace(d, name="a critic"), e], ["Player.name", "a critic"]),
+        (lambda g, d, e: [g, d, replace(e, name=d.name)], ["Three.players", "discriminator, discriminator"]),
+        (lambda g, d, e: [g, replace(d, modules=None), e], ["Three.players", "2 of them have no modules"]),
+        (lambda g, d, e: [], ["Three.players", "none"]),
+        (lambda g, d, e: [g, d, replace(e, modules=[*e.modules, *d.modules])], ["both train discriminator.weight"]),
+        (lambda g, d, e: [replace(g, modules=d.modules), e], ["none trains generator.weight"]),
+        (lambda g, d, e: [g, d, e, Player("other", e.loss, [nn.Linear(1, 1)])], ["other has no parameter"]),
+        (
+            lambda g, d, e: [g, replace(d, loss=lambda batch: {"loss": 0.0}), e],
+            ["discriminator", "keys loss", "_loss'"],
+        ),
+        (lambda g, d, e: [g, replace(d, loss=lambda batch: 0.0), e], ["loss of discriminator", "float"]),
+        (lambda g, d, e: [g, twice(d), e], ["loss of discriminator returned loss", "rename"]),
+    ],
+)
+def test_players_that_cannot_take_turns_are_refused(
+    change: Callable[..., list[Player]], words: list[str], tmp_path: Path, phantoms: Path
+) -> None:
+    class Three(toy_adversarial.Three):
+        def players(self) -> list[Player]:
+            return change(*super().players())
+
+    with pytest.raises(InputError) as caught:
+        run(tmp_path, phantoms, 2, make=lambda: Three((1, 1, 1)))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
+
+
+def twice(player: Player) -> Player:
+    """The player with another player's name among its losses."""
+    return replace(player, loss=lambda batch: player.loss(batch) | {"loss": torch.zeros(())})  # type: ignore[operator]
 
 
 @pytest.mark.xdist_group("two")
