@@ -16,6 +16,7 @@ warm-up would do harm. Where eq. 4 and the code it comes from differ: `lit_medge
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +26,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_medgen.batch import Batch, DataSpec
+from lit_medgen.batch import Batch, DataSpec, TrainingData
 from lit_medgen.errors import InputError
+from lit_medgen.images.plots import save_usage
 from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PerceptualDistance, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
@@ -184,23 +186,22 @@ class VQGAN(Adversarial, FirstStage):
         super().setup(stage)
         if stage not in ("fit", "validate", "test"):
             return
-        data = self.data
-        unseen = data.images("val", one_per_person=True).all()
-        self.originals = unseen if len(unseen) else data.images("train", one_per_person=True, limit=8).all()
+        unseen = self.data.images("val", one_per_person=True)
+        self.originals = (unseen if len(unseen) else self.data.images("train", one_per_person=True, limit=8)).all()
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
-            train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE).all(), data.cache / "features"
             for first in (True, False):  # the first process of each machine learns them, the others read what it kept
                 if first == (self.trainer.local_rank == 0):
-                    self._take_features(train, cache)
+                    self._take_features(self.data, len(unseen))
                 self.trainer.strategy.barrier("features")
         names = [*(distance.features for distance in self._perceptual), *([self._views.name] if self._views else [])]
         say(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
 
-    def _take_features(self, train: Tensor, cache: Path) -> None:
-        """Learns or loads the features, of images of the training people."""
-        views = extractors(self.features, train, self.most_samples, cache)
-        self._views = AllViews(tuple(views.values())) if self.most_samples >= MIN_FOR_FRECHET else None
+    def _take_features(self, data: TrainingData, num_unseen: int) -> None:
+        """Learns the features from images of the training people, or loads them."""
+        train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE).all(), data.cache / "features"
+        if num_unseen >= MIN_FOR_FRECHET:
+            self._views = AllViews(tuple(extractors(self.features, train, num_unseen, cache).values()))
         if self.perceptual_weight:
             self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
 
@@ -248,6 +249,13 @@ class VQGAN(Adversarial, FirstStage):
         return diff_augment(images, torch.rand(len(images), 2 + self.network.dim, device=images.device))
 
     # Validation: reconstructions of unseen people.
+
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """How often each code is used for the validation images."""
+        if not self.code_counts.any():
+            return {}
+        counts = self.code_counts.numpy()
+        return {"code_usage": lambda path: save_usage(path, counts)}
 
     def on_validation_epoch_start(self) -> None:
         """Clears what the last validation counted and measured."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,10 @@ class Method(Recorded, ABC):
         self.check_shape(shape)
         for key in self.optimizer_factories():
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
+
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """Name -> function that writes a PNG of what the last validation found to a path; for the callback `Plots`."""
+        return {}
 
     def networks_for_speed(self) -> list[nn.Module]:
         """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""

@@ -15,7 +15,7 @@ from tiny_run import TinyRun, first_stage, one_line
 from torch import Tensor, nn
 
 import lit_medgen
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Images
 from lit_medgen.checkpoints import num_bytes
 from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
@@ -202,7 +202,7 @@ def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path)
         rows = list(csv.DictReader(file))
     for name in ("train/perceptual", "val/perceptual", "val/frechet", "val/psnr", "val/ms_ssim", "val/code_usage"):
         assert [float(row[name]) for row in rows if row[name]], name
-    assert len(list(run.folder.glob("*/codebook/step_0000002.png"))) == 1
+    assert len(list(run.folder.glob("*/plots/code_usage_step_0000002.png"))) == 1
     kept = torch.load(run.last, weights_only=True)["state_dict"]
     assert {name.partition(".")[0] for name in kept} == {"network", "quantizer", "discriminator"}  # not the features
 
@@ -241,8 +241,9 @@ def test_features_are_learned_once_on_each_machine(tmp_path: Path, monkeypatch: 
     """By its first process, while the others wait at a barrier; then they read what it kept."""
     events: list[str] = []
     monkeypatch.setattr("lit_medgen.metrics.extractors._teach", lambda *_: events.append("taught"))
-    images = torch.rand(9, 1, 16, 16)
-    data = type("Data", (), {"images": lambda *_, **__: images, "store": type("Store", (), {"folder": tmp_path})})
+    numbers = [str(number) for number in range(9)]
+    images = Images(numbers, numbers, torch.rand(9, 1, 16, 16).__getitem__)
+    data = type("Data", (), {"images": lambda *_, **__: images, "cache": tmp_path})
 
     def setup(local_rank: int, barrier: Any) -> None:
         model = small_vqgan()
