@@ -19,6 +19,6 @@ def load(path: str | Path, trust: str | Iterable[str] = ()) -> Method:
         path: the checkpoint.
         trust: packages of your own whose classes it may name, e.g. ["mine"]; importing them runs their code.
     """
-    from lit_medgen.checkpoints import load  # here, so that importing the package stays cheap
+    from lit_medgen.training.method import Method  # here, so that importing the package stays cheap
 
-    return load(path, trust)
+    return Method.load_from_checkpoint(path, trust)

@@ -87,6 +87,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--name", type=str, default="run", help="Name of the run folder below trainer.default_root_dir."
         )
+        parser.link_arguments("name", "trainer.run_name")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Puts the config of the checkpoint (or of a folder of samples) before everything the user wrote."""
@@ -134,9 +135,7 @@ class CLI(LightningCLI):
         folder = Path(config.get("default_root_dir") or "runs", name)
         if config.get("logger") in (None, True):
             kwargs["logger"] = RunLogger(folder) if self.subcommand == "fit" else False
-        trainer: Trainer = super().instantiate_trainer(**kwargs)  # type: ignore[assignment]
-        trainer.run_name = folder.name
-        return trainer
+        return super().instantiate_trainer(run_name=folder.name, **kwargs)  # type: ignore[return-value]
 
     def after_instantiate_classes(self) -> None:
         """Gives the model the config it was made from, for its checkpoint."""

@@ -54,17 +54,14 @@ LEAST = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_interv
 class Trainer(L.Trainer):
     """Lightning's Trainer with a named run folder, step boundaries between steps and two more verbs."""
 
-    run_name: str = ""
-    """Name of the run folder below `default_root_dir`."""
-
     resumed_from: Path | None = None
     """The checkpoint that `fit` goes on from."""
 
     peers: Peers
 
-    def __init__(self, *args: Any, speed: Speed = Speed(), **kwargs: Any) -> None:  # noqa: B008 (frozen)
-        """Lightning's arguments, and `speed`: how the run uses its GPU."""
-        self.speed = speed
+    def __init__(self, *args: Any, speed: Speed = Speed(), run_name: str = "", **kwargs: Any) -> None:  # noqa: B008 (frozen)
+        """Lightning's arguments, `speed`: how the run uses its GPU, `run_name`: of its folder in `default_root_dir`."""
+        self.speed, self.run_name = speed, run_name
         for key in ("max_epochs", "min_epochs"):
             if kwargs.get(key) not in (None, -1):
                 raise InputError(

@@ -101,9 +101,9 @@ def test_a_second_stage_reads_codes_in_place_of_images(
     monkeypatch.setattr(data, "stored_codes", CodeTable(tmp_path / "codes.npz"), raising=False)
     found = next(iter(data.train_dataloader()))
     assert found.image.shape == (len(read.key), 0)
-    assert (found.key, read.codes) == (read.key, None)
-    assert found.codes is not None
-    assert torch.equal(found.codes, encode(model, read.image))
+    assert (found.key, read.latent) == (read.key, None)
+    assert found.latent is not None
+    assert torch.equal(found.latent, encode(model, read.image))
     assert data.dataset("test").codes is None  # of them none are kept
 
     def refuse(*_: Any) -> Any:
