@@ -29,7 +29,7 @@ from scipy.ndimage import gaussian_filter
 
 from data_modules import Preprocessing
 from data_modules.store import Scan, Store, StoreAddress, prepare
-from lit_medgen.batch import AXES
+from lit_medgen.axes import AXES
 
 SIDE, NUM_VOLUMES, NUM_SLICES, NUM_TURNS = 128, 6, 20, 60
 TOP = 1000.0  # the raw value that becomes 1; 0 becomes -1

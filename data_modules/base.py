@@ -419,10 +419,17 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         made_from = [_told(items[index % len(items)][0]) for index in range(num)]
         return Requests(range(num), made_from, lambda index: self._request(index, *items[index % len(items)]))
 
-    def stored(self, split: Split) -> Iterator[tuple[str, torch.Tensor]]:
-        """Store key and n c *s of every record: all that training can see of it."""
+    def stored(self, split: Split) -> Iterator[Batch]:
+        """Of every record a batch of all images that training can see of it; see `TrainingData.stored`."""
+        index = None if self.every_slice is None else torch.from_numpy(self.every_slice)[:, None]
         for record in self.records[split]:
-            yield record.key, self.images_of(record, self.every_slice)
+            images = self.images_of(record, self.every_slice)
+            yield Batch(
+                image=images,
+                key=[record.key] * len(images),
+                affine=torch.from_numpy(record.affine).expand(len(images), -1, -1),
+                condition=Condition(slice_index=index),
+            )
 
     def read_latents(self, latents: Callable[[Batch], torch.Tensor] | None) -> None:
         """From now on training and validation batches hold what `latents` gives of them; None: images."""

@@ -38,6 +38,7 @@ from numpy.typing import DTypeLike
 from data_modules.parallel import in_parallel
 from data_modules.tables import identifier
 from data_modules.volume_files import is_whole, take_over
+from lit_medgen.axes import AXES
 from lit_medgen.errors import NO_SPACE, InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import SHOWN, Outputs, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
@@ -186,8 +187,6 @@ class StoreAddress:
         """The axis along which slices are stacked; 0 for 2D images, whose axes are left as they are."""
         if len(self.preprocessing.size) == 2:
             return 0
-        from lit_medgen.batch import AXES  # here and below: workers of `prepare` need not wait for PyTorch
-
         return AXES[self.axis]
 
     @property

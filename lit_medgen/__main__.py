@@ -87,18 +87,18 @@ def imported(verb: str, args: list[str]) -> Callable[[], object]:
         )
         raise InputError(f"no verb {verb!r}; choose from {', '.join(VERBS)}{meant}")
     if verb == "phantom":
-        from data_modules.phantoms import phantom
+        from data_modules.phantoms import phantom  # here and below: each verb loads what it needs
 
         return partial(phantom, args)
     if verb == "prepare":
-        from lit_medgen.cli import prepare
+        from lit_medgen.cli import prepare  # PyTorch and Lightning
 
         return partial(prepare, args)
     if verb == "sweep":
-        from lit_medgen.sweep import sweep
+        from lit_medgen.sweep import sweep  # matplotlib
 
         return partial(sweep, args)
-    from lit_medgen.cli import run_verb
+    from lit_medgen.cli import run_verb  # PyTorch and Lightning
 
     return partial(run_verb, [verb, *args])
 

@@ -22,9 +22,6 @@ PADDING = -1
 ABSENT_CLASS = -1
 """Class of every voxel of a label map that is absent."""
 
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
-"""The axis of a RAS volume (x right, y anterior, z superior) along which each kind of slice is stacked."""
-
 Part = Literal["attributes", "label_map", "source", "image", "text"]
 """What an image can be made from; "image" stands for given slices or a given region of the image itself."""
 
@@ -380,8 +377,8 @@ class TrainingData(Protocol):
         """
         ...
 
-    def stored(self, split: Split) -> Iterator[tuple[str, Tensor]]:
-        """Store key and n c *s: every image that training can see of each record, all its slices where it has such."""
+    def stored(self, split: Split) -> Iterator[Batch]:
+        """For each record a batch of all images that training can see of it: all its slices where it has such."""
         ...
 
     def read_latents(self, latents: Callable[[Batch], Tensor] | None) -> None:

@@ -324,7 +324,7 @@ def _print_best(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) ->
 
 def _plot(path: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
     """The metric against every parameter that varies."""
-    from lit_medgen.images.plots import save_sweep
+    from lit_medgen.images.plots import save_sweep  # numpy and pillow, which a sweep that is refused does not need
 
     names = [name for name in rows[0] if name not in ("run", "scores")]
     varied = [name for name in names if len({json.dumps(row[name]) for row in rows}) > 1]

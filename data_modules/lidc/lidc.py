@@ -26,6 +26,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import MedicalDataModule
+from data_modules.figures import ct_statistics
 from data_modules.lidc.annotations import HIGHEST
 from data_modules.lidc.semantic_maps import CLASSES
 from data_modules.listing import is_dicom, suffix_of
@@ -133,8 +134,6 @@ class LIDCDataModule(MedicalDataModule):
         _write_nodules(store)
         rank_zero_info(_summary(list(store.facts.values())))
         if figures:
-            from data_modules.figures import ct_statistics
-
             figure = ct_statistics(list(store.facts.values()), CLASSES, tuple(HIGHEST))
             write_figure(store.folder / "figures" / "statistics.png", figure)
         return accepted, rejected

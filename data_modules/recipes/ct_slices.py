@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_modules.figures import annotated_slice
 from data_modules.lidc.annotations import Nodule, Reading, nodules, read_annotations
 from data_modules.lidc.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
 from data_modules.store import Record, Scan, Store, StoreAddress, read_array
@@ -157,8 +158,6 @@ class CTSlices:
 
     def draw(self, scan: CTScan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """A slice, its map and its nodule."""
-        from data_modules.figures import annotated_slice
-
         nodule_places = [i for i, one in enumerate(facts["slices"]) if one["nodule"] is not None]
         every = nodule_places or range(len(facts["slices"]))
         i = every[len(every) // 2]

@@ -22,8 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_modules.recipes import registration
 from data_modules.recipes.resampling import resample
 from lit_medgen.errors import InputError, describe
+from lit_medgen.images.nifti import read_nifti, write_nifti
 
 REGISTRATION = "registration"
 NONE = "none"
@@ -95,8 +97,6 @@ class RawHead:
             raise ValueError(f"SimpleITK fails on it ({said}); is it a whole head?") from error
 
     def _of_head(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from data_modules.recipes import registration  # SimpleITK and nilearn take a while to load
-
         # The brightest tissue is not far above the percentile; one voxel of 32767 would take all grey levels of the
         # registration, and smoothing and N4 have absolute thresholds. A power of 2 changes no digit.
         bright = float(np.percentile(voxels, 99.5))
@@ -149,8 +149,6 @@ def _version(program: str) -> str:
 
 def _by_command(command: str, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Where the stripped volume that an external tool writes is not 0."""
-    from lit_medgen.images.nifti import read_nifti, write_nifti
-
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "head.nii.gz"), Path(folder, "brain.nii.gz")
         write_nifti(given, voxels, affine, "")

@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (as all its users call it)
-from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
@@ -147,6 +146,8 @@ class Template:
 @cache
 def _template() -> tuple[sitk.Image, sitk.Image]:
     """The brain and its mask."""
+    from nilearn.datasets import load_mni152_brain_mask, load_mni152_template  # takes seconds to load
+
     brain, mask = load_mni152_template(resolution=GRID_MM), load_mni152_brain_mask(resolution=GRID_MM)
     return _image(brain.get_fdata(), brain.affine), _image(mask.get_fdata(), mask.affine) > 0.5
 

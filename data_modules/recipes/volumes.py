@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from data_modules.figures import preparation
 from data_modules.recipes.intensities import (
     EVEN,
     EVEN_INSIDE,
@@ -155,8 +156,6 @@ class Preprocessing:
 
     def draw(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
-        from data_modules.figures import preparation
-
         raw, affine = self.read(scan.source)
         moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)

@@ -31,9 +31,9 @@ def read_image(
 
     ValueError if the content is bad; the text does not repeat the path.
     """
-    from lit_medgen.images.dicom import read_series
-    from lit_medgen.images.nifti import read_nifti
-    from lit_medgen.images.png import read_png
+    from lit_medgen.images.dicom import read_series  # here and below: pydicom and nibabel take a while to load
+    from lit_medgen.images.nifti import read_nifti  # as above
+    from lit_medgen.images.png import read_png  # as above
 
     if isinstance(path, list) or path.suffix.lower() in ("", *DICOM_SUFFIXES):
         return read_series(path if isinstance(path, list) else [path], flat)

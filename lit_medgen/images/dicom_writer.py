@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 from pydicom.valuerep import format_number_as_ds
 
+from lit_medgen import __version__
 from lit_medgen.files import write_atomically
 from lit_medgen.images.dicom import DICOM_TO_RAS
 from lit_medgen.images.origin import STATEMENTS, Origin
@@ -235,8 +236,6 @@ def _picture(
 
 def _add_origin(data: Dataset, series: Series) -> None:
     """Patient, study, series and equipment: nobody, none, and the software that made them."""
-    from lit_medgen import __version__  # here: images stand below the package
-
     software = [f"lit_medgen {__version__}", *([f"model {series.model_hash[:32]}"] if series.model_hash else [])]
     synthetic = series.origin == "synthetic"
     data.PatientName, data.PatientID = f"{series.origin.upper()}^{series.patient_id}", series.patient_id

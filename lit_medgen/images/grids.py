@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from lit_medgen.images.png import write_figure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def three_planes(volume: np.ndarray) -> list[np.ndarray]:

@@ -1,14 +1,11 @@
-"""`CodeMaps`: what methods on VQGAN's code maps share, and `CodeTable`, the codes of a data set.
+"""`CodeMaps`: what methods on VQGAN's code maps share.
 
-A transformer says what code stands at every place, p(z_0 | z_t); the method says how maps are destroyed and walks back.
-Codes are made once from every image and kept beside the prepared data, under the hash of all that they depend on:
-the first stage's weights, the prepared data, the slices used.
+A transformer gives the distribution of the code at every position of the map, p(z_0 | z_t); the method says how maps
+are destroyed, and walks back. The codes of all images are made once and kept (`lit_medgen.training.latents`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -27,16 +23,14 @@ from lit_medgen.diffusion import guided
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.diffusion.noise_levels import levels
 from lit_medgen.errors import InputError
-from lit_medgen.files import write_atomically
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.networks.transformer import CodeTransformer
-from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.frozen import FrozenPart, weights_hash
+from lit_medgen.training.frozen import FrozenPart
+from lit_medgen.training.latents import LatentStore, encoded
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import Generator
 
-ENCODED_AT_ONCE = 16
 NUM_SHOWN = 8
 """Levels of a sample's making that are shown."""
 
@@ -135,7 +129,7 @@ class CodeMaps(Generator):
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
         self.size, self.conditioning, self.asked = network, conditioning, tuple(conditioning.attributes)
         self.num_steps, self.temperature = num_steps, temperature
-        self.table: CodeTable | None = None
+        self.table: LatentStore | None = None
 
     def build(self) -> None:
         """The transformer for the first stage's maps, and the process."""
@@ -163,19 +157,18 @@ class CodeMaps(Generator):
 
     def on_fit_start(self) -> None:
         """The codes of all training and validation images; made once, by the first process of each machine."""
-        data: Any = self.data
-        address = CodeTable.address(self.first_stage, data)
-        if self.trainer.local_rank == 0:
-            CodeTable.make(self.first_stage, data, address)
-        self.trainer.strategy.barrier("codes")
-        self.table = data.stored_codes = CodeTable(address)
-        say(f"codes of {len(self.table.rows)} volumes: {address}")
+        self.table = LatentStore.of_data(self.first_stage, self.encode, self.data, self.trainer)
+        self.data.read_latents(self.table)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The codes of images n c *s: n *z, int32."""
+        return encoded(self.first_stage.codes, images, self.first_stage.device).int()
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z: those it holds, or made now."""
         if not self.built:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
-        return encode(self.first_stage, batch.image) if batch.latent is None else batch.latent
+        return (self.encode(batch.image) if batch.latent is None else batch.latent).long()
 
     def scaled(self, condition: Condition) -> Condition:
         """The attributes that the transformer reads, each from -1 to 1 over the range of the training people."""
@@ -247,75 +240,3 @@ class CodeMaps(Generator):
     @abstractmethod
     def as_image(self, state: Tensor) -> Tensor:
         """What the first stage's decoder makes of a state, b c *size."""
-
-
-class CodeTable:
-    """Codes of the images of a data set: a batch's, so that the data module need not read the images.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path) as kept:
-            self.codes = torch.from_numpy(kept["codes"])
-            self.rows = {str(key): row for row, key in enumerate(kept["keys"])}
-            self.columns = {int(place): column for column, place in enumerate(kept["slices"])}
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """b *z, int64."""
-        rows, columns = zip(*((self.rows[key], self.columns[place]) for key, place in keys_of(batch)), strict=True)
-        return self.codes[list(rows), list(columns)].long()
-
-    @staticmethod
-    def address(first_stage: VQGAN, data: Any) -> Path:
-        """Where the codes of a first stage and a data set lie."""
-        slices = "" if data.every_slice is None else data.every_slice.tolist()
-        keys = sorted(record.key for record in _encoded(data))
-        made_from = f"{weights_hash(first_stage)} {data.store.digest} {slices} {keys}"
-        folder: Path = data.store.folder / "codes"
-        return folder / f"codes-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.npz"
-
-    @staticmethod
-    def make(first_stage: VQGAN, data: Any, path: Path) -> None:
-        """Writes the file unless a whole one is there."""
-        if path.is_file() and not _damaged(path):
-            return
-        records, slices = _encoded(data), data.every_slice
-        maps = [encode(first_stage, data.images_of(record, slices)).int() for record in records]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()
-        np.savez(
-            content,
-            codes=torch.stack(maps).cpu().numpy(),
-            keys=np.array([record.key for record in records]),
-            slices=np.array([-1]) if slices is None else slices,
-        )
-        write_atomically(path, content.getvalue())
-
-
-@torch.no_grad()
-def encode(first_stage: VQGAN, images: Tensor) -> Tensor:
-    """Codes n *z of images n c *s; in float32 whatever the run's precision, so that they are the same everywhere."""
-    with torch.autocast(first_stage.device.type, enabled=False):
-        parts = images.float().split(ENCODED_AT_ONCE)
-        return torch.cat([first_stage.codes(sent(part, first_stage.device)) for part in parts])
-
-
-def keys_of(batch: Batch) -> list[tuple[str, int]]:
-    """Store key and slice index of every image of a batch; slice -1 where images are no slices."""
-    index = batch.condition.slice_index
-    slices = [-1] * len(batch.key) if index is None else index[:, 0].tolist()
-    return list(zip(batch.key, slices, strict=True))
-
-
-def _encoded(data: Any) -> list[Any]:
-    return [record for split in ("train", "val") for record in data.records[split]]
-
-
-def _damaged(path: Path) -> bool:
-    try:
-        CodeTable(path)
-    except Exception:  # a damaged zip may fail in any way; the codes are then made again
-        return True
-    return False

@@ -118,8 +118,7 @@ class IHDM(CodeMaps):
     def _training_maps(self) -> Tensor:
         """Code maps of the training people, n *z, on the device."""
         assert self.table is not None
-        rows = [self.table.rows[key] for key in self.data.people("train")]
-        return sent(self.table.codes[rows].flatten(0, 1).long(), self.device)
+        return sent(self.table.of(self.data.people("train")).long(), self.device)
 
     def _deviation(self, codes: Tensor) -> Tensor:
         """Standard deviation of all numbers of the embedded maps, from how often each code is used."""

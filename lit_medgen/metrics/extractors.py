@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_medgen.batch import AXES, sent
+from lit_medgen.axes import AXES
+from lit_medgen.batch import sent
 from lit_medgen.files import write_atomically
 from lit_medgen.metrics.features import Features, frechet_distance
 from lit_medgen.metrics.paired import PerceptualDistance

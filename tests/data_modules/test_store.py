@@ -26,7 +26,7 @@ import data_modules.recipes.volumes
 import data_modules.store
 from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import Record, Rejected, Scan, Store, StoreAddress, _key, prepare
-from lit_medgen.batch import AXES
+from lit_medgen.axes import AXES
 from lit_medgen.errors import InputError, NoSpaceError, RunError
 from lit_medgen.images import read_image
 from lit_medgen.images.png import write_png

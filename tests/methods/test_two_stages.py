@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from data_modules.store import Store
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import IHDM
-from lit_medgen.methods.code_maps import CodeTable, encode
 from lit_medgen.training.frozen import weights_hash
+from lit_medgen.training.latents import LatentStore, encoded
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +77,24 @@ def test_samples_do_not_depend_on_the_batch(ihdm: TinyRun) -> None:
     torch.testing.assert_close(both[1:], model.sample(Condition(), [6]), atol=1e-4, rtol=0)
 
 
+def encode(model: Any, images: torch.Tensor) -> torch.Tensor:
+    return encoded(model.codes, images, model.device)
+
+
 def test_codes_are_those_of_the_first_stage_and_kept(phantoms: Path, data: ADNIDataModule, tmp_path: Path) -> None:
     model: Any = lit_medgen.load(first_stage(phantoms))
+    codes = partial(encode, model)
     path = tmp_path / "codes.npz"
-    CodeTable.make(model, data, path)
-    table = CodeTable(path)
+    LatentStore.make(codes, data, path)
+    table = LatentStore(path)
     batch = next(iter(data.train_dataloader()))
     assert torch.equal(table(batch), encode(model, batch.image))
     written = path.stat().st_mtime_ns
-    CodeTable.make(model, data, path)
+    LatentStore.make(codes, data, path)
     assert path.stat().st_mtime_ns == written
     path.write_bytes(path.read_bytes()[:-50])  # cut off
-    CodeTable.make(model, data, path)
-    assert torch.equal(CodeTable(path)(batch), table(batch))
+    LatentStore.make(codes, data, path)
+    assert torch.equal(LatentStore(path)(batch), table(batch))
 
 
 def test_a_second_stage_reads_codes_in_place_of_images(
@@ -96,15 +102,17 @@ def test_a_second_stage_reads_codes_in_place_of_images(
 ) -> None:
     """The loader's batches hold the codes of the slices that would have been read; a whole run reads no image."""
     model: Any = lit_medgen.load(first_stage(phantoms))
-    CodeTable.make(model, data, tmp_path / "codes.npz")
+    LatentStore.make(partial(encode, model), data, tmp_path / "codes.npz")
     read = next(iter(data.train_dataloader()))
-    monkeypatch.setattr(data, "stored_codes", CodeTable(tmp_path / "codes.npz"), raising=False)
+    data.read_latents(LatentStore(tmp_path / "codes.npz"))
     found = next(iter(data.train_dataloader()))
     assert found.image.shape == (len(read.key), 0)
     assert (found.key, read.latent) == (read.key, None)
     assert found.latent is not None
     assert torch.equal(found.latent, encode(model, read.image))
-    assert data.dataset("test").codes is None  # of them none are kept
+    assert next(iter(data.test_dataloader())).latent is None  # of them none are kept
+    data.read_latents(None)
+    assert next(iter(data.train_dataloader())).latent is None
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("an image is read")
@@ -115,13 +123,13 @@ def test_a_second_stage_reads_codes_in_place_of_images(
 
 def test_address_of_codes_follows_weights_data_and_slices(phantoms: Path, data: ADNIDataModule) -> None:
     model: Any = lit_medgen.load(first_stage(phantoms))
-    before = CodeTable.address(model, data)
-    assert CodeTable.address(model, data) == before
+    before = LatentStore.address(model, data)
+    assert LatentStore.address(model, data) == before
     data.slices = OneSlice(7, 2)
-    assert CodeTable.address(model, data) != before
+    assert LatentStore.address(model, data) != before
     data.slices = OneSlice(8, 2)
     next(model.parameters()).data[0] += 1
-    assert CodeTable.address(model, data) != before
+    assert LatentStore.address(model, data) != before
 
 
 @pytest.mark.parametrize("config", TWO_STAGES, ids=lambda config: Path(config).stem)

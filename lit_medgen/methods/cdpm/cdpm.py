@@ -29,7 +29,8 @@ from einops import rearrange, reduce
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_medgen.batch import AXES, PADDING, Batch, Condition, DataSpec, sent
+from lit_medgen.axes import AXES
+from lit_medgen.batch import PADDING, Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import (
     Clipped,
     Cosine,

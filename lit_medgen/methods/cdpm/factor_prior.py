@@ -30,7 +30,8 @@ from einops import rearrange
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import AXES, Batch, Condition, sent
+from lit_medgen.axes import AXES
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion import Denoiser, Denoises, LossWeight, ParametrisationName, Sampler, Schedule
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.cdpm import CDPM
