@@ -65,6 +65,7 @@ LAZY = {
     "data_modules/__init__": "a face: workers of `prepare` start without PyTorch",
     "data_modules/phantoms/__init__": "a verb",
     "lit_medgen/__init__": "a face",
+    "lit_medgen/callbacks/report": "evaluation is heavy",
     "lit_medgen/__main__": "verbs",
     "lit_medgen/images/__init__": "a face: not all who read images need pydicom",
     "lit_medgen/sweep": "a verb",

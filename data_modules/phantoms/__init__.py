@@ -39,9 +39,7 @@ def phantom(args: list[str]) -> None:
 
 def _writer(name: str) -> Callable[..., None]:
     if name == "lidc":
-        from data_modules.phantoms.lidc_tree import (
-            write_lidc,  # here: one data set's writer need not wait for another's
-        )
+        from data_modules.phantoms.lidc_tree import write_lidc  # each writer loads what it needs
 
         return write_lidc
     from data_modules.phantoms.heads import write_adni  # as above

@@ -94,7 +94,7 @@ def score(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.evaluate` writes it, computed on the device (None: the CPU)."""
-    from lit_medgen.evaluation.evaluate import CPU, evaluate
+    from lit_medgen.evaluation.evaluate import CPU, evaluate  # heavy
 
     seeds = torch.arange(len(samples)).split(PRIOR_BATCH)
 
@@ -126,9 +126,9 @@ def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -
         num_samples: how many there will be.
         features: as `evaluate --features`.
     """
-    from lit_medgen.evaluation.evaluate import NONE, fewest
-    from lit_medgen.metrics.extractors import LEARNED, from_file
-    from lit_medgen.metrics.ms_ssim import scales_and_window
+    from lit_medgen.evaluation.evaluate import NONE, fewest  # heavy
+    from lit_medgen.metrics.extractors import LEARNED, from_file  # heavy
+    from lit_medgen.metrics.ms_ssim import scales_and_window  # heavy
 
     num_test, num_train = (len(set(data.people(split).values())) for split in ("test", "train"))
     fewest(num_samples, num_test, num_train, data.images_per_person, isinstance(model, FirstStage))
