@@ -5,7 +5,7 @@ attention network with relative positions (Shaw et al. 2018). The sizes follow t
 authors' own port builds on (Harvey et al. 2022, "Flexible Diffusion Modeling of Long Videos", section 4):
 
 * condition slices enter clean and target slices noisy; one more channel says which is which;
-* at each place of the image, slices attend to each other. From the distance d of two slices, in slices,
+* at each position of the plane, slices attend to each other. From the distance d of two slices, in slices,
 
       R = W_out SiLU(W_d [log(1 + max(d, 0)), log(1 + max(-d, 0)), d = 0] + W_t embedding(t))
 
@@ -18,7 +18,7 @@ authors' own port builds on (Harvey et al. 2022, "Flexible Diffusion Modeling of
 A relative position alone cannot tell the top of a head from its bottom when nothing is given yet, so the
 absolute index may be added to the time embedding (`absolute_position`; neither paper nor port has it).
 
-Shapes: b volumes, n slices of a set, c channels, y x the plane, p its places, h heads, d channels of a head.
+Shapes: b volumes, n slices of a set, c channels, y x the plane, p its positions, h heads, d channels of a head.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from lit_medgen.networks.unet import UNet
 
 @dataclass
 class SliceContext:
-    """What attention across slices needs: positions, which places are real, and the time.
+    """What attention across slices needs: relative positions, which slices may attend to each other, and the time.
 
     Attributes:
         distance: b n n 3, features of the signed distance from slice j to slice i.
-        may_attend: b n n, bool.
+        may_attend: b n n, bool: both are slices, or both are padding.
         embedding: b e, of the time.
     """
 
@@ -52,7 +52,7 @@ class SliceContext:
 
     @classmethod
     def of(cls, slice_index: Tensor, embedding: Tensor) -> SliceContext:
-        """From b n slice indices; places of padding see only each other."""
+        """From slice indices b n (`PADDING` where there is none) and the time embedding b e."""
         real = slice_index != PADDING
         d = (slice_index[:, :, None] - slice_index[:, None, :]).float()
         features = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).float()], dim=-1).to(
@@ -62,7 +62,7 @@ class SliceContext:
 
 
 class SliceAttention(nn.Module):
-    """Attention across the slices of a set, at every place of the plane on its own."""
+    """Attention across the slices of a set, at every position of the plane by itself."""
 
     def __init__(self, channels: int, head_channels: int, embedding: int) -> None:
         super().__init__()

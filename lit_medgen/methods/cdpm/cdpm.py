@@ -107,12 +107,13 @@ class CDPM(Generator):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 6: the weighted squared error of the prediction, averaged over all voxels of target slices."""
+        """The weighted squared error of the prediction (eq. 6), averaged over all voxels of target slices."""
         condition = self.condition_of(batch)
         assert condition.slice_index is not None
         assert condition.observed is not None
         t, share = self.times_and_shares(len(batch.image), self.denoiser.schedule.t_min)
-        error = self.denoiser.weighted_error(batch.image, t, torch.randn_like(batch.image), condition)  # of eq. 2
+        eps = torch.randn_like(batch.image)
+        error = self.denoiser.weighted_error(batch.image, t, eps, condition)  # noise is added by eq. 2
         error = reduce(error, "b c n y x -> b n", "mean")
         is_target = ~condition.observed & (condition.slice_index != PADDING)
         return {"loss": (broadcast(share, error) * error * is_target).sum() / is_target.sum()}
@@ -141,21 +142,26 @@ class CDPM(Generator):
             b c x y z in [-1, 1].
 
         Raises:
-            InputError: volumes have different given slices, or the model was never trained.
+            InputError: given slices are of another size than the data's or differ between volumes, or the model was
+                never trained.
         """
         spec = self.needed_spec()
         axis = AXES[spec.slice_axis] + 2
+        num_slices = spec.size[axis - 2]
         noise = SeededNoise(seeds)
-        slices = torch.zeros(len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec), device=self.device)
+        slices = torch.zeros(len(seeds), spec.channels, num_slices, *_plane(spec), device=self.device)
         given: list[int] = []
         if condition.image is not None and condition.observed is not None:
+            for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (num_slices,))):
+                if (shape := tuple(getattr(condition, part).shape[1:])) != expected:
+                    raise InputError(f"condition.{part} has the shape {shape}; this model expects {expected}.")
             observed = condition.observed.cpu()
             if (observed != observed[:1]).any():
                 raise InputError("condition.observed: the given slices differ between images; sample them one by one.")
             slices = sent(condition.image, self.device).to(slices).movedim(axis, 2)
             slices = _given(slices, sent(observed, self.device))
             given = observed[0].nonzero().flatten().tolist()
-        for stage in self._stages(slices.shape[2], given):
+        for stage in self._stages(num_slices, given):
             target = sent(torch.tensor(stage.target), self.device)
             slices.index_copy_(2, target, self._sample_stage(slices, stage, noise))
         return slices.clamp(-1, 1).movedim(2, axis)

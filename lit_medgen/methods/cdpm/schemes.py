@@ -1,4 +1,4 @@
-"""Schemes: in which stages a cDPM makes the slices of a volume, and from which slices.
+"""Schemes: the stages in which a cDPM generates the slices of a volume, and which slices each is conditioned on.
 
 `Autoregressive` is the paper's (Peng et al. 2023, section 3.2 and figure 1); `LongRange` and `Hierarchy` follow
 Harvey et al. 2022, "Flexible Diffusion Modeling of Long Videos", section 4 and figure 3.
@@ -14,7 +14,7 @@ from itertools import zip_longest
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the sampler: the slices made, and the slices they are made from."""
+    """One run of the sampler: the slices that it generates, and those that it is conditioned on."""
 
     target: list[int]
     condition: list[int]
@@ -24,8 +24,8 @@ class Scheme(ABC):
     """Splits a volume into stages.
 
     Args:
-        num_target: slices made in one stage (the last may make fewer).
-        num_condition: most slices a stage is made from.
+        num_target: slices that a stage generates (the last may generate fewer).
+        num_condition: maximum of slices that a stage is conditioned on.
     """
 
     def __init__(self, num_target: int = 10, num_condition: int = 10) -> None:
@@ -37,9 +37,10 @@ class Scheme(ABC):
 
     @abstractmethod
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that make every slice once, each from slices made before."""
+        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
 
     def _runs(self, slices: list[int]) -> list[list[int]]:
+        """The slices in runs of `num_target`."""
         return [slices[i : i + self.num_target] for i in range(0, len(slices), self.num_target)]
 
 
@@ -47,7 +48,7 @@ class Autoregressive(Scheme):
     """Neighbouring slices, each stage from the slices just before it (the paper: 13 stages of 10 for 128 slices)."""
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that make every slice once, each from slices made before."""
+        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         runs = self._runs(list(range(num_slices)))
         return [Stage(run, list(range(max(0, run[0] - self.num_condition), run[0]))) for run in runs]
 
@@ -55,11 +56,11 @@ class Autoregressive(Scheme):
 class LongRange(Scheme):
     """Neighbouring slices, each stage from the slices just before it and as many spread over all earlier ones.
 
-    What was made first stays in view, which checks the drift of a purely autoregressive chain.
+    The first slices remain conditions to the end, which limits the drift of a purely autoregressive chain.
     """
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that make every slice once, each from slices made before."""
+        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         stages = []
         for run in self._runs(list(range(num_slices))):
             near = list(range(max(0, run[0] - (self.num_condition + 1) // 2), run[0]))
@@ -71,11 +72,12 @@ class LongRange(Scheme):
 class Hierarchy(Scheme):
     """First slices spread over the whole volume, then those between in equal parts, from the nearest on both sides.
 
-    A part is seamless if all its neighbours are conditions: in 40 slices (12, 8) has places for that, (14, 6) has not.
+    A part is seamless if all its neighbours are conditions: for 40 slices that holds with 12 target and 8 condition
+    slices, but not with 14 and 6.
     """
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that make every slice once, each from slices made before."""
+        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         first = spread(num_slices, self.num_target)
         stages, known = [Stage(first, [])], set(first)
         left = [i for i in range(num_slices) if i not in known]
@@ -92,7 +94,7 @@ class Hierarchy(Scheme):
 
 
 def spread(num: int, count: int) -> list[int]:
-    """At most `count` of 0 ... num - 1, evenly spread, ends included."""
+    """Up to `count` of the numbers 0 ... num - 1, evenly spread, both ends included; one alone is the middle."""
     if count <= 0 or num <= 0:
         return []
     if count == 1:
