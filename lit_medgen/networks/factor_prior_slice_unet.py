@@ -18,5 +18,5 @@ class FactorPriorSliceUNet(SliceUNet):
     reads_prior = True
 
     def inputs(self, x: Tensor, image: Tensor, given: Tensor) -> Tensor:
-        """b c n y x of noisy slices and of the condition's image, b 1 n y x of which are given -> b (2c + 1) n y x."""
+        """The channels of every slice: those of `SliceUNet`, and the condition's image; b (2 c + 1) n y x."""
         return torch.cat([super().inputs(x, image, given), image], dim=1)

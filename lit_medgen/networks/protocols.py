@@ -13,9 +13,9 @@ from torch import nn
 class SliceNetwork(Protocol):
     """A network over sets of slices (cDPM's), called as network(x, t, condition).
 
-    Two attributes are read where a network has them: `divisor`, what both sides of a slice must be a multiple of (else
-    1), and `reads_prior`, whether it reads `condition.image` where no slice is given (else False): `FactorPriorCDPM`
-    puts there what it expects of the slice, and needs such a network.
+    Two attributes are read where a network has them: `divisor`, a number that both sides of a slice must be a multiple
+    of (else 1), and `reads_prior`, whether it reads `condition.image` also where no slice is given (else False). There
+    `FactorPriorCDPM`, which needs such a network, gives the image that it expects; elsewhere it holds zeros.
     """
 
     def forward(self, x: Any, t: Any, condition: Any, /) -> Any:

@@ -82,8 +82,8 @@ class SliceAttention(nn.Module):
     def forward(self, h: Tensor, context: SliceContext) -> Tensor:
         """(b n) c y x -> (b n) c y x."""
         b = len(context.may_attend)
-        places = rearrange(self.norm(h), "(b n) c y x -> b (y x) n c", b=b)
-        q, k, v = rearrange(self.qkv(places), "b p n (k h d) -> k b h p n d", k=3, h=self.heads)
+        normed = rearrange(self.norm(h), "(b n) c y x -> b (y x) n c", b=b)
+        q, k, v = rearrange(self.qkv(normed), "b p n (k h d) -> k b h p n d", k=3, h=self.heads)
         relative_q, relative_k, relative_v = self.positions(context)
         # The relative value needs the attention weights themselves, so this is written out rather than left to
         # scaled_dot_product_attention; n is at most tau_max = 20, and the n x n weights stay small.
@@ -100,7 +100,7 @@ class SliceAttention(nn.Module):
 
 
 class SliceAndPlaneAttention(nn.Module):
-    """Attention across slices, then within each slice; either may be missing."""
+    """Attention across slices, then within each slice; one of them may be None."""
 
     def __init__(self, across: SliceAttention | None, within: Attention | None) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class SliceUNet(UNet):
     """
 
     num_images = 1
-    """Images of every slice that the network reads."""
+    """Images of every slice among the input channels; `inputs` of a subclass may add more."""
 
     def __init__(
         self,
@@ -158,10 +158,10 @@ class SliceUNet(UNet):
         )
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
-    def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
-        """Attention across slices and within them, as asked for; both in the middle."""
+    def attend(self, channels: int, within: bool | None, level: int | None) -> nn.Module | None:
+        """Attention across slices and within them where the level has them, both in the middle; None for neither."""
         across = level is None or self.across[level]
-        within = level is None or wanted
+        within = level is None or within
         if not (across or within):
             return None
         return SliceAndPlaneAttention(
@@ -170,9 +170,18 @@ class SliceUNet(UNet):
         )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """b c n y x and b -> b c n y x; condition gives image (b c n y x), observed and slice_index (b n)."""
+        """The prediction for every slice of a set, given ones included: b c n y x.
+
+        Args:
+            x: b c n y x, noisy slices.
+            t: b, times in [0, 1].
+            condition: gives slice_index (b n), observed (b n) and image (b c n y x), read where observed.
+
+        Raises:
+            ValueError: the condition has no slice_index.
+        """
         if condition is None or condition.slice_index is None:
-            raise ValueError("SliceUNet needs condition.slice_index: which slice each place of the set stands for.")
+            raise ValueError("SliceUNet needs condition.slice_index: the number of each slice of the set.")
         b, _, n = x.shape[:3]
         slice_index = condition.slice_index
         observed = condition.observed if condition.observed is not None else torch.zeros_like(slice_index).bool()
@@ -187,5 +196,11 @@ class SliceUNet(UNet):
         return rearrange(h, "(b n) c y x -> b c n y x", b=b)
 
     def inputs(self, x: Tensor, image: Tensor, given: Tensor) -> Tensor:
-        """Given slices as they are and noisy ones, b c n y x, and which are given, b 1 n 1 1 -> b (c + 1) n y x."""
+        """The channels of every slice: it as it is given or noisy, and whether it is given; b (c + 1) n y x.
+
+        Args:
+            x: b c n y x, noisy slices.
+            image: b c n y x, `condition.image`.
+            given: b 1 n 1 1, bool.
+        """
         return torch.cat([torch.where(given, image, x), given.expand_as(x[:, :1]).to(x.dtype)], dim=1)

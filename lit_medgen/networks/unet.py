@@ -90,9 +90,15 @@ class UNet(nn.Module):
         self.conv_out = zero(conv(dim, width, out_channels))
         self.channels_last = channels_last if dim == 2 else channels_last_3d
 
-    def attend(self, channels: int, wanted: bool | None, level: int | None) -> nn.Module | None:
-        """The attention of a level, called as attention(h, context); None where there is none; level None: middle."""
-        return Alone(Attention(channels, self.head_channels)) if wanted or level is None else None
+    def attend(self, channels: int, within: bool | None, level: int | None) -> nn.Module | None:
+        """The attention module of a block, called as attention(h, context), or None.
+
+        Args:
+            channels: of the block.
+            within: whether `attention` asks for it at this level; None in the middle, which always attends.
+            level: number of the level; None in the middle.
+        """
+        return Alone(Attention(channels, self.head_channels)) if within or level is None else None
 
     @property
     def divisor(self) -> int:

@@ -101,6 +101,13 @@ def test_given_slices_are_kept_and_heard() -> None:
     assert not torch.allclose(method.sample(Condition(image=other, observed=observed), [0])[..., 8], made[..., 8])
 
 
+@pytest.mark.parametrize(("size", "num"), [((8, 12, 9), 9), (SIZE, 9)])
+def test_given_slices_of_another_size_are_refused(size: tuple[int, ...], num: int) -> None:
+    given = Condition(image=torch.zeros(1, 1, *size), observed=torch.ones(1, num, dtype=torch.bool))
+    with pytest.raises(InputError, match=rf"has the shape .*{num}.*this model expects .*10"):
+        model().sample(given, [0])
+
+
 def test_seams_are_where_stages_meet() -> None:
     assert model(Autoregressive(4, 4)).seams() == (2, [3, 7])
 

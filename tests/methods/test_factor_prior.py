@@ -115,6 +115,11 @@ def test_a_network_that_does_not_read_the_prior_is_refused() -> None:
         FactorPriorCDPM(SliceUNet((8, 16), (True, True), (False, True), head_channels=8), num_factors=3)
 
 
+def test_a_negative_number_of_factors_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_factors is -1; give 0 or more"):
+        FactorPriorCDPM(untrained(), num_factors=-1)
+
+
 def test_only_the_last_step_clips() -> None:
     mine = method(FactorModel.fit(3 * torch.randn(8, 1, 10, 8, 12), 2))
     mine.sampler = Largest(2)

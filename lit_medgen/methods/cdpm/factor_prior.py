@@ -82,6 +82,8 @@ class FactorPriorCDPM(CDPM):
                 f"model.init_args.network: {type(network).__name__} does not read the factor prior; give "
                 "lit_medgen.networks.FactorPriorSliceUNet, or take lit_medgen.methods.CDPM as the model."
             )
+        if num_factors < 0:
+            raise ValueError(f"model.init_args.num_factors is {num_factors}; give 0 or more.")
         self.denoiser = FactorPriorDenoiser(self.denoiser.network, self.denoiser.schedule, parametrisation, weight)
         self.num_factors = num_factors
         self.fits: dict[str, int] = {}

@@ -37,7 +37,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
+        """Stages that generate every slice of 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
 
     def _runs(self, slices: list[int]) -> list[list[int]]:
         """The slices in runs of `num_target`."""
@@ -48,7 +48,7 @@ class Autoregressive(Scheme):
     """Neighbouring slices, each stage from the slices just before it (the paper: 13 stages of 10 for 128 slices)."""
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
+        """Stages that generate every slice of 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         runs = self._runs(list(range(num_slices)))
         return [Stage(run, list(range(max(0, run[0] - self.num_condition), run[0]))) for run in runs]
 
@@ -60,7 +60,7 @@ class LongRange(Scheme):
     """
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
+        """Stages that generate every slice of 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         stages = []
         for run in self._runs(list(range(num_slices))):
             near = list(range(max(0, run[0] - (self.num_condition + 1) // 2), run[0]))
@@ -77,7 +77,7 @@ class Hierarchy(Scheme):
     """
 
     def stages(self, num_slices: int) -> list[Stage]:
-        """Stages that generate each of the slices 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
+        """Stages that generate every slice of 0 ... num_slices - 1 once, conditioned on slices of earlier stages."""
         first = spread(num_slices, self.num_target)
         stages, known = [Stage(first, [])], set(first)
         left = [i for i in range(num_slices) if i not in known]
