@@ -1,17 +1,11 @@
-r"""The Gaussian process q: perturbation, posterior, and the conversions between its parametrisations.
+r"""The Gaussian process q: perturbation, posterior and score.
 
-    q(x_t | x)      = N(alpha_t x, sigma_t^2 I)
+    q(x_t | x)      = N(alpha_t x, sigma_t^2 I),                 x_t = alpha_t x + sigma_t eps
     q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), sigma_s^2 c I),   c = 1 - SNR_t / SNR_s,   s < t
+    score(x_t)      = the gradient of log q(x_t | x) = -eps / sigma_t
 
-(Kingma et al. 2021, "Variational Diffusion Models", appendix A.) With x_t = alpha_t x + sigma_t eps, and
-x_t known, each of four quantities gives the others:
-
-    x      the data
-    eps    the noise                                             (Ho et al. 2020)
-    v      alpha_t eps - sigma_t x                               (Salimans & Ho 2022, appendix D)
-    score  the gradient of log q(x_t | x), -eps / sigma_t        (Song et al. 2021)
-
-Times have shape b and broadcast over images b c *s.
+(Kingma et al. 2021, "Variational Diffusion Models", appendix A; Song et al. 2021, "Score-Based Generative Modeling
+through Stochastic Differential Equations", section 3.) Times have shape b and broadcast over images b c *s.
 """
 
 from __future__ import annotations
@@ -66,32 +60,12 @@ class GaussianProcess:
         c = broadcast(self.fresh(t, s), x_t)
         return alpha_s * ((1 - c) * x_t / alpha_t + c * x), sigma_s * c.sqrt()
 
-    def eps_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The noise in x_t, given the data."""
-        alpha_t, sigma_t = self.coefficients(t, x_t)
-        return (x_t - alpha_t * x) / sigma_t
-
-    def x_from_eps(self, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The data in x_t, given the noise."""
-        alpha_t, sigma_t = self.coefficients(t, x_t)
-        return (x_t - sigma_t * eps) / alpha_t
-
-    def v_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """v = alpha_t eps - sigma_t x, given the data."""
-        alpha_t, sigma_t = self.coefficients(t, x_t)
-        return (alpha_t * x_t - x) / sigma_t  # alpha_t^2 + sigma_t^2 = 1
-
-    def x_from_v(self, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The data, given v."""
-        alpha_t, sigma_t = self.coefficients(t, x_t)
-        return alpha_t * x_t - sigma_t * v
-
     def score_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The score -eps / sigma_t, given the data."""
-        _, sigma_t = self.coefficients(t, x_t)
-        return -self.eps_from_x(x, x_t, t) / sigma_t
+        """The score at x_t, b c *s, given the data."""
+        alpha_t, sigma_t = self.coefficients(t, x_t)
+        return (alpha_t * x - x_t) / sigma_t**2
 
     def x_from_score(self, score: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The data, given the score (Tweedie's formula)."""
+        """The data, b c *s, given the score at x_t (Tweedie's formula)."""
         alpha_t, sigma_t = self.coefficients(t, x_t)
         return (x_t + sigma_t**2 * score) / alpha_t

@@ -69,12 +69,14 @@ class Eps(Parametrisation):
     """The noise."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """x̂ = (x_t - sigma_t epŝ) / alpha_t."""
-        return process.x_from_eps(prediction, x_t, t)
+        """x̂, given the noise."""
+        alpha_t, sigma_t = process.coefficients(t, x_t)
+        return (x_t - sigma_t * prediction) / alpha_t
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """eps = (x_t - alpha_t x) / sigma_t."""
-        return process.eps_from_x(x, x_t, t)
+        """The noise in x_t, given the data."""
+        alpha_t, sigma_t = process.coefficients(t, x_t)
+        return (x_t - alpha_t * x) / sigma_t
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
         """SNR."""
@@ -85,12 +87,14 @@ class V(Parametrisation):
     """alpha_t eps - sigma_t x."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """x̂ = alpha_t x_t - sigma_t v̂."""
-        return process.x_from_v(prediction, x_t, t)
+        """x̂, given v."""
+        alpha_t, sigma_t = process.coefficients(t, x_t)
+        return alpha_t * x_t - sigma_t * prediction
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """v = (alpha_t x_t - x) / sigma_t."""
-        return process.v_from_x(x, x_t, t)
+        """v, given the data."""
+        alpha_t, sigma_t = process.coefficients(t, x_t)
+        return (alpha_t * x_t - x) / sigma_t  # alpha_t^2 + sigma_t^2 = 1
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
         """SNR + 1."""

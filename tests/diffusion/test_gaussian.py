@@ -1,7 +1,7 @@
-"""The Gaussian process: its four parametrisations are one, and its steps compose to its marginals.
+"""The Gaussian process: data, noise, v and score are one knowledge, and its steps compose to its marginals.
 
-q is linear in its arguments, so each coefficient is read off exactly by feeding a one in one place and zeros
-elsewhere; nothing here is sampled.
+q is linear in its arguments, so each coefficient is read off exactly by feeding a one for one argument and zeros
+for the others; nothing here is sampled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lit_medgen.diffusion import Cosine, GaussianProcess, LinearBeta, ScaledLinearBeta
+from lit_medgen.diffusion import Cosine, Eps, GaussianProcess, LinearBeta, ScaledLinearBeta, V, X
 from lit_medgen.diffusion.schedules import DiscreteSchedule
 
 ONE, ZERO = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
@@ -61,15 +61,11 @@ def test_x_eps_v_and_score_are_one_knowledge(process: GaussianProcess, x: float,
     x_t = process.perturb(data, time, noise)
     v, score = alpha_t * noise - sigma_t * data, -noise / sigma_t
     assert_exact(x_t, alpha_t * data + sigma_t * noise)
-    assert_exact(process.eps_from_x(data, x_t, time), noise)
-    assert_exact(process.v_from_x(data, x_t, time), v)
+    for kind, truth in ((X(), data), (Eps(), noise), (V(), v)):
+        assert_exact(kind.target(data, x_t, time, process), truth)
+        assert_exact(kind.to_x(truth, x_t, time, process), data)
     assert_exact(process.score_from_x(data, x_t, time), score)
-    for back in (
-        process.x_from_eps(noise, x_t, time),
-        process.x_from_v(v, x_t, time),
-        process.x_from_score(score, x_t, time),
-    ):
-        assert_exact(back, data)
+    assert_exact(process.x_from_score(score, x_t, time), data)
 
 
 @each_process

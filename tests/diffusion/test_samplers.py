@@ -364,6 +364,35 @@ def test_only_noise_levels_matter_not_the_clock(make: MakeSampler, spacing: Spac
     assert_close(warped, plain, rtol=1e-8, atol=1e-8)
 
 
+class Exploding(Schedule):
+    """The same noise levels at the same times, but the data are not scaled down: alpha_t = 1."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule, self.t_min = schedule, schedule.t_min
+
+    def formula(self, t: Tensor) -> Tensor:
+        """As the other's."""
+        return self.schedule.formula(t)
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """1 and sigma / alpha of the other."""
+        alpha_t, sigma_t = self.schedule.alpha_sigma(t)
+        return torch.ones_like(alpha_t), sigma_t / alpha_t
+
+
+@each_sampler
+@each_spacing
+def test_only_the_ratio_of_alpha_and_sigma_matters(make: MakeSampler, spacing: Spacing) -> None:
+    """x_t / alpha_t walks the same way under any scaling of the data with time."""
+    schedule = ScaledLinearBeta()
+    x, *noises = torch.randn(21, 5, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alpha_1 = schedule.alpha(torch.ones((), dtype=torch.float64))
+    preserving = make(20, spacing)(Gaussian(schedule), x, noise=Replay(noises))
+    exploding = make(20, spacing)(Gaussian(Exploding(schedule)), x / alpha_1, noise=Replay(noises))
+    assert_close(exploding, preserving, rtol=1e-8, atol=1e-8)
+
+
 # Times.
 
 
