@@ -210,7 +210,7 @@ class DPMSolverPP2M(DDIM):
     """DPM-Solver++ 2M (Lu et al. 2022, algorithm 2): DDIM with x̂ extrapolated to the middle of the step.
 
     Second order (with noise, of the distribution) with one evaluation a step. With eta = 1 it is their SDE-DPM-Solver++
-    2M, of which few steps were nearer to many of ancestral sampling than without noise (docs/results.md).
+    2M, of which few steps were nearer to many of ancestral sampling than without noise (docs/notes/few_steps.md).
 
     Args:
         num_steps: steps.
