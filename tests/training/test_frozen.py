@@ -1,0 +1,138 @@
+"""Frozen parts of any depth: kept in one file, restored without theirs, refused when they are others."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resume import assert_equal
+from tiny_run import TinyRun, one_line
+from toy_chain import Link
+
+import lit_medgen
+from lit_medgen.batch import Condition
+from lit_medgen.checkpoints import FACTS, read_checkpoint
+from lit_medgen.errors import InputError
+from lit_medgen.training.frozen import weights_hash
+from lit_medgen.trust import prefixes, trusting
+
+DEPTH = 3
+
+
+def run(folder: Path, phantoms: Path) -> TinyRun:
+    return TinyRun(folder, phantoms, ("configs/vqgan.yaml",))
+
+
+def words(part: Path | None, kind: str = "Link") -> list[str]:
+    parts = [f"--model.init_args.part={part}"] if part else []
+    return [f"--model=toy_chain.{kind}", *parts, "--trust_config"]
+
+
+def load(path: Path) -> Any:
+    return lit_medgen.load(path, trust="toy_chain")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> list[Path]:
+    """Checkpoints of a link without a part, of one on that, and so on."""
+    folder, paths = tmp_path_factory.mktemp("chain"), list[Path]()
+    for depth in range(DEPTH + 1):
+        link = run(folder / str(depth), phantoms)
+        assert link.fit(*words(paths[-1] if paths else None)) == 0
+        paths.append(folder / f"{depth}.ckpt")
+        shutil.copy(link.last, paths[-1])
+    return paths
+
+
+def test_one_file_holds_all_parts(chain: list[Path], tmp_path: Path) -> None:
+    model, below = load(shutil.copy(chain[-1], tmp_path)), [load(path) for path in chain]
+    for link in reversed(below):  # from the top
+        ours, theirs = model.state_dict(), link.state_dict()
+        assert not any("part.only_trained" in name for name in ours)
+        assert_equal(dict(ours), {name: value for name, value in theirs.items() if name in ours})
+        assert torch.equal(model.brightest, link.brightest)
+        assert (model.depth, model.spec, model.config) == (link.depth, link.spec, link.config)
+        model = getattr(model, "part", None)
+    record = read_checkpoint(chain[-1])[FACTS]
+    for link in reversed(below[:-1]):
+        record = record["frozen"]["part"]
+        del link.only_trained
+        assert record["weights"] == weights_hash(link)
+
+
+def test_a_run_goes_on_without_the_files_of_its_parts(chain: list[Path], tmp_path: Path, phantoms: Path) -> None:
+    whole, interrupted, part = run(tmp_path / "a", phantoms), run(tmp_path / "b", phantoms), tmp_path / "part.ckpt"
+    shutil.copy(chain[-2], part)
+    assert whole.fit(*words(part), "--trainer.max_steps=3") == 0
+    assert interrupted.fit(*words(part)) == 0
+    part.unlink()
+    assert interrupted.fit(*words(part), "--trainer.max_steps=3", "--ckpt_path=last") == 0
+    ours, theirs = (torch.load(one.last, weights_only=True) for one in (whole, interrupted))
+    for key in ("state_dict", "optimizer_states"):
+        assert_equal(ours[key], theirs[key])
+    assert ours[FACTS]["frozen"]["part"]["weights"] == theirs[FACTS]["frozen"]["part"]["weights"]
+    seeds = [0, 1]
+    assert torch.equal(load(whole.last).sample(Condition(), seeds), load(interrupted.last).sample(Condition(), seeds))
+
+
+def test_parts_stay_frozen_in_evaluation_mode(chain: list[Path]) -> None:
+    model = load(chain[-1]).train()
+    assert {name for name, each in model.named_modules() if each.training} == {"", "dropout", "network", "only_trained"}
+    assert {name for name, each in model.named_parameters() if each.requires_grad} == {
+        *("scale", "network.weight", "network.bias", "only_trained.weight", "only_trained.bias")
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "text"),
+    [
+        ("Chooser", [], "is a checkpoint of Link, not of Stranger; make one with `fit --model toy_chain.Stranger`"),
+        ("Link", ["--data.init_args.seed=4"], "trained on another split of people"),
+        ("Link", ["--data.init_args.preprocessing.size=[16,20,16]"], "data.init_args.preprocessing is"),
+    ],
+)
+def test_another_part_is_refused(
+    kind: str,
+    options: list[str],
+    text: str,
+    chain: list[Path],
+    tmp_path: Path,
+    phantoms: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(tmp_path, phantoms).fit(*words(chain[1], kind), *options) == 2
+    line = one_line(capsys)
+    assert text in line
+    assert str(chain[1]) in line
+
+
+def test_other_weights_than_the_run_began_with_are_refused(
+    chain: list[Path], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link, part = run(tmp_path / "run", phantoms), tmp_path / "part.ckpt"
+    shutil.copy(chain[0], part)
+    assert link.fit(*words(part)) == 0
+    for other in (chain[1], None):
+        part.unlink()
+        if other:
+            shutil.copy(other, part)
+        assert link.fit(*words(part if other else None), "--trainer.max_steps=3", "--ckpt_path=last") == 2
+        line = one_line(capsys)
+        assert (
+            "part.ckpt holds other weights" if other else "frozen parts [part], but the config describes []"
+        ) in line
+
+
+def test_a_record_is_checked_at_every_depth(chain: list[Path]) -> None:
+    record = read_checkpoint(chain[-1])[FACTS]
+    deepest = record["frozen"]["part"]["frozen"]["part"]["frozen"]["part"]
+    deepest["config"] = {"model": {"class_path": "subprocess.Popen"}}
+    link = Link("part.ckpt")
+    with (
+        trusting(prefixes("toy_chain")),
+        pytest.raises(InputError, match=r"here: part: part: part: names the class 'subprocess\.Popen'"),
+    ):
+        link.take_record(record, "here")
