@@ -1,9 +1,10 @@
 """The report of `evaluate`: how long it takes, and against another checkout, how much faster and how equal it is.
 
-Samples, test people and training people are smooth random brains of one anatomy, in memory. Features are learned once
-before the clock starts, since `evaluate` keeps them beside the data. Each checkout is a process of its own.
+Samples, test people and training people are smooth random brains of one anatomy, in files that are read in blocks, so
+that the peak of memory is that of the report. Features are learned once before the clock starts, since `evaluate` keeps
+them beside the data. Each checkout is a process of its own.
 
-    python -m benchmarks.report [--num 100] [--train 100] [--side 64] [--against ../before]
+    python -m benchmarks.report [--num 100] [--train 100] [--size 64 64 64] [--against ../before]
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lit_medgen.batch import Images
 
 HERE = Path(__file__).parents[1]
 INTERVAL, LIMITS = "ci95", (-1.0, 0.0, 1.0)
@@ -32,44 +37,48 @@ INTERVAL, LIMITS = "ci95", (-1.0, 0.0, 1.0)
 class People:
     """Real images of two splits, as `evaluate` asks for them."""
 
-    train: Tensor
-    test: Tensor
+    train: Images
+    test: Images
+    cache: Path
     anatomy: str = "brain"
-    images_per_person: int = 1
+    digest: str = ""
 
-    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Any:
-        """As a data module gives them, n 1 *s in [-1, 1]."""
-        from lit_medgen.batch import Images
-
-        images = {"train": self.train, "test": self.test}[split][:limit]
-        names = [f"{split} {number}" for number in range(len(images))]
-        return Images(names, names, lambda indices: images[list(indices)])
+    def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
+        """n 1 *s in [-1, 1]."""
+        images = {"train": self.train, "test": self.test}[split]
+        return Images(images.keys[:limit], images.people[:limit], images.read)
 
 
-def brains(num: int, side: int, seed: int, blur: int = 5) -> Tensor:
-    """num 1 side side side in [-1, 1]: bright ellipsoids of their own size, with smooth texture of their own."""
+def brains(num: int, size: Sequence[int], seed: int, folder: Path, blur: int = 5) -> Images:
+    """num 1 *size in [-1, 1]: bright ellipsoids of their own size, with smooth texture of their own."""
     random = torch.Generator().manual_seed(seed)
-    radius = side * (0.35 + 0.03 * torch.randn(num, 3, 1, 1, 1, generator=random))
-    index = torch.stack(torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 3, indexing="ij"))
-    made = torch.empty(num, 1, side, side, side)
-    for image, extent in zip(made, radius, strict=True):
-        inside = torch.sigmoid(8 * (1 - (index / extent).square().sum(0, keepdim=True)))
-        noise = torch.randn(1, side, side, side, generator=random)
-        texture = functional.avg_pool3d(noise, blur, stride=1, padding=blur // 2) * blur
-        image.copy_((inside * (1.3 + 0.3 * texture) - 1).clamp(-1, 1))
-    return made
+    radius = torch.tensor(size) * (0.35 + 0.03 * torch.randn(num, len(size), generator=random))
+    axes = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2 for side in size], indexing="ij")
+    pool = functional.avg_pool3d if len(size) == 3 else functional.avg_pool2d
+    files = [folder / f"{seed}-{i}.npy" for i in range(num)]
+    for file, extent in zip(files, radius, strict=True):
+        squares = sum((axis / length) ** 2 for axis, length in zip(axes, extent, strict=True))
+        texture = pool(torch.randn(1, *size, generator=random), blur, stride=1, padding=blur // 2) * blur
+        image = torch.sigmoid(8 * (1 - squares)) * (1.3 + 0.3 * texture) - 1
+        np.save(file, image.clamp(-1, 1).numpy())
+
+    def read(indices: Sequence[int]) -> Tensor:
+        return torch.stack([torch.from_numpy(np.load(files[index])) for index in indices])
+
+    names = [file.stem for file in files]
+    return Images(names, names, read)
 
 
-def one(num: int, train: int, side: int, cache: Path) -> dict[str, Any]:
+def one(num: int, train: int, size: list[int], cache: Path) -> dict[str, Any]:
     """Times one report of the `lit_medgen` that this process imports; the first of a cache trains the features."""
-    from lit_medgen.evaluation.evaluate import evaluate
+    from lit_medgen.evaluation.report import evaluate
     from lit_medgen.metrics.extractors import extractors
 
-    people = People(brains(train, side, 1), brains(num, side, 2))
-    samples = brains(num, side, 3, blur=7)
-    extractors("learned", people.train, num, cache)
+    people = People(brains(train, size, 1, cache), brains(num, size, 2, cache), cache)
+    samples = brains(num, size, 3, cache, blur=7)
+    extractors("learned", people.train, num, cache / "features")
     wall, processor = time.perf_counter(), time.process_time()
-    report = evaluate(samples, people, Path(tempfile.mkdtemp(dir=cache)), cache=cache)
+    report = evaluate(samples, people, Path(tempfile.mkdtemp(dir=cache)))
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"wall_s": wall, "processor_s": processor, "peak_gib": peak, "report": report}
@@ -117,15 +126,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num", type=int, default=100, help="samples, and test people")
     parser.add_argument("--train", type=int, default=100, help="training people")
-    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--size", type=int, nargs="+", default=[64, 64, 64], help="of images: 2 or 3 sides")
     parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cache:
-        print(json.dumps(one(options.num, options.train, options.side, options.cache)))
+        print(json.dumps(one(options.num, options.train, options.size, options.cache)))
         return
     with tempfile.TemporaryDirectory() as name:
-        words = [f"--num={options.num}", f"--train={options.train}", f"--side={options.side}", f"--cache={name}"]
+        words = [f"--num={options.num}", f"--train={options.train}", f"--cache={name}"]
+        words += ["--size", *map(str, options.size)]
         theirs = in_checkout(options.against, words) if options.against else None
         ours = in_checkout(HERE, words)
     if theirs:

@@ -253,11 +253,11 @@ class Requests:
 
 @dataclass(frozen=True)
 class Images:
-    """Real images that are read when they are needed.
+    """Images that are read when they are needed.
 
     Attributes:
-        keys: n store keys.
-        people: n, whose each image is (hashed).
+        keys: n store keys, or names.
+        people: n, whose each image is, or was made from (hashed); "" for nobody's.
         read: indices -> n c *s in [-1, 1].
     """
 
@@ -271,6 +271,34 @@ class Images:
     def all(self) -> Tensor:
         """n c *s in [-1, 1], at once."""
         return self.read(range(len(self)))
+
+    @classmethod
+    def of(cls, images: Tensor, people: Sequence[str] | None = None) -> Images:
+        """Images that are in memory (n c *s), named by their number; nobody's unless `people` says whose they are."""
+
+        def read(indices: Sequence[int]) -> Tensor:
+            if isinstance(indices, range) and indices.step == 1:
+                return images[indices.start : indices.stop]  # no copy
+            return images[list(indices)]
+
+        return cls([str(i) for i in range(len(images))], list(people or [""] * len(images)), read)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score that a method gives itself (bits per dimension, area under a curve), for the report.
+
+    Attributes:
+        value: the score.
+        of: what it is of, in words, with its unit: "log-likelihood of the test images, bits per dimension".
+        ci95: its 95 % interval, where there is one.
+        num: how many images it is of, where that can be said.
+    """
+
+    value: float
+    of: str
+    ci95: tuple[float, float] | None = None
+    num: int | None = None
 
 
 @dataclass(frozen=True)

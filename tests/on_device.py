@@ -46,7 +46,7 @@ from lit_medgen.diffusion import (
     dissipate,
 )
 from lit_medgen.diffusion.samplers import Spacing
-from lit_medgen.evaluation.evaluate import evaluate
+from lit_medgen.evaluation.report import Maker, evaluate
 from lit_medgen.methods import CDPM, IHDM, VQGAN, FactorPriorCDPM, Generator, Method
 from lit_medgen.methods.cdpm.factor_model import FactorModel
 from lit_medgen.methods.code_maps import CodeMaps
@@ -386,14 +386,14 @@ def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) ->
 
 def test_a_report_is_computed_on_the_device(tmp_path: Path) -> None:
     """The same numbers as on the CPU, and what comes back grows with the number of images, not with that of pairs."""
-    people: Any = SimpleNamespace(anatomy="", images_per_person=1)
+    people: Any = SimpleNamespace(anatomy="", digest="", cache=tmp_path)
     people.images = lambda split, **_: Images(
         list("abc"), list("abc"), lambda indices: noisy(3, (8, 9, 10), 1 if split == "train" else 2)[list(indices)]
     )
-    samples = noisy(3, (8, 9, 10), 3)
-    expected = evaluate(samples, people, tmp_path / "cpu", seams=(2, [4]), features="none")
+    samples, maker = Images.of(noisy(3, (8, 9, 10), 3)), Maker(seams=(2, [4]))
+    expected = evaluate(samples, people, tmp_path / "cpu", maker, features="none")
     with counted() as waits:
-        found = evaluate(samples, people, tmp_path / "device", seams=(2, [4]), features="none", device=DEVICE)
+        found = evaluate(samples, people, tmp_path / "device", maker, features="none", device=DEVICE)
     for name, row in expected["metrics"].items():
         wanted = [row["value"], *row["ci95"], row["real_vs_real"], expected["nulls"]["noise"][name]]
         row = found["metrics"][name]

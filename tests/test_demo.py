@@ -18,10 +18,10 @@ from test_readme import commands
 from tiny_run import ROOT
 
 from data_modules.base import MedicalDataModule
-from lit_medgen.batch import Condition
+from lit_medgen.batch import Condition, Images
 from lit_medgen.checkpoints import build_method, config_of, load, read_checkpoint
 from lit_medgen.diffusion import Ancestral, DPMSolverPP2M, Sampler
-from lit_medgen.evaluation.evaluate import evaluate
+from lit_medgen.evaluation.report import Maker, evaluate
 from lit_medgen.methods import CDPM
 
 pytestmark = pytest.mark.slow
@@ -112,9 +112,7 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
     model.sampler = sampler
     parts = [delayed(sample)(model, SEEDS[i : i + 4]) for i in range(0, len(SEEDS), 4)]
     samples = torch.cat(Parallel(n_jobs=NUM_CORES)(parts))
-    report: dict[str, Any] = evaluate(  # type: ignore[arg-type]
-        samples, data, out, seams=model.seams(), cache=data.store.folder / "features"
-    )
+    report = evaluate(Images.of(samples), data, out, Maker(seams=model.seams()))
     return {name: row["value"] for name, row in report["metrics"].items()}
 
 
@@ -133,7 +131,7 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     fresh.originals = data.images("test", one_per_person=True).all()
     num = len(fresh.originals)  # as many as the report is of
     samples = torch.cat([fresh.sample(Condition(), range(i, min(i + 11, num))).float() for i in range(0, num, 11)])
-    untrained = evaluate(samples, data, tmp_path)["metrics"]["frechet_image"]["value"]  # type: ignore[arg-type]
+    untrained = evaluate(Images.of(samples), data, tmp_path)["metrics"]["frechet_image"]["value"]
     assert report["metrics"]["frechet_image"]["value"] < untrained / 2
 
 

@@ -22,15 +22,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lit_medgen.batch import Batch, Condition, DataSpec, Images
+from lit_medgen.batch import Batch, Condition, DataSpec, Images, Score
 from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.evaluation.evaluate import NUM_COMPONENTS, evaluate, floor, nulls
+from lit_medgen.evaluation import report as report_of_samples
+from lit_medgen.evaluation.floors import floor
+from lit_medgen.evaluation.nulls import NUM_COMPONENTS, null_makers, principal_components
+from lit_medgen.evaluation.report import Maker
+from lit_medgen.evaluation.scores import PAIRS, SCORES
 from lit_medgen.files import file_hash
 from lit_medgen.images.dicom import read_series
 from lit_medgen.images.nifti import read_nifti, write_nifti
-from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD
+from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD, PairedPSNR, TwoSampleMetric
 from lit_medgen.metrics.extractors import extractors
+from lit_medgen.metrics.known import Known
 from lit_medgen.metrics.ms_ssim import Scales
 from lit_medgen.training.method import Generator, Requests
 
@@ -67,14 +72,30 @@ class People:
     train: Tensor
     test: Tensor
     anatomy: str = ""
-    images_per_person: int = 1
+    digest: str = "0123456789abcdef"
+    cache: Path = Path("no folder")
+    test_people: Sequence[str] = ()
 
     def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
         """n c *s in [-1, 1]."""
         assert one_per_person  # two visits of one person are not independent
         images = {"train": self.train, "test": self.test}[split][:limit]
         names = [f"{split} {number}" for number in range(len(images))]
-        return Images(names, names, lambda indices: images[list(indices)])
+        people = list(self.test_people) if split == "test" and self.test_people else names
+        return Images(names, people, lambda indices: images[list(indices)])
+
+
+def evaluate(samples: Tensor | Images | None, people: Any, out: Path, **options: Any) -> dict[str, Any]:
+    """A report of samples in memory."""
+    images = Images.of(samples) if isinstance(samples, Tensor) else samples
+    return report_of_samples.evaluate(images, people, out, **options)
+
+
+def nulls(train: Tensor, num: int) -> dict[str, Tensor]:
+    """Name -> `num` images that know the training images only superficially."""
+    images = Images.of(train)
+    makers = null_makers(images, num, principal_components(images, Known(remember=False)))
+    return {name: torch.cat(list(parts)) for name, parts in makers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +187,13 @@ def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two step boundaries"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
-    report = evaluate(heads(3, 3), People(heads(8, 1), heads(4, 2)), tmp_path / "new" / "folder", seams, "me.ckpt")
+    report = evaluate(
+        heads(3, 3),
+        People(heads(8, 1), heads(4, 2)),
+        tmp_path / "new" / "folder",
+        maker=Maker(seams=seams),
+        source="me.ckpt",
+    )
     names = {"ms_ssim", "ms_ssim_gap", "mmd_linear_biased", "mmd_rbf_unbiased", "sharpness", "ssim"}
     names |= {"mode_spread", "nearest_training"}
     assert "No scores of features: 3 samples, 4 test and 8 training people" in report["note"]
@@ -193,9 +220,9 @@ def test_a_report_looks_at_each_pair_of_images_once(tmp_path: Path, monkeypatch:
     """Likeness of two images is what takes days: six sets of six and one of eight have so many pairs, of two kinds."""
     looked, term = [0], Scales.term
 
-    def counted(self: Scales, i: int, places: Tensor, scale: int) -> Tensor:
-        looked[0] += len(places) if scale == 0 else 0
-        return term(self, i, places, scale)
+    def counted(self: Scales, i: int, chosen: Tensor, scale: int) -> Tensor:
+        looked[0] += len(chosen) if scale == 0 else 0
+        return term(self, i, chosen, scale)
 
     monkeypatch.setattr(Scales, "term", counted)
     evaluate(heads(6, 3), People(heads(8, 1), heads(6, 2)), tmp_path, features="none")
@@ -221,7 +248,8 @@ def test_the_prior_of_a_model_is_a_null_and_the_verdict_says_who_is_beaten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people = People(heads(12, 1), heads(12, 2))
-    report = evaluate(normal(12, 0, SIZE).clamp(-1, 1), people, tmp_path, features="none", prior=lambda: heads(12, 5))
+    prior = Maker(prior=lambda seeds: heads(12, 5)[list(seeds)])
+    report = evaluate(normal(12, 0, SIZE).clamp(-1, 1), people, tmp_path, features="none", maker=prior)
     assert report["nulls"].keys() == NULLS | {"prior"}
     text = (tmp_path / "report.md").read_text()
     assert all(f"* {null}: " in text for null in report["nulls"])
@@ -245,8 +273,8 @@ def test_too_few_images_are_an_input_error(samples: int, train: int, test: int, 
 
 
 def test_features_are_learned_and_see_what_is_wrong(tmp_path: Path) -> None:
-    people = People(skulls(40, 1), skulls(24, 2))
-    report = evaluate(skulls(24, 3), people, tmp_path, cache=tmp_path / "cache")
+    people = People(skulls(40, 1), skulls(24, 2), cache=tmp_path / "cache")
+    report = evaluate(skulls(24, 3), people, tmp_path)
     scores = {name: row for name, row in report["metrics"].items() if "contrastive" in row["features"]}
     views = {"frechet_axial", "frechet_coronal", "frechet_sagittal"}
     assert scores.keys() == views | {"kernel_distance", "precision", "recall", "density", "coverage"}
@@ -264,9 +292,9 @@ def test_features_are_learned_and_see_what_is_wrong(tmp_path: Path) -> None:
         assert 0 < view["shift"][0] < view["shift"][1]  # by 4 of 24 voxels there is little head left to compare
     ranked = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.endswith("| yes |")]
     assert len(ranked) >= 6
-    (kept,) = (tmp_path / "cache").iterdir()
+    (kept,) = (tmp_path / "cache" / "features").iterdir()
     before = kept.stat().st_mtime_ns
-    assert evaluate(skulls(24, 3), people, tmp_path, cache=tmp_path / "cache") == report
+    assert evaluate(skulls(24, 3), people, tmp_path) == report
     assert kept.stat().st_mtime_ns == before
 
 
@@ -326,20 +354,148 @@ def test_a_classifier_gives_the_inception_score(tmp_path: Path) -> None:
     assert 1 <= report["metrics"]["inception_score_axial"]["value"] <= 2
 
 
-def test_reconstructions_have_the_perceptual_distance_of_a_file_or_a_note(tmp_path: Path) -> None:
+def test_pairs_have_the_perceptual_distance_of_a_file_or_a_note(tmp_path: Path) -> None:
     people = People(heads(4, 1), heads(4, 2))
     torch.jit.script(Classifier()).save(str(tmp_path / "classifier.pt"))
     torch.jit.script(Edges()).save(str(tmp_path / "edges.pt"))
+    reconstructions = Images.of(people.test * 0.9, people.images("test", one_per_person=True).people)
     found = {
         name: evaluate(
-            people.test * 0.9, people, tmp_path / f"of_{name}", features=str(tmp_path / name), reconstructed=True
+            reconstructions, people, tmp_path / f"of_{name}", features=str(tmp_path / name), targets=range(4)
         )
         for name in ("classifier.pt", "edges.pt")
     }
     assert "No perceptual distance: features" in found["classifier.pt"]["note"]
-    assert found["classifier.pt"]["reconstruction"].keys() == {"psnr", "ssim", "ms_ssim"}
-    assert found["edges.pt"]["reconstruction"]["perceptual"]["value"] > 0
-    assert "reconstructions of unseen people" in found["edges.pt"]["verdict"]
+    assert found["classifier.pt"]["pairs"].keys() == {"psnr", "ssim", "ms_ssim"}
+    assert found["edges.pt"]["pairs"]["perceptual"]["value"] > 0
+    assert "unseen people as targets, so they should be no copies" in found["edges.pt"]["verdict"]
+    table = [line for line in (tmp_path / "of_edges.pt" / "report.md").read_text().splitlines() if line[:1] == "|"]
+    assert len({line.count("|") for line in table}) == 1
+    assert sum(", of pairs | " in line for line in table) == 4
+
+
+def test_samples_and_targets_come_in_any_order_and_some_have_none(tmp_path: Path) -> None:
+    people = People(heads(4, 1), heads(4, 2))
+    order = [2, 0, 3, 1, 2]
+    report = evaluate(0.9 * people.test[order], people, tmp_path, features="none", targets=[2, 0, None, 1, None])
+    psnr = PairedPSNR().values(0.9 * people.test[[2, 0, 1]], people.test[[2, 0, 1]])
+    assert report["pairs"]["psnr"]["value"] == pytest.approx(float(psnr.mean()))
+    assert report["pairs"]["psnr"]["num_pairs"] == 3
+
+
+def test_people_have_any_number_of_images_and_an_interval_is_over_people(tmp_path: Path) -> None:
+    """The values are those of all images, whosever they are; intervals widen where images are of fewer people."""
+    samples, train, test = heads(8, 3), heads(12, 1), heads(9, 2)
+    each = evaluate(samples, People(train, test), tmp_path, features="none")
+    whose = ["a", "b", "a", "c", "a", "d", "b", "e", "a"]
+    few = evaluate(samples, People(train, test, test_people=whose), tmp_path, features="none")
+    assert few["people"] == {"test": [5, 9], "train": [12, 12]}
+    assert "5 people with 9 images" in (tmp_path / "report.md").read_text()
+    for name, row in few["metrics"].items():
+        assert row["value"] == each["metrics"][name]["value"]
+    assert few["metrics"]["sharpness"]["ci95"] != each["metrics"]["sharpness"]["ci95"]
+
+
+def test_images_that_stream_have_the_scores_of_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people = People(skulls(24, 1), skulls(16, 2), anatomy="brain", cache=tmp_path)
+    options = {"maker": Maker(seams=(2, [7, 15]), prior=lambda seeds: skulls(16, 5)[list(seeds)])}
+    whole = evaluate(skulls(16, 3), people, tmp_path / "whole", **options)
+    num_bytes, most = 4 * 24**3, [0]
+    monkeypatch.setattr("lit_medgen.metrics.known.BLOCK_BYTES", 8 * num_bytes)
+    monkeypatch.setattr("lit_medgen.metrics.ms_ssim.BLOCK_VOXELS", 3 * 24**3)
+    monkeypatch.setattr("lit_medgen.metrics.extractors.DISTORTED_BYTES", 3 * num_bytes)
+    monkeypatch.setattr("lit_medgen.evaluation.held.IN_MEMORY_BYTES", 2 * num_bytes)
+
+    def counted(images: Images) -> Images:
+        def read(indices: Sequence[int]) -> Tensor:
+            most[0] = max(most[0], len(indices))
+            return images.read(indices)
+
+        return replace(images, read=read)
+
+    real = people.images
+    monkeypatch.setattr(people, "images", lambda *args, **kwargs: counted(real(*args, **kwargs)))
+    streamed = evaluate(counted(Images.of(skulls(16, 3))), people, tmp_path / "streamed", **options)
+    assert 0 < most[0] <= 8
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]  # temporary files are gone
+    assert streamed["nearest"] == [
+        {**row, "ms_ssim": pytest.approx(row["ms_ssim"], abs=1e-6)} for row in whole["nearest"]
+    ]
+    for name, row in whole["metrics"].items():
+        expected = [
+            row["value"],
+            *row["ci95"],
+            row["real_vs_real"],
+            *(whole["nulls"][null][name] for null in whole["nulls"]),
+        ]
+        row = streamed["metrics"][name]
+        found = [
+            row["value"],
+            *row["ci95"],
+            row["real_vs_real"],
+            *(streamed["nulls"][null][name] for null in streamed["nulls"]),
+        ]
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5), name
+    for view, distortions in whole["ranking"].items():
+        for name, distances in distortions.items():
+            assert streamed["ranking"][view][name] == pytest.approx(distances, rel=1e-4)
+
+
+class Brightness(TwoSampleMetric):
+    """Mean of samples less mean of real images."""
+
+    features = "voxels"
+
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
+        return {name: images.all().flatten(1).mean(1).double() for name, images in (("x", samples), ("y", real))}
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        return float(statistics["x"][x].mean() - statistics["y"][y].mean())
+
+
+def test_a_score_is_added_by_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a value, an interval, a floor and nulls as every other has, and what does not apply is left out."""
+    monkeypatch.setitem(SCORES["images"], "brightness", lambda given: Brightness(given.known))
+    monkeypatch.setitem(SCORES["brains"], "brightness_of_brains", lambda given: Brightness(given.known))
+    monkeypatch.setitem(PAIRS, "psnr_again", lambda given: PairedPSNR())
+    people = People(heads(6, 1), heads(6, 2))
+    report = evaluate(0.9 * people.test, people, tmp_path, features="none", targets=range(6))
+    row = report["metrics"]["brightness"]
+    assert row["value"] == pytest.approx(-0.1 * float(people.test.mean()), abs=1e-6)
+    assert row["ci95"][0] < row["value"] < row["ci95"][1]
+    assert all("brightness" in scores for scores in report["nulls"].values())
+    assert "brightness_of_brains" not in report["metrics"]
+    assert report["pairs"]["psnr_again"]["value"] == report["pairs"]["psnr"]["value"]
+
+
+def test_a_report_says_what_it_is_of_and_what_a_sample_cost(tmp_path: Path) -> None:
+    own = {"bits": Score(3.25, "log-likelihood of the test images, bits per dimension", (3.0, 3.5), 4)}
+    maker = Maker("VDM", 250.0, 1.5, scores=lambda data: own)
+    report = evaluate(heads(4, 3), People(heads(4, 1), heads(4, 2)), tmp_path, maker=maker, features="none")
+    assert (report["method"], report["data"], report["num_samples"]) == ("VDM", "0123456789abcdef", 4)
+    assert (report["network_evaluations"], report["seconds_per_image"]) == (250, 1.5)
+    text = (tmp_path / "report.md").read_text()
+    for said in (
+        "Method: VDM",
+        "Data: 0123456789ab",
+        "4 samples",
+        "250 evaluations",
+        "1.5 s",
+        "| bits | 3.25 | 3 to 3.5",
+    ):
+        assert said in text
+
+
+def test_a_method_that_makes_no_images_has_a_report_of_its_own_scores(tmp_path: Path) -> None:
+    people = People(heads(1, 1), heads(1, 2))
+    maker = Maker("Classifier", scores=lambda data: {"auc": Score(0.8, f"{len(data.images('test', True))} crops")})
+    report = evaluate(None, people, tmp_path / "out", maker=maker)
+    assert report["own"]["auc"] == {"value": 0.8, "of": "1 crops", "ci95": None, "num": None}
+    assert "Classifier makes no images" in report["verdict"]
+    assert "| auc | 0.8 |" in (tmp_path / "out" / "report.md").read_text()
+    assert {path.name for path in (tmp_path / "out").glob("*.*") if path.name[0] != "."} == {"report.json", "report.md"}
+    with pytest.raises(InputError, match=r"Classifier makes no images and has no scores of its own"):
+        evaluate(None, people, tmp_path / "out", maker=Maker("Classifier", scores=lambda data: {}))
 
 
 def test_brains_have_scores_of_their_own(tmp_path: Path) -> None:

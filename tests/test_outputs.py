@@ -17,7 +17,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.callbacks.sample_writer import sample_files
 from lit_medgen.checkpoints import saved
 from lit_medgen.errors import InputError
-from lit_medgen.evaluation.evaluate import FILES, report_files
+from lit_medgen.evaluation.checks import FILES, report_files
 from lit_medgen.files import Outputs
 
 

@@ -10,14 +10,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lit_medgen.batch import Images
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.errors import InputError
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.method import Generator, Requests
-
-PRIOR_BATCH = 16
-"""Images of a prior that are made at once."""
 
 
 class Report(Callback):
@@ -73,7 +71,7 @@ class Report(Callback):
 
 def check_report(folder: Path) -> None:
     """InputError if a report's folder holds files that `evaluate` did not write."""
-    from lit_medgen.evaluation.evaluate import report_files  # heavy
+    from lit_medgen.evaluation.checks import report_files  # heavy
 
     report_files(folder).check()
 
@@ -94,27 +92,19 @@ def score(
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.evaluate` writes it, computed on the device (None: the CPU)."""
-    from lit_medgen.evaluation.evaluate import CPU, evaluate  # heavy
+    from lit_medgen.evaluation.report import CPU, Maker, evaluate  # heavy
 
-    seeds = torch.arange(len(samples)).split(PRIOR_BATCH)
-
-    def prior() -> Tensor:
-        made = [model.prior_samples(some.tolist()) for some in seeds]
-        return torch.cat([images.float().cpu() for images in made if images is not None])
-
-    return evaluate(
-        samples,
-        data,
-        folder,
-        seams=model.seams(),
-        source=source,
-        features=features,
-        cache=data.cache / "features",
-        reconstructed=isinstance(model, FirstStage),
+    maker = Maker(
+        type(model).__name__,
         seconds_per_image=seconds_per_image,
-        prior=None if model.prior_samples([0]) is None else prior,
-        device=device or CPU,
+        seams=model.seams(),
+        prior=model.prior_samples,
+        scores=model.scores,
     )
+    people = data.images("test", one_per_person=True).people if isinstance(model, FirstStage) else None
+    images = Images.of(samples, people and people[: len(samples)])
+    targets = None if people is None else range(len(samples))
+    return evaluate(images, data, folder, maker, source, features, targets, device or CPU)
 
 
 def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -> None:
@@ -126,18 +116,10 @@ def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -
         num_samples: how many there will be.
         features: as `evaluate --features`.
     """
-    from lit_medgen.evaluation.evaluate import NONE, fewest  # heavy
-    from lit_medgen.metrics.extractors import LEARNED, from_file  # heavy
-    from lit_medgen.metrics.ms_ssim import scales_and_window  # heavy
+    from lit_medgen.evaluation import checks  # heavy
 
-    num_test, num_train = (len(set(data.people(split).values())) for split in ("test", "train"))
-    fewest(num_samples, num_test, num_train, data.images_per_person, isinstance(model, FirstStage))
-    try:
-        scales_and_window(data.spec.size)
-    except ValueError as error:
-        raise InputError(f"data.init_args.preprocessing.size: {error}") from error
-    if features not in (NONE, LEARNED):
-        from_file(Path(features))
+    num_made = num_samples // data.images_per_person if isinstance(model, FirstStage) else num_samples
+    checks.refuse_unfit(data, num_made, features)
 
 
 def give_originals(model: Generator, data: Any) -> None:
@@ -161,6 +143,6 @@ def requests(model: Generator, data: Any, num: int | None) -> Requests:
 
 
 def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """What loggers get of a report: every score, also those of reconstructions."""
-    parts = {"metrics": report["metrics"], "reconstruction": report.get("reconstruction", {})}
+    """What loggers get of a report: every score, also those of pairs and the method's own."""
+    parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "own")}
     return {f"{part}.{name}.value": row["value"] for part, rows in parts.items() for name, row in rows.items()}

@@ -1,153 +1,197 @@
-"""What a report looks like: report.json, report.md with its verdict, and the figures."""
+"""`evaluate`: samples against real people, with floors, intervals and nulls, as a report.
+
+Every score stands beside its real-vs-real value (`lit_medgen.evaluation.floors`), a jackknife interval over people, and
+the same score of the nulls (`lit_medgen.evaluation.nulls`), which any model must beat. `lit_medgen.evaluation.scores`
+lists the scores by what they are of.
+
+Images stream, statistics stay: images are read in blocks, as often as they are needed, and what scores are made of
+(features, likeness of pairs) is computed once and kept (`lit_medgen.metrics.known`).
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from lit_medgen.evaluation.nulls import DEFINITIONS
-from lit_medgen.files import write_atomically
-from lit_medgen.images.grids import save_figure
-from lit_medgen.images.plots import save_map, save_scores
-from lit_medgen.output import say
+from lit_medgen.batch import Images, Score, TrainingData
+from lit_medgen.errors import InputError
+from lit_medgen.evaluation.checks import NONE, num_people, report_files, smallest_set, within_range
+from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_report
+from lit_medgen.evaluation.floors import floor, measure, of_floor
+from lit_medgen.evaluation.held import Scratch, Sets, quick
+from lit_medgen.evaluation.markdown import verdict
+from lit_medgen.evaluation.nulls import null_makers, principal_components
+from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs
+from lit_medgen.metrics import TwoSampleMetric, nearest_by_ms_ssim
+from lit_medgen.metrics.extractors import LEARNED, CentreSlice, extractors, ranking
+from lit_medgen.metrics.known import Known
 
-NUM_SHOWN = 6
-"""Images of each kind in the figure."""
-NOT_JUDGED = ("nearest_training",)
-"""Scores of copying: a null that is like nobody is not better for it."""
+CPU = torch.device("cpu")
+MIN_FOR_FEATURES = 8
+"""Samples, test and training people: below that, neighbours and covariances mean nothing."""
+MAX_TRAIN = 500
+"""Training people that floors and nulls are made of; more add nothing but time."""
+
+Makers = Mapping[str, Callable[[], TwoSampleMetric]]
 
 
-def write_report(
+@dataclass(frozen=True)
+class Maker:
+    """What made the samples, as far as a report says it.
+
+    Attributes:
+        method: its class.
+        network_evaluations: calls of its networks for an image; None: not counted.
+        seconds_per_image: over all processes together, files included; None: not measured.
+        seams: where the parts of a sample meet, as `Generator.seams` gives it.
+        prior: seeds -> what it makes of its prior alone, or None, as `Generator.prior_samples` gives it.
+        scores: scores of its own, as `Method.scores` gives them.
+    """
+
+    method: str = ""
+    network_evaluations: float | None = None
+    seconds_per_image: float | None = None
+    seams: tuple[int, list[int]] | None = None
+    prior: Callable[[Sequence[int]], Tensor | None] | None = None
+    scores: Callable[[TrainingData], Mapping[str, Score]] | None = None
+
+
+def evaluate(
+    samples: Images | None,
+    data: TrainingData,
     out: Path,
-    report: dict[str, Any],
-    rows: Mapping[str, Tensor],
-    points: Mapping[str, np.ndarray[Any, Any]],
-) -> None:
-    """report.json, report.md and the figures; rows: title -> images, points: as `save_map` takes them."""
-    write_atomically(out / "report.json", json.dumps(report, indent=2))
-    write_atomically(out / "report.md", as_markdown(report))
-    save_scores(out / "scores.png", report)
-    save_figure(out / "samples.png", rows, NUM_SHOWN)
-    save_map(out / "map.png", points)
-    say(f"report: {out / 'report.md'}; figures: {out / 'samples.png'}, scores.png, map.png\n{report['verdict']}")
+    maker: Maker | None = None,
+    source: str = "",
+    features: str = LEARNED,
+    targets: Sequence[int | None] | None = None,
+    device: torch.device = CPU,
+) -> dict[str, Any]:
+    """Writes report.json, report.md and figures; returns the report.
+
+    Args:
+        samples: images in [-1, 1], read in blocks; their people are those whose images they were made from. None: the
+            method makes no images, and its own scores are all there is.
+        data: real images; the test people are the reference, the training people give floors and nulls.
+        out: folder of the report.
+        maker: what made the samples.
+        source: where the samples came from, for the report.
+        features: what feature scores are made of: `learned` from the training people, a TorchScript file, or `none`.
+        targets: for each sample the index of the image that it should be, among `data.images("test",
+            one_per_person=True)`, or None; None: none has such.
+        device: where scores are computed; on the CPU what needs float64 and a device that has none (MPS).
+    """
+    outputs, maker = report_files(out), maker or Maker()
+    outputs.check()
+    own = maker.scores(data) if maker.scores else {}
+    if samples is None and not own:
+        raise InputError(f"evaluate: {maker.method} makes no images and has no scores of its own: nothing to report.")
+    report: dict[str, Any] = {
+        "source": source,
+        "method": maker.method,
+        "data": data.digest,
+        "network_evaluations": maker.network_evaluations,
+        "seconds_per_image": maker.seconds_per_image,
+        "own": {name: asdict(score) for name, score in own.items()},
+    }
+    figures: Figures | None = None
+    with Scratch(data.cache) as scratch:
+        if samples is not None:
+            more, figures = _of_images(samples, data, maker, features, targets, device, scratch)
+            report |= more
+        report["verdict"] = verdict(report)
+        outputs.claim()
+        write_report(out, report, figures)
+    outputs.end()
+    return report
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """The report as a table, a row for each score, then what its columns are, the figures and the verdict."""
-    names = list(report["nulls"])
-    lines = [
-        f"# Evaluation of {report['source']}",
-        "",
-        "| score | samples | 95 % interval | real vs real | of images | " + " | ".join(names) + " | n | from |",
-        "|---|---|---|---|---|" + "---|" * len(names) + "---|---|",
+def _of_images(
+    samples: Images,
+    data: TrainingData,
+    maker: Maker,
+    features: str,
+    targets: Sequence[int | None] | None,
+    device: torch.device,
+    scratch: Scratch,
+) -> tuple[dict[str, Any], Figures]:
+    """What a report says of samples, and what its figures show."""
+    sets, smallest, numbers = _sets(samples, data, scratch)
+    known, notes = Known(device), []
+    views: Mapping[str, CentreSlice] = {}
+    if features != NONE and smallest >= MIN_FOR_FEATURES:
+        views = extractors(features, sets.train, len(sets.real), data.cache / "features", device)
+    elif features != NONE:
+        notes.append(f"No scores of features: {numbers}; they need {MIN_FOR_FEATURES} of each.")
+    components = principal_components(sets.train, known)
+    given = Given(known, sets.train, components.directions, data.anatomy, maker.seams, features, views)
+    metrics = metrics_for(given)
+    nulls = null_makers(sets.train, len(sets.samples), components, maker.prior)
+    null_scores, null_images = _of_nulls(nulls, metrics, sets, known, scratch.folder)
+    report = {
+        "num_samples": len(sets.samples),
+        "people": {name: [num_people(some), len(some)] for name, some in (("test", sets.real), ("train", sets.train))},
+        **_rows(metrics, sets),
+        "nulls": null_scores,
+        "ranking": ranking(views, sets.real),
+    }
+    if targets is not None:
+        report["pairs"], missing = of_pairs(sets.samples, sets.real, targets, given)
+        notes += missing
+    if notes:
+        report["note"] = " ".join(notes)
+    nearest, likeness = (part.tolist() for part in known(nearest_by_ms_ssim, sets.samples, sets.train, device))
+    report["nearest"] = [
+        {"sample": i, "training_image": index, "ms_ssim": value}
+        for i, (index, value) in enumerate(zip(nearest, likeness, strict=True))
     ]
-    for name, row in report["metrics"].items():
-        null_cells = " | ".join(f"{report['nulls'][null][name]:.4g}" for null in names)
-        low, high = row["ci95"]
-        lines.append(
-            f"| {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} | {row['real_vs_real']:.4g} "
-            f"| {_of_images(report['floors'][name])} | {null_cells} "
-            f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
-        )
-    empty = " |" * (len(names) + 3)
-    for name, row in report.get("reconstruction", {}).items():
-        low, high = row["ci95"]
-        lines.append(
-            f"| reconstruction {name} | {row['value']:.4g} | {low:.4g} to {high:.4g} |{empty} {row['features']} |"
-        )
-    if report["seconds_per_image"] is not None:
-        lines += ["", f"A sample took {report['seconds_per_image']:.3g} s, its file included."]
-    if "note" in report:
-        lines += ["", report["note"]]
-    if report["ranking"]:
-        lines += ["", *_ranking(report["ranking"])]
-    return "\n".join([*lines, "", *_explanation(report), "", "## Verdict", "", report["verdict"], ""])
+    return report, Figures(rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known))
 
 
-def _of_images(floor: Mapping[str, Any]) -> str:
-    """How many images a real-vs-real value is of."""
-    number = str(floor["images"]) if floor["sets"] == 1 else f"{floor['sets']} x {floor['images']}"
-    return f"{number} {floor['people']}"
+def _sets(samples: Images, data: TrainingData, scratch: Scratch) -> tuple[Sets, int, str]:
+    """The images, each set quick to read again; the smallest number of people or samples, and all numbers in words."""
+    real = quick(data.images("test", one_per_person=True))
+    train = quick(data.images("train", one_per_person=True, limit=MAX_TRAIN))
+    smallest, numbers = smallest_set(len(samples), *map(num_people, (samples, real, train)))
+    return Sets(scratch.hold(within_range(samples), len(samples), samples.people), train, real), smallest, numbers
 
 
-def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
-    lines = [
-        "Fréchet distance of unseen people from themselves, distorted a little, more and much:",
-        "",
-        "| features | distortion | a little | more | much | ranked |",
-        "|---|---|---|---|---|---|",
-    ]
-    for view, distortions in ranking.items():
-        for name, distances in distortions.items():
-            cells = " | ".join(f"{distance:.4g}" for distance in distances)
-            ranked = "yes" if 0 < distances[0] < distances[1] < distances[2] else "NO"
-            lines.append(f"| {view} | {name} | {cells} | {ranked} |")
-    return lines
+def _of_nulls(
+    nulls: Mapping[str, Iterator[Tensor]], metrics: Makers, sets: Sets, known: Known, folder: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
+    """Null -> its scores, and null -> the first of its images; one null is held at a time."""
+    scores, shown = {}, {}
+    for null, parts in nulls.items():
+        with Scratch(folder) as scratch:
+            images = scratch.hold(parts, len(sets.samples))
+            scores[null] = {
+                name: measure(make, images, sets.train, sets.real).compute().item() for name, make in metrics.items()
+            }
+            shown[null] = images.read(range(min(NUM_SHOWN, len(images)))).clone()
+            known.forget(images)
+    return scores, shown
 
 
-def _explanation(report: Mapping[str, Any]) -> list[str]:
-    """What the columns are, and the figures."""
-    return [
-        f"Real people: the test split, {report['images_per_person']} image(s) each. Audit: none.",
-        "",
-        "Real vs real: the same score of real images in the place of samples, as many as *of images* says: of training "
-        "people the mean over that many random sets (sets x images), or of the test people themselves. Best is a score "
-        "as near to it as possible.",
-        "",
-        "Intervals: jackknife over people, cut off where a score ends. Conservative, with an error 1.4 to 1.9 times "
-        f"the true one for a model as good as real people: {', '.join(report['conservative'])}. Where all images count "
-        "the same (precision 1), the jackknife sees no error at all.",
-        "",
-        "Nulls, which any model must beat:",
-        "",
-        *[f"* {name}: {DEFINITIONS[name]}." for name in report["nulls"]],
-        "",
-        "A linear null may match the mean image, and so the MMDs, better than a model that makes sharp images. "
-        "nearest_training compares with training people: above real vs real, samples are nearer to them than unseen "
-        "people are.",
-        "",
-        "samples.png shows real people beside the samples: it is as private as the scans.",
-        "",
-        "![samples](samples.png)",
-        "![scores](scores.png)",
-        "![map](map.png)",
-    ]
-
-
-def verdict(report: Mapping[str, Any]) -> str:
-    """What the numbers say, in a few sentences: of each null, of real people, of copies."""
-    rows = {name: row for name, row in report["metrics"].items() if name not in NOT_JUDGED}
-    words: dict[bool, list[str]] = {True: [], False: []}
-    for null, scores in report["nulls"].items():
-        nearer = [row for name, row in rows.items() if _away(row, row["value"]) < _away(row, scores[name])]
-        surely = [
-            row for name, row in rows.items() if max(_away(row, end) for end in row["ci95"]) < _away(row, scores[name])
-        ]
-        words[len(nearer) > len(rows) / 2].append(f"{null} ({len(nearer)}, {len(surely)} with the whole interval)")
-    beaten, others = (" and ".join(filter(None, [", ".join(some[:-1]), *some[-1:]])) for some in words.values())
-    held = sum(row["ci95"][0] <= row["real_vs_real"] <= row["ci95"][1] for row in rows.values())
-    return (
-        f"By most of {len(rows)} scores the samples are nearer to real people than {beaten or 'no null'}"
-        + (f"; by half or fewer, than {others}" if others else "")
-        + f". The interval holds the real-vs-real value in {held} of {len(rows)}. {_of_copies(report)}"
-    )
-
-
-def _of_copies(report: Mapping[str, Any]) -> str:
-    if "reconstruction" in report:
-        return "Samples are reconstructions of unseen people, so they can be no copies of training people."
-    row = report["metrics"]["nearest_training"]
-    numbers = f"(nearest_training {row['value']:.3g}, of unseen people {row['real_vs_real']:.3g})"
-    if row["ci95"][0] > row["real_vs_real"]:
-        return f"Samples are more like training people than unseen people are {numbers}: look for copies."
-    return f"No sign of copies {numbers}, but no audit was made."
-
-
-def _away(row: Mapping[str, Any], value: float) -> float:
-    """How far a value is from that of real people."""
-    return abs(value - float(row["real_vs_real"]))
+def _rows(metrics: Makers, sets: Sets) -> dict[str, Any]:
+    """Every score of the samples, with its interval and the value that real images have, and what that is of."""
+    rows, floors, conservative = {}, {}, []
+    for name, make in metrics.items():
+        metric = measure(make, sets.samples, sets.train, sets.real)
+        estimate = metric.estimate()
+        rows[name] = {
+            "value": estimate.value,
+            "ci95": list(estimate.ci95),
+            "real_vs_real": measure(make, sets.real, sets.train, sets.real).compute().item()
+            if metric.of_one_set
+            else floor(make, sets.train, sets.real, len(sets.samples)),
+            "num_samples": len(sets.samples),
+            "num_real": len(sets.train if metric.against == "train" else sets.real),
+            "features": metric.features,
+        }
+        floors[name] = of_floor(metric, *map(len, (sets.samples, sets.train, sets.real)))
+        conservative += [name] if metric.conservative else []
+    return {"metrics": rows, "floors": floors, "conservative": conservative}

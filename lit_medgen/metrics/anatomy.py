@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lit_medgen.batch import Images
 from lit_medgen.metrics.base import TwoSampleMetric
 from lit_medgen.metrics.diversity import MIN_SPREAD, spread
+from lit_medgen.metrics.known import of_each
 
 TISSUE = 0.2
 """Of an image in [0, 1]: above it lies the brain."""
@@ -27,9 +29,10 @@ class VentricleSpread(TwoSampleMetric):
     features = "voxels, cerebrospinal fluid in the middle of the brain"
     limits = (0.0, float("inf"))
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Size of every brain's ventricles."""
-        return {"x": self.known(ventricle_size, samples), "y": self.known(ventricle_size, real)}
+        device = torch.device("cpu")
+        return {name: self.known(of_each, z, ventricle_size, device) for name, z in (("x", samples), ("y", real))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""

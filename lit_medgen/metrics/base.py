@@ -1,6 +1,6 @@
 """Scores of samples against real images, with intervals over people.
 
-Every score is a function of statistics per image or per pair of images, so leaving one image out is cheap, and
+Every score is a function of statistics per image or per pair of images, so leaving some images out is cheap, and
 the interval is a jackknife: a bootstrap would count an image's likeness to itself, a subsample is biased for
 scores that depend on the number of images. An interval ends where the score's range does.
 """
@@ -8,15 +8,16 @@ scores that depend on the number of images. An interval ends where the score's r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from lit_medgen.metrics.known import Known
+from lit_medgen.batch import Images
+from lit_medgen.metrics.known import Known, as_images
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,21 @@ class Estimate:
         return cls(value, (min(low, value), max(high, value)))
 
 
+class LeftOut(NamedTuple):
+    """Indices of the samples x and of the real images y that a jackknife leaves out at once."""
+
+    x: Tensor
+    y: Tensor
+
+
 class TwoSampleMetric(Metric, ABC):
     """A score of samples against real images; both are collected by `update`, n c *s in [-1, 1].
 
-    Samples are independent; of real people there may be several images each, a person's in a row, and the interval
-    leaves out a person at a time.
+    The interval leaves out a person at a time, who may have any number of images; an image that is nobody's counts by
+    itself. Where samples are of the same people as real images (reconstructions), a person is left out of both.
+
+    Args:
+        known: results shared with other scores of the same images, and the device; None: nothing is shared.
     """
 
     full_state_update = False
@@ -45,31 +56,32 @@ class TwoSampleMetric(Metric, ABC):
     """What the score is computed from, for the report."""
     against: Literal["test", "train"] = "test"
     """The people that samples are compared with."""
-    per_person = 1
-    """Real images of each person; what intervals are over."""
-    tied = False
-    """Whether samples are reconstructions of real images, in their order: a person is then left out of both."""
     of_one_set = False
     """Whether it says something of the samples alone, so that real images have such a value too."""
     limits: tuple[float, float] = (-float("inf"), float("inf"))
     """The range of the score."""
     conservative = False
     """Whether the jackknife's error of a perfect model is far above the true one (docs/intervals.md)."""
-    wanted: Tensor | None = None
-    """n n, bool: the pairs of samples that scores will be asked of; None: all."""
-    known = Known(remember=False)
-    """Results shared with other scores of the same images, and the device."""
 
-    samples: list[Tensor]
-    real: list[Tensor]
+    samples: list[Tensor | Images]
+    real: list[Tensor | Images]
 
-    def __init__(self) -> None:
+    def __init__(self, known: Known | None = None) -> None:
         super().__init__(sync_on_compute=False)  # one process scores all samples; the others do not wait for it
+        self.known = known or Known(remember=False)
         self.add_state("samples", default=[], dist_reduce_fx="cat")
         self.add_state("real", default=[], dist_reduce_fx="cat")
 
-    def update(self, images: Tensor, real: bool) -> None:
-        """Adds images, n c *s in [-1, 1]."""
+    def update(self, images: Tensor | Images, real: bool, people: Sequence[str] | None = None) -> None:
+        """Adds images.
+
+        Args:
+            images: n c *s in [-1, 1], or what reads them.
+            real: whether they are real images; else samples.
+            people: whose each image of a tensor is; None: nobody's.
+        """
+        if isinstance(images, Tensor) and people is not None:
+            images = Images.of(images, people)
         (self.real if real else self.samples).append(images)
 
     def compute(self) -> Tensor:
@@ -82,56 +94,96 @@ class TwoSampleMetric(Metric, ABC):
 
     def with_error(self) -> tuple[float, float]:
         """The score and its standard error by the jackknife."""
-        value, statistics, all_x, all_y = self._score_of_all()
-        per_x = self.per_person if self.tied else 1
-        people_x, people_y = all_x // per_x, all_y // self.per_person
-        if self.tied and self.against == "test":
-            pairs = ((all_x[people_x != i], all_y[people_y != i]) for i in people_x.unique())
-            left_out = [torch.tensor([self.score(statistics, x, y) for x, y in pairs], dtype=torch.float64)]
-        else:
-            left_out = list(self.without_each(statistics, people_x, people_y))
-        return value, sum(map(_jackknife_variance, left_out)) ** 0.5
+        value, statistics, samples, real = self._score_of_all()
+        num = len(samples), len(real)
+        # No real image counts where the score is of samples alone.
+        rounds = _rounds(samples.people, [] if self.of_one_set else real.people)
+        return value, sum(jackknife_variance(self.without(statistics, some, num)) for some in rounds) ** 0.5
 
-    def without_each(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores without the samples of each person, and without the real images of each.
+    def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
+        """The score without some images, for each choice of them.
 
         Args:
             statistics: of all images.
-            x: whose each sample is: 0, 1, ...
-            y: whose each real image is.
+            left_out: the choices.
+            num: how many samples and real images there are in all.
         """
-        all_x, all_y = torch.arange(len(x)), torch.arange(len(y))
-        without_x = [self.score(statistics, all_x[x != i], all_y) for i in x.unique()]
-        without_y = [self.score(statistics, all_x, all_y[y != i]) for i in y.unique()]
-        return torch.tensor(without_x, dtype=torch.float64), torch.tensor(without_y, dtype=torch.float64)
+        scores = [
+            self.score(statistics, *(_all_but(some, n) for some, n in zip(part, num, strict=True))) for part in left_out
+        ]
+        return torch.tensor(scores, dtype=torch.float64)
 
-    def _score_of_all(self) -> tuple[float, dict[str, Tensor], Tensor, Tensor]:
+    def of_sets(self, sets: Sequence[Tensor], together: Tensor | None = None) -> list[float]:
+        """The score of some sets of the samples (indices), against all real images each.
+
+        Args:
+            sets: the sets.
+            together: n n, bool: the pairs of samples that are in one set, all that scores of pairs look at; None: all.
+        """
+        samples, real = _joined(self.samples), _joined(self.real)
+        statistics, every = self.statistics(samples, real, together), torch.arange(len(real))
+        return [self.score(statistics, some, every) for some in sets]
+
+    def _score_of_all(self) -> tuple[float, dict[str, Tensor], Images, Images]:
         samples, real = _joined(self.samples), _joined(self.real)
         statistics = self.statistics(samples, real)
-        all_x, all_y = torch.arange(len(samples)), torch.arange(len(real))
-        return self.score(statistics, all_x, all_y), statistics, all_x, all_y
+        value = self.score(statistics, torch.arange(len(samples)), torch.arange(len(real)))
+        return value, statistics, samples, real
 
     @abstractmethod
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """What the score is made of; axes named x run over samples, y over real images."""
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
+        """What the score is made of; axes named x run over samples, y over real images.
+
+        Args:
+            samples: what is scored.
+            real: what it is compared with.
+            together: n n, bool: the pairs of samples that are asked for; None: all.
+        """
 
     @abstractmethod
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
 
 
-def _jackknife_variance(values: Tensor) -> float:
+def _rounds(x: list[str], y: list[str]) -> list[list[LeftOut]]:
+    """What each jackknife leaves out, a person at a time: one over both sets if they share people, else one of each."""
+    nobody = torch.empty(0, dtype=torch.long)
+    of_x, of_y = (images_of_people(people) for people in (x, y))
+    if (set(x) & set(y)) - {""}:
+        return [[LeftOut(of_x.get(who, nobody), of_y.get(who, nobody)) for who in dict.fromkeys([*of_x, *of_y])]]
+    rounds = [LeftOut(some, nobody) for some in of_x.values()], [LeftOut(nobody, some) for some in of_y.values()]
+    return [some for some in rounds if some]
+
+
+def images_of_people(people: Sequence[str]) -> dict[str, Tensor]:
+    """Person -> indices of the images; an image that is nobody's ("") has a name of its own."""
+    found: dict[str, list[int]] = {}
+    for i, who in enumerate(people):
+        found.setdefault(who or f"image {i} of {id(people)}", []).append(i)
+    return {who: torch.tensor(some) for who, some in found.items()}
+
+
+def _all_but(some: Tensor, num: int) -> Tensor:
+    kept = torch.ones(num, dtype=torch.bool)
+    kept[some] = False
+    return kept.nonzero().flatten()
+
+
+def jackknife_variance(values: Tensor) -> float:
+    """The square of a score's standard error, from its values without each person."""
     n = len(values)
     return float((n - 1) / n * (values - values.mean()).square().sum())
 
 
-def _joined(images: list[Tensor]) -> Tensor:
+def _joined(parts: list[Tensor | Images]) -> Images:
     """All images; the same object where they came at once, so that results of them can be shared."""
-    joined: Tensor = images[0] if len(images) == 1 else dim_zero_cat(images)
-    return joined
+    if len(parts) == 1:
+        return as_images(parts[0])
+    images = [as_images(part) for part in parts]
+    index = [(part, i) for part in images for i in range(len(part))]
 
+    def read(indices: Sequence[int]) -> Tensor:
+        return torch.cat([part.read([i]) for part, i in (index[k] for k in indices)])
 
-def mean_off_diagonal(matrix: Tensor) -> Tensor:
-    """Mean of a square matrix without its diagonal."""
-    n = len(matrix)
-    return (matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1))
+    keys = [key for part in images for key in part.keys]
+    return Images(keys, [who for part in images for who in part.people], read)

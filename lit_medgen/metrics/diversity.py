@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
-from lit_medgen.metrics.known import of_each
-from lit_medgen.metrics.ms_ssim import BETAS, nearest_by_ms_ssim, pairwise_ms_ssim, scales_and_window
+from lit_medgen.batch import Images
+from lit_medgen.metrics.base import TwoSampleMetric
+from lit_medgen.metrics.known import Known, of_each
+from lit_medgen.metrics.ms_ssim import BETAS, limits_of, nearest_by_ms_ssim, pairwise_ms_ssim, scales_of
+from lit_medgen.metrics.pairs import PairMetric
 
 MIN_SPREAD = 1e-12
 """Of real images, where a score is relative to theirs: a single one has none."""
 
 
-class PairwiseMSSSIM(TwoSampleMetric):
+class PairwiseMSSSIM(PairMetric):
     """Mean MS-SSIM of two different samples: 1 means all alike. Compare it with real images' own value."""
 
     of_one_set = True
     max_scales = len(BETAS)
     """Scales, if so many fit."""
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Similarity of all pairs of samples."""
-        num_scales, window = scales_and_window(tuple(samples.shape[2:]), self.max_scales)
+        num_scales, window = scales_of(samples, self.max_scales)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
-        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
-        return {"xx": self._likeness(samples, self.wanted)}
+        self.limits = limits_of(num_scales)
+        return {"xx": self._likeness(samples, together)}
 
-    def _likeness(self, images: Tensor, wanted: Tensor | None = None) -> Tensor:
-        found: Tensor = self.known(pairwise_ms_ssim, images, images, self.max_scales, wanted, self.known.device)
-        return found
+    def _likeness(self, images: Images, together: Tensor | None = None) -> Tensor:
+        similarity: Tensor = self.known(pairwise_ms_ssim, images, images, self.max_scales, together, self.known.device)
+        return similarity
 
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        return float(mean_off_diagonal(statistics["xx"][x][:, x]))
+    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The mean itself."""
+        return means["xx"]
 
 
 class PairwiseSSIM(PairwiseMSSSIM):
@@ -48,41 +52,32 @@ class MSSSIMGap(PairwiseMSSSIM):
     of_one_set = False
     conservative = True
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Similarity of all pairs within each set."""
-        found = super().statistics(samples, real) | {"yy": self._likeness(real)}
+        similarity = super().statistics(samples, real, together) | {"yy": self._likeness(real)}
         self.limits = (0.0, self.limits[1] - self.limits[0])
-        return found
+        return similarity
 
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        samples = mean_off_diagonal(statistics["xx"][x][:, x])
-        return float((samples - mean_off_diagonal(statistics["yy"][y][:, y])).abs())
+    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The difference of the two."""
+        return (means["xx"] - means["yy"]).abs()
 
 
 class NearestTraining(TwoSampleMetric):
     """Mean MS-SSIM of a sample with the training image most like it; `real` is the training set here.
 
     Unseen real people have such a value too. Samples above it are nearer to training people than people are.
-
-    Attributes:
-        places: n, of every sample's nearest among the training images.
-        likeness: n, its MS-SSIM.
     """
-
-    places: Tensor
-    likeness: Tensor
 
     against = "train"
     of_one_set = True
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Likeness of every sample to its nearest."""
-        num_scales, window = scales_and_window(tuple(samples.shape[2:]))
+        num_scales, window = scales_of(samples)
         self.features = f"voxels in [0, 1], scales: {num_scales}, window {window}, {len(real)} training images"
-        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
-        self.places, self.likeness = self.known(nearest_by_ms_ssim, samples, real, self.known.device)
-        return {"x": self.likeness.double()}
+        self.limits = limits_of(num_scales)
+        return {"x": self.known(nearest_by_ms_ssim, samples, real, self.known.device)[1].double()}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x."""
@@ -97,14 +92,15 @@ class ModeSpread(TwoSampleMetric):
 
     Args:
         modes: k d, the components of flattened images.
+        known: as of every `TwoSampleMetric`.
     """
 
-    def __init__(self, modes: Tensor) -> None:
-        super().__init__()
+    def __init__(self, modes: Tensor, known: Known | None = None) -> None:
+        super().__init__(known)
         self.modes, self.limits = modes.double(), (0.0, float("inf"))
         self.features = f"voxels, {len(modes)} leading principal components of the training people"
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Coefficients of every image."""
         images = {"x": samples, "y": real}
         return {name: self.known(_coefficients, z, self.modes, self.known.device) for name, z in images.items()}
@@ -115,7 +111,7 @@ class ModeSpread(TwoSampleMetric):
         return float((x_spread / y_spread.clamp(min=MIN_SPREAD)).mean())
 
 
-def _coefficients(images: Tensor, modes: Tensor, device: torch.device) -> Tensor:
+def _coefficients(images: Images, modes: Tensor, device: torch.device) -> Tensor:
     """n k: of n c *s along modes, k d."""
     return of_each(images, lambda some: some.flatten(1) @ modes.to(some.device).T, device)
 

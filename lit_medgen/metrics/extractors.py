@@ -2,7 +2,7 @@ r"""What turns images into features: a network that has learned to tell the trai
 
 Scores of features are only as good as the features, and the Inception network that papers use knows no anatomy and
 must be downloaded. So the default learns here, from the training people alone: of two neighbouring slices of one
-person and those of others at the same place of the head, which belong together (contrastive learning: van den Oord et
+person and those of others at the same height of the head, which belong together (contrastive learning: van den Oord et
 al. 2018, eq. 4; Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", eq. 1).
 That needs detail which is a person's own and no labels; position cannot help, being the same for all. `ranking` shows
 on real people whether the features see what they should: a stronger blur, noise or shift is further away.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lit_medgen.axes import AXES
-from lit_medgen.batch import sent
+from lit_medgen.batch import Images, sent
 from lit_medgen.files import write_atomically
-from lit_medgen.metrics.features import Features, frechet_distance
+from lit_medgen.metrics.features import Features, features_of, frechet_distance
+from lit_medgen.metrics.known import as_images, blocks
 from lit_medgen.metrics.paired import PerceptualDistance
 from lit_medgen.metrics.torchscript import Network, from_file, perceptual_of_file
 
@@ -37,9 +38,8 @@ MAX_DIMENSIONS = 16
 NUM_STEPS = 400
 PEOPLE_A_STEP = 32
 TEMPERATURE = 0.1
-NUM_STRENGTHS = 3
-DISTORTED = 16
-"""Images that are distorted at a time, nine copies of each."""
+DISTORTED_BYTES = 2**25
+"""Of images in float32 that are distorted at a time: 4 volumes of 128^3, nine copies of each."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class AllViews:
 
 
 def extractors(
-    source: str, train: Tensor, num_real: int, cache: Path | None = None, device: torch.device | None = None
+    source: str, train: Tensor | Images, num_real: int, cache: Path | None = None, device: torch.device | None = None
 ) -> dict[str, CentreSlice]:
     """View -> features of that view; one view, "image", of 2D images.
 
@@ -110,10 +110,11 @@ def extractors(
         cache: folder where the learned network is kept, under the hash of what it was made from.
         device: where networks run on images of the CPU; None: where images are.
     """
-    views = list(AXES) if train.ndim == 5 else ["image"]
+    train = as_images(train)
+    views = list(AXES) if train.read(range(1)).ndim == 5 else ["image"]
     if source == LEARNED:
         embed, name = learned(train, max(2, min(MAX_DIMENSIONS, num_real // 4)), cache)
-        networks = {view: _on(device, _standardised(embed, _slices(train, AXES.get(view)))) for view in views}
+        networks = {view: _on(device, _standardised(embed, _all_slices(train, AXES.get(view)))) for view in views}
         return {view: CentreSlice(networks[view], name, view) for view in views}
     network, classifier, name, _ = from_file(Path(source))
     network, classifier = _on(device, network), classifier and _on(device, classifier)
@@ -132,13 +133,15 @@ def _on(device: torch.device | None, network: Network) -> Network:
     return features
 
 
-def perceptual(source: str, train: Tensor, cache: Path | None = None) -> PerceptualDistance:
-    """A distance of activations: of all convolutions of the learned network, or of what a file gives of each place.
+def perceptual(source: str, train: Tensor | Images, cache: Path | None = None) -> PerceptualDistance:
+    """A distance of activations: of all convolutions of the learned network, or of what a file gives of each pixel.
 
-    Args: as those of `extractors`. InputError for a file that gives nothing of places.
+    Args: as those of `extractors`. InputError for a file that gives averages over the image alone.
     """
+    train = as_images(train)
     if source != LEARNED:
-        return perceptual_of_file(Path(source), _slices(train[:1], 2 if train.ndim == 5 else None))
+        first = train.read(range(1))
+        return perceptual_of_file(Path(source), _slices(first, 2 if first.ndim == 5 else None))
     network, name = learned(train, MAX_DIMENSIONS, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
@@ -152,17 +155,19 @@ def perceptual(source: str, train: Tensor, cache: Path | None = None) -> Percept
     return PerceptualDistance(layers, name, network)
 
 
-def learned(train: Tensor, dimensions: int, cache: Path | None = None) -> tuple[nn.Sequential, str]:
+def learned(train: Images, dimensions: int, cache: Path | None = None) -> tuple[nn.Sequential, str]:
     """The contrastive network of the training people, trained unless the cache has it, and its name with hash."""
-    recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} float64 {tuple(train.shape)}"
+    shape = train.read(range(1)).shape[1:]
+    recipe = f"{dimensions} {NUM_STEPS} {PEOPLE_A_STEP} {TEMPERATURE} float64 {(len(train), *shape)}"
     made_from = hashlib.sha256(recipe.encode())
-    made_from.update(train.contiguous().numpy().data)
+    for some in blocks(train):
+        made_from.update(some.contiguous().numpy().data)
     digest = made_from.hexdigest()[:12]
     name = f"contrastive network of {len(train)} training images ({dimensions} features, SHA-256 {digest})"
     kept = cache / f"features-{digest}.pt" if cache else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _embedding(train.shape[1], dimensions)
+        network = _embedding(shape[0], dimensions)
         if kept and kept.exists():
             network.load_state_dict(torch.load(kept, weights_only=True))
             return network, name
@@ -184,11 +189,11 @@ def _embedding(channels: int, dimensions: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(widths[-1] * 16, dimensions))
 
 
-def _teach(network: nn.Module, train: Tensor) -> None:
+def _teach(network: nn.Module, train: Images) -> None:
     """On the CPU in float64: rounding of float32, which depends on threads and device, grows into other features."""
     network.double()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    axes = list(AXES.values()) if train.ndim == 5 else [None]
+    axes = list(AXES.values()) if train.read(range(1)).ndim == 5 else [None]
     for step in range(NUM_STEPS):
         people = torch.randperm(len(train))[:PEOPLE_A_STEP]
         pair = _pair(train, people, axes[step % len(axes)])
@@ -202,21 +207,31 @@ def _teach(network: nn.Module, train: Tensor) -> None:
     network.float()
 
 
-def _pair(images: Tensor, people: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
-    """Two neighbouring slices of the middle half, at the same place in all; of 2D images, the image moved a little."""
+def _pair(images: Images, people: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+    """Two neighbouring slices of the middle half, the same two of all; of 2D images, the image moved a little."""
     if axis is None:
         step = torch.randint(-1, 2, (2,)).tolist()
-        chosen = images[people]
+        chosen = images.read(people.tolist())
         return chosen, chosen.roll(step, dims=(2, 3))
-    length = images.shape[axis + 2]
+    length = images.read([0]).shape[axis + 2]
     off = int(torch.randint(-(length // 4), length // 4 + 1, ()))
     inwards = off + 1 if off < 0 else off - 1
-    return _slices(images, axis, off)[people], _slices(images, axis, inwards)[people]
+    pairs: list[list[Tensor]] = [[], []]
+    for person in people.tolist():  # one volume is in memory at a time
+        volume = images.read([person])
+        for slices, index in zip(pairs, (off, inwards), strict=True):
+            slices.append(_slices(volume, axis, index).clone())
+    return torch.cat(pairs[0]), torch.cat(pairs[1])
 
 
 def _slices(images: Tensor, axis: int | None, off: int = 0) -> Tensor:
     """n c y x: the slice `off` the middle."""
     return images if axis is None else images.select(axis + 2, images.shape[axis + 2] // 2 + off)
+
+
+def _all_slices(images: Images, axis: int | None) -> Tensor:
+    """n c y x: the middle slice of every image."""
+    return torch.cat([_slices(some, axis).clone() for some in blocks(images)])
 
 
 def _standardised(network: nn.Module, slices: Tensor) -> Network:
@@ -232,38 +247,33 @@ def _standardised(network: nn.Module, slices: Tensor) -> Network:
     return standardised
 
 
-def ranking(views: Mapping[str, Features], real: Tensor) -> dict[str, dict[str, list[float]]]:
+def ranking(views: Mapping[str, Features], real: Images) -> dict[str, dict[str, list[float]]]:
     """View -> distortion -> Fréchet distance of real images from themselves distorted, a little, more and much."""
     random = torch.Generator().manual_seed(0)
-    found: dict[tuple[str, str, int], list[Tensor]] = {}
-    for some in real.split(DISTORTED) if views else ():
-        for name, strengths in _distorted(some, torch.randn(some.shape, generator=random)).items():
-            for strength, images in enumerate(strengths):
-                for view, features in views.items():
-                    found.setdefault((view, name, strength), []).append(features(images).double())
-    return {
-        view: {
-            name: [
-                float(frechet_distance(torch.cat(found[view, name, k]), features(real).double()))
-                for k in range(NUM_STRENGTHS)
-            ]
-            for name in dict.fromkeys(name for _, name, _ in found)
-        }
-        for view, features in views.items()
-    }
+    features: dict[tuple[str, str, int], list[Tensor]] = {}
+    for some in blocks(real, DISTORTED_BYTES) if views else ():
+        for name, strength, images in _distorted(some, torch.randn(some.shape, generator=random)):
+            for view, extract in views.items():
+                features.setdefault((view, name, strength), []).append(extract(images).double())
+    true = {view: features_of(extract, real) for view, extract in views.items()}
+    ranked: dict[str, dict[str, list[float]]] = {}
+    for (view, name, _), parts in features.items():  # strengths come in order
+        distances = ranked.setdefault(view, {}).setdefault(name, [])
+        distances.append(float(frechet_distance(torch.cat(parts), true[view])))
+    return ranked
 
 
-def _distorted(real: Tensor, noise: Tensor) -> dict[str, list[Tensor]]:
-    """Distortion -> images of `NUM_STRENGTHS` strengths."""
-    blurred = [real]
-    for times in (1, 1, 2):  # 1, 2 and 4 times in all
-        blurred.append(_blurred(blurred[-1], times))
+def _distorted(real: Tensor, noise: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+    """Distortion, its strength (0, 1, 2) and the images."""
+    blurred = real
+    for strength, times in enumerate((1, 1, 2)):  # 1, 2 and 4 times in all
+        blurred = _blurred(blurred, times)
+        yield "blur", strength, blurred
+    for strength, spread in enumerate((0.1, 0.2, 0.4)):
+        yield "noise", strength, (real + spread * noise).clamp(-1, 1)
     axes = list(range(2, real.ndim))
-    return {
-        "blur": blurred[1:],
-        "noise": [(real + spread * noise).clamp(-1, 1) for spread in (0.1, 0.2, 0.4)],
-        "shift": [real.roll([voxels] * len(axes), dims=axes) for voxels in (1, 2, 4)],
-    }
+    for strength, voxels in enumerate((1, 2, 4)):
+        yield "shift", strength, real.roll([voxels] * len(axes), dims=axes)
 
 
 def _blurred(images: Tensor, times: int) -> Tensor:

@@ -15,14 +15,17 @@ names them.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lit_medgen.metrics.base import TwoSampleMetric
+from lit_medgen.batch import Images
+from lit_medgen.metrics.base import LeftOut, TwoSampleMetric
 from lit_medgen.metrics.frechet import frechet_distance, frechet_without
-from lit_medgen.metrics.kernel import unbiased_mmd
+from lit_medgen.metrics.kernel import MMD
+from lit_medgen.metrics.known import Known, as_images, blocks
 
 NUM_NEIGHBOURS = 5
 
@@ -45,15 +48,16 @@ class FeatureMetric(TwoSampleMetric):
 
     Args:
         extract: gives them.
+        known: as of every `TwoSampleMetric`.
     """
 
-    def __init__(self, extract: Features) -> None:
-        super().__init__()
+    def __init__(self, extract: Features, known: Known | None = None) -> None:
+        super().__init__(known)
         self.extract, self.features = extract, extract.name
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Features of every image, float64."""
-        return {"x": self.known(features_of, self.extract, samples), "y": self.known(features_of, self.extract, real)}
+        return {name: self.known(features_of, self.extract, z) for name, z in (("x", samples), ("y", real))}
 
 
 class FrechetDistance(FeatureMetric):
@@ -62,7 +66,7 @@ class FrechetDistance(FeatureMetric):
     limits = (0.0, float("inf"))
     conservative = True
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Features of every image; says so in `features` if there are too few images for a covariance."""
         statistics = super().statistics(samples, real)
         people, dimensions = min(len(samples), len(real)), statistics["x"].shape[1]
@@ -74,28 +78,25 @@ class FrechetDistance(FeatureMetric):
         """The score of the samples x and real images y (indices)."""
         return float(frechet_distance(statistics["x"][x], statistics["y"][y]))
 
-    def without_each(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores without each person, from one decomposition."""
-        num_x, num_y = x.bincount(), y.bincount()
-        if (num_x != num_x[0]).any() or (num_y != num_y[0]).any():
-            return super().without_each(statistics, x, y)
+    def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
+        """The scores without some images, from one decomposition where they are all samples, or all real."""
         a, b = statistics["x"], statistics["y"]
-        return frechet_without(a, b, int(num_x[0])), frechet_without(b, a, int(num_y[0]))
+        if all(len(x) and not len(y) for x, y in left_out):
+            return frechet_without(a, b, [x for x, _ in left_out])
+        if all(len(y) and not len(x) for x, y in left_out):
+            return frechet_without(b, a, [y for _, y in left_out])
+        return super().without(statistics, left_out, num)
 
 
-class KernelDistance(FeatureMetric):
+class KernelDistance(FeatureMetric, MMD):
     """Unbiased polynomial MMD over all pairs (not averaged over subsets, as public code does to save memory)."""
 
     conservative = True
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Kernel matrices."""
         x, y = super().statistics(samples, real).values()
         return {name: (a @ b.T / a.shape[1] + 1) ** 3 for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
-
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        return unbiased_mmd(statistics, x, y)
 
 
 class Classifies(Features, Protocol):
@@ -111,18 +112,19 @@ class InceptionScore(TwoSampleMetric):
 
     Args:
         classifier: gives the probabilities.
+        known: as of every `TwoSampleMetric`.
     """
 
     of_one_set = True
     limits = (1.0, float("inf"))
 
-    def __init__(self, classifier: Classifies) -> None:
-        super().__init__()
+    def __init__(self, classifier: Classifies, known: Known | None = None) -> None:
+        super().__init__(known)
         self.classifier, self.features = classifier, classifier.name
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Probabilities for every sample, float64."""
-        return {"x": self.known(self.classifier.probabilities, samples).double()}
+        return {"x": self.known(features_of, self.classifier.probabilities, samples)}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x."""
@@ -136,48 +138,68 @@ class _Neighbours(FeatureMetric):
     Args:
         extract: gives the features.
         num_neighbours: k.
+        known: as of every `TwoSampleMetric`.
     """
 
     limits = (0.0, 1.0)
     conservative = True
 
-    def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS) -> None:
-        super().__init__(extract)
+    def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS, known: Known | None = None) -> None:
+        super().__init__(extract, known)
         self.num_neighbours = num_neighbours
         self.features = f"{extract.name}, {num_neighbours} neighbours"
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Distances of all pairs."""
         x, y = super().statistics(samples, real).values()
         return {name: self.known(_apart, a, b) for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        reach = {name: self._reach(statistics[name][i][:, i]) for name, i in (("xx", x), ("yy", y))}
-        return float(self.of(statistics["xy"][x][:, y], reach["xx"], reach["yy"]))
+        # The nearest is the image itself.
+        reaches = [
+            statistics[name][i][:, i].kthvalue(self.num_neighbours + 1).values for name, i in (("xx", x), ("yy", y))
+        ]
+        return float(self.of(statistics["xy"][x][:, y], *reaches, len(x), len(y)))
+
+    def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
+        """The scores without some images: those left out are infinitely far from all others, and reach nothing."""
+        apart, scores = statistics["xy"].clone(), []
+        near_x = _reaches(statistics["xx"], self.num_neighbours, [x for x, _ in left_out])
+        near_y = _reaches(statistics["yy"], self.num_neighbours, [y for _, y in left_out])
+        for (x, y), reach_x, reach_y in zip(left_out, near_x, near_y, strict=True):
+            apart[x], apart[:, y] = torch.inf, torch.inf
+            scores.append(self.of(apart, reach_x, reach_y, num[0] - len(x), num[1] - len(y)))
+            apart[x], apart[:, y] = statistics["xy"][x], statistics["xy"][:, y]
+        return torch.stack(scores)
 
     @abstractmethod
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
-        """From the distances of samples (rows) and real images, and the distance of each one's k-th neighbour."""
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
+        """The score, float64.
 
-    def _reach(self, apart: Tensor) -> Tensor:
-        return apart.kthvalue(self.num_neighbours + 1).values  # the nearest is the image itself
+        Args:
+            apart: distances of samples (rows) and real images.
+            reach_x: distance of each sample's k-th neighbour among samples.
+            reach_y: the same of each real image.
+            num_x: samples that count.
+            num_y: real images that count.
+        """
 
 
 class Precision(_Neighbours):
     """Share of samples that look real."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         """From distances and reaches."""
-        return (apart <= reach_y).any(dim=1).double().mean()
+        return (apart <= reach_y).any(dim=1).double().sum() / num_x
 
 
 class Recall(_Neighbours):
     """Share of real images that the model could have made."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         """From distances and reaches."""
-        return (apart <= reach_x[:, None]).any(dim=0).double().mean()
+        return (apart <= reach_x[:, None]).any(dim=0).double().sum() / num_y
 
 
 class Density(_Neighbours):
@@ -186,23 +208,39 @@ class Density(_Neighbours):
     limits = (0.0, float("inf"))
     conservative = False
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         """From distances and reaches."""
-        return (apart <= reach_y).double().sum(dim=1).mean() / self.num_neighbours
+        return (apart <= reach_y).sum().double() / (num_x * self.num_neighbours)
 
 
 class Coverage(_Neighbours):
     """Share of real images that have a sample near them."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor) -> Tensor:
+    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         """From distances and reaches."""
-        return (apart.amin(dim=0) <= reach_y).double().mean()
+        return (apart.amin(dim=0) <= reach_y).double().sum() / num_y
 
 
-def features_of(extract: Features, images: Tensor) -> Tensor:
-    """n d, float64."""
-    return extract(images).double()
+def features_of(extract: Callable[[Tensor], Tensor], images: Tensor | Images) -> Tensor:
+    """n d, float64 on the CPU: what a network gives of every image."""
+    return torch.cat([extract(some).cpu().double() for some in blocks(as_images(images))])
 
 
 def _apart(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _reaches(apart: Tensor, num_neighbours: int, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+    """For each group of images left out: n, the distance of each one's k-th neighbour among the others.
+
+    That of an image left out is negative: it reaches nothing.
+    """
+    num = min(num_neighbours + 1 + max(map(len, groups)), len(apart))
+    values, neighbours = apart.topk(num, largest=False)
+    for group in groups:
+        kept = torch.ones(len(apart), dtype=torch.bool)
+        kept[group] = False
+        nearer = (kept[neighbours].cumsum(1) <= num_neighbours).sum(1, keepdim=True)  # the nearest is the image itself
+        reach = values.gather(1, nearer)[:, 0]
+        reach[group] = -1
+        yield reach

@@ -19,6 +19,8 @@ exp(-pi^2 / h).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,18 +37,23 @@ def frechet_distance(x: Tensor, y: Tensor) -> Tensor:
     return (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * root
 
 
-def frechet_without(x: Tensor, y: Tensor, num: int = 1) -> Tensor:
-    """g: the distance of x (n d) and y (m d) without each group of `num` successive rows of x, g = n / num."""
-    n = len(x)
+def frechet_without(x: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    """g: the distance of x (n d) and y (m d) without each group of rows of x (indices, any number of them)."""
+    n, mean = len(x), x.mean(0)
     (q, a), (_, b) = (torch.linalg.qr(_centred(z)) if len(z) > z.shape[1] else (None, _centred(z)) for z in (x, y))
     u, sigma, _ = torch.linalg.svd(a @ b.T, full_matrices=False)
-    groups = (u if q is None else q @ u).unflatten(0, (-1, num))
-    roots = ((n - 1) / (n - num - 1)) ** 0.5 * _traces_of_roots(groups, sigma, n)
-    apart = (x - x.mean(0)).unflatten(0, (-1, num))
-    moved = apart.sum(1) / (n - num)  # by how much the mean of the others lies on the other side
-    left = (x - x.mean(0)).square().sum() - apart.square().sum((1, 2)) - (n - num) * moved.square().sum(1)
-    means = (x.mean(0) - moved - y.mean(0)).square().sum(1)
-    return means + left / (n - num - 1) + b.square().sum() - 2 * roots
+    u = u if q is None else q @ u
+    sizes = torch.tensor([len(group) for group in groups])
+    distances = torch.empty(len(groups), dtype=x.dtype)
+    for num in sizes.unique().tolist():
+        rows = torch.stack([group for group in groups if len(group) == num])  # g p
+        roots = ((n - 1) / (n - num - 1)) ** 0.5 * _traces_of_roots(u[rows], sigma, n)
+        apart = x[rows] - mean
+        moved = apart.sum(1) / (n - num)  # by how much the mean of the others lies on the other side
+        left = (x - mean).square().sum() - apart.square().sum((1, 2)) - (n - num) * moved.square().sum(1)
+        means = (mean - moved - y.mean(0)).square().sum(1)
+        distances[sizes == num] = means + left / (n - num - 1) + b.square().sum() - 2 * roots
+    return distances
 
 
 def _traces_of_roots(groups: Tensor, sigma: Tensor, n: int) -> Tensor:

@@ -10,38 +10,47 @@ part of the name. Voxels are taken in [0, 1], as those papers do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from lit_medgen.metrics.base import TwoSampleMetric, mean_off_diagonal
+from lit_medgen.batch import Images
 from lit_medgen.metrics.known import products
+from lit_medgen.metrics.pairs import PairMetric
 
 
-class LinearMMD(TwoSampleMetric):
+class MMD(PairMetric):
+    """Of kernel matrices xx, yy and xy, which a subclass gives."""
+
+    conservative = True
+
+    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+        """From the mean values of the kernel."""
+        return means["xx"] + means["yy"] - 2 * means["xy"]
+
+
+class LinearMMD(MMD):
     """Biased, linear kernel: |mean x - mean y|^2."""
 
     features = "voxels in [0, 1], linear kernel, biased estimator"
     limits = (0.0, float("inf"))
-    conservative = True
+    diagonal = True
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Gram matrices, float64 (differences of large sums)."""
         pairs = {"xx": (samples, samples), "yy": (real, real), "xy": (samples, real)}
         return {name: self.known(products, x, y, self.known.device) for name, (x, y) in pairs.items()}
-
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        xx, yy, xy = (statistics["xx"][x][:, x], statistics["yy"][y][:, y], statistics["xy"][x][:, y])
-        return float(xx.mean() + yy.mean() - 2 * xy.mean())
 
 
 class RBFMMD(LinearMMD):
     """Unbiased, kernel exp(-|x - y|^2 / (2 h^2)); h^2 the median squared distance of two real images."""
 
     features = "voxels in [0, 1], RBF kernel, median real-real distance as bandwidth, unbiased estimator"
-    limits = TwoSampleMetric.limits
+    limits = PairMetric.limits
+    diagonal = False
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Kernel matrices."""
         gram = super().statistics(samples, real)
         x, y = gram["xx"].diagonal(), gram["yy"].diagonal()
@@ -50,13 +59,3 @@ class RBFMMD(LinearMMD):
         upper = torch.triu_indices(len(y), len(y), 1)
         bandwidth = 2 * apart["yy"][upper[0], upper[1]].median()
         return {name: torch.exp(-squared.clamp(min=0) / bandwidth) for name, squared in apart.items()}
-
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        return unbiased_mmd(statistics, x, y)
-
-
-def unbiased_mmd(kernels: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-    """MMD^2 without diagonals, of the kernel matrices xx, yy, xy at the samples x and real images y (indices)."""
-    xx, yy, xy = (kernels["xx"][x][:, x], kernels["yy"][y][:, y], kernels["xy"][x][:, y])
-    return float(mean_off_diagonal(xx) + mean_off_diagonal(yy) - 2 * xy.mean())

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lit_medgen.batch import Images
+from lit_medgen.metrics.known import as_images, blocks
+
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 TILE_VOXELS = 2**18
@@ -27,8 +30,8 @@ DEVICE_TILE_VOXELS = 2**25
 """The same on another device, where every operation costs a launch (chosen, not measured)."""
 MARGIN = 1 - 1e-5
 """Rounding of the same product in another order must not lose the pair that set the mark."""
-BLOCK_VOXELS = 2**27
-"""Images are taken in blocks of about this many voxels, whose moments at all scales fill about 2 GiB."""
+BLOCK_VOXELS = 2**25
+"""Images are read in blocks of about this many voxels (16 of 128^3), whose moments at all scales fill about 0.5 GiB."""
 
 
 def scales_and_window(size: tuple[int, ...], max_scales: int = len(BETAS)) -> tuple[int, int]:
@@ -40,8 +43,22 @@ def scales_and_window(size: tuple[int, ...], max_scales: int = len(BETAS)) -> tu
     return fitting[-1], window
 
 
+def scales_of(images: Images, max_scales: int = len(BETAS)) -> tuple[int, int]:
+    """The same, of images as they are read."""
+    return scales_and_window(tuple(images.read(range(1)).shape[2:]), max_scales)
+
+
+def limits_of(num_scales: int) -> tuple[float, float]:
+    """The range of the similarity: with several scales negative terms count as 0."""
+    return (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
+
+
 def pairwise_ms_ssim(
-    x: Tensor, y: Tensor, max_scales: int = len(BETAS), wanted: Tensor | None = None, device: torch.device | str = "cpu"
+    x: Tensor | Images,
+    y: Tensor | Images,
+    max_scales: int = len(BETAS),
+    pairs: Tensor | None = None,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """n m: MS-SSIM of every x (n c *s) with every y (m c *s), both in [-1, 1]; where y is x, of each pair once.
 
@@ -49,59 +66,67 @@ def pairwise_ms_ssim(
         x: images.
         y: images.
         max_scales: scales, if so many fit.
-        wanted: n m, bool: the pairs that are computed, the others are NaN (symmetric where y is x); None: all.
+        pairs: n m, bool: the pairs that are computed, the others are NaN (symmetric where y is x); None: all.
         device: where blocks of images are worked on; the result is on the CPU.
     """
-    wanted = torch.ones(len(x), len(y), dtype=torch.bool) if wanted is None else wanted
-    wanted = wanted.triu() if y is x else wanted
-    found = torch.full(wanted.shape, torch.nan)
+    itself = y is x
+    x = as_images(x)
+    y = x if itself else as_images(y)
+    pairs = torch.ones(len(x), len(y), dtype=torch.bool) if pairs is None else pairs
+    pairs = pairs.triu() if itself else pairs
+    similarity = torch.full(pairs.shape, torch.nan)
     for row, some_x in _blocks(x):
-        itself = row if y is x else None
-        for column, scales in _faced(some_x, y, max_scales, wanted[row : row + len(some_x)], device, itself):
+        rows = pairs[row : row + len(some_x)]
+        for column, scales in _faced(some_x, y, max_scales, rows, device, row if itself else None):
             for i in range(len(some_x)):
-                places = wanted[row + i, column : column + scales.num_y].nonzero().flatten()
-                if len(places):
-                    found[row + i, column + places] = scales.similarity(i, places).cpu()
-    return torch.where(found.isnan(), found.T, found) if y is x else found
+                chosen = rows[i, column : column + scales.num_y].nonzero().flatten()
+                if len(chosen):
+                    similarity[row + i, column + chosen] = scales.similarity(i, chosen).cpu()
+    return torch.where(similarity.isnan(), similarity.T, similarity) if itself else similarity
 
 
-def nearest_by_ms_ssim(x: Tensor, y: Tensor, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def nearest_by_ms_ssim(
+    x: Tensor | Images, y: Tensor | Images, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """For every x (n c *s) the index and the MS-SSIM of the y (m c *s) most like it: n each.
 
     MS-SSIM is a product of terms that are at most 1, so those of the coarse scales, which cost little, bound it from
     above: a pair whose bound falls below what another pair has reached is looked at no closer. The answer is exact.
     """
-    places, values = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), -1.0)
+    x, y = as_images(x), as_images(y)
+    nearest, values = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), -1.0)
     for row, some_x in _blocks(x):
         for column, scales in _faced(some_x, y, device=device):
             for i in range(row, row + len(some_x)):
-                place, value = scales.nearest(i - row, values[i])
+                index, value = scales.nearest(i - row, values[i])
                 if value > values[i]:
-                    places[i], values[i] = column + place, value
-    return places, values
+                    nearest[i], values[i] = column + index, value
+    return nearest, values
 
 
-def _blocks(images: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _blocks(images: Images) -> Iterator[tuple[int, Tensor]]:
     """Blocks of images, each with the index of its first."""
-    num = max(1, BLOCK_VOXELS // images[0].numel())
-    return ((start, images[start : start + num]) for start in range(0, len(images), num))
+    start = 0
+    for some in blocks(images, 4 * BLOCK_VOXELS):
+        yield start, some
+        start += len(some)
 
 
 def _faced(
     x: Tensor,
-    y: Tensor,
+    y: Images,
     max_scales: int = len(BETAS),
-    wanted: Tensor | None = None,
+    pairs: Tensor | None = None,
     device: torch.device | str = "cpu",
     itself: int | None = None,
 ) -> Iterator[tuple[int, Scales]]:
-    """The same x with one block of y after the other, each with the index of its first; blocks not wanted left out.
+    """The same x with one block of y after the other, each with the index of its first; blocks without pairs left out.
 
     The block of y that begins at `itself` is x, whose moments serve for both.
     """
     scales = None
     for start, some_y in _blocks(y):
-        if wanted is not None and not wanted[:, start : start + len(some_y)].any():
+        if pairs is not None and not pairs[:, start : start + len(some_y)].any():
             continue
         some_y = x if start == itself else some_y
         scales = scales.facing(some_y) if scales else Scales(x, some_y, max_scales, device=device)
@@ -137,6 +162,7 @@ class Scales:
     def facing(self, y: Tensor) -> Scales:
         """The same x with other y."""
         other = copy(self)
+        self.y = []  # one block of y is in memory at a time
         other.num_y, other.y = len(y), self._moments(y)
         return other
 
@@ -181,16 +207,16 @@ class Scales:
             num *= 2
         return best, reached
 
-    def similarity(self, i: int, places: Tensor | None = None) -> Tensor:
-        """MS-SSIM of x[i] with y[places] (indices on the CPU), or with every y."""
-        places = torch.arange(self.num_y) if places is None else places
-        return torch.stack([self.term(i, places, j) for j in range(self.num)]).prod(0)
+    def similarity(self, i: int, chosen: Tensor | None = None) -> Tensor:
+        """MS-SSIM of x[i] with y[chosen] (indices on the CPU), or with every y."""
+        chosen = torch.arange(self.num_y) if chosen is None else chosen
+        return torch.stack([self.term(i, chosen, j) for j in range(self.num)]).prod(0)
 
-    def term(self, i: int, places: Tensor, scale: int) -> Tensor:
+    def term(self, i: int, chosen: Tensor, scale: int) -> Tensor:
         """The factor of one scale, at most 1: cs^beta, with the luminance at the coarsest."""
         x = [moment[i : i + 1] for moment in self.x[scale]]
         parts = []
-        for some in places.split(max(1, self.tile // x[0].numel())):
+        for some in chosen.split(max(1, self.tile // x[0].numel())):
             # A run of neighbours is a view, anything else a copy.
             run = bool((some.diff() == 1).all())
             k = slice(int(some[0]), int(some[-1]) + 1) if run else some.to(self.device)
@@ -215,14 +241,14 @@ class Scales:
         return total / x[1][0].numel()
 
 
-def _better(best: Tensor, reached: Tensor, places: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The place and value reached so far, or the best of these."""
-    place = values.argmax()
-    return (places[place], values[place]) if values[place] > reached else (best, reached)
+def _better(best: Tensor, reached: Tensor, chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The index and value reached so far, or the best of these."""
+    first = values.argmax()
+    return (chosen[first], values[first]) if values[first] > reached else (best, reached)
 
 
 def _blur(x: Tensor, window: int, sigma: float = 1.5) -> Tensor:
-    """Gaussian window along every spatial axis, valid places only: n c *s -> n c *(s - window + 1)."""
+    """Gaussian window along every spatial axis, without a border: n c *s -> n c *(s - window + 1)."""
     offset = torch.arange(window, dtype=torch.float64) - window // 2
     weights = torch.exp(-(offset**2) / (2 * sigma**2))
     first, *others = (weights / weights.sum()).tolist()

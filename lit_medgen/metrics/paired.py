@@ -2,17 +2,17 @@ r"""Scores of outputs against the image that each should be: reconstruction, tra
 
     PSNR        10 log10(range^2 / mean squared error), range 2
     SSIM        Wang et al. 2004, eq. 13; MS-SSIM over scales (`lit_medgen.metrics.ms_ssim`)
-    perceptual  sum over layers of the mean over places of |f_l - g_l|^2, f and g the unit vectors of channels
+    perceptual  sum over layers of the mean over pixels of |f_l - g_l|^2, f and g the unit vectors of channels
                 (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", eq. 1, all
                 weights 1: "LPIPS-like", since LPIPS has weights fitted to what people see)
 
-A score is a mean over people, so its jackknife interval is that of a mean.
+A score is a mean over pairs; its jackknife interval leaves out a person at a time, who may have any number of them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_medgen.metrics.base import Estimate
+from lit_medgen.metrics.base import Estimate, images_of_people, jackknife_variance
 from lit_medgen.metrics.ms_ssim import BETAS, Scales, scales_and_window
 
 Layers = Callable[[Tensor], list[Tensor]]
@@ -33,21 +33,33 @@ class PairedMetric(Metric, ABC):
     full_state_update = False
     features: str
     """What the score is computed from, for the report."""
-    per_person = 1
-    """Images of each person, in a row."""
     limits: tuple[float, float] = (-float("inf"), float("inf"))
     """The range of the score."""
     found: list[Tensor]
+    people: list[str]
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)  # one process scores all pairs; the others do not wait for it
         self.add_state("found", default=[], dist_reduce_fx="cat")
+        self.people = []
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Adds pairs; ValueError if their shapes differ."""
+    def reset(self) -> None:
+        """Forgets all pairs."""
+        super().reset()
+        self.people = []
+
+    def update(self, outputs: Tensor, targets: Tensor, people: Sequence[str] | None = None) -> None:
+        """Adds pairs; ValueError if their shapes differ.
+
+        Args:
+            outputs: n c *s in [-1, 1].
+            targets: what each should be, n c *s in [-1, 1].
+            people: whose each pair is; None: nobody's, so that each counts by itself.
+        """
         if outputs.shape != targets.shape:
             raise ValueError(f"outputs are {tuple(outputs.shape)} and targets {tuple(targets.shape)}; give pairs.")
         self.found.append(self.values(outputs, targets).double())
+        self.people += people or [""] * len(outputs)
 
     def compute(self) -> Tensor:
         """The mean, float64."""
@@ -55,9 +67,10 @@ class PairedMetric(Metric, ABC):
 
     def estimate(self) -> Estimate:
         """The mean and its 95 % interval over people."""
-        found = dim_zero_cat(self.found).view(-1, self.per_person).mean(1)
-        value, error = float(found.mean()), float(found.std() / len(found) ** 0.5)
-        return Estimate.of(value, error, self.limits)
+        values = dim_zero_cat(self.found).cpu()
+        of_people = images_of_people(self.people).values()
+        left_out = [(values.sum() - values[some].sum()) / (len(values) - len(some)) for some in of_people]
+        return Estimate.of(float(values.mean()), jackknife_variance(torch.stack(left_out)) ** 0.5, self.limits)
 
     @abstractmethod
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:

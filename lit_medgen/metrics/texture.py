@@ -8,8 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lit_medgen.batch import Images
 from lit_medgen.metrics.base import TwoSampleMetric
-from lit_medgen.metrics.known import of_each
+from lit_medgen.metrics.known import Known, of_each
 
 
 class Sharpness(TwoSampleMetric):
@@ -18,7 +19,7 @@ class Sharpness(TwoSampleMetric):
     features = "voxels, absolute differences of neighbours along every axis"
     limits = (0.0, float("inf"))
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Mean difference of every image."""
         device = self.known.device
         return {name: self.known(of_each, z, _roughness, device) for name, z in (("x", samples), ("y", real))}
@@ -31,22 +32,23 @@ class Sharpness(TwoSampleMetric):
 class SeamRatio(TwoSampleMetric):
     """Step between slices of different stages over that between slices of one stage, relative to real: 1 is seamless.
 
-    The step is the mean absolute difference of neighbouring slices; real images are measured at the same places.
+    The step is the mean absolute difference of neighbouring slices; real images are measured at the same indices.
 
     Args:
         axis: spatial axis along which the slices are stacked.
         borders: i where slices i and i + 1 were made in different stages.
+        known: as of every `TwoSampleMetric`.
     """
 
     limits = (0.0, float("inf"))
 
-    def __init__(self, axis: int, borders: list[int]) -> None:
-        super().__init__()
+    def __init__(self, axis: int, borders: list[int], known: Known | None = None) -> None:
+        super().__init__(known)
         self.axis, self.borders = axis, borders
         self.features = f"voxels, {len(borders)} borders between stages along axis {axis}"
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """Mean step at every place along the axis, for every image."""
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
+        """Mean step at every index along the axis, for every image."""
         device = self.known.device
         steps = _steps(self.axis + 2)
         return {name: self.known(of_each, z, steps, device) for name, z in (("x", samples), ("y", real))}

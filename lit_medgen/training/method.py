@@ -20,7 +20,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec, TrainingData, sent
+from lit_medgen.batch import Batch, Condition, DataSpec, Score, TrainingData, sent
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
@@ -98,6 +98,10 @@ class Method(Recorded, ABC):
         self.check_shape(shape)
         for key in self.optimizer_factories():
             self.optimizer_of(key, [nn.Parameter(torch.zeros(1, 1))])
+
+    def scores(self, data: TrainingData) -> dict[str, Score]:
+        """Scores of its own on the data (bits per dimension, an area under a curve), which join a report."""
+        return {}
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """Name -> function that writes a PNG of what the last validation found to a path; for the callback `Plots`."""

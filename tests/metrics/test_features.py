@@ -87,9 +87,7 @@ def test_the_interval_of_a_frechet_distance_is_the_jackknifes_from_one_decomposi
     variance = sum((len(left) - 1) * np.var(left) for left in (without_x, without_y))
     decompositions, svdvals = [], torch.linalg.svdvals
     monkeypatch.setattr(torch.linalg, "svdvals", lambda a: (decompositions.append(1), svdvals(a))[1])
-    metric = measured(FrechetDistance(Flat()), x, y)
-    metric.per_person = per_person
-    estimate = metric.estimate()
+    estimate = measured(FrechetDistance(Flat()), x, y, [f"person {i // per_person}" for i in range(m)]).estimate()
     assert estimate.ci95[1] == pytest.approx(estimate.value + 1.96 * variance**0.5, rel=1e-8)
     assert len(decompositions) == 1
 

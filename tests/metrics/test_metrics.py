@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lit_medgen.batch import Images
 from lit_medgen.metrics import (
     RBFMMD,
+    Coverage,
+    Density,
+    FrechetDistance,
+    KernelDistance,
     LinearMMD,
     ModeSpread,
     MSSSIMGap,
     PairwiseMSSSIM,
+    Precision,
+    Recall,
     SeamRatio,
     Sharpness,
     TwoSampleMetric,
@@ -27,9 +37,12 @@ def smooth(n: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
     return pool(noise, 3, stride=1, padding=1) * 2 - 1
 
 
-def measured(metric: TwoSampleMetric, samples: Tensor, real: Tensor) -> TwoSampleMetric:
-    metric.update(samples, real=False)
-    metric.update(real, real=True)
+def measured(
+    metric: TwoSampleMetric, samples: Tensor, real: Tensor, people: list[str] | None = None, tied: bool = False
+) -> TwoSampleMetric:
+    """With the people of the real images; tied: of the samples too."""
+    metric.update(samples, real=False, people=people if tied else None)
+    metric.update(real, real=True, people=people)
     return metric
 
 
@@ -82,9 +95,9 @@ def test_the_nearest_image_is_the_same_as_by_all_pairs(size: tuple[int, ...], mo
     looked = [0] * 5
     term = Scales.term
 
-    def counted(self: Scales, i: int, places: Tensor, scale: int) -> Tensor:
-        looked[scale] += len(places)
-        return term(self, i, places, scale)
+    def counted(self: Scales, i: int, chosen: Tensor, scale: int) -> Tensor:
+        looked[scale] += len(chosen)
+        return term(self, i, chosen, scale)
 
     monkeypatch.setattr(Scales, "term", counted)
     monkeypatch.setattr("lit_medgen.metrics.ms_ssim.BLOCK_VOXELS", 10 * x[0].numel())  # several blocks
@@ -105,7 +118,7 @@ def test_only_wanted_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> Non
     every = pairwise_ms_ssim(x, x)
     torch.testing.assert_close(every, every.T, atol=0, rtol=0)
     torch.testing.assert_close(every, pairwise_ms_ssim(x, x.clone()), atol=1e-6, rtol=0)
-    some = pairwise_ms_ssim(x, x, wanted=wanted)
+    some = pairwise_ms_ssim(x, x, pairs=wanted)
     assert torch.equal(~some.isnan(), wanted)
     torch.testing.assert_close(some[2:5, 2:5], every[2:5, 2:5], atol=0, rtol=0)
 
@@ -203,8 +216,8 @@ class MeanDifference(TwoSampleMetric):
 
     features = "voxels"
 
-    def statistics(self, samples: Tensor, real: Tensor) -> dict[str, Tensor]:
-        return {"x": samples.flatten(1).mean(1).double(), "y": real.flatten(1).mean(1).double()}
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
+        return {name: z.all().flatten(1).mean(1).double() for name, z in (("x", samples), ("y", real))}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         return float(statistics["x"][x].mean() - statistics["y"][y].mean())
@@ -214,8 +227,57 @@ def test_several_images_of_a_person_are_no_more_people() -> None:
     """An interval over people stays as it is when each of them is there three times; one over images shrinks."""
     samples, real = smooth(6, (8, 8), 1), smooth(6, (8, 8), 2)
     once = measured(MeanDifference(), samples, real).estimate()
-    thrice = measured(MeanDifference(), samples, real.repeat_interleave(3, dim=0))
-    as_images = thrice.estimate()
-    thrice.per_person = 3
-    assert thrice.estimate().ci95 == pytest.approx(once.ci95)
+    three_times = real.repeat_interleave(3, dim=0)
+    thrice = measured(MeanDifference(), samples, three_times, [f"person {i // 3}" for i in range(18)]).estimate()
+    as_images = measured(MeanDifference(), samples, three_times).estimate()
+    assert thrice.ci95 == pytest.approx(once.ci95)
     assert as_images.ci95[1] - as_images.ci95[0] < 0.9 * (once.ci95[1] - once.ci95[0])
+
+
+class Flat:
+    """A few voxels as features."""
+
+    name = "voxels"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, 20:25]
+
+
+SCORES: list[Callable[[], TwoSampleMetric]] = [
+    LinearMMD,
+    PairwiseMSSSIM,
+    MSSSIMGap,
+    Sharpness,
+    MeanDifference,
+    *(partial(kind, Flat()) for kind in (FrechetDistance, KernelDistance)),
+    *(partial(kind, Flat(), 2) for kind in (Precision, Recall, Density, Coverage)),
+]
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["samples of nobody", "samples of the same people"])
+@pytest.mark.parametrize("make", SCORES, ids=lambda make: getattr(make, "func", make).__name__)
+def test_an_interval_is_a_jackknife_over_people_with_any_number_of_images(
+    make: Callable[[], TwoSampleMetric], tied: bool
+) -> None:
+    """Against the score computed anew without each person, in whatever order the images come."""
+    people = ["a", "b", "c", "b", "d", "e", "b", "c", "f", "g", "h", "h"]
+    real = smooth(12, (8, 8), 2)
+    samples = 0.5 * real + 0.5 * smooth(12, (8, 8), 1) if tied else smooth(9, (8, 8), 1)
+
+    def variance(left: list[float]) -> float:
+        return (len(left) - 1) * float(np.var(left))
+
+    def value(x: Tensor, y: Tensor) -> float:
+        return measured(make(), x, y).compute().item()
+
+    kept = [torch.tensor([who != person for who in people]) for person in dict.fromkeys(people)]
+    if tied and not make().of_one_set:
+        expected = variance([value(samples[some], real[some]) for some in kept])
+    elif tied:
+        expected = variance([value(samples[some], real) for some in kept])
+    else:
+        alone = [torch.arange(9) != i for i in range(9)]
+        expected = variance([value(samples[some], real) for some in alone])
+        expected += 0 if make().of_one_set else variance([value(samples, real[some]) for some in kept])
+    metric = measured(make(), samples, real, people, tied)
+    assert metric.with_error()[1] == pytest.approx(expected**0.5, rel=1e-4, abs=1e-7)

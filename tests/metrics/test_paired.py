@@ -200,10 +200,23 @@ def test_pairs_must_match() -> None:
 
 
 def test_pairs_of_one_person_are_one() -> None:
-    """An interval over people stays as it is when each pair is there twice in a row."""
+    """An interval over people stays as it is when each pair is there twice."""
     outputs, targets = torch.rand(5, 1, 8, 8) * 2 - 1, torch.rand(5, 1, 8, 8) * 2 - 1
     once, twice = PairedPSNR(), PairedPSNR()
     once.update(outputs, targets)
-    twice.per_person = 2
-    twice.update(outputs.repeat_interleave(2, dim=0), targets.repeat_interleave(2, dim=0))
+    people = [f"person {i // 2}" for i in range(10)]
+    twice.update(outputs.repeat_interleave(2, dim=0), targets.repeat_interleave(2, dim=0), people)
     assert twice.estimate().ci95 == pytest.approx(once.estimate().ci95)
+
+
+def test_people_with_different_numbers_of_pairs() -> None:
+    """The jackknife by hand: the mean without each person."""
+    outputs, targets = torch.rand(5, 1, 8, 8) * 2 - 1, torch.rand(5, 1, 8, 8) * 2 - 1
+    metric, people = PairedPSNR(), ["a", "b", "a", "", "a"]
+    metric.update(outputs[:2], targets[:2], people[:2])
+    metric.update(outputs[2:], targets[2:], people[2:])
+    values = metric.values(outputs, targets).double()
+    left_out = [values[[1, 3]].mean(), values[[0, 2, 3, 4]].mean(), values[[0, 1, 2, 4]].mean()]
+    error = math.sqrt(2 * float(torch.stack(left_out).var(correction=0)))
+    estimate = metric.estimate()
+    assert estimate.ci95 == pytest.approx((float(values.mean()) - 1.96 * error, float(values.mean()) + 1.96 * error))

@@ -1,0 +1,101 @@
+"""The files of a report: its numbers, its page and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_medgen.batch import Images
+from lit_medgen.evaluation.held import Sets
+from lit_medgen.evaluation.markdown import as_markdown
+from lit_medgen.files import write_atomically
+from lit_medgen.images.grids import save_figure
+from lit_medgen.images.plots import save_map, save_scores
+from lit_medgen.metrics.extractors import AllViews, CentreSlice
+from lit_medgen.metrics.features import features_of
+from lit_medgen.metrics.known import Known, products
+from lit_medgen.output import say
+
+NUM_SHOWN = 6
+"""Images of each kind in the figure."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the figures of a report show.
+
+    Attributes:
+        rows: title -> images.
+        points: as `save_map` takes them.
+    """
+
+    rows: Mapping[str, Tensor]
+    points: Mapping[str, np.ndarray[Any, Any]]
+
+
+def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) -> None:
+    """report.json, report.md and, where there are images, the figures."""
+    write_atomically(out / "report.json", json.dumps(report, indent=2))
+    write_atomically(out / "report.md", as_markdown(report))
+    names = ""
+    if figures:
+        save_scores(out / "scores.png", report)
+        save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
+        save_map(out / "map.png", figures.points)
+        names = f"; figures: {out / 'samples.png'}, scores.png, map.png"
+    say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
+
+
+def rows_of(
+    sets: Sets, nearest: Sequence[int], targets: Sequence[int | None] | None, nulls: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Title -> images: the first samples, what they should be, who is most like them, others, and nulls.
+
+    Args:
+        sets: the images.
+        nearest: for each sample the index of the training image most like it.
+        targets: for each sample the index of the test image that it should be, if any.
+        nulls: name -> its first images.
+    """
+    some = range(min(NUM_SHOWN, len(sets.samples)))
+    rows = {"samples": sets.samples.read(some)}
+    aims = [target for target in (targets or [])[:NUM_SHOWN] if target is not None]
+    if len(aims) == len(some):
+        rows["what they should be"] = sets.real.read(aims)
+    rows["training people most like them"] = sets.train.read([nearest[i] for i in some])
+    rows["data, unseen people"] = sets.real.read(range(min(NUM_SHOWN, len(sets.real))))
+    return rows | {f"null: {name}": images for name, images in nulls.items()}
+
+
+def points_of(
+    sets: Sets, nearest: Sequence[int], views: Mapping[str, CentreSlice], known: Known
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Samples, who is nearest to each, and real images as points, n d each.
+
+    Points are features, or as far apart as the images' voxels are.
+    """
+    images = {"samples": sets.samples, "train": sets.train, "unseen": sets.real}
+    if views:
+        together = AllViews(tuple(views.values()))
+        points = {name: known(features_of, together, some).numpy() for name, some in images.items()}
+    else:
+        points = dict(zip(images, _embedded(list(images.values()), known), strict=True))
+    return {"samples": points["samples"], "nearest": points["train"][list(nearest)], "unseen": points["unseen"]}
+
+
+def _embedded(sets: list[Images], known: Known) -> list[np.ndarray[Any, Any]]:
+    """n d each: points whose scalar products are those of the images, less the mean (classical scaling)."""
+    blocks = [[known(products, a, b, known.device) for b in sets[i:]] for i, a in enumerate(sets)]
+    num = len(sets)
+    gram = torch.cat([torch.cat([*(blocks[k][i - k].T for k in range(i)), *blocks[i]], dim=1) for i in range(num)])
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    values, directions = torch.linalg.eigh(centred)
+    points = (directions * values.clamp(min=0).sqrt()).flip(1).float()
+    return [some.numpy() for some in points.split([*map(len, sets)])]

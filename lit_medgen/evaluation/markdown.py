@@ -1,0 +1,162 @@
+"""The page of a report: a table with a row for each score, what its columns are, and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_medgen.evaluation.nulls import DEFINITIONS
+
+NOT_JUDGED = ("nearest_training",)
+"""Scores of copying: a null that is like nobody is not better for it."""
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    lines = [f"# Evaluation of {report['source']}", "", *_facts(report), ""]
+    if "metrics" in report:
+        lines += [*_of_images(report), ""]
+    if report["own"]:
+        lines += [*_own(report["own"]), ""]
+    if "note" in report:
+        lines += [report["note"], ""]
+    if report.get("ranking"):
+        lines += [*_ranking(report["ranking"]), ""]
+    if "metrics" in report:
+        lines += [*_explanation(report), ""]
+    return "\n".join([*lines, "## Verdict", "", report["verdict"], ""])
+
+
+def _facts(report: Mapping[str, Any]) -> list[str]:
+    """What was evaluated, of which data, at what cost."""
+    facts = [f"* Method: {report['method'] or 'unknown'}.", f"* Data: {report['data'][:12] or 'unknown'} (digest)."]
+    if "num_samples" in report:
+        (test, test_images), (train, train_images) = report["people"]["test"], report["people"]["train"]
+        facts.append(
+            f"* {report['num_samples']} samples; real people: the test split, {test} people with {test_images} images; "
+            f"for floors and nulls {train} training people with {train_images} images. Audit: none."
+        )
+    if report["network_evaluations"] is not None:
+        facts.append(f"* A sample took {report['network_evaluations']:.4g} evaluations of its networks.")
+    if report["seconds_per_image"] is not None:
+        facts.append(f"* A sample took {report['seconds_per_image']:.3g} s, its file included.")
+    return facts
+
+
+def _of_images(report: Mapping[str, Any]) -> list[str]:
+    names = list(report["nulls"])
+    lines = [
+        "| score | samples | 95 % interval | real vs real | of images | " + " | ".join(names) + " | n | from |",
+        "|---|---|---|---|---|" + "---|" * len(names) + "---|---|",
+    ]
+    for name, row in report["metrics"].items():
+        null_cells = " | ".join(f"{report['nulls'][null][name]:.4g}" for null in names)
+        lines.append(
+            f"| {name} | {row['value']:.4g} | {_interval(row)} | {row['real_vs_real']:.4g} "
+            f"| {_num_images(report['floors'][name])} | {null_cells} "
+            f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
+        )
+    empty = " |" * (len(names) + 2)
+    lines += [
+        f"| {name}, of pairs | {row['value']:.4g} | {_interval(row)} |{empty} {row['num_pairs']} | {row['features']} |"
+        for name, row in report.get("pairs", {}).items()
+    ]
+    return lines
+
+
+def _own(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The method's own scores."""
+    lines = ["| the method's own score | value | 95 % interval | n | of |", "|---|---|---|---|---|"]
+    for name, row in scores.items():
+        num = "" if row["num"] is None else row["num"]
+        lines.append(f"| {name} | {row['value']:.4g} | {_interval(row) if row['ci95'] else ''} | {num} | {row['of']} |")
+    return lines
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _num_images(floor: Mapping[str, Any]) -> str:
+    """How many images a real-vs-real value is of."""
+    number = str(floor["images"]) if floor["sets"] == 1 else f"{floor['sets']} x {floor['images']}"
+    return f"{number} {floor['people']}"
+
+
+def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+    lines = [
+        "Fréchet distance of unseen people from themselves, distorted a little, more and much:",
+        "",
+        "| features | distortion | a little | more | much | ranked |",
+        "|---|---|---|---|---|---|",
+    ]
+    for view, distortions in ranking.items():
+        for name, distances in distortions.items():
+            cells = " | ".join(f"{distance:.4g}" for distance in distances)
+            ranked = "yes" if 0 < distances[0] < distances[1] < distances[2] else "NO"
+            lines.append(f"| {view} | {name} | {cells} | {ranked} |")
+    return lines
+
+
+def _explanation(report: Mapping[str, Any]) -> list[str]:
+    """What the columns are, and the figures."""
+    return [
+        "Real vs real: the same score of real images in the place of samples, as many as *of images* says: of training "
+        "people the mean over that many random sets (sets x images), or of the test people themselves. Best is a score "
+        "as near to it as possible.",
+        "",
+        "Intervals: jackknife over people, cut off where a score ends. Conservative, with an error 1.4 to 1.9 times "
+        f"the true one for a model as good as real people: {', '.join(report['conservative'])}. Where all images count "
+        "the same (precision 1), the jackknife sees no error at all.",
+        "",
+        "Nulls, which any model must beat:",
+        "",
+        *[f"* {name}: {DEFINITIONS[name]}." for name in report["nulls"]],
+        "",
+        "A linear null may match the mean image, and so the MMDs, better than a model that makes sharp images. "
+        "nearest_training compares with training people: above real vs real, samples are nearer to them than unseen "
+        "people are.",
+        "",
+        "samples.png shows real people beside the samples: it is as private as the scans.",
+        "",
+        "![samples](samples.png)",
+        "![scores](scores.png)",
+        "![map](map.png)",
+    ]
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """What the numbers say, in a few sentences: of each null, of real people, of copies."""
+    if "metrics" not in report:
+        return f"{report['method']} makes no images: its own scores are all there is."
+    rows = {name: row for name, row in report["metrics"].items() if name not in NOT_JUDGED}
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for null, scores in report["nulls"].items():
+        nearer = [row for name, row in rows.items() if _away(row, row["value"]) < _away(row, scores[name])]
+        surely = [
+            row for name, row in rows.items() if max(_away(row, end) for end in row["ci95"]) < _away(row, scores[name])
+        ]
+        words[len(nearer) > len(rows) / 2].append(f"{null} ({len(nearer)}, {len(surely)} with the whole interval)")
+    beaten, others = (" and ".join(filter(None, [", ".join(some[:-1]), *some[-1:]])) for some in words.values())
+    held = sum(row["ci95"][0] <= row["real_vs_real"] <= row["ci95"][1] for row in rows.values())
+    return (
+        f"By most of {len(rows)} scores the samples are nearer to real people than {beaten or 'no null'}"
+        + (f"; by half or fewer, than {others}" if others else "")
+        + f". The interval holds the real-vs-real value in {held} of {len(rows)}. {_of_copies(report)}"
+    )
+
+
+def _of_copies(report: Mapping[str, Any]) -> str:
+    row = report["metrics"]["nearest_training"]
+    numbers = f"(nearest_training {row['value']:.3g}, of unseen people {row['real_vs_real']:.3g})"
+    if "pairs" in report:
+        return f"Samples have unseen people as targets, so they should be no copies of training people {numbers}."
+    if row["ci95"][0] > row["real_vs_real"]:
+        return f"Samples are more like training people than unseen people are {numbers}: look for copies."
+    return f"No sign of copies {numbers}, but no audit was made."
+
+
+def _away(row: Mapping[str, Any], value: float) -> float:
+    """How far a value is from that of real people."""
+    return abs(value - float(row["real_vs_real"]))

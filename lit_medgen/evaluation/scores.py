@@ -1,0 +1,196 @@
+"""The scores of a report, by what they are of: a score is added by one entry in `SCORES` or `PAIRS`.
+
+images    whole images, samples against real ones
+brains    volumes of brains
+slices    neighbouring slices, where a method makes images in stages
+view      features of one view; the view is added to the score's name
+views     features of all views together
+classes   classes that a network of features knows, of one view
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lit_medgen.batch import Images
+from lit_medgen.errors import InputError
+from lit_medgen.evaluation.checks import NONE
+from lit_medgen.metrics import (
+    RBFMMD,
+    Coverage,
+    Density,
+    FrechetDistance,
+    InceptionScore,
+    KernelDistance,
+    LinearMMD,
+    ModeSpread,
+    MSSSIMGap,
+    NearestTraining,
+    PairedMetric,
+    PairedMSSSIM,
+    PairedPSNR,
+    PairedSSIM,
+    PairwiseMSSSIM,
+    PairwiseSSIM,
+    Precision,
+    Recall,
+    SeamRatio,
+    Sharpness,
+    TwoSampleMetric,
+    VentricleSpread,
+)
+from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, perceptual
+from lit_medgen.metrics.known import Known
+
+PAIRS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a score may be made from.
+
+    Attributes:
+        known: results that scores share, and the device.
+        train: images of the training people.
+        modes: k d, leading principal components of flattened training images.
+        anatomy: what the images show, as `TrainingData.anatomy` says it.
+        seams: where the parts of a sample meet, as `Generator.seams` gives it.
+        source: of features, as `evaluate --features`.
+        views: view -> features, as `extractors` gives them; empty where there are none.
+        features: those of this very score, where it is of features.
+    """
+
+    known: Known
+    train: Images
+    modes: Tensor
+    anatomy: str = ""
+    seams: tuple[int, list[int]] | None = None
+    source: str = NONE
+    views: Mapping[str, CentreSlice] = field(default_factory=dict)
+    features: Any = None
+
+
+def _itself(given: Given) -> dict[str, Given]:
+    return {"": given}
+
+
+def _of_brains(given: Given) -> dict[str, Given]:
+    return {"": given} if given.anatomy == "brain" and given.train.read(range(1)).ndim == 5 else {}
+
+
+def _of_stages(given: Given) -> dict[str, Given]:
+    return {"": given} if given.seams and given.seams[1] else {}
+
+
+def _of_each_view(given: Given) -> dict[str, Given]:
+    return {f"_{view}": replace(given, features=features) for view, features in given.views.items()}
+
+
+def _of_all_views(given: Given) -> dict[str, Given]:
+    return {"": replace(given, features=AllViews(tuple(given.views.values())))} if given.views else {}
+
+
+def _of_classifiers(given: Given) -> dict[str, Given]:
+    return {name: some for name, some in _of_each_view(given).items() if some.features.classifier}
+
+
+KINDS: dict[str, Callable[[Given], dict[str, Given]]] = {
+    "images": _itself,
+    "brains": _of_brains,
+    "slices": _of_stages,
+    "view": _of_each_view,
+    "views": _of_all_views,
+    "classes": _of_classifiers,
+}
+"""What scores are of -> what is added to their names -> what each is made from; empty where there is nothing to score.
+"""
+
+SCORES: dict[str, dict[str, Callable[[Given], TwoSampleMetric]]] = {
+    "images": {
+        "ms_ssim": lambda given: PairwiseMSSSIM(given.known),
+        "ms_ssim_gap": lambda given: MSSSIMGap(given.known),
+        "ssim": lambda given: PairwiseSSIM(given.known),
+        "mmd_linear_biased": lambda given: LinearMMD(given.known),
+        "mmd_rbf_unbiased": lambda given: RBFMMD(given.known),
+        "sharpness": lambda given: Sharpness(given.known),
+        "mode_spread": lambda given: ModeSpread(given.modes, given.known),
+        "nearest_training": lambda given: NearestTraining(given.known),
+    },
+    "brains": {"ventricle_spread": lambda given: VentricleSpread(given.known)},
+    "slices": {"seam_ratio": lambda given: SeamRatio(*given.seams, given.known)},  # type: ignore[misc]
+    "view": {"frechet": lambda given: FrechetDistance(given.features, given.known)},
+    "views": {
+        "kernel_distance": lambda given: KernelDistance(given.features, given.known),
+        "precision": lambda given: Precision(given.features, known=given.known),
+        "recall": lambda given: Recall(given.features, known=given.known),
+        "density": lambda given: Density(given.features, known=given.known),
+        "coverage": lambda given: Coverage(given.features, known=given.known),
+    },
+    "classes": {"inception_score": lambda given: InceptionScore(given.features, given.known)},
+}
+"""What scores are of -> name -> what makes a score of samples against real images."""
+
+
+def _perceptual(given: Given) -> PairedMetric | None:
+    return None if given.source in (LEARNED, NONE) else perceptual(given.source, given.train)
+
+
+PAIRS: dict[str, Callable[[Given], PairedMetric | None]] = {
+    "psnr": lambda given: PairedPSNR(),
+    "ssim": lambda given: PairedSSIM(),
+    "ms_ssim": lambda given: PairedMSSSIM(),
+    "perceptual": _perceptual,
+}
+"""Name -> what makes a score of samples and their targets; None where there is none."""
+
+
+def metrics_for(given: Given) -> dict[str, Callable[[], TwoSampleMetric]]:
+    """Name -> maker of every score of samples against real images that there is something for."""
+    return {
+        f"{name}{added}": partial(make, some)
+        for kind, makers in SCORES.items()
+        for added, some in KINDS[kind](given).items()
+        for name, make in makers.items()
+    }
+
+
+def of_pairs(
+    samples: Images, real: Images, targets: Sequence[int | None], given: Given
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Name -> score, interval and features of samples that have targets, and notes of scores that could not be made.
+
+    Args:
+        samples: n c *s in [-1, 1].
+        real: images of the test people.
+        targets: for each sample the index of its target among them; None: it has none.
+        given: what scores are made from.
+    """
+    metrics: dict[str, PairedMetric] = {}
+    notes: list[str] = []
+    for name, make in PAIRS.items():
+        try:
+            if metric := make(given):
+                metrics[name] = metric
+        except InputError as error:  # the features of a file may be enough for all other scores
+            notes.append(f"No {name} distance: {error}")
+    pairs = [(i, target) for i, target in enumerate(targets) if target is not None]
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        sources, aims = (list(part) for part in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
+        outputs, images = samples.read(sources), real.read(aims)
+        for metric in metrics.values():
+            metric.update(outputs, images, [real.people[aim] for aim in aims])
+    rows = {}
+    for name, metric in metrics.items():
+        estimate = metric.estimate()
+        rows[name] = {
+            "value": estimate.value,
+            "ci95": list(estimate.ci95),
+            "num_pairs": len(pairs),
+            "features": metric.features,
+        }
+    return rows, notes
