@@ -91,7 +91,7 @@ def score(
     seconds_per_image: float | None = None,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """The report of a model's samples, as `evaluation.evaluate` writes it, computed on the device (None: the CPU)."""
+    """The report of a model's samples, as `evaluation.report` writes it, computed on the device (None: the CPU)."""
     from lit_medgen.evaluation.report import CPU, Maker, evaluate  # heavy
 
     maker = Maker(
