@@ -22,7 +22,7 @@ class Denoises(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """The noise schedule."""
+        """The noise schedule that it was built with."""
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

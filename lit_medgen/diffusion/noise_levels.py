@@ -12,7 +12,7 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def stratified_times(num: int, total: int, first: int, offset: float, t_min: float) -> Tensor:
-    """num times in [t_min, 1]: this rank's share of `total` evenly spread ones (Kingma et al. 2021, appendix I.1).
+    """Times in [t_min, 1], num: this rank's share of `total` evenly spread ones (Kingma et al. 2021, appendix I.1).
 
     Args:
         num: times on this rank.

@@ -50,23 +50,23 @@ class Parametrisation(ABC):
 
 
 class X(Parametrisation):
-    """The data themselves."""
+    """The network predicts the data x themselves."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """x̂ is the prediction."""
+        """x̂, which is the prediction itself."""
         return prediction
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """The data."""
+        """The data x, which the network must predict."""
         return x
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """1."""
+        """One: the error is that of x̂."""
         return torch.ones_like(t)
 
 
 class Eps(Parametrisation):
-    """The noise."""
+    """The network predicts the noise eps."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
         """x̂, given the noise."""
@@ -79,25 +79,25 @@ class Eps(Parametrisation):
         return (x_t - alpha_t * x) / sigma_t
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """SNR."""
+        """The SNR, alpha_t^2 / sigma_t^2."""
         return schedule.log_snr(t).exp()
 
 
 class V(Parametrisation):
-    """alpha_t eps - sigma_t x."""
+    """The network predicts v = alpha_t eps - sigma_t x."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """x̂, given v."""
+        """x̂ = alpha_t x_t - sigma_t v, given the prediction of v."""
         alpha_t, sigma_t = process.coefficients(t, x_t)
         return alpha_t * x_t - sigma_t * prediction
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """v, given the data."""
+        """v of the data x and noise eps."""
         alpha_t, sigma_t = process.coefficients(t, x_t)
         return (alpha_t * x_t - x) / sigma_t  # alpha_t^2 + sigma_t^2 = 1
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """SNR + 1."""
+        """SNR + 1, of the shape of t."""
         return schedule.log_snr(t).exp() + 1
 
 

@@ -99,7 +99,7 @@ class Schedule(nn.Module, ABC):
         return _at_least_float32(self.inverse(log_snr.double()), log_snr)
 
     def forward(self, t: Tensor) -> Tensor:
-        """The log-SNR, as `log_snr`."""
+        """The log-SNR at times t, as `log_snr` gives it."""
         return self.log_snr(t)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ class DiscreteSchedule(Schedule):
 
 
 class LinearBeta(DiscreteSchedule):
-    """beta linear in the step (Ho et al. 2020, section 4: 1e-4 to 0.02 over 1000 steps).
+    """Noise whose beta is linear in the step (Ho et al. 2020, section 4: 1e-4 to 0.02 over 1000 steps).
 
     Args:
         num_steps: T.
@@ -193,7 +193,7 @@ class LinearBeta(DiscreteSchedule):
 
 
 class ScaledLinearBeta(DiscreteSchedule):
-    """sqrt(beta) linear in the step (the schedule of latent diffusion, Rombach et al. 2022, appendix).
+    """Noise whose sqrt(beta) is linear in the step (the schedule of latent diffusion, Rombach et al. 2022, appendix).
 
     Args:
         num_steps: T.
@@ -212,7 +212,7 @@ class ScaledLinearBeta(DiscreteSchedule):
 
 
 class Cosine(DiscreteSchedule):
-    """alpha_bar a squared cosine (Nichol & Dhariwal 2021, "Improved DDPM", eq. 17), betas capped.
+    """Noise whose alpha_bar is a squared cosine (Nichol & Dhariwal 2021, "Improved DDPM", eq. 17), betas capped.
 
     Args:
         num_steps: T.

@@ -56,7 +56,7 @@ def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int = 6, note: 
     write_figure(path, figure)
 
 
-def enlarge(image: np.ndarray, least_side: int = 512) -> np.ndarray:
+def enlarge(image: np.ndarray, min_side: int = 512) -> np.ndarray:
     """Whole-number magnification, so that small pictures can be seen."""
-    factor = max(1, least_side // min(image.shape))
+    factor = max(1, min_side // min(image.shape))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)

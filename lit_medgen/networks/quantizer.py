@@ -63,7 +63,7 @@ class Quantizer(nn.Module, ABC):
 
 
 class NearestNeighbour(Quantizer):
-    """A codebook.
+    """Quantizer that maps each vector to the nearest code of a codebook.
 
     Args:
         num_codes: K.

@@ -110,7 +110,7 @@ class FactorModel:
 
     @property
     def num_factors(self) -> int:
-        """k."""
+        """Number of factors, k."""
         return self.loadings.shape[1]
 
     def to(self, device: torch.device) -> FactorModel:

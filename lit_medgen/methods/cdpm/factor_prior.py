@@ -112,7 +112,7 @@ class FactorPriorCDPM(CDPM):
         return FactorModel.fit(images.all().movedim(axis, 2), self.num_factors)
 
     def facts(self) -> dict[str, Any]:
-        """The factor model."""
+        """The factor model, for the checkpoint."""
         model = self.denoiser.factor_model
         return {"factor_model": None if model is None else vars(model.to(torch.device("cpu")))}
 
