@@ -114,8 +114,8 @@ class Resume(_CheckpointConnector):
                 "network, or start a run of another --name."
             ) from error
         if before and changed:
-            told = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
-            say(f"resumed with changed values: {told}", warning=True)
+            changes = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+            say(f"resumed with changed values: {changes}", warning=True)
 
     @property
     def _fits(self) -> bool:
@@ -183,7 +183,7 @@ def plain(value: Any) -> Any:
 
 
 def _text(value: Any, depth: int) -> str:
-    """Class and attributes of an object, and of objects in it, as deep as told; of a large array the class alone."""
+    """Class and attributes of an object, and of objects in it, down to a depth; of a large array the class alone."""
     if value is None or isinstance(value, bool | int | float | str):
         return str(value)
     if isinstance(value, list | tuple) and depth:

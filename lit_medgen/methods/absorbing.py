@@ -1,4 +1,4 @@
-r"""Absorbing diffusion on code maps: places are masked one by one, and found again in any order.
+r"""Absorbing diffusion on code maps: codes are masked one by one, and predicted again in any order.
 
 Bond-Taylor, Hessey, Sasaki, Breckon, Willcocks. "Unleashing Transformers: Parallel Token Prediction with Discrete
 Absorbing Diffusion for Fast High-Resolution Image Generation from Vector-Quantized Codes". ECCV 2022. With the
@@ -33,7 +33,7 @@ from lit_medgen.training.method import default_optimizer
 
 
 class Absorbing(CodeMaps):
-    """Absorbing diffusion.
+    """Absorbing diffusion on the code maps of a first stage.
 
     Args:
         first_stage: checkpoint of the VQGAN.
@@ -114,7 +114,7 @@ class Absorbing(CodeMaps):
         self.log("test/bits_per_dim_all_levels", bits, on_epoch=True, sync_dist=True, batch_size=len(codes))
 
     def start(self, noise: SeededNoise, num: int) -> Tensor:
-        """All places masked."""
+        """Maps that are masked everywhere, b *z."""
         return torch.full((num, *(self.canvas or self.map_size)), self.process.mask, device=self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:

@@ -73,7 +73,7 @@ class TwoSampleMetric(Metric, ABC):
         self.add_state("real", default=[], dist_reduce_fx="cat")
 
     def update(self, images: Tensor | Images, real: bool, people: Sequence[str] | None = None) -> None:
-        """Adds images.
+        """Adds images, samples or real ones, to what is compared.
 
         Args:
             images: n c *s in [-1, 1], or what reads them.
@@ -85,7 +85,7 @@ class TwoSampleMetric(Metric, ABC):
         (self.real if real else self.samples).append(images)
 
     def compute(self) -> Tensor:
-        """The score alone, float64."""
+        """The score without interval and floor, a float64 scalar."""
         return torch.tensor(self._score_of_all()[0], dtype=torch.float64)
 
     def estimate(self) -> Estimate:

@@ -36,7 +36,7 @@ class PairwiseMSSSIM(PairMetric):
         return similarity
 
     def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
-        """The mean itself."""
+        """The mean similarity of pairs of samples."""
         return means["xx"]
 
 
@@ -101,7 +101,7 @@ class ModeSpread(TwoSampleMetric):
         self.features = f"voxels, {len(modes)} leading principal components of the training people"
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
-        """Coefficients of every image."""
+        """Coefficients of every image on the principal components, n k each."""
         images = {"x": samples, "y": real}
         return {name: self.known(_coefficients, z, self.modes, self.known.device) for name, z in images.items()}
 

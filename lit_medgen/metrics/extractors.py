@@ -60,7 +60,7 @@ class CentreSlice:
 
     @property
     def name(self) -> str:
-        """For the report."""
+        """What the report calls these features."""
         return f"{self.source}, middle {self.view} slice" if self.view in AXES else self.source
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class AllViews:
 
     @property
     def name(self) -> str:
-        """For the report."""
+        """What the report calls these features."""
         return f"{self.views[0].source}, {', '.join(view.view for view in self.views)}"
 
     def __call__(self, images: Tensor) -> Tensor:

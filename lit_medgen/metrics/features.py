@@ -44,7 +44,7 @@ class Features(Protocol):
 
 
 class FeatureMetric(TwoSampleMetric):
-    """A score of features.
+    """A score that compares features of samples with those of real images.
 
     Args:
         extract: gives them.
@@ -94,7 +94,7 @@ class KernelDistance(FeatureMetric, MMD):
     conservative = True
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
-        """Kernel matrices."""
+        """Kernel matrices of samples, of real images, and of both against each other."""
         x, y = super().statistics(samples, real).values()
         return {name: (a @ b.T / a.shape[1] + 1) ** 3 for name, a, b in (("xx", x, x), ("yy", y, y), ("xy", x, y))}
 
@@ -190,7 +190,7 @@ class Precision(_Neighbours):
     """Share of samples that look real."""
 
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """From distances and reaches."""
+        """Share of samples within the reach of a real image."""
         return (apart <= reach_y).any(dim=1).double().sum() / num_x
 
 
@@ -198,7 +198,7 @@ class Recall(_Neighbours):
     """Share of real images that the model could have made."""
 
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """From distances and reaches."""
+        """Share of real images within the reach of a sample."""
         return (apart <= reach_x[:, None]).any(dim=0).double().sum() / num_y
 
 
@@ -209,7 +209,7 @@ class Density(_Neighbours):
     conservative = False
 
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """From distances and reaches."""
+        """Number of real images in whose reach a sample lies, over the number of neighbours."""
         return (apart <= reach_y).sum().double() / (num_x * self.num_neighbours)
 
 
@@ -217,7 +217,7 @@ class Coverage(_Neighbours):
     """Share of real images that have a sample near them."""
 
     def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """From distances and reaches."""
+        """Share of real images within whose reach a sample lies."""
         return (apart.amin(dim=0) <= reach_y).double().sum() / num_y
 
 

@@ -51,7 +51,7 @@ class RBFMMD(LinearMMD):
     diagonal = False
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
-        """Kernel matrices."""
+        """Kernel matrices of samples, of real images, and of both against each other."""
         gram = super().statistics(samples, real)
         x, y = gram["xx"].diagonal(), gram["yy"].diagonal()
         apart = {"xx": x[:, None] + x - 2 * gram["xx"], "yy": y[:, None] + y - 2 * gram["yy"]}

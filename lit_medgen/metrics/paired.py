@@ -44,7 +44,7 @@ class PairedMetric(Metric, ABC):
         self.people = []
 
     def reset(self) -> None:
-        """Forgets all pairs."""
+        """Forgets all pairs that were added."""
         super().reset()
         self.people = []
 
@@ -62,7 +62,7 @@ class PairedMetric(Metric, ABC):
         self.people += people or [""] * len(outputs)
 
     def compute(self) -> Tensor:
-        """The mean, float64."""
+        """The mean over all pairs, a float64 scalar."""
         return dim_zero_cat(self.found).mean()
 
     def estimate(self) -> Estimate:
@@ -74,7 +74,7 @@ class PairedMetric(Metric, ABC):
 
     @abstractmethod
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """n: of every pair."""
+        """The score of every pair, n."""
 
 
 class PairedPSNR(PairedMetric):
@@ -83,7 +83,7 @@ class PairedPSNR(PairedMetric):
     features = "voxels, range 2"
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """n: of every pair."""
+        """The score of every pair, n."""
         dims = tuple(range(1, outputs.ndim))
         found: Tensor = peak_signal_noise_ratio(outputs, targets, data_range=2.0, reduction="none", dim=dims)
         return found
@@ -96,7 +96,7 @@ class PairedMSSSIM(PairedMetric):
     """Scales, if so many fit."""
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """n: of every pair."""
+        """The score of every pair, n."""
         num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.max_scales)
         self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
         self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
@@ -131,7 +131,7 @@ class PerceptualDistance(PairedMetric):
 
     @torch.no_grad()
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """n: of every pair."""
+        """The score of every pair, n."""
         return self.distance(outputs, targets)
 
     def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ class Recorded(L.LightningModule):
         self.restore(record["facts"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the record."""
+        """Adds the record of the method to a checkpoint."""
         checkpoint[FACTS] = self.record()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
