@@ -33,7 +33,7 @@ from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, Perceptua
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
-from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, usage
+from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, perplexity, usage
 from lit_medgen.output import say
 from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.first_stage import FirstStage
@@ -42,32 +42,33 @@ from lit_medgen.training.method import default_optimizer
 
 DELTA = 1e-4
 MIN_FOR_FRECHET = 8
-"""Unseen images: fewer have no covariance worth the name."""
+"""Fewest unseen images that a Fréchet distance is taken of: fewer have no covariance worth the name."""
 MAX_PEOPLE = 500
-"""Training people that features are learned from, at most."""
+"""Most training people that features are learned from."""
 
 
 class VQGAN(Adversarial, FirstStage):
-    """Encoder, codebook, decoder and a discriminator.
+    """Compresses images to maps of discrete codes, and decodes these to images that a discriminator takes for real.
 
     Args:
-        network: `Autoencoder`, or any module that encodes and decodes (`ImageAutoencoder` says how).
-        quantizer: of the latent map; None: `NearestNeighbour` with as many channels as the map.
-        discriminator: `PatchDiscriminator` (None), or any module that tells real images from made ones.
-        features: what perceptual and Fréchet distance are made of: `learned` from the training people, a TorchScript
-            file, or `none`.
+        network: encoder and decoder: `Autoencoder`, or any module that encodes and decodes (see `ImageAutoencoder`).
+        quantizer: turns a latent map into codes; None: `NearestNeighbour` with as many channels as the latent map.
+        discriminator: tells real images from reconstructions; None: `PatchDiscriminator`.
+        features: the network whose features perceptual and Fréchet distance compare: `learned` from images of the
+            training people, a TorchScript file, or `none`.
         perceptual_weight: w.
         spectral_weight: w', of the squared difference of Fourier amplitudes (Dhariwal et al. 2020, "Jukebox", 3.3).
         discriminator_weight: factor of lambda.
-        max_discriminator_weight: lambda is at most this.
-        discriminator_start: steps before the discriminator is trained and heard.
-        diff_augment: whether the discriminator sees real and made images augmented alike.
+        max_discriminator_weight: upper bound of lambda.
+        discriminator_start: steps before the discriminator is trained and has a part in the loss.
+        diff_augment: whether the discriminator sees real images and reconstructions through random augmentations.
         optimizer: makes the optimizer of encoder, codebook and decoder.
-        discriminator_optimizer: makes the discriminator's.
+        discriminator_optimizer: makes the discriminator's optimizer.
         learning_rate_schedule: factor of the rate of encoder, codebook and decoder at each step.
-        discriminator_learning_rate_schedule: factor of the discriminator's rate at each of its own steps,
-            from `discriminator_start` on; None: 1.
-        gradient_clip: greatest norm of either gradient.
+        discriminator_learning_rate_schedule: factor of the discriminator's rate at each of its own steps, which begin
+            at `discriminator_start`; None: constant.
+        gradient_clip: largest norm of the gradient, of encoder, codebook and decoder together and of the discriminator;
+            None: any.
     """
 
     def __init__(
@@ -108,34 +109,34 @@ class VQGAN(Adversarial, FirstStage):
         self._views: AllViews | None = None
         self._features: list[tuple[Tensor, Tensor]] = []
         self.code_counts = torch.zeros(self.quantizer.num_codes)
-        """How often each code stood for a place of the validation images."""
+        """k, how often each code was used in the last validation."""
 
     # Images to codes and back.
 
     @property
     def divisor(self) -> int:
-        """Pixels of an image to a place of the map, along each axis."""
+        """Voxels along each axis of an image for one voxel of the latent map."""
         return self.network.divisor
 
     def codes(self, images: Tensor) -> Tensor:
-        """b c *s -> b *z, int64."""
+        """The codes of images, b c *s -> b *z, int64."""
         return self.quantizer.codes(self.network.encode(images))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """d, *z."""
+        """d, *z: channels and size of the latent map of an image of the training data's size."""
         return (self.quantizer.channels, *(side // self.divisor for side in self.needed_spec().size))
 
     def encode(self, images: Tensor) -> Tensor:
-        """b c *s -> b d *z, the embedded codes."""
+        """The embedded codes of images, b c *s -> b d *z."""
         return self.quantizer.embed(self.codes(images))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """b d *z -> b c *s in [-1, 1]."""
+        """Images of latent maps, b d *z -> b c *s in [-1, 1]."""
         return self.network.decode(latents).clamp(-1, 1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """b *z -> b c *s in [-1, 1]."""
+        """Images of codes, b *z -> b c *s in [-1, 1]."""
         return self.decode(self.quantizer.embed(codes))
 
     def as_frozen_part(self) -> Self:
@@ -147,28 +148,28 @@ class VQGAN(Adversarial, FirstStage):
 
     def players(self) -> tuple[Player, Player]:
         """Encoder, codebook and decoder; then the discriminator, which samples are not made with."""
-        return (
-            Player(
-                "generator",
-                self.loss,
-                optimizer=self.make_optimizer,
-                learning_rate_schedule=self.learning_rate_schedule,
-                gradient_clip=self.gradient_clip,
-            ),
-            Player(
-                "discriminator",
-                self.discriminator_loss,
-                modules=[self.discriminator],
-                optimizer=self.make_discriminator_optimizer,
-                learning_rate_schedule=self.discriminator_learning_rate_schedule,
-                start=self.discriminator_start,
-                gradient_clip=self.gradient_clip,
-                averaged=False,
-            ),
+        generator = Player(
+            "generator",
+            self.loss,
+            None,
+            self.make_optimizer,
+            self.learning_rate_schedule,
+            gradient_clip=self.gradient_clip,
         )
+        discriminator = Player(
+            "discriminator",
+            self.discriminator_loss,
+            [self.discriminator],
+            self.make_discriminator_optimizer,
+            self.discriminator_learning_rate_schedule,
+            start=self.discriminator_start,
+            gradient_clip=self.gradient_clip,
+            averaged=False,
+        )
+        return generator, discriminator
 
     def networks_for_speed(self) -> list[nn.Module]:
-        """Encoder and decoder, where the network has such parts, and the discriminator."""
+        """The encoder and the decoder, where the network has such parts, and the discriminator, where there is one."""
         parts = [getattr(self.network, name, None) for name in ("encoder", "decoder")]
         return [part for part in [*parts, getattr(self, "discriminator", None)] if isinstance(part, nn.Module)]
 
@@ -182,7 +183,7 @@ class VQGAN(Adversarial, FirstStage):
             )
 
     def setup(self, stage: str) -> None:
-        """Learns or loads the features before the first step."""
+        """Learns or loads the features that distances compare, before the first step."""
         super().setup(stage)
         if stage not in ("fit", "validate", "test"):
             return
@@ -206,10 +207,10 @@ class VQGAN(Adversarial, FirstStage):
             self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 4, and in training the discriminator's opinion."""
+        """Eq. 4, and in training lambda L_G once the discriminator has started."""
         quantized: Quantized = self.quantizer(self.network.encode(batch.image))
         output = self.network.decode(quantized.latent).float()
-        self.output, self.found_codes = output, quantized.codes
+        self.output, self.output_codes = output, quantized.codes
         parts = {"l1": functional.l1_loss(output, batch.image)}
         for distance in self._perceptual:
             parts["perceptual"] = distance.to(self.device).distance(output, batch.image).mean()
@@ -217,23 +218,23 @@ class VQGAN(Adversarial, FirstStage):
             parts["spectral"] = spectral_distance(output, batch.image)
         weights = {"l1": 1.0, "perceptual": self.perceptual_weight, "spectral": self.spectral_weight}
         reconstruction = torch.stack([weights[name] * part for name, part in parts.items()]).sum()
-        found = parts | {"codebook": quantized.loss}
+        logged = parts | {"codebook": quantized.loss}
         if self.training:
-            found["perplexity"] = perplexity(usage(quantized.codes, self.quantizer.num_codes))
+            logged["perplexity"] = perplexity(usage(quantized.codes, self.quantizer.num_codes))
         loss = reconstruction + quantized.loss
         if self.training and self._step >= self.discriminator_start:
             adversarial = -self.discriminator(self._augmented(output)).float().mean()
             weight = self._discriminator_weight(reconstruction, adversarial)
             loss = loss + weight * adversarial
-            found |= {"adversarial": adversarial, "discriminator_weight": weight}
-        return {"loss": loss} | found
+            logged |= {"adversarial": adversarial, "discriminator_weight": weight}
+        return {"loss": loss} | logged
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Hinge loss of the discriminator (Lim & Ye 2017, section 2), and its mean outputs for real and made images."""
+        """Hinge loss of the discriminator (Lim & Ye 2017, section 2), and its mean logits, of real and made images."""
         real = self.discriminator(self._augmented(batch.image)).float()
-        made = self.discriminator(self._augmented(self.output.detach())).float()
-        loss = (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
-        return {"discriminator_loss": loss, "discriminator_of_real": real.mean(), "discriminator_of_made": made.mean()}
+        fake = self.discriminator(self._augmented(self.output.detach())).float()
+        loss = (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()) / 2
+        return {"discriminator_loss": loss, "discriminator_of_real": real.mean(), "discriminator_of_made": fake.mean()}
 
     def _discriminator_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
         """Adaptive weight of the adversarial loss (Esser et al. 2021, eq. 7): the ratio of two gradient norms."""
@@ -248,7 +249,7 @@ class VQGAN(Adversarial, FirstStage):
             return images
         return diff_augment(images, torch.rand(len(images), 2 + self.network.dim, device=images.device))
 
-    # Validation: reconstructions of unseen people.
+    # Validation: scores of the reconstructions of unseen people.
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
         """How often each code is used for the validation images."""
@@ -258,16 +259,16 @@ class VQGAN(Adversarial, FirstStage):
         return {"code_usage": lambda path: save_usage(path, counts)}
 
     def on_validation_epoch_start(self) -> None:
-        """Clears what the last validation counted and measured."""
+        """Clears the code counts and the scores of the last validation."""
         self.code_counts = torch.zeros(self.quantizer.num_codes, device=self.device)
         self._features = []
         for measure in self._measures.values():
             measure.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss without the discriminator; measures the reconstructions where they are."""
+        """The loss without the discriminator; scores and features of the reconstructions stay on this process."""
         super().validation_step(batch, batch_idx)
-        self.code_counts += usage(self.found_codes, self.quantizer.num_codes)
+        self.code_counts += usage(self.output_codes, self.quantizer.num_codes)
         outputs = self.output.clamp(-1, 1)
         with torch.autocast(self.device.type, enabled=False):  # bf16 would move the features
             for measure in self._measures.values():
@@ -276,36 +277,33 @@ class VQGAN(Adversarial, FirstStage):
                 self._features.append((self._views(outputs).double(), self._views(batch.image).double()))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores over the images of all processes, which send scores and features of images, not images."""
-        found = {name: _joined(measure.found) for name, measure in self._measures.items()}
+        """Logs the scores over the images of all processes, which exchange scores and features but no images."""
+        values = {name: _joined(measure.found) for name, measure in self._measures.items()}
         for i, name in enumerate(("outputs", "targets") if self._views else ()):
-            found[name] = _joined([pair[i] for pair in self._features])
-        shares: list[Any] = [(self.code_counts.cpu(), found)]
+            values[name] = _joined([pair[i] for pair in self._features])
+        shares: list[Any] = [(self.code_counts.cpu(), values)]
         if self.trainer.world_size > 1:
             shares *= self.trainer.world_size
             dist.all_gather_object(shares, shares[0])
         self.code_counts = torch.stack([counts for counts, _ in shares]).sum(0)
-        every = {name: torch.cat([part for _, theirs in shares for part in theirs[name]]) for name in found}
+        every = {name: torch.cat([part for _, theirs in shares for part in theirs[name]]) for name in values}
         scores = {"code_usage": (self.code_counts > 0).float().mean(), "perplexity": perplexity(self.code_counts)}
         if self._views:
             scores["frechet"] = frechet_distance(every.pop("outputs"), every.pop("targets")).float()
-        scores |= {name: values.mean().float() for name, values in every.items()}
-        self.log_dict({f"val/{name}": value for name, value in scores.items()})  # the same on every process
+        scores |= {name: of_images.mean().float() for name, of_images in every.items()}
+        self.log_dict({f"val/{name}": score for name, score in scores.items()})  # the same on every process
 
 
 def _joined(parts: list[Tensor]) -> list[Tensor]:
-    """The parts as one tensor of the CPU; none where there are no parts, as on a process without validation images."""
+    """The parts as a list of one tensor on the CPU, or an empty list on a process without validation images."""
     return [torch.cat(parts).cpu()] if parts else []
 
 
-def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of how often codes are used: as many codes as if all were used alike."""
-    p = counts.float() / counts.sum()
-    return (-torch.xlogy(p, p).sum()).exp()
-
-
 def spectral_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of Fourier amplitudes of b c *s; unlike L1 it forgives a small shift of texture."""
+    """Mean squared difference of the Fourier amplitudes of two batches of images, b c *s -> scalar.
+
+    Unlike L1 it does not punish a small shift of texture (Dhariwal et al. 2020, "Jukebox", section 3.3).
+    """
     dims = tuple(range(2, x.ndim))
     with torch.autocast(x.device.type, enabled=False):
         ours, theirs = (torch.fft.rfftn(image.float(), dim=dims, norm="ortho").abs() for image in (x, y))

@@ -24,14 +24,14 @@ from lit_medgen.networks.blocks import (
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder of mirrored shape.
+    """An encoder to a latent map, and a decoder that mirrors it.
 
     Args:
         dim: 2 or 3.
         in_channels: channels of the image.
         latent_channels: channels of the latent map.
         channels: width of each level; every level but the last halves the size.
-        attention: which levels attend over their places; the middle always does.
+        attention: which levels have self-attention over their voxels; the middle always has.
         num_res_blocks: residual blocks per level of the encoder (one more in the decoder).
         head_channels: width of an attention head.
     """
@@ -77,17 +77,17 @@ class Autoencoder(nn.Module):
         self.norm_out, self.conv_out = group_norm(width), conv(dim, width, in_channels)
 
     def encode(self, image: Tensor) -> Tensor:
-        """b c *s -> b d *z, every side divided by `divisor`."""
+        """The latent map of images, b c *s -> b d *z, every side divided by `divisor`."""
         latent: Tensor = self.encoder(image)
         return latent
 
     def decode(self, latent: Tensor) -> Tensor:
-        """b d *z -> b c *s."""
+        """The images of latent maps, b d *z -> b c *s."""
         image: Tensor = self.conv_out(silu(self.norm_out(self.decoder(latent))))
         return image
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight that makes the image, to which VQGAN compares gradients (Esser et al. 2021, eq. 7)."""
+        """The weight of the last convolution, at which VQGAN compares gradients (Esser et al. 2021, eq. 7)."""
         weight: nn.Parameter = self.conv_out.weight  # type: ignore[assignment]
         return weight

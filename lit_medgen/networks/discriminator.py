@@ -13,7 +13,7 @@ from lit_medgen.networks.blocks import group_norm
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Says of every patch whether it is real: a map of logits.
+    """A map of logits from an image, b c *s -> b 1 *z: one for each patch, high where the patch seems real.
 
     Args:
         dim: 2 or 3.
@@ -21,7 +21,8 @@ class PatchDiscriminator(nn.Sequential):
         channels: width of the first layer, doubled by each further one up to eightfold; 64 in the papers.
         num_layers: layers that halve the size; 3 in the papers.
 
-    Groups are normalised where the papers normalise batches: theirs are of three images, and differ between processes.
+    It has group normalisation where the papers have batch normalisation: a batch of theirs holds three images, and each
+    process normalises another batch.
     """
 
     def __init__(self, dim: int = 2, in_channels: int = 1, channels: int = 64, num_layers: int = 3) -> None:
@@ -40,11 +41,12 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def diff_augment(images: Tensor, random: Tensor) -> Tensor:
-    """Brightness, contrast and translation, differentiable, of each image: b c *s (the paper's colour, translation).
+    """Images of random brightness, contrast and translation, b c *s; differentiable (the paper's colour, translation).
 
     Args:
         images: b c *s in [-1, 1].
-        random: b 2+dim, uniform in [0, 1): brightness by up to 0.5, contrast by 0.5 to 1.5, each axis by an eighth.
+        random: b 2+dim, uniform in [0, 1): changes the brightness by up to 0.5, multiplies the contrast by 0.5 to 1.5,
+            and moves the image along each axis by up to an eighth of its length.
     """
     shape = (-1, *[1] * (images.ndim - 1))
     images = images + (random[:, 0] - 0.5).view(shape)
@@ -56,9 +58,9 @@ def diff_augment(images: Tensor, random: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, axis: int, share: Tensor) -> Tensor:
-    """b c *s, each moved along an axis by (2 share - 1) / 8 of its length, -1 where nothing was; share: b.
+    """Images moved along an axis by (2 share - 1) / 8 of its length, in whole voxels, with -1 where nothing was.
 
-    By whole pixels; all images at once and by index, so that no distance must be known to the CPU.
+    All are moved at once and by index, so that the CPU need not wait for the distances. Shapes: b c *s; share: b.
     """
     length = images.shape[axis]
     by = ((2 * share - 1) * (length // 8)).round().long()

@@ -25,17 +25,17 @@ from torch.nn import functional
 from lit_medgen.batch import sent
 
 MIN_COUNT = 1e-6
-"""A code that stood for less, on average, stays where it is: ratios of what underflows say nothing."""
+"""A code to which fewer vectors are mapped, on average, does not move: the ratio of two underflowed sums is noise."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of a latent map.
+    """A quantized latent map.
 
     Attributes:
         latent: b d *z, the quantized map; its gradient is that of what was quantized.
         codes: b *z, int64.
-        loss: scalar, what the codebook adds to the loss.
+        loss: scalar, the codebook's part of the loss.
     """
 
     latent: Tensor
@@ -44,14 +44,19 @@ class Quantized:
 
 
 class Quantizer(nn.Module, ABC):
-    """Maps a latent map to codes and back."""
+    """Maps latent maps to codes and back.
+
+    Attributes:
+        num_codes: number of different codes.
+        channels: channels of a latent map.
+    """
 
     num_codes: int
     channels: int
 
     @abstractmethod
     def codes(self, latent: Tensor) -> Tensor:
-        """b d *z -> b *z, int64."""
+        """The codes of latent maps, b d *z -> b *z, int64."""
 
     @abstractmethod
     def embed(self, codes: Tensor) -> Tensor:
@@ -59,19 +64,20 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, latent: Tensor) -> Quantized:
-        """b d *z; in training mode a codebook may change."""
+        """Quantizes latent maps, b d *z; in training mode a codebook may change."""
 
 
 class NearestNeighbour(Quantizer):
     """Quantizer that maps each vector to the nearest code of a codebook.
 
     Args:
-        num_codes: K.
-        channels: of a code, D.
+        num_codes: number of codes, K in the paper.
+        channels: channels of a code, D in the paper.
         commitment: weight of |sg[q] - e|^2; 0.25 in the paper.
         codebook_weight: weight of |sg[e] - q|^2. The reference code has the two weights exchanged.
         ema_decay: weight of the past in a codebook of moving averages; None: the codebook is learned by gradient.
-        revive_after: a code that no vector of so many steps was mapped to takes the place of one; 0: never.
+        revive_after: a code to which no vector was mapped in so many steps is replaced by a random vector of the batch;
+            0: never.
     """
 
     codebook: Tensor
@@ -102,7 +108,7 @@ class NearestNeighbour(Quantizer):
         self.register_buffer("unused", torch.zeros(num_codes, dtype=torch.int64))
 
     def codes(self, latent: Tensor) -> Tensor:
-        """b d *z -> b *z: the nearest."""
+        """The nearest codes, b d *z -> b *z."""
         return self._nearest(_vectors(latent)).view(len(latent), *latent.shape[2:])
 
     def embed(self, codes: Tensor) -> Tensor:
@@ -125,7 +131,7 @@ class NearestNeighbour(Quantizer):
         return Quantized(latent + (chosen - latent).detach(), codes, loss)
 
     def _nearest(self, vectors: Tensor) -> Tensor:
-        """n d -> n; |e - c|^2 less the part that all codes share."""
+        """The nearest code of each vector, n d -> n, by |e - c|^2 without the term |e|^2, which all codes share."""
         codebook = self.codebook.detach().float()
         # Distances of near codes drown in bf16.
         with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
@@ -133,7 +139,7 @@ class NearestNeighbour(Quantizer):
 
     @torch.no_grad()
     def _renew(self, vectors: Tensor, nearest: Tensor) -> None:
-        """Moving averages of what each code was chosen for, over all processes; then dead codes."""
+        """Updates the moving averages of each code's vectors, over all processes; then revives dead codes."""
         count = usage(nearest, self.num_codes).to(vectors)
         total = torch.zeros_like(self.codebook).index_add_(0, nearest, vectors)
         if dist.is_available() and dist.is_initialized():
@@ -149,9 +155,9 @@ class NearestNeighbour(Quantizer):
             self._revive(vectors)
 
     def _revive(self, vectors: Tensor) -> None:
-        """Codes unused for long become vectors of this batch, drawn at random; the first process's, for all.
+        """Replaces codes that were long unused by random vectors of the batch; those of the first process, on all.
 
-        Vectors are drawn for all codes: to draw as many as there are dead ones would wait for the device.
+        Vectors are drawn for all codes: drawing as many as there are dead codes would wait for the device.
         """
         dead = self.unused >= self.revive_after
         chosen = vectors[sent(torch.randint(len(vectors), (self.num_codes,)), vectors.device)]
@@ -168,7 +174,7 @@ class FSQ(Quantizer):
     """Finite scalar quantization: channel i is bounded and rounded to `levels[i]` values in [-1, 1].
 
     Args:
-        levels: values of each channel; the number of codes is their product.
+        levels: number of values of each channel, at least 3; the number of codes is their product.
     """
 
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
@@ -194,7 +200,7 @@ class FSQ(Quantizer):
         )
 
     def forward(self, latent: Tensor) -> Quantized:
-        """Rounds every channel; the gradient is that of its bound (straight through the rounding)."""
+        """Rounds every channel; the gradient passes straight through the rounding, to the bounded channel."""
         latent = latent.float()
         bounded = torch.stack(
             [self._steps(latent[:, i], level) / (level // 2) for i, level in enumerate(self.levels)], dim=1
@@ -204,18 +210,24 @@ class FSQ(Quantizer):
 
     @staticmethod
     def _steps(channel: Tensor, level: int) -> Tensor:
-        """A channel bounded so that rounding gives `level` whole numbers, -(level // 2) the least."""
+        """A channel, bounded so that rounding gives `level` different whole numbers from -(level // 2) on."""
         half, offset = (level - 1) * (1 - 1e-3) / 2, 0.5 if level % 2 == 0 else 0.0
         shift = math.atanh(offset / half) if offset else 0.0
         return (channel + shift).tanh() * half - offset
 
 
 def usage(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each code occurs: k, int64; as `bincount`, which would wait for the device."""
+    """How often each code occurs, k, int64; `bincount` would wait for the device."""
     flat = codes.flatten()
     return flat.new_zeros(num_codes).index_add_(0, flat, torch.ones_like(flat))
 
 
+def perplexity(counts: Tensor) -> Tensor:
+    """Number of equally used codes that have the same entropy as these counts: exp of the entropy. k -> scalar."""
+    p = counts.float() / counts.sum()
+    return (-torch.xlogy(p, p).sum()).exp()
+
+
 def _vectors(latent: Tensor) -> Tensor:
-    """b d *z -> n d."""
+    """The vectors of latent maps, b d *z -> n d."""
     return rearrange(latent, "b d ... -> (b ...) d")
