@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from test_resume import assert_equal
 from tiny_run import ROOT, TinyRun, one_line
 
 import lit_medgen
@@ -74,6 +75,12 @@ def test_a_method_and_a_data_module_go_all_the_way(
     assert model.sample(Condition(), [0]).shape == (1, 1, 8, 8, 8)
     with pytest.raises(InputError, match="--trust_config"):
         lit_medgen.load(last)  # nothing remembers that it was trusted
+    refined = ["--name=refined", "--model=mine.Refined", f"--model.init_args.first={last}"]
+    assert main([*fit[:3], *refined]) == 0
+    refined_model: Any = lit_medgen.load("runs/refined/checkpoints/last.ckpt", trust=["mine"])
+    assert_equal(refined_model.first.state_dict(), model.state_dict())
+    assert refined_model.brightest > -1
+    assert refined_model.sample(Condition(), [0]).shape == (1, 1, 8, 8, 8)
 
 
 def test_a_plain_module_is_a_network(mine: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:

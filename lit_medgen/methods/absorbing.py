@@ -2,14 +2,15 @@ r"""Absorbing diffusion on code maps: codes are masked one by one, and predicted
 
 Bond-Taylor, Hessey, Sasaki, Breckon, Willcocks. "Unleashing Transformers: Parallel Token Prediction with Discrete
 Absorbing Diffusion for Fast High-Resolution Image Generation from Vector-Quantized Codes". ECCV 2022. With the
-cross-entropy CE_t of masked places, summed over them, at level t of T:
+cross-entropy CE_t of the masked codes, summed over them, at level t of T:
 
     elbo             -log p(z_0) <= sum_t E[CE_t / t]                                        (their eq. 7)
     reweighted_elbo  E_t[(T - t + 1) / T  CE_t]                                              (their eq. 11, over T)
-    mlm              E[CE_t / number of masked places]
+    mlm              E[CE_t / number of masked codes]
 
-each estimated at one level a map, per place; their code has 1 - t / T for (T - t + 1) / T. `bits_per_dim`, logged, is
-the estimate of the first for any loss. The transformer sees no level (as theirs): the mask says it.
+each estimated at one level for each map, per code; their code has 1 - t / T for (T - t + 1) / T. `bits_per_dim`, which
+is logged, is the estimate of the first for any loss. The transformer is not given the level (nor is theirs): the number
+of masked codes tells it.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from lit_medgen.training.method import default_optimizer
 
 
 class Absorbing(CodeMaps):
-    """Absorbing diffusion on the code maps of a first stage.
+    """Absorbing diffusion.
 
     Args:
         first_stage: checkpoint of the VQGAN.
-        num_levels: T.
-        num_steps: of sampling, at most T.
+        num_levels: T, the number of levels of masking.
+        num_steps: number of sampling steps, at most T.
         loss_kind: which of the three losses.
-        canvas: size of sampled maps where they are larger than those trained on; None: the same.
-        temperature: of codes drawn; 0 takes the likeliest.
+        canvas: size of sampled maps that are larger than those trained on; None: the same size.
+        temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
         network: size of the transformer.
         conditioning: attributes that images are made from.
         optimizer: makes the optimizer.
@@ -70,7 +71,7 @@ class Absorbing(CodeMaps):
         self.num_levels, self.loss_kind, self.canvas = num_levels, loss_kind, canvas
 
     def make_process(self, num_codes: int) -> AbsorbingProcess:
-        """The mask is one more than the greatest code."""
+        """Masking, with the index after the last code as the mask."""
         return AbsorbingProcess(self.num_levels, num_codes)
 
     def check(self, spec: DataSpec) -> None:
@@ -114,7 +115,7 @@ class Absorbing(CodeMaps):
         self.log("test/bits_per_dim_all_levels", bits, on_epoch=True, sync_dist=True, batch_size=len(codes))
 
     def start(self, noise: SeededNoise, num: int) -> Tensor:
-        """Maps that are masked everywhere, b *z."""
+        """Maps in which every code is masked, b *z."""
         return torch.full((num, *(self.canvas or self.map_size)), self.process.mask, device=self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -129,14 +130,14 @@ class Absorbing(CodeMaps):
         return total / count
 
     def as_image(self, state: Tensor) -> Tensor:
-        """The decoder's image of the codes found; masked places are the zero vector."""
+        """The first stage's image of the codes so far; masked ones are embedded as the zero vector."""
         masked = state == self.process.mask
         latent = self.first_stage.quantizer.embed(state.masked_fill(masked, 0))
         return self.first_stage.decode(latent.masked_fill(masked[:, None], 0))
 
 
 def windows(size: Sequence[int], inner: Sequence[int]) -> list[tuple[slice, ...]]:
-    """Windows of size `inner` that cover `size`, each half a window after the last."""
+    """Windows of size `inner` that cover `size` and overlap by half."""
     starts = [
         sorted({*range(0, outer - side, max(1, side // 2)), outer - side})
         for outer, side in zip(size, inner, strict=True)

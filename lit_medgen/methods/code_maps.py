@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition, sent
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import guided
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.diffusion.noise_levels import levels
@@ -32,7 +31,7 @@ from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import Generator
 
 NUM_SHOWN = 8
-"""Levels of a sample's making that are shown."""
+"""Levels of a trajectory that are shown."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ class Conditioning:
 
     Attributes:
         attributes: names of attributes of the data, e.g. age_years, sex.
-        drop_probability: share of training images whose attributes are all left out.
-        drop_each_probability: share of the other training images that an attribute is left out of, drawn for each
-            of several attributes by itself, so that images can be asked for by any of them alone.
-        guidance_scale: of classifier-free guidance on the logits; 1 is none.
+        drop_probability: probability that all attributes of a training image are dropped.
+        drop_each_probability: probability that one attribute of a training image is dropped, independently for each of
+            several, so that images can be asked for by any of them alone.
+        guidance_scale: scale of classifier-free guidance on the logits; 1 is the conditional model.
     """
 
     attributes: Sequence[str] = ()
@@ -70,13 +69,13 @@ class Conditioning:
     guidance_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """ValueError for shares that are none."""
+        """ValueError for what is no probability below 1."""
         for name in ("drop_probability", "drop_each_probability"):
             if not 0 <= (share := getattr(self, name)) < 1:
-                raise ValueError(f"model.init_args.conditioning.{name} is {share}; give a share from 0 to below 1.")
+                raise ValueError(f"model.init_args.conditioning.{name} is {share}; give a number from 0 to below 1.")
 
-    def drawn(self, condition: Condition, num: int, device: torch.device) -> Condition:
-        """The condition of `num` images as training sees it: some attributes, or all of them, left out by chance."""
+    def dropped(self, condition: Condition, num: int, device: torch.device) -> Condition:
+        """The condition of `num` images as training sees it: some attributes, or all of them, dropped at random."""
         if not self.attributes:
             return condition
         if len(self.attributes) > 1:
@@ -92,8 +91,8 @@ class CodeMaps(Generator):
         first_stage: checkpoint of the VQGAN.
         network: size of the transformer.
         conditioning: attributes that images are made from.
-        num_steps: of sampling.
-        temperature: of codes drawn; 0 takes the likeliest.
+        num_steps: number of sampling steps.
+        temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
@@ -122,8 +121,7 @@ class CodeMaps(Generator):
         if conditioning.guidance_scale != 1 and not conditioning.attributes:
             raise ValueError(
                 f"model.init_args.conditioning.guidance_scale is {conditioning.guidance_scale}, but "
-                "conditioning.attributes is "
-                "empty; there is nothing to guide to."
+                "conditioning.attributes is empty; there is nothing to guide to."
             )
         make = "python -m lit_medgen fit --config configs/vqgan.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
@@ -143,10 +141,10 @@ class CodeMaps(Generator):
 
     @abstractmethod
     def make_process(self, num_codes: int) -> DiscreteProcess:
-        """How maps are destroyed."""
+        """The process that destroys maps of so many different codes."""
 
-    def check(self, spec: Any) -> None:
-        """InputError if the data is another than the first stage's, or lacks an attribute."""
+    def check(self, spec: DataSpec) -> None:
+        """InputError if the data lacks an attribute that images are made from."""
         super().check(spec)
         for name in self.conditioning.attributes:
             if name not in spec.attributes:
@@ -156,7 +154,7 @@ class CodeMaps(Generator):
                 )
 
     def on_fit_start(self) -> None:
-        """The codes of all training and validation images; made once, by the first process of each machine."""
+        """Has training and validation batches hold codes instead of images."""
         self.table = LatentStore.of_data(self.first_stage, self.encode, self.data, self.trainer)
         self.data.read_latents(self.table)
 
@@ -165,23 +163,22 @@ class CodeMaps(Generator):
         return encoded(self.first_stage.codes, images, self.first_stage.device).int()
 
     def codes(self, batch: Batch) -> Tensor:
-        """The codes of a batch's images, b *z: those it holds, or made now."""
+        """The codes of a batch's images, b *z: those that it holds, or else the first stage's."""
         if not self.built:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
         return (self.encode(batch.image) if batch.latent is None else batch.latent).long()
 
     def scaled(self, condition: Condition) -> Condition:
-        """The attributes that the transformer reads, each from -1 to 1 over the range of the training people."""
-        ranges = self.needed_spec().attributes
-        found = {}
+        """The attributes that the transformer reads, with the range of the training people brought to [-1, 1]."""
+        ranges, scaled = self.needed_spec().attributes, {}
         for name in self.conditioning.attributes:
             low, high = ranges[name]
             if name in condition.attributes:
-                found[name] = (condition.attributes[name] - low) / max(high - low, 1e-6) * 2 - 1
-        return Condition(attributes=found)
+                scaled[name] = (condition.attributes[name] - low) / max(high - low, 1e-6) * 2 - 1
+        return Condition(attributes=scaled)
 
     def time(self, level: Tensor) -> Tensor:
-        """What the transformer reads of the level: b, in [0, 1]."""
+        """The level as the transformer reads it: b, in [0, 1]."""
         return sent(level / self.process.num_levels, self.device)
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
@@ -192,22 +189,22 @@ class CodeMaps(Generator):
         )
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
-        """The same as the loss needs them: some attributes left out, no guidance."""
+        """Logits b *z k for the loss, without guidance; in training some attributes are dropped at random."""
         condition = self.scaled(batch.condition)
         if self.training:
-            condition = self.conditioning.drawn(condition, len(state), self.device)
+            condition = self.conditioning.dropped(condition, len(state), self.device)
         logits: Tensor = self.network(state, self.time(level), condition)
         return logits.float()
 
     def levels(self, num: int) -> Tensor:
-        """Levels 1 to T for so many images, b, evenly spread over batch and ranks."""
+        """Levels from 1 to T for `num` images, b, evenly spread over batch and ranks."""
         return levels(self.times(num, 0.0), self.process.num_levels)
 
     # Sampling.
 
     @abstractmethod
     def start(self, noise: SeededNoise, num: int) -> Tensor:
-        """The state at level T, for so many images."""
+        """The state at level T for `num` images, which sampling begins with."""
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
@@ -216,7 +213,7 @@ class CodeMaps(Generator):
         return self.first_stage.decode_codes(codes)
 
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
-        """The state at every level reached after the start, down to level 0, which is codes."""
+        """The states at the levels after T, down to level 0, whose state is the codes."""
         noise, conditioning = SeededNoise(seeds), self.scaled(condition.to(self.device))
         levels = descending(self.process.num_levels, self.num_steps)
         state = self.start(noise, len(seeds))
@@ -239,4 +236,4 @@ class CodeMaps(Generator):
 
     @abstractmethod
     def as_image(self, state: Tensor) -> Tensor:
-        """What the first stage's decoder makes of a state, b c *size."""
+        """The first stage's image of a state, b c *size in [-1, 1]."""

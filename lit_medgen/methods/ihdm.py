@@ -1,4 +1,4 @@
-r"""Discrete VQ-IHDM: code maps from their blur, in a single step.
+r"""Discrete VQ-IHDM: code maps from blurred ones, in a single step.
 
 "Discrete VQ-IHDM: MRI Generation with Vector Quantized Inverse Heat Dissipation Model" (anonymous, under review), after
 Rissanen, Heinonen, Solin, "Generative Modelling with Inverse Heat Dissipation" (ICLR 2023).
@@ -7,10 +7,10 @@ Rissanen, Heinonen, Solin, "Generative Modelling with Inverse Heat Dissipation" 
     loss     = - sum_i log p([z_0]_i | z_T)                                         (section 3.3)
     sampling   x ~ p(z_T), a blurred training map;  x <- x + sigma noise;  z_0 ~ p(z_0 | x, T)      (algorithm 1)
 
-Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and the mean it
-expects is blurred anew for the next level (what the paper cites as IHDM does); a bank of many priors instead of one;
-covariates (its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose order
-means nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
+Beyond the paper, and in the config: K steps, for which the network learns every level, p(z_0 | z_t), and the mean of
+its prediction is blurred again for the next level (as in IHDM, which the paper builds on); a bank of many priors, not
+one; covariates (its future work) with classifier-free guidance; blur of embedded codes rather than of indices, whose
+order means nothing; codes scaled to unit variance, so that sigma means what it does in IHDM.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ class IHDM(CodeMaps):
 
     Args:
         first_stage: checkpoint of the VQGAN.
-        schedule: of blur; None: the paper's.
-        space: what is blurred, "embedding" or "index".
-        sigma: noise on a blurred map, of codes with unit variance; in index space in codes.
-        delta: noise added between steps.
-        num_priors: blurred training maps that samples start from; 1 in the paper. `sample` can use fewer than `fit`.
-        num_steps: of sampling; 1 in the paper, for which level T alone is learned.
-        guess: what is blurred anew between steps: the mean of the embedded codes, or codes drawn at every place by
-            itself, whose noise the blur between near levels does not hide.
-        temperature: of codes drawn; 0 takes the likeliest.
+        schedule: of the blur; None: the paper's.
+        space: what is blurred: the embedded codes or their indices.
+        sigma: standard deviation of the noise on a blurred map, whose embedded codes have unit variance; in index
+            space, in indices.
+        delta: standard deviation of the noise added between steps.
+        num_priors: number of blurred training maps that samples start from; 1 in the paper. `sample` can use fewer than
+            `fit` stored.
+        num_steps: number of sampling steps; 1 in the paper, for which only level T is learned.
+        guess: what is blurred again between steps: the mean of the embedded codes ("mean"), or codes sampled
+            independently at every position ("draw"), whose noise the blur between neighbouring levels does not hide.
+        temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
         network: size of the transformer.
         conditioning: attributes that images are made from.
         optimizer: makes the optimizer.
@@ -87,22 +89,22 @@ class IHDM(CodeMaps):
         self.register_buffer("scale", torch.ones(()))
 
     def make_process(self, num_codes: int) -> HeatProcess:
-        """Heat on the scaled embedding."""
+        """Heat dissipation of the scaled embedding."""
         return HeatProcess(self.schedule, self.embed, num_codes, self.sigma, self.delta, self.space)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """b *z -> b d *z, of unit variance over the training images."""
+        """Embedded codes, scaled to unit variance over the training images: b *z -> b d *z."""
         return self.scale * self.first_stage.quantizer.embed(codes)
 
     def on_fit_start(self) -> None:
-        """Measures the scale of codes and blurs the maps that samples start from."""
+        """Measures the scale of the embedded codes, and blurs the training maps that samples start from."""
         super().on_fit_start()
         resolution = self.schedule.sigma(torch.tensor([1, self.schedule.num_levels]))
         times = self.schedule.heat_time(torch.tensor([1, self.schedule.num_levels]))
         low, high = resolution.tolist()
         say(
             f"blur of level 1 to {self.schedule.num_levels}: sigma {low:.3g} to {high:.3g}, heat time "
-            f"{times[0].item():.3g} to {times[1].item():.3g}, in places of the map"
+            f"{times[0].item():.3g} to {times[1].item():.3g}, in positions of the map"
         )
         if self.prior is not None:  # a resumed run
             return
@@ -116,12 +118,12 @@ class IHDM(CodeMaps):
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
 
     def _training_maps(self) -> Tensor:
-        """Code maps of the training people, n *z, on the device."""
+        """The code maps of all training images, n *z, on the device."""
         assert self.table is not None
         return sent(self.table.of(self.data.people("train")).long(), self.device)
 
     def _deviation(self, codes: Tensor) -> Tensor:
-        """Standard deviation of all numbers of the embedded maps, from how often each code is used."""
+        """Standard deviation of the embedded training maps over all channels, from how often each code is used."""
         every = torch.arange(self.first_stage.quantizer.num_codes, device=self.device)
         share = usage(codes, len(every)) / codes.numel()
         embedded = self.first_stage.quantizer.embed(every[None])[0].float()  # d k
@@ -129,7 +131,7 @@ class IHDM(CodeMaps):
         return ((share * embedded.square().mean(0)).sum() - mean**2).sqrt()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Section 3.3: cross-entropy of every place, mean over places, nats; for K steps at levels drawn evenly."""
+        """Section 3.3: mean cross-entropy of the codes, nats per position; for K steps at uniformly spread levels."""
         codes = self.codes(batch)
         last = self.process.num_levels
         level = torch.full((len(codes),), last, device=self.device)
@@ -143,19 +145,19 @@ class IHDM(CodeMaps):
         """Algorithm 1: a blurred training map with noise."""
         if self.prior is None:
             raise InputError("this model has no blurred maps to start from: load it from a checkpoint, or fit it.")
-        places = sent(_spread(len(self.prior), min(len(self.prior), self.num_priors)), self.prior.device)
-        bank = sent(self.prior[places], self.device)
+        chosen = sent(_spread(len(self.prior), min(len(self.prior), self.num_priors)), self.prior.device)
+        bank = sent(self.prior[chosen], self.device)
         prior = bank[(noise.uniform((), like=bank) * len(bank)).long()]
         return self.process.finish(prior + self.sigma * noise.like(prior))
 
     def step(self, logits: Tensor, state: Tensor, t: int, s: int, noise: SeededNoise) -> Tensor:
-        """Blurs the guess anew; the last one is drawn."""
+        """Blurs the guess again, for level s; codes of level 0 are sampled."""
         if s > 0 and self.guess == "mean":
             return self.process.reblur(self.process.mean(logits / max(self.temperature, 1e-6)), s, noise)
         return super().step(logits, state, t, s, noise)
 
     def as_image(self, state: Tensor) -> Tensor:
-        """The decoder's image of codes or of a blurred map."""
+        """The first stage's image of codes, or of a blurred map."""
         if state.is_floating_point():
             return self.first_stage.decode(state / self.scale)
         return self.first_stage.decode_codes(state)
@@ -181,5 +183,5 @@ class IHDM(CodeMaps):
 
 
 def _spread(length: int, num: int) -> Tensor:
-    """So many places of a row of that length, the middles of equal parts."""
+    """`num` indices evenly spread over `length`: the middles of equal parts."""
     return ((torch.arange(num) + 0.5) / num * length).long()

@@ -34,7 +34,7 @@ class FrozenPart:
     """
 
     path: Path
-    kind: type
+    kind: type[Any]
     make: str
     same_data: bool = True
 

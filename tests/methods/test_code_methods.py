@@ -361,7 +361,7 @@ def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypat
 def test_one_attribute_is_left_out_as_often_as_stated() -> None:
     conditioning = Conditioning(("age_years",), drop_probability=0.2, drop_each_probability=0.9)
     torch.manual_seed(0)
-    drawn = conditioning.drawn(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
+    drawn = conditioning.dropped(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
     assert drawn.attributes["age_years"].isnan().float().mean().item() == pytest.approx(0.2, abs=0.015)
 
 
