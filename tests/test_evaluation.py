@@ -73,7 +73,7 @@ class People:
     test: Tensor
     anatomy: str = ""
     digest: str = "0123456789abcdef"
-    cache: Path = Path("no folder")
+    cache: Path | None = None
     test_people: Sequence[str] = ()
 
     def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
@@ -86,7 +86,8 @@ class People:
 
 
 def evaluate(samples: Tensor | Images | None, people: Any, out: Path, **options: Any) -> dict[str, Any]:
-    """A report of samples in memory."""
+    """A report of samples in memory; what is derived from the data is kept beside it, unless the data says where."""
+    people.cache = people.cache or out.parent / "cache"
     images = Images.of(samples) if isinstance(samples, Tensor) else samples
     return report_of_samples.evaluate(images, people, out, **options)
 
