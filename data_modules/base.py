@@ -408,7 +408,7 @@ class MedicalDataModule(L.LightningDataModule, ABC):
             images = [self.images_of(record, part) for record, part in (items[index] for index in indices)]
             return torch.cat(images) if images else torch.empty(0, self.spec.channels, *self.spec.size)
 
-        return Images([record.key for record, _ in items], [record.person for record, _ in items], read)
+        return Images([_name(*item) for item in items], [record.person for record, _ in items], read)
 
     def requests(self, split: Split, num: int | None = None) -> Requests:
         """Requests like the people of a split; see `TrainingData.requests`."""
@@ -416,8 +416,10 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         num = len(items) if num is None else num
         if num and not items:
             raise InputError(f"data.init_args.fractions {list(self.fractions)} leave no {split} people to ask for.")
-        made_from = [_told(items[index % len(items)][0]) for index in range(num)]
-        return Requests(range(num), made_from, lambda index: self._request(index, *items[index % len(items)]))
+        made_from = [_told(*items[index % len(items)]) for index in range(num)]
+        known = {"attributes": self.spec.attributes, "label_map": self.spec.classes, "source": True}
+        parts: frozenset[Any] = frozenset(part for part, there in known.items() if there)
+        return Requests(range(num), made_from, parts, lambda index: self._request(index, *items[index % len(items)]))
 
     def stored(self, split: Split) -> Iterator[Batch]:
         """Of every record a batch of all images that training can see of it; see `TrainingData.stored`."""
@@ -470,10 +472,15 @@ class MedicalDataModule(L.LightningDataModule, ABC):
         return torch.from_numpy(np.ascontiguousarray(found))[:, None]
 
 
-def _told(record: Record) -> Mapping[str, Any]:
+def _told(record: Record, part: np.ndarray | None) -> Mapping[str, Any]:
     """What the manifest says of an image that was made like another: the other's key and its known attributes."""
     known = {name: value for name, value in record.attributes.items() if np.isfinite(value)}
-    return {"key": record.key, **known}
+    return {"key": _name(record, part), **known}
+
+
+def _name(record: Record, part: np.ndarray | None) -> str:
+    """The key of an image, with the number of the slice where it is one of several."""
+    return record.key if part is None else f"{record.key}-{part[0]:04d}"
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

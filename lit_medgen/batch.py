@@ -230,25 +230,49 @@ class Requests:
 
     Attributes:
         seeds: n, one an image.
-        made_from: n, what the manifest says of each: attributes by name, and files or keys of the other parts.
+        made_from: n, what the manifest says of each: attributes by name, "label_map", "source" and "given" by file or
+            slices, "key" of the data's own image.
+        parts: what the conditions hold.
         read: index -> the `Request` of that image alone.
     """
 
     seeds: Sequence[int]
     made_from: Sequence[Mapping[str, Any]]
+    parts: frozenset[Part]
     read: Callable[[int], Request]
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def __getitem__(self, index: int) -> Request:
-        return self.read(index)
+    def joined(self, indices: Sequence[int]) -> Request:
+        """The requests with these indices as one."""
+        return Request.join([self.read(index) for index in indices])
 
-    def batches(self, batch_size: int, first: int = 0, step: int = 1) -> Iterator[Request]:
-        """Every step-th request from `first` on, so many joined at a time."""
-        indices = range(first, len(self), step)
-        for start in range(0, len(indices), batch_size):
-            yield Request.join([self.read(index) for index in indices[start : start + batch_size]])
+    def batches(self, batch_size: int) -> Iterator[Request]:
+        """All requests, so many joined at a time."""
+        for start in range(0, len(self), batch_size):
+            yield self.joined(range(start, min(start + batch_size, len(self))))
+
+    def chosen(self, indices: Sequence[int], seeds: Sequence[int]) -> Requests:
+        """Some of the requests, each with a seed of its own."""
+
+        def read(index: int) -> Request:
+            return replace(self.read(indices[index]), seeds=[seeds[index]])
+
+        return replace(self, seeds=seeds, made_from=[self.made_from[index] for index in indices], read=read)
+
+    def only(self, parts: Collection[Part], attributes: Collection[str]) -> Requests:
+        """The same requests without parts and attributes that are not named."""
+
+        def read(index: int) -> Request:
+            request = self.read(index)
+            return replace(request, condition=request.condition.only(parts, attributes))
+
+        all_parts = {"label_map": "label_map", "source": "source", "given": "image"}
+        gone = {name for name, part in all_parts.items() if part not in parts}
+        kept = {"key", *all_parts, *attributes} - gone
+        made_from = [{name: value for name, value in row.items() if name in kept} for row in self.made_from]
+        return replace(self, made_from=made_from, parts=self.parts & frozenset(parts), read=read)
 
 
 @dataclass(frozen=True)
@@ -256,7 +280,7 @@ class Images:
     """Images that are read when they are needed.
 
     Attributes:
-        keys: n store keys, or names.
+        keys: n, all different: store keys, with the number of the slice where an image is one of several, or names.
         people: n, whose each image is, or was made from (hashed); "" for nobody's.
         read: indices -> n c *s in [-1, 1].
     """

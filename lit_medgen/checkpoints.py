@@ -299,12 +299,17 @@ def load(path: str | Path, trust: str | Iterable[str] = ()) -> Any:
     `trust` names packages of the user's own whose classes it may name, beside those trusted already.
     """
     path = Path(checkpoint_file(str(path)))
-    checkpoint = read_checkpoint(path)
     with trusting(prefixes(trust)):
         model = build_method(config_of(path))
-        model.on_load_checkpoint(checkpoint)  # which takes the record, and builds on the frozen parts that it brings
-    model.load_state_dict(checkpoint["state_dict"])
+        restore(model, path)
     return model.eval()
+
+
+def restore(model: Any, path: Path) -> None:
+    """Gives a method the record and the averaged weights of a checkpoint."""
+    checkpoint = read_checkpoint(path)
+    model.on_load_checkpoint(checkpoint)  # which builds on the frozen parts that the record brings
+    model.load_state_dict(checkpoint["state_dict"])
 
 
 def build_method(config: dict[str, Any]) -> Any:

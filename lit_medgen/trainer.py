@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +16,36 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 from torch.utils.data import DataLoader
 
-from lit_medgen.batch import DataSpec
+from lit_medgen.batch import DataSpec, Request, Requests, Split
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import (
     Report,
     check_report,
-    give_originals,
     logged,
     refuse_unfit,
-    requests,
     score,
 )
 from lit_medgen.callbacks.run_folder import claim, run_folder
-from lit_medgen.callbacks.sample_writer import Format, SampleWriter, listed, read_samples, sample_files, spec_of
-from lit_medgen.checkpoints import CheckpointFiles, behind_link, newest, read_spec, refuse_other_method, saved
+from lit_medgen.callbacks.sample_writer import SampleWriter
+from lit_medgen.checkpoints import CheckpointFiles, behind_link, newest, read_spec, refuse_other_method, restore, saved
 from lit_medgen.errors import InputError
-from lit_medgen.images.origin import FILE_NAMES, WRITTEN
+from lit_medgen.evaluation.report import Maker
+from lit_medgen.evaluation.report import evaluate as write_report
+from lit_medgen.images.origin import WRITTEN
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
 from lit_medgen.output import say
+from lit_medgen.requests import Asked, requested
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
+from lit_medgen.sample_files import Format, read_samples, spec_of
+from lit_medgen.sampling import like_people, origin
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
-from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import refuse_other_people
-from lit_medgen.training.method import Generator, Method, Requests
+from lit_medgen.training.generator import Generator
+from lit_medgen.training.method import Method
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -187,51 +191,56 @@ class Trainer(L.Trainer):
         model: Method,
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
-        num: int = 8,
+        num: int | None = None,
         seeds: list[int] | int | None = None,
         batch_size: int = 4,
         out: str = "samples",
         format: Format | None = None,
         attributes: dict[str, float | None] | None = None,
+        label_maps: str | None = None,
+        sources: str | None = None,
+        given: list[int] | None = None,
+        requests: str | None = None,
+        like: Split | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
         Args:
             model: the method; from the checkpoint unless given.
-            datamodule: the images that a first stage reconstructs; others read none.
+            datamodule: the people of `like`; nothing else reads data.
             ckpt_path: the checkpoint to sample from.
-            num: how many images, with seeds 0, 1, ...
+            num: how many images, with seeds 0, 1, ...; 8, or as many as there are files or people to make them from.
             seeds: the seeds (or one), instead of `num`.
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
             attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that is made from it, in
                 the range of its training people; null is unknown.
+            label_maps: a folder of label maps, one image is made from each.
+            sources: a folder of source images, one image is made from each; with several channels a folder for each.
+            given: numbers of the slices of each source that are given; the others are made to fit them.
+            requests: a CSV file with a row for each image: columns seed, label_map, source (files), given, and
+                attributes by name.
+            like: images like the people of this part of the data, from what theirs are made from.
         """
         if ckpt_path is None:
             raise InputError(
                 "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
             )
         ckpt_path = behind_link(ckpt_path)
-        wanted = list(range(num)) if seeds is None else [seeds] if isinstance(seeds, int) else seeds
-        if not wanted or len(set(wanted)) != len(wanted) or not 0 <= min(wanted) <= max(wanted) < 2**63:
-            raise InputError(
-                f"--seeds {wanted}: give at least one seed, from 0 to 2**63 - 1, and each once (or --num)."
-            )
         _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
-        if self.is_global_zero:
-            sample_files(Path(out), generator.makes, wanted).check()
-        if isinstance(generator, FirstStage) and datamodule is not None:
+        listed = [seeds] if isinstance(seeds, int) else seeds
+        asked = Asked(num, listed, attributes, label_maps, sources, given, requests, like)
+        if generator.required and asked.empty and datamodule is not None:
+            asked = replace(asked, like="test")
+        if asked.like and datamodule is not None:
             datamodule.prepare_data()
             datamodule.setup("test")
-            generator.take_spec(datamodule.spec)  # type: ignore[attr-defined]
-            give_originals(generator, datamodule)
-        spec = read_spec(Path(ckpt_path)) if attributes else None
-        values = generator.values_of(attributes, spec or generator.needed_spec()) if attributes else {}
-        asked = Requests(wanted, {name: [value] * len(wanted) for name, value in values.items()})
-        self._write_samples(generator, asked, batch_size, out, format, ckpt_path)
-        say(f"{len(wanted)} {WRITTEN[generator.makes].format(out)}")
+        spec = read_spec(Path(ckpt_path)) or generator.needed_spec()
+        wanted = requested(asked, generator, spec, datamodule if asked.like else None)  # type: ignore[arg-type]
+        self._write_samples(generator, wanted, batch_size, Path(out), format, ckpt_path)
+        say(f"{len(wanted)} {WRITTEN[origin(wanted.parts)].format(out)}")
 
     def evaluate(
         self,
@@ -266,45 +275,49 @@ class Trainer(L.Trainer):
         _refuse_below_one("--num", 1 if num is None else num)
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
         ckpt_path = behind_link(ckpt_path) if ckpt_path else None
-        seconds = None
-        generator = _generator(model)
         if self.is_global_zero:
             check_report(Path(out))
-            if ckpt_path is not None:
-                sample_files(Path(out, "samples"), generator.makes, range(num or 0)).check()
         data.prepare_data()
         data.setup("test")
         trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
         refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
-        generator.take_spec(data.spec)
-        if ckpt_path is not None:
-            samples = str(Path(out, "samples"))
-            asked = requests(generator, data, num)
-            refuse_unfit(generator, data, len(asked.seeds), features)
-            _refuse_other_size(ckpt_path, trained, data.spec)
-            give_originals(generator, data)
-            seconds = self._write_samples(generator, asked, batch_size, samples, None, ckpt_path) / len(asked.seeds)
-        if self.is_global_zero:
-            assert samples is not None
-            images = read_samples(Path(samples), data.spec)
-            names = [name.partition(".")[0] for name in listed(Path(samples, "manifest.csv"))]
-            word = FILE_NAMES[generator.makes]
-            if isinstance(generator, FirstStage) and names != [f"{word}_{i:08d}" for i in range(len(names))]:
-                raise InputError(f"--samples {samples}: of reconstructions, seeds 0, 1, ... are needed, in order.")
-            device = self.strategy.root_device
-            report = score(images, generator, data, Path(out), ckpt_path or samples, features, seconds, device)
-            for logger in self.loggers:
-                logger.log_metrics(logged(report))
+        device = self.strategy.root_device
+        if not isinstance(model, Generator):
+            if ckpt_path is None:
+                raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
+            model.take_spec(data.spec)
+            restore(model, Path(ckpt_path))
+            maker = Maker(type(model).__name__, scores=model.to(device).eval().scores)
+            report = write_report(None, data, Path(out), maker, ckpt_path, features, device=device)
+        else:
+            model.take_spec(data.spec)
+            seconds = None
+            folder = Path(samples) if samples else Path(out, "samples")
+            if ckpt_path is not None:
+                wanted = like_people(model, data, "test", num)
+                refuse_unfit(model, data, wanted, features)
+                _refuse_other_size(ckpt_path, trained, data.spec)
+                seconds = self._write_samples(model, wanted, batch_size, folder, None, ckpt_path) / len(wanted)
+            if not self.is_global_zero:
+                return
+            written = read_samples(folder, data.spec)
+            source, has_weights = ckpt_path or str(folder), ckpt_path is not None
+            report = score(
+                *(written.images, written.made_from, model, data, Path(out)),
+                *(source, features, seconds, device, has_weights),
+            )
+        for logger in self.loggers:
+            logger.log_metrics(logged(report))
 
     def _write_samples(
-        self, model: Generator, asked: Requests, batch_size: int, out: str, format: Format | None, ckpt_path: str
+        self, model: Generator, requests: Requests, batch_size: int, out: Path, format: Format | None, ckpt_path: str
     ) -> float:
-        """All that was asked for, made by all processes, as files; the seconds it took."""
-        model.check_seeds(asked.seeds)
-        writer = SampleWriter(Path(out), format, asked, Path(ckpt_path))
+        """All that is asked for, made by all processes, as files; the seconds it took."""
+        writer = SampleWriter(out, format, requests, Path(ckpt_path))
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:
-            self.predict(model, datamodule=_Requested(asked, batch_size), ckpt_path=ckpt_path, return_predictions=False)
+            data = _Requested(requests, batch_size)
+            self.predict(model, datamodule=data, ckpt_path=ckpt_path, return_predictions=False)
         finally:
             self.callbacks.remove(writer)  # type: ignore[attr-defined]
         return writer.seconds
@@ -344,15 +357,15 @@ class _Steps(_TrainingEpochLoop):
 class _Requested(L.LightningDataModule):
     """Requests in batches, dealt out over the processes."""
 
-    def __init__(self, asked: Requests, batch_size: int) -> None:
+    def __init__(self, requests: Requests, batch_size: int) -> None:
         super().__init__()
-        self.asked, self.batch_size = asked, batch_size
+        self.requests, self.batch_size = requests, batch_size
 
-    def predict_dataloader(self) -> DataLoader[Requests]:
+    def predict_dataloader(self) -> DataLoader[Request]:
         """This process's share."""
         assert self.trainer is not None
-        mine = range(self.trainer.global_rank, len(self.asked.seeds), self.trainer.world_size)
-        return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.asked.some)  # type: ignore[arg-type]
+        mine = range(self.trainer.global_rank, len(self.requests), self.trainer.world_size)
+        return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
 
 
 def _refuse_other_size(ckpt_path: str, trained: DataSpec | None, spec: DataSpec) -> None:

@@ -26,7 +26,7 @@ from tiny_run import ROOT
 from torch import Tensor
 
 from lit_medgen import metrics
-from lit_medgen.batch import Batch, Condition, DataSpec, Images
+from lit_medgen.batch import Batch, Condition, DataSpec, Images, Request
 from lit_medgen.callbacks import EMA
 from lit_medgen.diffusion import (
     DDIM,
@@ -56,7 +56,6 @@ from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quant
 from lit_medgen.networks.discriminator import diff_augment
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.trainer import Trainer
-from lit_medgen.training.method import Requests
 
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
@@ -117,7 +116,6 @@ def built(name: str) -> Any:
     if isinstance(model, IHDM):
         model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
     if isinstance(model, VQGAN):
-        model.originals = noisy(4, (16, 16), 2)
         model._perceptual = [perceptual("learned", noisy(9, (16, 16), 3)).requires_grad_(False)]
         model.discriminator_start = 0
     return model
@@ -185,7 +183,9 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
 def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     model = built(name).eval()
     assert isinstance(model, Generator)
-    condition = Condition(attributes=AGES if model.asked else {})
+    condition = Condition(
+        attributes=AGES if model.attributes else {}, source=noisy(2, (16, 16), 2) if model.required else None
+    )
     seeds = [2, 1]
     steps(model, 2)
     expected = model.sample(condition, seeds)
@@ -195,13 +195,15 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
         with counted() as waits:
             images = model.sample(condition, seeds)
             found.append(len(waits.found) + len(waits.uploads))
-            model.trajectory(0)
+            model.trajectory(condition, 0)
         if num == 2:
             torch.testing.assert_close(images.inner, expected, rtol=1e-3, atol=1e-3)
     assert found == [0, 0]
     steps(model, 1)
     with counted() as waits:  # and once for the images
-        (image,) = model.predict_step(Requests([2], {asked: [60.0] for asked in model.asked}))
+        source = None if condition.source is None else condition.source[:1]
+        one = Condition({name: torch.tensor([60.0]) for name in model.attributes}, source=source)
+        (image,) = model.predict_step(Request([2], one))
     assert len(waits.found) == 1
     assert not isinstance(image, StandIn)
 

@@ -20,7 +20,6 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import FactorPriorCDPM
 from lit_medgen.trainer import Trainer
-from lit_medgen.training.first_stage import FirstStage
 
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
 DATA = sorted(ROOT.glob("configs/data/*.yaml"))
@@ -107,9 +106,8 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
     model: Any = lit_medgen.load(run.last)
     size = model.needed_spec().size
-    if isinstance(model, FirstStage):
-        model.originals = torch.zeros(1, 1, *size)
-    assert model.sample(Condition(), [0]).shape == (1, model.needed_spec().channels, *size)
+    source = torch.zeros(1, 1, *size) if model.required else None
+    assert model.sample(Condition(source=source), [0]).shape == (1, model.needed_spec().channels, *size)
     assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     num = 2 if len(size) == 3 else 4
     assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={tmp_path / 'report'}") == 0

@@ -23,6 +23,7 @@ from lit_medgen.checkpoints import build_method, config_of, load, read_checkpoin
 from lit_medgen.diffusion import Ancestral, DPMSolverPP2M, Sampler
 from lit_medgen.evaluation.report import Maker, evaluate
 from lit_medgen.methods import CDPM
+from lit_medgen.sampling import like_people, samples
 
 pytestmark = pytest.mark.slow
 SEEDS = range(32)
@@ -129,10 +130,8 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     fresh.on_load_checkpoint(content)  # the first stage's network, the maps to start from, the spec
     if name != "vqgan":
         fresh.first_stage.load_state_dict(trained.first_stage.state_dict())
-    fresh.originals = data.images("test", one_per_person=True).all()
-    num = len(fresh.originals)  # as many as the report is of
-    samples = torch.cat([fresh.sample(Condition(), range(i, min(i + 11, num))).float() for i in range(0, num, 11)])
-    untrained = evaluate(Images.of(samples), data, tmp_path)["metrics"]["frechet_image"]["value"]
+    images = torch.cat(list(samples(fresh, like_people(fresh, data, "test", None), 11)))  # as many as the report is of
+    untrained = evaluate(Images.of(images), data, tmp_path)["metrics"]["frechet_image"]["value"]
     assert report["metrics"]["frechet_image"]["value"] < untrained / 2
 
 

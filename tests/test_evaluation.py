@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lit_medgen.batch import Batch, Condition, DataSpec, Images, Score
-from lit_medgen.callbacks.sample_writer import Format, SampleWriter, read_samples
+from lit_medgen.batch import Batch, Condition, DataSpec, Images, Part, Request, Score
+from lit_medgen.callbacks.sample_writer import SampleWriter
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation import report as report_of_samples
 from lit_medgen.evaluation.floors import floor
@@ -37,7 +37,9 @@ from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD, PairedPSNR, Tw
 from lit_medgen.metrics.extractors import extractors
 from lit_medgen.metrics.known import Known
 from lit_medgen.metrics.ms_ssim import Scales
-from lit_medgen.training.method import Generator, Requests
+from lit_medgen.sample_files import Format, format_for, read_samples
+from lit_medgen.sampling import without_conditions
+from lit_medgen.training.generator import Generator
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
 SIZE = (16, 16, 16)
@@ -564,20 +566,17 @@ CT = replace(VOLUME, intensity_unit="HU")
 HEAD = replace(VOLUME, intensity_window=(0.0, 1.0))
 
 
-class Repeating(Still):
-    """The same, but says that its images were made from patients' images."""
-
-    makes = "reconstruction"
-
-
-def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int], kind: type[Still] = Still) -> Tensor:
+def write(
+    folder: Path, spec: DataSpec, format: Format | None, seeds: list[int], parts: frozenset[Part] = frozenset()
+) -> Tensor:
     """Writes samples as the command does, in batches of two; returns them."""
     checkpoint = folder.parent / "model.ckpt"
     checkpoint.write_bytes(b"weights")
-    model, trainer = kind(spec), SimpleNamespace(is_global_zero=True)
-    writer = SampleWriter(folder, format, Requests(list(seeds)), checkpoint)
+    model, trainer = Still(spec), SimpleNamespace(is_global_zero=True, global_rank=0, world_size=1)
+    writer = SampleWriter(folder, format, replace(without_conditions(seeds), parts=parts), checkpoint)
+    writer.format = format_for(spec, format)
     for first in range(0, len(seeds), 2):
-        batch: Any = SimpleNamespace(seeds=seeds[first : first + 2])
+        batch = Request(seeds[first : first + 2])
         images = model.sample(Condition(), batch.seeds)
         writer.write_on_batch_end(trainer, model, images, None, batch, first // 2, 0)  # type: ignore[arg-type]
     writer.on_predict_end(trainer, model)  # type: ignore[arg-type]
@@ -587,7 +586,9 @@ def write(folder: Path, spec: DataSpec, format: Format, seeds: list[int], kind: 
 def start(folder: Path, spec: DataSpec, format: Format | None) -> None:
     """What the command does before its first sample."""
     trainer: Any = SimpleNamespace(is_global_zero=True)
-    SampleWriter(folder, format, Requests([0]), folder.parent / "model.ckpt").on_predict_start(trainer, Still(spec))
+    SampleWriter(folder, format, without_conditions([0]), folder.parent / "model.ckpt").on_predict_start(
+        trainer, Still(spec)
+    )
 
 
 @pytest.mark.parametrize(
@@ -602,7 +603,7 @@ def start(folder: Path, spec: DataSpec, format: Format | None) -> None:
 )
 def test_samples_come_back(spec: DataSpec, format: Format, precision: float, tmp_path: Path) -> None:
     images = write(tmp_path / "s", spec, format, [4, 0, 9])
-    torch.testing.assert_close(read_samples(tmp_path / "s", spec), images, atol=precision, rtol=0)
+    torch.testing.assert_close(read_samples(tmp_path / "s", spec).images.all(), images, atol=precision, rtol=0)
     assert DataSpec.from_plain(json.loads((tmp_path / "s" / "spec.json").read_text())) == spec
     with (tmp_path / "s" / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -637,8 +638,8 @@ def test_a_sample_in_dicom_is_a_folder_of_slices_where_the_spec_puts_them(
 def test_what_is_made_from_a_patients_image_says_so_in_every_format(
     spec: DataSpec, format: Format, tmp_path: Path
 ) -> None:
-    images = write(tmp_path / "s", spec, format, [7], Repeating)
-    torch.testing.assert_close(read_samples(tmp_path / "s", spec), images, atol=0.01, rtol=0)
+    images = write(tmp_path / "s", spec, format, [7], frozenset({"source"}))
+    torch.testing.assert_close(read_samples(tmp_path / "s", spec).images.all(), images, atol=0.01, rtol=0)
     with (tmp_path / "s" / "manifest.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["kind"] == "reconstruction"
@@ -667,7 +668,7 @@ def test_a_picture_in_dicom_is_one_file_in_its_folder(tmp_path: Path) -> None:
     stored = torch.from_numpy(pydicom.dcmread(path).pixel_array.T / 4095 * 2 - 1).float()
     torch.testing.assert_close(stored, images[0, 0], atol=1 / 4095 + 1e-6, rtol=0)
     with pytest.raises(InputError, match=r"sample_00000000: a 2D image in DICOM is not read back; sample it as png"):
-        read_samples(tmp_path / "s", PICTURE)
+        read_samples(tmp_path / "s", PICTURE).images.all()
 
 
 @pytest.mark.parametrize("fault", ["cut", "slice missing", "all missing"])
@@ -679,7 +680,7 @@ def test_a_damaged_sample_in_dicom_is_named(fault: str, tmp_path: Path) -> None:
     for path in {"cut": [], "slice missing": victims[-1:], "all missing": victims}[fault]:
         path.unlink()
     with pytest.raises(InputError, match="sample_00000001"):
-        read_samples(tmp_path / "s", VOLUME)
+        read_samples(tmp_path / "s", VOLUME).images.all()
 
 
 def test_samples_in_dicom_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
@@ -703,7 +704,7 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(
 
 def test_without_a_manifest_no_samples(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"--samples.*manifest\.csv"):
-        read_samples(tmp_path, VOLUME)
+        read_samples(tmp_path, VOLUME).images.all()
 
 
 def test_a_listed_sample_that_is_gone_is_named(tmp_path: Path) -> None:
@@ -716,7 +717,7 @@ def test_samples_of_another_size_are_an_input_error(tmp_path: Path) -> None:
     write(tmp_path / "s", VOLUME, "nifti", [0])
     other = DataSpec(1, (4, 5, 7), (1.0, 2.0, 3.0))
     with pytest.raises(InputError, match=r"sample_00000000\.nii\.gz: size \(4, 5, 6\), but the data has \(4, 5, 7\)"):
-        read_samples(tmp_path / "s", other)
+        read_samples(tmp_path / "s", other).images.all()
 
 
 @pytest.mark.parametrize(
@@ -749,14 +750,14 @@ def test_samples_with_values_of_another_kind_are_refused_by_name(
     changed = change(ends)
     write_nifti(path, changed.astype(np.float32) if changed.dtype == np.float64 else changed, affine)
     with pytest.raises(InputError, match=rf"sample_00000001\.nii\.gz: {message}"):
-        read_samples(tmp_path / "s", spec)
+        read_samples(tmp_path / "s", spec).images.all()
 
 
 def test_a_sixteen_bit_png_is_not_taken_for_white(tmp_path: Path) -> None:
     write(tmp_path / "s", PICTURE, "png", [0])
     Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 1000).save(tmp_path / "s" / "sample_00000000.png")
     with pytest.raises(InputError, match=r"sample_00000000\.png: values from 0 to 34000, but .* from 0 to 255"):
-        read_samples(tmp_path / "s", PICTURE)
+        read_samples(tmp_path / "s", PICTURE).images.all()
 
 
 def test_samples_on_another_grid_are_refused(tmp_path: Path) -> None:
@@ -765,7 +766,7 @@ def test_samples_on_another_grid_are_refused(tmp_path: Path) -> None:
     write_nifti(path, read_nifti(path)[0], np.eye(4))
     message = r"sample_00000000\.nii\.gz: its affine has axes \[1\.0, 0\.0, 0\.0\].* voxels of \(1\.0, 2\.0, 3\.0\) mm"
     with pytest.raises(InputError, match=message):
-        read_samples(tmp_path / "s", VOLUME)
+        read_samples(tmp_path / "s", VOLUME).images.all()
 
 
 @pytest.mark.parametrize("worth", [127.5, torch.nan])
@@ -784,4 +785,4 @@ def test_a_damaged_sample_is_named(fault: str, spec: DataSpec, format: Format, t
     if fault == "cut":
         victim.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="sample_00000001"):
-        read_samples(tmp_path / "s", spec)
+        read_samples(tmp_path / "s", spec).images.all()

@@ -18,7 +18,7 @@ TEXTS = {"errors", "arguments", "options"}
 TRAINING = LEAVES | {"checkpoints", "diffusion", "images", "metrics", "networks"}
 METHODS = TRAINING | {"training"}
 USES = METHODS | {"methods", "arguments"}
-CALLBACKS = USES | {"sampling", "evaluation", "loggers"}
+CALLBACKS = USES | {"sampling", "sample_files", "requests", "evaluation", "loggers"}
 TRAINER = CALLBACKS | {"callbacks", "launchers", "memory", "resuming", "speed", "stopping"}
 CLI = TRAINER | {"trainer", "arguments", "help", "mistakes", "options", "trust", "words", "data_modules"}
 
@@ -48,6 +48,8 @@ ARROWS = {
     "lit_medgen/options": {"errors"},
     "lit_medgen/output": set[str](),
     "lit_medgen/resuming": CALLBACKS | {"callbacks"},
+    "lit_medgen/requests": USES | {"sample_files", "sampling"},
+    "lit_medgen/sample_files": LEAVES | {"images"},
     "lit_medgen/sampling": USES,
     "lit_medgen/seeds": {"batch"},
     "lit_medgen/signals": {"errors"},
@@ -65,7 +67,6 @@ LAZY = {
     "data_modules/__init__": "a face: workers of `prepare` start without PyTorch",
     "data_modules/phantoms/__init__": "a verb",
     "lit_medgen/__init__": "a face",
-    "lit_medgen/callbacks/report": "evaluation is heavy",
     "lit_medgen/__main__": "verbs",
     "lit_medgen/images/__init__": "a face: not all who read images need pydicom",
     "lit_medgen/sweep": "a verb",

@@ -15,7 +15,8 @@ from lit_medgen.batch import DataSpec
 from lit_medgen.cli import _untrained
 from lit_medgen.errors import InputError
 from lit_medgen.mistakes import nearest_class, nearest_key
-from lit_medgen.training.method import Generator
+from lit_medgen.sampling import checked_attributes
+from lit_medgen.training.generator import Generator
 
 CDPM = ["fit", "--config", "configs/cdpm.yaml"]
 
@@ -147,7 +148,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 class Conditioning(Generator):
     """Images of an age, a sex and a dose."""
 
-    asked = ("age", "sex", "dose")
+    optional = ("attributes",)
+    attributes = ("age", "sex", "dose")
 
     def loss(self, batch: object) -> object: ...
     def sample(self, condition: object, seeds: object) -> object: ...
@@ -170,14 +172,15 @@ SPEC = DataSpec(1, (8, 8), (1.0, 1.0), attributes={"age": (55.0, 90.0), "sex": (
 )
 def test_what_no_training_person_was_like_is_refused(attributes: dict[str, float], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        Conditioning().values_of(attributes, SPEC)
+        checked_attributes(Conditioning(), attributes, SPEC)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_what_may_be_asked() -> None:
-    found = Conditioning().values_of({"age": 91.5, "sex": 1}, SPEC)
+    found = checked_attributes(Conditioning(), {"age": 91.5, "sex": 1}, SPEC)
     assert found == {"age": 91.5, "sex": 1.0}
-    assert all(math.isnan(value) for value in Conditioning().values_of({"age": None, "sex": math.nan}, SPEC).values())
+    unknown = checked_attributes(Conditioning(), {"age": None, "sex": math.nan}, SPEC)
+    assert all(math.isnan(value) for value in unknown.values())
 
 
 @pytest.mark.parametrize(

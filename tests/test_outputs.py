@@ -14,11 +14,11 @@ from tiny_run import ROOT, TinyRun, one_line
 from data_modules.recipes.volumes import Preprocessing
 from data_modules.store import StoreAddress, prepare
 from lit_medgen.__main__ import main
-from lit_medgen.callbacks.sample_writer import sample_files
 from lit_medgen.checkpoints import saved
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import FILES, report_files
 from lit_medgen.files import Outputs
+from lit_medgen.sample_files import sample_files, sample_names
 
 
 def users_file(path: Path) -> Path:
@@ -41,7 +41,7 @@ SAMPLES = [
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_name_of_a_sample_is_looked_at(name: str, tmp_path: Path) -> None:
-    outputs = sample_files(tmp_path, "synthetic", [3])
+    outputs = sample_files(tmp_path, sample_names([3], "synthetic"))
     outputs.check()
     path = users_file(tmp_path / name)
     with pytest.raises(InputError, match=r"not written by this verb.*another --out"):
@@ -159,9 +159,9 @@ def test_samples_take_the_place_of_earlier_ones_alone(
 
 
 def test_what_a_killed_verb_left_is_its_own(tmp_path: Path) -> None:
-    sample_files(tmp_path, "synthetic", range(9), "nifti").claim()
+    sample_files(tmp_path, sample_names(range(9), "synthetic"), "nifti").claim()
     users_file(tmp_path / "sample_00000005.nii.gz")
-    again = sample_files(tmp_path, "synthetic", [0], "nifti")
+    again = sample_files(tmp_path, sample_names([0], "synthetic"), "nifti")
     again.claim()
     again.clear()
     again.end()
@@ -200,7 +200,7 @@ def test_folders_are_relative_to_where_the_command_runs(tmp_path: Path) -> None:
     os.chdir(tmp_path)
     try:
         for _ in range(2):
-            outputs = sample_files(Path("out"), "synthetic", [0], "dicom")
+            outputs = sample_files(Path("out"), sample_names([0], "synthetic"), "dicom")
             outputs.claim()
             outputs.clear()
             users_file(Path("out/sample_00000000/1-001.dcm"))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from lit_medgen.batch import Images
+from lit_medgen.batch import Images, Requests, TrainingData
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
-from lit_medgen.errors import InputError
-from lit_medgen.training.first_stage import FirstStage
-from lit_medgen.training.method import Generator, Requests
+from lit_medgen.evaluation import checks
+from lit_medgen.evaluation.report import CPU, Maker, evaluate
+from lit_medgen.sampling import like_people, paired, samples
+from lit_medgen.training.generator import Generator
 
 
 class Report(Callback):
@@ -34,9 +36,9 @@ class Report(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """InputError before the first step for what the report would refuse after the last."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(pl_module, Generator) and data is not None:
-            refuse_unfit(pl_module, data, len(requests(pl_module, data, self.num).seeds), self.features)
+        if isinstance(pl_module, Generator) and trainer.datamodule is not None:  # type: ignore[attr-defined]
+            data = pl_module.data
+            refuse_unfit(pl_module, data, like_people(pl_module, data, "test", self.num), self.features)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """InputError before the first step if the report's folder holds what is not of a report."""
@@ -57,13 +59,17 @@ class Report(Callback):
                 self._report(trainer, model, folder)
 
     def _report(self, trainer: Trainer, model: Generator, folder: Path) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        give_originals(model, data)
-        asked = requests(model, data, self.num)
-        parts = [asked.some(places.tolist()) for places in torch.arange(len(asked.seeds)).split(self.batch_size)]
-        samples = torch.cat([model.predict_step(part) for part in parts])
+        requests = like_people(model, model.data, "test", self.num)
+        images = Images.of(torch.cat(list(samples(model, requests, self.batch_size))))
         report = score(
-            samples, model, data, folder, source(trainer), self.features, device=trainer.strategy.root_device
+            images,
+            requests.made_from,
+            model,
+            model.data,
+            folder,
+            source(trainer),
+            self.features,
+            device=trainer.strategy.root_device,
         )
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
@@ -71,9 +77,7 @@ class Report(Callback):
 
 def check_report(folder: Path) -> None:
     """InputError if a report's folder holds files that `evaluate` did not write."""
-    from lit_medgen.evaluation.checks import report_files  # heavy
-
-    report_files(folder).check()
+    checks.report_files(folder).check()
 
 
 def source(trainer: Trainer) -> str:
@@ -82,64 +86,67 @@ def source(trainer: Trainer) -> str:
 
 
 def score(
-    samples: Tensor,
+    images: Images,
+    made_from: Sequence[Mapping[str, Any]],
     model: Generator,
-    data: Any,
+    data: TrainingData,
     folder: Path,
     source: str,
     features: str,
     seconds_per_image: float | None = None,
     device: torch.device | None = None,
+    trained: bool = True,
 ) -> dict[str, Any]:
-    """The report of a model's samples, as `evaluation.report` writes it, computed on the device (None: the CPU)."""
-    from lit_medgen.evaluation.report import CPU, Maker, evaluate  # heavy
+    """The report of a model's samples, as `evaluation.report` writes it.
 
+    Args:
+        images: the samples.
+        made_from: what each was made from, as the manifest says; by the key of the data's image, its target is found.
+        model: what made them.
+        data: set up.
+        folder: of the report.
+        source: where the samples came from.
+        features: as `evaluate --features`.
+        seconds_per_image: over all processes together.
+        device: where scores are computed; None: the CPU.
+        trained: the model has its weights, so it has scores of its own.
+    """
     maker = Maker(
         type(model).__name__,
+        network_evaluations=model.network_evaluations,
         seconds_per_image=seconds_per_image,
         seams=model.seams(),
         prior=model.prior_samples,
-        scores=model.scores,
+        scores=model.scores if trained else None,
     )
-    people = data.images("test", one_per_person=True).people if isinstance(model, FirstStage) else None
-    images = Images.of(samples, people and people[: len(samples)])
-    targets = None if people is None else range(len(samples))
+    targets = targets_of(made_from, data) if paired(model) else None
+    if targets is not None:
+        people = data.images("test", one_per_person=True).people
+        whose = ["" if target is None else people[target] for target in targets]
+        images = replace(images, people=whose)
     return evaluate(images, data, folder, maker, source, features, targets, device or CPU)
 
 
-def refuse_unfit(model: Generator, data: Any, num_samples: int, features: str) -> None:
+def targets_of(made_from: Sequence[Mapping[str, Any]], data: TrainingData) -> list[int | None]:
+    """For each sample the index of the test image that it should be; None where it was made from something else."""
+    index = {key: i for i, key in enumerate(data.images("test", one_per_person=True).keys)}
+    return [index.get(row.get("key", "")) for row in made_from]
+
+
+def refuse_unfit(model: Generator, data: TrainingData, requests: Requests, features: str) -> None:
     """InputError for whatever `score` would refuse, before hours are spent on samples.
 
     Args:
         model: what will make them.
         data: set up, with people in parts.
-        num_samples: how many there will be.
+        requests: what will be made.
         features: as `evaluate --features`.
     """
-    from lit_medgen.evaluation import checks  # heavy
-
-    num_made = num_samples // data.images_per_person if isinstance(model, FirstStage) else num_samples
-    checks.refuse_unfit(data, num_made, features)
-
-
-def give_originals(model: Generator, data: Any) -> None:
-    """Gives a first stage the images of the test people to reconstruct."""
-    if isinstance(model, FirstStage):
-        model.originals = data.images("test", one_per_person=True).all()
-
-
-def requests(model: Generator, data: Any, num: int | None) -> Requests:
-    """So many images, seeds 0, 1, ..., asked to show what the test people are, one after the other.
-
-    None: as many as there are images of test people.
-    """
-    num = num or len(set(data.people("test").values())) * data.images_per_person
-    people = data.attributes_of("test") if model.asked else {}
-    for name in model.asked:
-        if not people.get(name):
-            raise InputError(f"data.init_args: no {name!r} of the test people, which this model is made from.")
-    shown = {name: (people[name] * (num // len(people[name]) + 1))[:num] for name in model.asked}
-    return Requests(list(range(num)), shown)
+    num = len(requests)
+    if paired(model):
+        people = data.images("test", one_per_person=True).people
+        num = len({people[target] for target in targets_of(requests.made_from, data) if target is not None})
+    checks.refuse_unfit(data, num, features)
 
 
 def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_medgen.batch import Condition
+from lit_medgen.batch import Requests, Split
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.images.grids import enlarge, mosaic
 from lit_medgen.images.origin import STATEMENTS
 from lit_medgen.images.png import write_png
-from lit_medgen.training.method import Generator
+from lit_medgen.sampling import like_people, origin, samples, without_conditions
+from lit_medgen.training.generator import Generator
 
 
 class SampleGrid(Callback):
@@ -45,21 +46,33 @@ class SampleGrid(Callback):
             return
         self._last = step
         if trainer.is_global_zero:
-            self._draw(trainer, pl_module, step)
+            self._plot(trainer, pl_module, step)
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer, model: Generator, step: int) -> None:
-        num = self.num if model.most_samples is None else min(self.num, model.most_samples)
+    def _plot(self, trainer: Trainer, model: Generator, step: int) -> None:
+        requests = self._requests(model)
+        made_from = origin(requests.parts)
         with averaged(trainer, model), model.in_few_steps(self.num_steps):
-            pictures = {"": model.sample(Condition(), range(num)), "trajectory_": model.trajectory(0)}
+            first = requests.joined([0]).condition.to(model.device)
+            pictures = {
+                "": torch.cat(list(samples(model, requests, self.num))),
+                "trajectory_": model.trajectory(first, requests.seeds[0]),
+            }
         folder = run_folder(trainer) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
         for kind, images in pictures.items():
             if images is not None:
                 picture = enlarge(mosaic(images.float().cpu()))
-                write_png(folder / f"{kind}step_{step:07d}.png", picture.T, STATEMENTS[model.makes])
-                for logger in trainer.loggers if model.makes == "synthetic" else []:
+                write_png(folder / f"{kind}step_{step:07d}.png", picture.T, STATEMENTS[made_from])
+                for logger in trainer.loggers if made_from == "synthetic" else []:
                     show(logger, picture, step, f"{kind}samples")
+
+    def _requests(self, model: Generator) -> Requests:
+        """The same every time: seeds alone, or, of what is made from something, like unseen people."""
+        if not model.required:
+            return without_conditions(range(self.num))
+        split: Split = "val" if model.data.people("val") else "train"  # where nobody is left for validation
+        return like_people(model, model.data, split, self.num)
 
 
 def show(logger: Any, picture: np.ndarray, step: int, name: str = "samples") -> None:

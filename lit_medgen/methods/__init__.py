@@ -5,6 +5,7 @@ from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.vqgan import VQGAN
-from lit_medgen.training.method import Generator, Method
+from lit_medgen.training.generator import Generator
+from lit_medgen.training.method import Method
 
 __all__ = ["CDPM", "IHDM", "VQGAN", "Absorbing", "FactorPriorCDPM", "Generator", "Method"]

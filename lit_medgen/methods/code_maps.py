@@ -26,9 +26,9 @@ from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.frozen import FrozenPart
+from lit_medgen.training.generator import Generator
 from lit_medgen.training.latents import LatentStore, encoded
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import Generator
 
 NUM_SHOWN = 8
 """Levels of a trajectory that are shown."""
@@ -99,6 +99,7 @@ class CodeMaps(Generator):
 
     first_stage: VQGAN
     reads_images = False
+    optional = ("attributes",)
     process: DiscreteProcess
     reads_embeddings: bool
     """Whether the transformer reads embedded codes, or codes."""
@@ -125,7 +126,7 @@ class CodeMaps(Generator):
             )
         make = "python -m lit_medgen fit --config configs/vqgan.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
-        self.size, self.conditioning, self.asked = network, conditioning, tuple(conditioning.attributes)
+        self.size, self.conditioning, self.attributes = network, conditioning, tuple(conditioning.attributes)
         self.num_steps, self.temperature = num_steps, temperature
         self.table: LatentStore | None = None
 
@@ -228,9 +229,9 @@ class CodeMaps(Generator):
         return self.process.reverse(codes, state, t, s, noise)
 
     @torch.no_grad()
-    def trajectory(self, seed: int) -> Tensor:
+    def trajectory(self, condition: Condition, seed: int) -> Tensor:
         """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
-        states = list(self.walk(Condition(), [seed]))
+        states = list(self.walk(condition, [seed]))
         places = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
         return torch.cat([self.as_image(states[place]) for place in places])
 

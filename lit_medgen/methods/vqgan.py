@@ -188,7 +188,6 @@ class VQGAN(Adversarial, FirstStage):
         if stage not in ("fit", "validate", "test"):
             return
         unseen = self.data.images("val", one_per_person=True)
-        self.originals = (unseen if len(unseen) else self.data.images("train", one_per_person=True, limit=8)).all()
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
             for first in (True, False):  # the first process of each machine learns them, the others read what it kept

@@ -1,7 +1,7 @@
 """`FirstStage`: an autoencoder that other methods build on.
 
-A first stage makes no images of its own; asked for samples, it reconstructs given ones, so that sample grids, `sample`
-and `evaluate` show what it keeps, and set the ceiling for any second stage.
+A first stage makes no images of its own: it reconstructs sources, so that sample grids, `sample` and `evaluate` show
+what it keeps, and set the ceiling for any second stage.
 """
 
 from __future__ import annotations
@@ -12,31 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Condition, sent
+from lit_medgen.batch import Condition
 from lit_medgen.errors import InputError
-from lit_medgen.training.method import Generator
+from lit_medgen.training.generator import Generator
 
 
 class FirstStage(Generator):
     """Images to latents and back."""
 
-    makes = "reconstruction"
-
-    originals: Tensor | None = None
-    """n c *s in [-1, 1], the images that "samples" reconstruct: seed i is the i-th."""
-
-    @property
-    def most_samples(self) -> int:  # type: ignore[override]
-        """As many as there are originals."""
-        return 0 if self.originals is None else len(self.originals)
-
-    def check_seeds(self, seeds: Sequence[int]) -> None:
-        """InputError if a seed is the number of an image that is not there."""
-        if self.originals is None or max(seeds) >= self.most_samples:
-            raise InputError(
-                f"{type(self).__name__} reconstructs images and makes none of its own; there are {self.most_samples}, "
-                "so give fewer (--num) or smaller seeds."
-            )
+    required = ("source",)
 
     @property
     @abstractmethod
@@ -57,7 +41,7 @@ class FirstStage(Generator):
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """Reconstructions of `originals[seeds]`, b c *size in [-1, 1]."""
-        self.check_seeds(seeds)
-        assert self.originals is not None
-        return self.reconstruct(sent(self.originals[list(seeds)], self.device))
+        """The reconstructions of `condition.source`, b c *size in [-1, 1]; seeds change nothing."""
+        if condition.source is None:
+            raise InputError(f"{type(self).__name__} reconstructs images: condition.source is missing.")
+        return self.reconstruct(condition.source)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +19,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec, Score, TrainingData, sent
-from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.batch import Batch, DataSpec, Request, Score, TrainingData, sent
 from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
-from lit_medgen.images.origin import Origin
 from lit_medgen.seeds import mix
 from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.learning_rate import Constant
@@ -235,8 +232,8 @@ class Method(Recorded, ABC):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Batches know how to move themselves; requests hold no tensors."""
-        return batch.to(device) if isinstance(batch, Batch) else batch
+        """Batches and requests know how to move themselves."""
+        return batch.to(device) if isinstance(batch, Batch | Request) else batch
 
     def __getstate__(self) -> dict[str, Any]:
         # An optimizer factory made by the command line cannot be pickled, which copying for DDP needs.
@@ -320,112 +317,3 @@ def named_losses(losses: dict[str, Tensor] | Tensor, key: str, source: str) -> d
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """The parameters of all groups of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-@dataclass(frozen=True)
-class Requests:
-    """Images asked of a generator, one for each seed.
-
-    Attributes:
-        seeds: one an image.
-        attributes: name -> what each image is asked to show; NaN for nothing.
-    """
-
-    seeds: list[int]
-    attributes: Mapping[str, Sequence[float]] = field(default_factory=dict)
-
-    def some(self, places: Sequence[int]) -> Requests:
-        """Those at the given places."""
-        chosen = {name: [values[place] for place in places] for name, values in self.attributes.items()}
-        return Requests([self.seeds[place] for place in places], chosen)
-
-    @property
-    def condition(self) -> Condition:
-        """The attributes as a condition."""
-        return Condition(attributes={name: torch.tensor(values) for name, values in self.attributes.items()})
-
-
-class Generator(Method):
-    """A method that makes images."""
-
-    makes: Origin = "synthetic"
-    """What its images come from. A method that is given a patient's image, or parts of one, says so here: whatever it
-    writes then bears that word, for it is as private as the image."""
-
-    most_samples: int | None = None
-    """How many there can be, where that is limited."""
-
-    asked: tuple[str, ...] = ()
-    """Names of the attributes that images can be asked to show."""
-
-    @abstractmethod
-    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """b c *size in [-1, 1]: one image for each seed; image i depends on seeds[i] and its condition only."""
-
-    def values_of(self, attributes: Mapping[str, float | None], spec: DataSpec) -> dict[str, float]:
-        """What images are asked to show, NaN for None; InputError for what no training person was like.
-
-        Of a range a twentieth more is allowed on either side; a code (sex) must be one of those seen.
-        """
-        for name in attributes:
-            if name not in self.asked:
-                raise InputError(
-                    f"--attributes: {type(self).__name__} is not made from {name!r}, but of "
-                    f"{', '.join(map(repr, self.asked)) or 'nothing'}; leave it out, or train with it."
-                )
-        values = {name: math.nan if value is None else float(value) for name, value in attributes.items()}
-        for name, value in values.items():
-            low, high = spec.attributes[name]
-            margin = (high - low) / 20
-            if name in spec.codes and value not in (low, high) and not math.isnan(value):
-                raise InputError(f"--attributes: {name} is {value:g}; it is a code: give {low:g} or {high:g}, or null.")
-            if not math.isnan(value) and not low - margin <= value <= high + margin:
-                raise InputError(
-                    f"--attributes: {name} is {value:g}, but the training people had {low:g} to {high:g}; give a value "
-                    "in that range (or null for unknown)."
-                )
-        return values
-
-    def check_seeds(self, seeds: Sequence[int]) -> None:
-        """InputError if no image can be made for one of the seeds; called before the first is."""
-
-    def trajectory(self, seed: int) -> Tensor | None:
-        """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
-        return None
-
-    def prior_samples(self, seeds: Sequence[int]) -> Tensor | None:
-        """b c *size in [-1, 1]: what the model makes of its prior alone, without its network; None where it has none.
-
-        A report shows them as a null: what is not better than they are was not learned.
-        """
-        return None
-
-    def seams(self) -> tuple[int, list[int]] | None:
-        """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
-        return None
-
-    @contextmanager
-    def in_few_steps(self, most: int | None) -> Iterator[None]:
-        """Samples within take at most so many steps; None: as many as always.
-
-        Lowers the public attribute `num_steps`, and puts DPM-Solver++ 2M, which few steps suit, in the place of a
-        `sampler` that takes more.
-        """
-        own: dict[str, Any] = {}
-        if most is not None and getattr(self, "num_steps", 0) > most:
-            own["num_steps"] = self.num_steps
-        if most is not None and getattr(getattr(self, "sampler", None), "num_steps", 0) > most:
-            own["sampler"] = self.sampler
-        fewer = {"num_steps": most, "sampler": DPMSolverPP2M(most or 1)}
-        try:
-            for name in own:
-                setattr(self, name, fewer[name])
-            yield
-        finally:
-            for name, value in own.items():
-                setattr(self, name, value)
-
-    @torch.no_grad()
-    def predict_step(self, batch: Requests, batch_idx: int = 0) -> Tensor:
-        """Samples, on the CPU in float32: b c *size in [-1, 1], also where a method's own end a little outside."""
-        return self.sample(batch.condition, batch.seeds).float().cpu().clamp(-1, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_medgen.batch import Batch, Condition
 from lit_medgen.callbacks import SampleGrid
 from lit_medgen.diffusion import Ancestral, DPMSolverPP2M, Heun, Sampler
-from lit_medgen.training.method import Generator
+from lit_medgen.training.generator import Generator
 
 
 class Steps(Generator):

@@ -115,7 +115,7 @@ def test_one_network_evaluation_per_step(vqgan: VQGAN) -> None:
         method.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         assert method.sample(Condition(), [0, 1]).shape == (2, 1, 16, 16)
         assert len(calls) == steps
-        assert len(method.trajectory(0)) == min(steps, 8)
+        assert len(method.trajectory(Condition(), 0)) == min(steps, 8)
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_attributes_that_a_model_does_not_know_are_refused(
     ihdm: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ihdm.on_checkpoint("sample", f"--out={tmp_path}", '--attributes={"age_years": 70}') == 2
-    assert "IHDM is not made from 'age_years', but of nothing" in one_line(capsys)
+    assert "IHDM is not made from 'age_years', but from no attributes" in one_line(capsys)
 
 
 def test_reconstructions_of_patients_are_not_called_synthetic(

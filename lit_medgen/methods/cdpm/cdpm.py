@@ -47,8 +47,9 @@ from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.generator import Generator
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import Generator, default_optimizer
+from lit_medgen.training.method import default_optimizer
 
 NO_SLICES = "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
 
@@ -67,6 +68,7 @@ class CDPM(Generator):
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
 
+    optional = ("image",)
     denoiser: Denoiser
 
     def __init__(

@@ -1,0 +1,357 @@
+"""Requests from the command line: attributes, folders of label maps and sources, a table, or the data's own people."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_medgen.axes import AXES
+from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
+from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.images import DICOM_SUFFIXES, read_image
+from lit_medgen.sample_files import read_voxels, scaled
+from lit_medgen.sampling import checked_attributes, given_slices, like_people, refuse_unfit_parts, without_conditions
+from lit_medgen.training.generator import Generator
+
+NUM = 8
+"""Images that are made where neither their number nor anything that they are made from is given."""
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".png", *DICOM_SUFFIXES)
+COLUMNS = ("seed", "label_map", "source", "given")
+"""Columns of a table of requests that are no attributes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options of the command line ask for; None where an option is not given.
+
+    Attributes:
+        num: how many images.
+        seeds: their seeds.
+        attributes: name -> value that all images show.
+        label_maps: folder of label maps.
+        sources: folder of source images.
+        given: numbers of the slices of a source that are given.
+        table: CSV file of requests.
+        like: split of the data's own people.
+    """
+
+    num: int | None = None
+    seeds: Sequence[int] | None = None
+    attributes: Mapping[str, float | None] | None = None
+    label_maps: str | None = None
+    sources: str | None = None
+    given: Sequence[int] | None = None
+    table: str | None = None
+    like: Split | None = None
+
+    def __post_init__(self) -> None:
+        seeds = self.seeds
+        if seeds is not None and (not seeds or len(set(seeds)) != len(seeds) or not _are_seeds(seeds)):
+            raise InputError(
+                f"--seeds {list(seeds)}: give at least one seed, from 0 to 2**63 - 1, and each once (or --num)."
+            )
+        if self.num is not None and self.num < 1:
+            raise InputError(f"--num is {self.num}: give at least one seed, so 1 or more.")
+        others = (self.num, seeds, self.attributes, self.label_maps, self.sources, self.given, self.like)
+        if self.table and any(other is not None for other in others):
+            raise InputError("--requests: the table says all that is asked for; leave out the other options.")
+        if self.like and (self.label_maps or self.sources):
+            raise InputError(f"--like {self.like}: the data's own label maps and sources are taken; give one or other.")
+        if self.given is not None and not (self.sources or self.like):
+            raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is given that images could be made from."""
+        return not (self.attributes or self.label_maps or self.sources or self.table or self.like)
+
+
+def _are_seeds(seeds: Sequence[int]) -> bool:
+    return all(0 <= seed < 2**63 for seed in seeds)
+
+
+def requested(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
+    """The requests that options make.
+
+    Args:
+        asked: the options.
+        model: the method.
+        spec: of the data that it was trained on.
+        data: set up, where `like` needs it.
+
+    InputError for what the model cannot make images from; what the files hold is read later, one by one.
+    """
+    if asked.given is not None:
+        _refuse_missing_slices(asked.given, spec, "--given")
+    if asked.table:
+        requests = _from_table(Path(asked.table), model, spec)
+    elif asked.like:
+        if data is None:
+            raise InputError(f"--like {asked.like}: no data; add --config FILE with a `data` section.")
+        requests = _like(asked, model, spec, data)
+    elif asked.label_maps or asked.sources:
+        requests = _from_folders(asked, model, spec)
+    else:
+        requests = without_conditions(asked.seeds or range(NUM if asked.num is None else asked.num))
+    if asked.attributes:
+        requests = _showing(requests, checked_attributes(model, asked.attributes, spec))
+    refuse_unfit_parts(model, requests.parts)
+    return requests
+
+
+def _showing(requests: Requests, values: Mapping[str, float]) -> Requests:
+    """The same requests, all with these attributes."""
+
+    def read(index: int) -> Request:
+        request = requests.read(index)
+        attributes = request.condition.attributes | {name: torch.tensor([value]) for name, value in values.items()}
+        return replace(request, condition=replace(request.condition, attributes=attributes))
+
+    known = {name: value for name, value in values.items() if value == value}  # NaN is asked for nothing
+    made_from = [{**{k: v for k, v in row.items() if k not in values}, **known} for row in requests.made_from]
+    return replace(requests, made_from=made_from, parts=requests.parts | {"attributes"}, read=read)
+
+
+def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) -> Requests:
+    """Requests like people of the data, request i like the i-th; with `given`, some slices of their images."""
+    assert asked.like is not None
+    if asked.given is None:
+        requests = like_people(model, data, asked.like, None)
+    else:
+        own = data.requests(asked.like)
+        rows = [{**row, "given": list(asked.given)} for row in own.made_from]
+        read = partial(_with_given, own.read, list(asked.given), spec)
+        requests = Requests(own.seeds, rows, own.parts | {"image"}, read)
+        requests = requests.only({*model.required, *model.optional}, model.attributes)
+    if not len(requests):
+        raise InputError(f"--like {asked.like}: there are no {asked.like} people; change data.init_args.fractions.")
+    seeds = asked.seeds or range(len(requests) if asked.num is None else asked.num)
+    return requests.chosen([seed % len(requests) for seed in seeds], seeds)
+
+
+def _with_given(read: Callable[[int], Request], slices: Sequence[int], spec: DataSpec, index: int) -> Request:
+    """A request with some slices of its source given."""
+    request = read(index)
+    assert request.condition.source is not None
+    given = given_slices(request.condition.source, slices, _num_slices(spec))
+    return replace(request, condition=replace(request.condition, image=given.image, observed=given.observed))
+
+
+def _num_slices(spec: DataSpec) -> int:
+    """Slices of a volume along the axis that the model makes them along."""
+    return spec.size[AXES[spec.slice_axis]]
+
+
+def _refuse_missing_slices(slices: Sequence[int], spec: DataSpec, where: str) -> None:
+    """InputError for slices that are not there."""
+    if not spec.slice_axis:
+        raise InputError(f"{where}: this model makes no slices of volumes; leave it out.")
+    if not slices or not 0 <= min(slices) <= max(slices) < _num_slices(spec):
+        raise InputError(
+            f"{where} {list(slices)}: give some of the {spec.slice_axis} slices 0 to {_num_slices(spec) - 1}."
+        )
+
+
+# Files.
+
+
+def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
+    """One request for each label map or source of a folder; of both, those of the same name belong together."""
+    folders = {"label_map": asked.label_maps, "source": asked.sources}
+    files = {name: _listed(f"--{name}s", Path(folder)) for name, folder in folders.items() if folder}
+    names = sorted(next(iter(files.values())))
+    for name, listed in files.items():
+        if sorted(listed) != names:
+            other = sorted(set(names).symmetric_difference(listed))[0]
+            raise InputError(
+                f"--{name}s {folders[name]}: {other!r} is in one of the two folders only; name files alike."
+            )
+    rows = [{name: listed[stem] for name, listed in files.items()} for stem in names]
+    if asked.given is not None:
+        rows = [{**row, "given": list(asked.given)} for row in rows]
+    seeds = asked.seeds or range(len(rows) if asked.num is None else asked.num)
+    if len(seeds) == 1 and len(rows) > 1:
+        seeds = [seeds[0]] * len(rows)
+    if len(seeds) < len(rows):
+        raise InputError(f"--seeds: {len(seeds)} for {len(rows)} files; give one for all, or one for each.")
+    return _of_rows([rows[i % len(rows)] for i in range(len(seeds))], seeds, model, spec)
+
+
+def _listed(option: str, folder: Path) -> dict[str, Path]:
+    """Name -> file, or folder of a DICOM series or of an image's channels; MissingDataError if there are none."""
+    if not folder.is_dir():
+        raise MissingDataError(f"{option}: no folder '{folder}'.")
+    paths = [path for path in folder.iterdir() if path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)]
+    named = {path.name.partition(".")[0]: path for path in sorted(paths) if not path.name.startswith(".")}
+    if not named:
+        raise MissingDataError(f"{option} {folder}: no images there; expected {', '.join(IMAGE_SUFFIXES)} or folders.")
+    if len(named) < len([path for path in paths if not path.name.startswith(".")]):
+        raise InputError(f"{option} {folder}: two files have the same name but for their suffix; rename one.")
+    return named
+
+
+def _from_table(path: Path, model: Generator, spec: DataSpec) -> Requests:
+    """The requests of a CSV file, a row each; paths are relative to it."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise MissingDataError(f"--requests: no file '{path}'.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"--requests {path}: no CSV file ({describe(error)}).") from error
+    if not rows:
+        raise InputError(f"--requests {path}: no rows; give a header and a row for each image.")
+    read = [
+        _read_row(row, f"--requests {path}, row {number}", path.parent, model, spec) for number, row in _numbered(rows)
+    ]
+    seeds = [seed for seed, _ in read]
+    given = [seed for seed in seeds if seed is not None]
+    if given and len(given) < len(seeds):
+        raise InputError(f"--requests {path}: some rows have a seed and others none; give all or leave out the column.")
+    return _of_rows([row for _, row in read], given or range(len(read)), model, spec)
+
+
+def _numbered(rows: Sequence[dict[str, str]]) -> list[tuple[int, dict[str, str]]]:
+    return list(enumerate(rows, start=2))  # as an editor shows them, below the header
+
+
+def _read_row(
+    row: Mapping[str | None, Any], where: str, folder: Path, model: Generator, spec: DataSpec
+) -> tuple[int | None, dict[str, Any]]:
+    """The seed of a row of a table, and what the image is made from; InputError for cells that say nothing sensible."""
+    if None in row or None in row.values():
+        raise InputError(f"{where}: not as many cells as the header has columns.")
+    cells = {str(name).strip(): str(cell).strip() for name, cell in row.items()}
+    seed = cells.get("seed", "")
+    if seed and not (seed.isdecimal() and int(seed) < 2**63):
+        raise InputError(f"{where}: seed is {seed!r}; give a whole number from 0 to 2**63 - 1.")
+    made_from: dict[str, Any] = {}
+    for name in ("label_map", "source"):
+        if cell := cells.get(name):
+            made_from[name] = folder / cell
+            if not made_from[name].exists():
+                raise MissingDataError(f"{where}: no file '{made_from[name]}'; paths are relative to the table.")
+    if cell := cells.get("given"):
+        if not all(word.isdecimal() for word in cell.split()):
+            raise InputError(f"{where}: given is {cell!r}; give numbers of slices with blanks between.")
+        made_from["given"] = [int(word) for word in cell.split()]
+        _refuse_missing_slices(made_from["given"], spec, f"{where}: given")
+    values: dict[str, float | None] = {}
+    for name, cell in cells.items():
+        if name not in COLUMNS:
+            try:
+                values[name] = float(cell) if cell else None
+            except ValueError as error:
+                raise InputError(f"{where}: {name} is {cell!r}; give a number, or nothing for unknown.") from error
+    return int(seed) if seed else None, made_from | checked_attributes(model, values, spec, where)
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Generator, spec: DataSpec) -> Requests:
+    """Requests of what each image is made from: paths of label map and source, given slices, attributes by name."""
+    parts: set[Part] = set()
+    for row in rows:
+        parts |= {part for part in ("label_map", "source") if part in row}  # type: ignore[misc]
+        parts |= {"attributes"} if any(name in row for name in model.attributes) else set()
+        if "given" in row:
+            parts = parts - {"source"} | {"image"}
+    refuse_unfit_parts(model, parts)
+
+    def read(index: int) -> Request:
+        return _read(rows[index], seeds[index], model, spec)
+
+    for index in range(len(rows)):  # all files, before hours are spent on the images of the first of them
+        read(index)
+    shown = [
+        {name: value.name if isinstance(value, Path) else value for name, value in row.items() if value == value}
+        for row in rows
+    ]
+    return Requests(seeds, shown, frozenset(parts), read)
+
+
+def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -> Request:
+    """The request of one row; its geometry is that of the source, if that is on the grid, or else of the label map."""
+    attributes = {name: torch.tensor([row[name]], dtype=torch.float32) for name in model.attributes if name in row}
+    condition, affine = Condition(attributes=attributes), None
+    if path := row.get("label_map"):
+        label_map, affine = read_label_map(path, spec)
+        condition = replace(condition, label_map=label_map)
+    if path := row.get("source"):
+        source, own = read_source(path, spec)
+        affine = own if source.shape[2:] == tuple(spec.size) else affine
+        if "given" in row:
+            given = given_slices(source, row["given"], _num_slices(spec))
+            condition = replace(condition, image=given.image, observed=given.observed)
+        else:
+            condition = replace(condition, source=source)
+    return Request([seed], condition, affine=affine)
+
+
+def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+    """1 1 *s, int64, the classes in a file, and its affine, 1 4 4; InputError for another size or unknown classes."""
+    classes, affine = _read_file(path, len(spec.size))
+    if classes.shape != tuple(spec.size):
+        raise InputError(f"{path}: a label map of {classes.shape}; expected {tuple(spec.size)}, as it was trained on.")
+    values, counts = np.unique(classes, return_counts=True)
+    known = range(len(spec.classes))
+    unknown = [f"{value:g} ({count} voxels)" for value, count in zip(values, counts, strict=True) if value not in known]
+    if unknown:
+        raise InputError(
+            f"{path}: classes {', '.join(unknown[:5])} are not those of the training maps, 0 to {len(known) - 1} "
+            f"({', '.join(spec.classes)})."
+        )
+    return torch.from_numpy(classes.astype(np.int64))[None, None], affine
+
+
+def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+    """1 c *s in [-1, 1], a source image, and its affine, 1 4 4.
+
+    A folder without DICOM slices in it holds one file for each channel, in the order of their names. InputError for
+    another size or number of channels than the model was trained on, and for values outside the data's window.
+    """
+    size, num_channels = spec.source_size or tuple(spec.size), spec.source_channels or spec.channels
+    files = [path]
+    if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in path.iterdir()):
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    if len(files) != num_channels:
+        raise InputError(f"{path}: {len(files)} channels; expected {num_channels}, as it was trained on.")
+    channels = [_read_channel(file, size, spec) for file in files]
+    return torch.stack([image for image, _ in channels], dim=1), channels[0][1]
+
+
+def _read_channel(path: Path, size: tuple[int, ...], spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+    try:
+        values, affine, window = read_voxels(path, spec)
+        if values.shape != tuple(size):
+            raise ValueError(f"a source of {values.shape}; expected {tuple(size)}, as it was trained on")
+        return scaled(values, window, spec)[None], _as_affine(affine)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {describe(error)}.") from error
+
+
+def _read_file(path: Path, dim: int) -> tuple[np.ndarray, Tensor | None]:
+    """The values of a file or of a folder of DICOM slices, and the affine of a volume."""
+    try:
+        values, affine = read_image(sorted(path.iterdir()) if path.is_dir() else path, flat=dim == 2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {describe(error)}.") from error
+    values = values[..., 0] if dim == 2 and values.ndim == 3 and values.shape[-1] == 1 else values
+    return values, _as_affine(affine)
+
+
+def _as_affine(affine: np.ndarray) -> Tensor | None:
+    """1 4 4, of a volume; None for a 2D image, whose file says nothing of where it lies."""
+    return torch.from_numpy(affine)[None] if affine.shape == (4, 4) else None
+
+
+def as_json(row: Mapping[str, Any]) -> str:
+    """What the manifest says that an image was made from; "" for nothing."""
+    return json.dumps(row) if row else ""

@@ -1,0 +1,136 @@
+"""What is asked of a generator, and what it makes of it: requests in, images out.
+
+One loop for the verbs, the grid callback and the report: `Requests.batches`, each answered by `Generator.predict_step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
+from lit_medgen.errors import InputError
+from lit_medgen.images.origin import Origin
+from lit_medgen.training.generator import Generator
+
+FLAGS: dict[Part, str] = {
+    "attributes": "--attributes JSON",
+    "label_map": "--label_maps DIR",
+    "source": "--sources DIR",
+    "image": "--sources DIR with --given SLICES",
+    "text": "--requests FILE.csv",
+}
+"""How the command line gives each part of a condition."""
+WORDS: dict[Part, str] = {
+    "attributes": "attributes",
+    "label_map": "label maps",
+    "source": "source images",
+    "image": "given slices",
+    "text": "texts",
+}
+
+
+def samples(model: Generator, requests: Requests, batch_size: int) -> Iterator[Tensor]:
+    """The images of all requests, b c *size in [-1, 1] on the CPU, a batch at a time."""
+    for request in requests.batches(batch_size):
+        yield model.predict_step(request)
+
+
+def origin(parts: Collection[Part]) -> Origin:
+    """What images made from these parts of a condition are: those made from a patient's image are as private as it."""
+    if "source" in parts:
+        return "reconstruction"
+    return "completion" if "image" in parts else "synthetic"
+
+
+def paired(model: Generator) -> bool:
+    """Whether every image is made from what shows how it should be, so that it can be compared with a true one."""
+    return bool({"source", "label_map"}.intersection(model.required))
+
+
+def without_conditions(seeds: Sequence[int]) -> Requests:
+    """Requests of images made from nothing but their seeds."""
+    return Requests(seeds, [{}] * len(seeds), frozenset(), lambda index: Request([seeds[index]]))
+
+
+def like_people(model: Generator, data: TrainingData, split: Split, num: int | None) -> Requests:
+    """Requests like the people of a split, of the parts that the model makes images from.
+
+    Args:
+        model: the method.
+        data: set up.
+        split: the part of the people.
+        num: how many, seeds 0, 1, ...; None: as many as there are images of one visit of each person.
+
+    InputError if the data lacks what the model needs.
+    """
+    missing = [name for name in model.attributes if name not in data.spec.attributes]
+    if missing:
+        raise InputError(
+            f"data.init_args: no {missing[0]!r} of the {split} people, from which this model makes images."
+        )
+    parts = {*model.required, *model.optional} - {"image"}  # all slices given would leave nothing to make
+    requests = data.requests(split, num).only(parts, model.attributes)
+    refuse_unfit_parts(model, requests.parts)
+    return requests
+
+
+def refuse_unfit_parts(model: Generator, parts: Collection[Part]) -> None:
+    """InputError if images are asked for without what the model needs, or with what it does not use."""
+    name = type(model).__name__
+    for part in model.required:
+        if part not in parts:
+            raise InputError(
+                f"{name} makes images from {WORDS[part]}: give {FLAGS[part]}, or --like test for those of the data."
+            )
+    for part in parts:
+        if part == "source" and "image" in model.optional and part not in model.optional:
+            raise InputError(
+                f"--sources: {name} keeps some slices of a source and makes the others; add --given SLICES."
+            )
+        if part not in (*model.required, *model.optional):
+            uses = ", ".join(WORDS[known] for known in (*model.required, *model.optional)) or "nothing but seeds"
+            raise InputError(f"{FLAGS[part].split()[0]}: {name} makes images from {uses}, not from {WORDS[part]}.")
+
+
+def checked_attributes(
+    model: Generator, attributes: Mapping[str, float | None], spec: DataSpec, where: str = "--attributes"
+) -> dict[str, float]:
+    """What images are asked to show, NaN for None; InputError for what no training person was like.
+
+    Of a range a twentieth more is allowed on either side; a code (sex) must be one of those seen.
+
+    Args:
+        model: the method.
+        attributes: name -> value.
+        spec: of the data that it was trained on.
+        where: option or file, for the message.
+    """
+    for name in attributes:
+        if name not in model.attributes:
+            raise InputError(
+                f"{where}: {type(model).__name__} is not made from {name!r}, but from "
+                f"{', '.join(map(repr, model.attributes)) or 'no attributes'}; leave it out, or train with it."
+            )
+    values = {name: math.nan if value is None else float(value) for name, value in attributes.items()}
+    for name, value in values.items():
+        low, high = spec.attributes[name]
+        margin = (high - low) / 20
+        if name in spec.codes and value not in (low, high) and not math.isnan(value):
+            raise InputError(f"{where}: {name} is {value:g}; it is a code: give {low:g} or {high:g}, or null.")
+        if not math.isnan(value) and not low - margin <= value <= high + margin:
+            raise InputError(
+                f"{where}: {name} is {value:g}, but the training people had {low:g} to {high:g}; give a value in that "
+                "range (or null for unknown)."
+            )
+    return values
+
+
+def given_slices(image: Tensor, slices: Sequence[int], num_slices: int) -> Condition:
+    """The condition that some slices of an image (1 c *s) are given."""
+    observed = torch.zeros(1, num_slices, dtype=torch.bool)
+    observed[0, list(slices)] = True
+    return Condition(image=image, observed=observed)

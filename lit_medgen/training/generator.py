@@ -1,0 +1,97 @@
+"""`Generator`: a method that makes images, and what it can be asked for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_medgen.batch import Condition, Part, Request
+from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.training.method import Method
+
+
+class Generator(Method):
+    """A method that makes images."""
+
+    required: tuple[Part, ...] = ()
+    """The parts of a condition that every image must be made from."""
+
+    optional: tuple[Part, ...] = ()
+    """The parts that may be given besides."""
+
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes that images can be asked to show."""
+
+    network_evaluations: int | None = None
+    """How often networks were called for each image of the last request; None before, and where they are compiled."""
+
+    @abstractmethod
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]: one image for each seed; image i depends on seeds[i] and its condition only."""
+
+    def trajectory(self, condition: Condition, seed: int) -> Tensor | None:
+        """n c *size in [-1, 1]: one sample at several steps of its making; None where there is nothing to see."""
+        return None
+
+    def prior_samples(self, seeds: Sequence[int]) -> Tensor | None:
+        """b c *size in [-1, 1]: what the model makes of its prior alone, without its network; None where it has none.
+
+        A report shows them as a null: what is not better than they are was not learned.
+        """
+        return None
+
+    def seams(self) -> tuple[int, list[int]] | None:
+        """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
+        return None
+
+    @contextmanager
+    def in_few_steps(self, max_steps: int | None) -> Iterator[None]:
+        """Samples within take at most so many steps; None: as many as always.
+
+        Lowers the public attribute `num_steps`, and puts DPM-Solver++ 2M, which few steps suit, in the place of a
+        `sampler` that takes more.
+        """
+        own: dict[str, Any] = {}
+        if max_steps is not None and getattr(self, "num_steps", 0) > max_steps:
+            own["num_steps"] = self.num_steps
+        if max_steps is not None and getattr(getattr(self, "sampler", None), "num_steps", 0) > max_steps:
+            own["sampler"] = self.sampler
+        fewer = {"num_steps": max_steps, "sampler": DPMSolverPP2M(max_steps or 1)}
+        try:
+            for name in own:
+                setattr(self, name, fewer[name])
+            yield
+        finally:
+            for name, value in own.items():
+                setattr(self, name, value)
+
+    @torch.no_grad()
+    def predict_step(self, batch: Request, batch_idx: int = 0) -> Tensor:
+        """The images of a request, on the CPU in float32: b c *size, cut to [-1, 1] where a method's end outside."""
+        with _counted(self.networks_for_speed()) as calls:
+            images = self.sample(batch.condition.to(self.device), batch.seeds).float().cpu().clamp(-1, 1)
+        self.network_evaluations = sum(calls.values()) or None
+        return images
+
+
+@contextmanager
+def _counted(networks: Sequence[nn.Module]) -> Iterator[Counter[nn.Module]]:
+    """Counts the calls of networks within; hooks would make a compiled network compile again, so it is left out."""
+    calls: Counter[nn.Module] = Counter()
+
+    def count(network: nn.Module, _: object) -> None:
+        calls[network] += 1
+
+    eager = [network for network in networks if network._compiled_call_impl is None]
+    handles = [network.register_forward_pre_hook(count) for network in eager]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,233 @@
+"""What images are asked for on the command line: attributes, label maps, sources, tables; what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_medgen.batch import Batch, Condition, DataSpec, Part, Request
+from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.nifti import write_nifti
+from lit_medgen.images.png import write_png
+from lit_medgen.requests import Asked, requested
+from lit_medgen.sample_files import sample_names
+from lit_medgen.sampling import like_people
+from lit_medgen.training.generator import Generator
+
+SPEC = DataSpec(
+    1,
+    (4, 5, 6),
+    (1.0, 1.0, 1.0),
+    classes=("air", "lung", "nodule"),
+    attributes={"age": (50.0, 90.0), "sex": (0.0, 1.0)},
+    codes=("sex",),
+    slice_axis="axial",
+    source_channels=2,
+    source_size=(2, 2, 3),
+)
+AFFINE = np.array([[1.0, 0, 0, -7], [0, 1, 0, 3], [0, 0, 1, 11], [0, 0, 0, 1]])
+
+
+class Toy(Generator):
+    """Made from what a test says."""
+
+    attributes = ("age", "sex")
+
+    def __init__(self, required: tuple[Part, ...] = (), optional: tuple[Part, ...] = ("attributes",)) -> None:
+        super().__init__()
+        self.required, self.optional = required, optional
+
+    def loss(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        raise NotImplementedError
+
+
+MAPS, SOURCES, SLICES = Toy(("label_map",)), Toy(("source",)), Toy((), ("attributes", "image"))
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """Two label maps, the second with a nodule."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for k, name in enumerate(("a", "b")):
+        classes = np.ones(SPEC.size, dtype=np.float32)
+        classes[0] = 2 * k
+        write_nifti(folder / f"{name}.nii.gz", classes, AFFINE)
+    return folder
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Two sources of two channels each, smaller than the images."""
+    folder = tmp_path / "sources"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for channel, value in (("t1", 0.25), ("t2", 1.0)):
+            write_nifti(folder / name / f"{channel}.nii.gz", np.full((2, 2, 3), value, dtype=np.float32), AFFINE)
+    return folder
+
+
+def test_one_image_is_made_from_each_label_map(maps: Path) -> None:
+    requests = requested(Asked(label_maps=str(maps), attributes={"age": 70, "sex": None}), MAPS, SPEC, None)
+    assert list(requests.seeds) == [0, 1]
+    assert requests.parts == {"label_map", "attributes"}
+    assert list(requests.made_from) == [{"label_map": "a.nii.gz", "age": 70.0}, {"label_map": "b.nii.gz", "age": 70.0}]
+    both = requests.joined([0, 1])
+    assert both.condition.label_map is not None
+    assert both.condition.label_map.dtype == torch.int64
+    assert both.condition.label_map[:, 0, 0].unique().tolist() == [0, 2]
+    assert both.condition.attributes["age"].tolist() == [70, 70]
+    assert both.condition.attributes["sex"].isnan().all()
+    assert both.affine is not None
+    np.testing.assert_allclose(both.affine.numpy(), [AFFINE, AFFINE])
+
+
+def test_a_source_has_a_size_and_channels_of_its_own(sources: Path) -> None:
+    requests = requested(Asked(sources=str(sources)), SOURCES, SPEC, None)
+    request = requests.joined([0, 1])
+    assert request.condition.source is not None
+    assert request.condition.source.shape == (2, 2, 2, 2, 3)
+    assert request.condition.source[:, :, 0, 0, 0].tolist() == [[-0.5, 1.0]] * 2
+    assert request.affine is None  # another grid than the images'
+
+
+def test_given_slices_of_a_source_are_kept(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", np.full(SPEC.size, 0.5, dtype=np.float32), AFFINE)
+    spec = DataSpec(1, SPEC.size, SPEC.spacing_mm, slice_axis="axial")
+    requests = requested(Asked(sources=str(tmp_path), given=[1, 4]), SLICES, spec, None)
+    condition = requests.joined([0]).condition
+    assert requests.parts == {"image"}
+    assert condition.source is None
+    assert condition.image is not None
+    assert condition.observed is not None
+    assert condition.image.shape == (1, 1, *SPEC.size)
+    assert condition.observed.nonzero()[:, 1].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "num", "expected"), [([7], None, [7, 7]), ([3, 9], None, [3, 9]), (None, 5, [0, 1, 2, 3, 4])]
+)
+def test_seeds_of_files(maps: Path, seeds: list[int] | None, num: int | None, expected: list[int]) -> None:
+    requests = requested(Asked(num=num, seeds=seeds, label_maps=str(maps)), MAPS, SPEC, None)
+    assert list(requests.seeds) == expected
+    assert [row["label_map"] for row in requests.made_from] == (["a.nii.gz", "b.nii.gz"] * 3)[: len(expected)]
+    names = sample_names(requests.seeds, "synthetic")
+    assert len(set(names)) == len(names)
+
+
+def test_a_table_says_everything(maps: Path, tmp_path: Path) -> None:
+    table = tmp_path / "wanted.csv"
+    table.write_text("seed,label_map,age,sex\n5,maps/b.nii.gz,60,1\n5,maps/b.nii.gz,80,\n")
+    requests = requested(Asked(table=str(table)), MAPS, SPEC, None)
+    assert list(requests.seeds) == [5, 5]
+    assert requests.made_from[1] == {"label_map": "b.nii.gz", "age": 80.0}
+    assert requests.joined([0, 1]).condition.attributes["age"].tolist() == [60, 80]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed,age\n-1,60\n", ["row 2", "seed", "'-1'"]),
+        ("seed,age\n1,old\n", ["row 2", "age is 'old'"]),
+        ("seed,age\n1,700\n", ["row 2", "age is 700", "50 to 90"]),
+        ("seed,dose\n1,1\n", ["'dose'", "'age'"]),
+        ("seed,age\n1,60\n,70\n", ["some rows have a seed"]),
+        ("seed,age\n1\n", ["row 2", "as many cells"]),
+        ("seed,label_map\n1,gone.nii\n", ["no file", "gone.nii"]),
+        ("seed,given\n1,0 9\n", ["[0, 9]", "slices 0 to 5"]),
+        ("", ["no rows"]),
+    ],
+)
+def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: list[str]) -> None:
+    table = tmp_path / "wanted.csv"
+    table.write_text(text)
+    with pytest.raises((InputError, MissingDataError)) as error:
+        requested(Asked(table=str(table)), Toy((), ("attributes", "label_map", "image")), SPEC, None)
+    assert all(word in str(error.value) for word in [*words, str(table)]), error.value
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (MAPS, {}, ["label maps", "--label_maps DIR", "--like test"]),
+        (Toy(), {"label_maps": "maps"}, ["--label_maps", "attributes", "not from label maps"]),
+        (SLICES, {"sources": "whole"}, ["--sources", "add --given"]),
+        (SLICES, {"sources": "whole", "given": [6]}, ["--given [6]", "slices 0 to 5"]),
+        (SLICES, {"given": [1]}, ["--given", "--sources DIR"]),
+        (MAPS, {"label_maps": "maps", "like": "test"}, ["--like test"]),
+        (MAPS, {"label_maps": "nowhere"}, ["no folder", "nowhere"]),
+        (MAPS, {"label_maps": "empty"}, ["no images there"]),
+        (MAPS, {"label_maps": "maps", "seeds": [1, 2, 3], "num": None}, None),
+        (MAPS, {"label_maps": "three", "seeds": [1, 2]}, ["2 for 3 files"]),
+        (MAPS, {"label_maps": "unknown"}, ["7 (1 voxels)", "0 to 2", "nodule"]),
+        (MAPS, {"label_maps": "small"}, ["(2, 2, 3)", "(4, 5, 6)"]),
+        (SOURCES, {"sources": "maps"}, ["1 channels; expected 2"]),
+        (Toy(), {"like": "test"}, ["--config FILE"]),
+        (MAPS, {"table": "t.csv", "num": 3}, ["--requests", "leave out"]),
+    ],
+)
+def test_what_cannot_be_asked(
+    model: Toy, options: dict[str, Any], words: list[str] | None, maps: Path, tmp_path: Path
+) -> None:
+    for name, size, bad in (("unknown", SPEC.size, 7), ("small", (2, 2, 3), 1), ("whole", SPEC.size, 1)):
+        classes = np.ones(size, dtype=np.float32)
+        classes[0, 0, 0] = bad
+        (tmp_path / name).mkdir()
+        write_nifti(tmp_path / name / "a.nii", classes, AFFINE)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "three").mkdir()
+    for name in "abc":
+        write_nifti(tmp_path / "three" / f"{name}.nii", np.ones(SPEC.size, dtype=np.float32), AFFINE)
+    for key in ("label_maps", "sources"):
+        if key in options:
+            options = options | {key: str(tmp_path / options[key])}
+    spec = SPEC if model is SOURCES else DataSpec(**{**vars(SPEC), "source_channels": 0, "source_size": ()})
+    if words is None:
+        assert len(requested(Asked(**options), model, spec, None)) == 3
+        return
+    with pytest.raises((InputError, MissingDataError)) as error:
+        requested(Asked(**options), model, spec, None)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_label_maps_of_slices_are_pictures(tmp_path: Path) -> None:
+    flat = DataSpec(1, (4, 6), (1.0, 1.0), orientation="", classes=("air", "lung"))
+    write_png(tmp_path / "a.png", np.arange(24).reshape(4, 6) % 2 / 255)
+    requests = requested(Asked(label_maps=str(tmp_path)), Toy(("label_map",), ()), flat, None)
+    label_map = requests.joined([0]).condition.label_map
+    assert label_map is not None
+    assert label_map[0, 0].tolist() == (torch.arange(24).view(4, 6) % 2).tolist()
+
+
+def test_parts_that_some_rows_lack_are_absent() -> None:
+    full = Condition({"age": torch.tensor([60.0])}, torch.ones(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 3, 3))
+    joined = Request.join([Request([1], full), Request([2])]).condition
+    assert joined.label_map is not None
+    assert joined.source is not None
+    assert joined.attributes["age"][0] == 60
+    assert joined.attributes["age"][1].isnan()
+    assert (joined.label_map[1] == -1).all()
+    assert joined.source[1].isnan().all()
+    dropped = joined.drop(torch.tensor([True, False]))
+    assert dropped.label_map is not None
+    assert dropped.source is not None
+    assert (dropped.label_map == -1).all()
+    assert dropped.source.isnan().all()
+    assert dropped.attributes["age"].isnan().all()
+
+
+def test_an_attribute_that_the_data_lacks_is_named() -> None:
+    class Data:
+        spec = DataSpec(1, (4, 4), (1.0, 1.0), attributes={"age": (1.0, 2.0)})
+
+    with pytest.raises(InputError, match="no 'sex' of the test people"):
+        like_people(Toy(), Data(), "test", None)  # type: ignore[arg-type]
