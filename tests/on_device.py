@@ -452,7 +452,10 @@ def test_batches_and_noise_are_sent_without_waiting() -> None:
         draws = [noise.like(sent.image) for _ in range(3)]
         numbers = uniform.uniform((3,), like=sent.image)
     assert (waits.found, waits.uploads) == ([], [])
-    assert {sent.image.device, sent.observed.device, condition.image.device, numbers.device} == {DEVICE}  # type: ignore[union-attr]
+    assert sent.condition.observed is not None
+    assert condition.observed is not None
+    devices = {sent.image.device, sent.condition.observed.device, condition.observed.device, numbers.device}
+    assert devices == {DEVICE}
     again = SeededNoise([1, 2])
     for draw in draws:
         assert torch.equal(draw.inner, again.like(sets.image))

@@ -38,7 +38,7 @@ def test_bound_of_two_tied_bits(num_levels: int) -> None:
 
 
 @pytest.mark.parametrize("t", [1, 3, 8])
-def test_share_of_masked_places(t: int) -> None:
+def test_share_of_masked_codes(t: int) -> None:
     torch.manual_seed(0)
     process = AbsorbingProcess(8, mask=5)
     codes = torch.randint(5, (MANY, 3))
@@ -60,7 +60,7 @@ def test_walking_back_keeps_the_marginals(num_steps: int) -> None:
 
 
 def test_bits_come_back_tied_only_with_many_steps() -> None:
-    """Places drawn at once are independent: half of the pairs disagree after one step, few after many."""
+    """Codes drawn at once are independent: half of the pairs disagree after one step, few after many."""
     wrong = {}
     for num_steps in (1, 16):
         process, noise = AbsorbingProcess(16, mask=2), SeededNoise(range(1000))
