@@ -150,9 +150,9 @@ def _may_be_class(inside: Iterable[Option], text: str) -> bool:
     if "${" not in text:
         return not any(option.takes(text=True) for option in inside)
     # The value that a reference takes was looked at where it stands, unless a text is free there.
-    checked = (reference := REFERENCE.fullmatch(text)) and not takes(None, reference[1], text=True)
-    known = checked and is_option(reference[1])
-    return not (known or FOLDER.fullmatch(text) or any(option.takes(text=False) for option in inside))
+    reference = REFERENCE.fullmatch(text)
+    checked = reference and is_option(reference[1]) and not takes(None, reference[1], text=True)
+    return not (checked or FOLDER.fullmatch(text) or any(option.takes(text=False) for option in inside))
 
 
 def trusted(name: str, packages: tuple[str, ...]) -> bool:
