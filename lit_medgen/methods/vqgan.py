@@ -31,6 +31,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.images.plots import save_usage
 from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PerceptualDistance, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
+from lit_medgen.metrics.paired import spectral_distance
 from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.networks.quantizer import NearestNeighbour, Quantized, Quantizer, perplexity, usage
@@ -296,14 +297,3 @@ class VQGAN(Adversarial, FirstStage):
 def _joined(parts: list[Tensor]) -> list[Tensor]:
     """The parts as a list of one tensor on the CPU, or an empty list on a process without validation images."""
     return [torch.cat(parts).cpu()] if parts else []
-
-
-def spectral_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared difference of the Fourier amplitudes of two batches of images, b c *s -> scalar.
-
-    Unlike L1 it does not punish a small shift of texture (Dhariwal et al. 2020, "Jukebox", section 3.3).
-    """
-    dims = tuple(range(2, x.ndim))
-    with torch.autocast(x.device.type, enabled=False):
-        ours, theirs = (torch.fft.rfftn(image.float(), dim=dims, norm="ortho").abs() for image in (x, y))
-    return functional.mse_loss(ours, theirs)

@@ -21,9 +21,9 @@ from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
 from lit_medgen.methods.absorbing import windows
 from lit_medgen.methods.code_maps import Conditioning, TransformerSize
-from lit_medgen.methods.vqgan import spectral_distance
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors
+from lit_medgen.metrics.paired import spectral_distance
 from lit_medgen.networks import Autoencoder, NearestNeighbour, PatchDiscriminator
 from lit_medgen.networks.quantizer import perplexity
 from lit_medgen.seeds import SeededNoise
