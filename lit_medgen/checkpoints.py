@@ -97,19 +97,19 @@ def _newest_first(paths: Iterable[Path]) -> list[Path]:
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint that is whole, None if there never was one.
 
-    Names those it skips on stderr. InputError if there are checkpoints and none of them is whole: starting afresh
+    Names those it skips on stderr. InputError if there are checkpoints, but none of them is whole: starting afresh
     would throw the run away.
     """
     lost = {path.with_suffix("") for path in folder.glob("step_*.ckpt.sha256")}
-    found = _newest_first(lost.union(saved(folder))) or [path for path in [folder / LAST] if path.is_file()]
-    for path in found:
+    paths = _newest_first(lost.union(saved(folder))) or [path for path in [folder / LAST] if path.is_file()]
+    for path in paths:
         fault = fault_of(path)
         if fault is None:
             return path
         say(f"skipped {path}: {fault}", warning=True)
-    if found or (folder / LAST).is_symlink():
+    if paths or (folder / LAST).is_symlink():
         raise InputError(
-            f"{folder}: none of {len(found)} checkpoints is whole; restore one from a backup, or remove the folder to "
+            f"{folder}: none of {len(paths)} checkpoints is whole; restore one from a backup, or remove the folder to "
             "start afresh."
         )
     return None
@@ -174,8 +174,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint's content; InputError if it is damaged, holds code, or is not ours."""
     if not path.is_file():
         what = "no checkpoint in the folder" if path.is_dir() else "no file"
-        there = saved(path if path.is_dir() else path.parent)
-        example = there[0] if there else "runs/<name>/checkpoints/last.ckpt"
+        others = saved(path if path.is_dir() else path.parent)
+        example = others[0] if others else "runs/<name>/checkpoints/last.ckpt"
         raise MissingDataError(f"--ckpt_path: {what} '{path}'; give a checkpoint, e.g. {example}.")
     if fault := fault_of(path):
         raise InputError(f"{path}: damaged, {fault}; use another one.")

@@ -124,9 +124,9 @@ class Resume(_CheckpointConnector):
 
 def leave_saving_to_callbacks(options: dict[str, Any]) -> None:
     """Sets the options of a trainer so that it saves only as its callbacks say; Lightning would add one of its own."""
-    given = options.get("callbacks")
-    given = given if isinstance(given, list | tuple) else [given]
-    if options.get("enable_checkpointing") is None and not any(isinstance(each, Checkpoint) for each in given):
+    callbacks = options.get("callbacks")
+    callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    if options.get("enable_checkpointing") is None and not any(isinstance(each, Checkpoint) for each in callbacks):
         options["enable_checkpointing"] = False
 
 
@@ -152,7 +152,7 @@ def tell_if_nothing_is_saved(trainer: Trainer) -> None:
 
 def hyperparameters(trainer: Trainer) -> dict[str, Any]:
     """Key -> value, plain data, of what decides each update and the order of samples; before anything is restored."""
-    found: dict[str, Any] = {
+    named: dict[str, Any] = {
         "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
         ACCUMULATE: trainer.accumulate_grad_batches,
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
@@ -160,18 +160,18 @@ def hyperparameters(trainer: Trainer) -> dict[str, Any]:
         "trainer.precision": trainer.precision,
     }
     for name, optimizer in _optimizers(trainer):
-        found[name] = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+        named[name] = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
         for prefix, group in _groups(name, optimizer.param_groups):
             values = group | ({"lr": group["initial_lr"]} if "initial_lr" in group else {})
-            found |= {f"{prefix}.{key}": plain(values[key]) for key in _keys(group)}
+            named |= {f"{prefix}.{key}": plain(values[key]) for key in _keys(group)}
     for name, schedule in _schedules(trainer):
         parts = schedule.lr_lambdas if isinstance(schedule, LambdaLR) else [schedule]
-        found[name] = ", ".join(_text(part, DEPTH) for part in parts)
+        named[name] = ", ".join(_text(part, DEPTH) for part in parts)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMA):
-            found |= {"EMA.decay": callback.decay, "EMA.warmup": callback.warmup}
+            named |= {"EMA.decay": callback.decay, "EMA.warmup": callback.warmup}
     order = getattr(getattr(trainer, "datamodule", None), "order", dict)
-    return found | {f"data.{key}": plain(value) for key, value in order().items()}
+    return named | {f"data.{key}": plain(value) for key, value in order().items()}
 
 
 def plain(value: Any) -> Any:
@@ -209,9 +209,9 @@ def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
     return list(_named(keys, "learning_rate_schedule", schedules))
 
 
-def _named(keys: tuple[str, ...], other: str, things: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    for number, thing in enumerate(things):
-        yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), thing
+def _named(keys: tuple[str, ...], other: str, objects: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for number, each in enumerate(objects):
+        yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), each
 
 
 def _groups(name: str, groups: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -251,12 +251,12 @@ def _refuse_if_fixed(trainer: Trainer, changed: Changes, checkpoint: dict[str, A
 
 def _without_state(trainer: Trainer, checkpoint: dict[str, Any]) -> set[str]:
     """Keys of `NEEDS` that are on, of optimizers whose saved state has not what they read; SGD makes its own."""
-    found: set[str] = set()
+    keys: set[str] = set()
     for (name, optimizer), state in zip(_optimizers(trainer), checkpoint["optimizer_states"], strict=False):
         lacking = {key for key, kept in NEEDS.items() if any(kept not in each for each in state["state"].values())}
         for prefix, group in _groups(name, optimizer.param_groups) if not isinstance(optimizer, SGD) else ():
-            found |= {f"{prefix}.{key}" for key in lacking if group.get(key)}
-    return found
+            keys |= {f"{prefix}.{key}" for key in lacking if group.get(key)}
+    return keys
 
 
 def _configure_states(trainer: Trainer, checkpoint: dict[str, Any], changed: Iterable[str]) -> None:

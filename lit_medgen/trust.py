@@ -159,17 +159,17 @@ def trusted(name: str, packages: tuple[str, ...]) -> bool:
     """Whether a path starts in one of the packages and stays there: not so lit_medgen.stopping.subprocess.Popen."""
     if not name.startswith(packages):
         return False
-    found, path = None, ""
+    value, path = None, ""
     for part in name.split("."):
         path = f"{path}.{part}" if path else part
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             try:
                 imported = import_module(path)
             except Exception:  # a user's own file may raise anything
                 return True  # it cannot be imported, as whoever needs it will say
-        found = getattr(found, part) if hasattr(found, part) else imported
+        value = getattr(value, part) if hasattr(value, part) else imported
         on_the_way = any(package.startswith(f"{path}.") for package in packages)  # torch, of torch.optim
-        if isinstance(found, ModuleType) and not on_the_way and not f"{found.__name__}.".startswith(packages):
+        if isinstance(value, ModuleType) and not on_the_way and not f"{value.__name__}.".startswith(packages):
             return False
     return True
 

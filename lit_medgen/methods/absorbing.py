@@ -34,7 +34,7 @@ from lit_medgen.training.method import default_optimizer
 
 
 class Absorbing(CodeMaps):
-    """Absorbing diffusion.
+    """Absorbing diffusion on the code maps of a first stage.
 
     Args:
         first_stage: checkpoint of the VQGAN.
