@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tiny_run import ROOT
 
+from lit_medgen.methods import Method
+
 LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "seeds", "signals"}
 TEXTS = {"errors", "arguments", "options"}
 TRAINING = LEAVES | {"checkpoints", "diffusion", "images", "metrics", "networks"}
@@ -137,9 +139,8 @@ def part_of(file: str) -> str:
     return first if first == "data_modules" else f"{first}/{second}"
 
 
-OURS = [
-    one for folder in ("lit_medgen", "data_modules") for path in (ROOT / folder).rglob("*.py") for one in imports(path)
-]
+FILES = [path for folder in ("lit_medgen", "data_modules") for path in (ROOT / folder).rglob("*.py")]
+OURS = [one for path in FILES for one in imports(path)]
 
 
 def of_ours() -> Iterator[tuple[Import, str]]:
@@ -185,3 +186,59 @@ print([name for name in ("torch", "lightning", "matplotlib.figure", "nilearn") i
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+FOREIGN_OBJECTS = {
+    "lit_medgen/cli": "the parsers of verbs, which jsonargparse makes",
+    "lit_medgen/images/dicom_writer": "pydicom's data sets",
+    "lit_medgen/resuming": "arguments of Lightning's callbacks",
+    "lit_medgen/speed": "PyTorch's switches, the layout of weights",
+}
+"""Files that set attributes of objects that are not theirs, and whose they are."""
+
+
+def test_no_attribute_is_set_from_outside() -> None:
+    """What an object must know of others it takes by a method or an argument: nobody sets its attributes."""
+    found = {(str(path.relative_to(ROOT).with_suffix("")), name) for path in FILES for name in set_outside(path)}
+    assert not {name for name in found if name[0] not in FOREIGN_OBJECTS}
+    assert {file for file, _ in found} == FOREIGN_OBJECTS.keys()
+
+
+def set_outside(path: Path) -> Iterator[str]:
+    """Attributes that functions of a file set on what they did not make themselves, e.g. `model.spec`."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        targets, own = list[ast.expr](), {"self", "cls"}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr":
+                targets.append(ast.Attribute(node.args[0], "..."))
+            elif isinstance(node, ast.Assign):
+                targets += [
+                    each for one in node.targets for each in (one.elts if isinstance(one, ast.Tuple) else [one])
+                ]
+            elif isinstance(node, ast.NamedExpr | ast.AugAssign | ast.AnnAssign):
+                targets.append(node.target)
+        own |= {target.id for target in targets if isinstance(target, ast.Name)}
+        for target in targets:
+            root = target
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if isinstance(target, ast.Attribute) and not (isinstance(root, ast.Name) and root.id in own):
+                yield ast.unparse(target)
+
+
+def test_nobody_asks_of_what_class_a_method_is() -> None:
+    """`Method` and `Generator` are contracts; all else is asked by their attributes and hooks."""
+    kinds = {kind.__name__ for kind in kinds_of(Method) if kind.__module__.startswith("lit_medgen.")}
+    kinds -= {"Method", "Generator"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+                names = {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+                assert not names & kinds, f"{path}: {ast.unparse(node)}"
+
+
+def kinds_of(parent: type) -> set[type]:
+    """A class and all classes that inherit from it."""
+    return {parent}.union(*(kinds_of(child) for child in parent.__subclasses__()))
