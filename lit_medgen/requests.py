@@ -70,9 +70,9 @@ class Asked:
             raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is given that images could be made from."""
-        return not (self.attributes or self.label_maps or self.sources or self.table or self.like)
+    def needs_people(self) -> bool:
+        """Whether neither files nor people are given that images could be made from."""
+        return not (self.label_maps or self.sources or self.table or self.like)
 
 
 def _are_seeds(seeds: Sequence[int]) -> bool:

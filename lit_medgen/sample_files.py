@@ -145,7 +145,7 @@ class Samples:
     """
 
     images: Images
-    made_from: list[dict[str, Any]]
+    made_from: Sequence[Mapping[str, Any]]
 
 
 def read_samples(folder: Path, spec: DataSpec) -> Samples:

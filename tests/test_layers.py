@@ -58,9 +58,10 @@ ARROWS = {
     "lit_medgen/speed": LEAVES,
     "lit_medgen/stopping": LEAVES,
     "lit_medgen/sweep": CALLBACKS | {"callbacks", "stopping", "trust"},
-    "lit_medgen/trainer": TRAINER,
+    "lit_medgen/trainer": TRAINER | {"verbs"},
     "lit_medgen/training": TRAINING,
     "lit_medgen/trust": TEXTS,
+    "lit_medgen/verbs": CALLBACKS | {"callbacks"},
     "lit_medgen/words": TEXTS | {"checkpoints", "mistakes", "trust"},
 }
 """Package or file -> what it may import of ours besides itself, by the same names (without lit_medgen/)."""

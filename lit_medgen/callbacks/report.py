@@ -16,8 +16,10 @@ from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.evaluation import checks
 from lit_medgen.evaluation.report import CPU, Maker, evaluate
+from lit_medgen.sample_files import Samples
 from lit_medgen.sampling import like_people, paired, samples
 from lit_medgen.training.generator import Generator
+from lit_medgen.training.method import Method
 
 
 class Report(Callback):
@@ -60,17 +62,9 @@ class Report(Callback):
 
     def _report(self, trainer: Trainer, model: Generator, folder: Path) -> None:
         requests = like_people(model, model.data, "test", self.num)
-        images = Images.of(torch.cat(list(samples(model, requests, self.batch_size))))
-        report = score(
-            images,
-            requests.made_from,
-            model,
-            model.data,
-            folder,
-            source(trainer),
-            self.features,
-            device=trainer.strategy.root_device,
-        )
+        images = torch.cat(list(samples(model, requests, self.batch_size)))
+        made, device = Samples(Images.of(images), requests.made_from), trainer.strategy.root_device
+        report = score(made, model, model.data, folder, source(trainer), self.features, device=device)
         for logger in trainer.loggers:
             logger.log_metrics(logged(report), step=trainer.global_step)
 
@@ -86,8 +80,7 @@ def source(trainer: Trainer) -> str:
 
 
 def score(
-    images: Images,
-    made_from: Sequence[Mapping[str, Any]],
+    samples: Samples,
     model: Generator,
     data: TrainingData,
     folder: Path,
@@ -95,13 +88,12 @@ def score(
     features: str,
     seconds_per_image: float | None = None,
     device: torch.device | None = None,
-    trained: bool = True,
+    has_weights: bool = True,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.report` writes it.
 
     Args:
-        images: the samples.
-        made_from: what each was made from, as the manifest says; by the key of the data's image, its target is found.
+        samples: with what each was made from: by the key of the data's image, its target is found.
         model: what made them.
         data: set up.
         folder: of the report.
@@ -109,7 +101,7 @@ def score(
         features: as `evaluate --features`.
         seconds_per_image: over all processes together.
         device: where scores are computed; None: the CPU.
-        trained: the model has its weights, so it has scores of its own.
+        has_weights: the model is the trained one, which may have scores of its own.
     """
     maker = Maker(
         type(model).__name__,
@@ -117,14 +109,18 @@ def score(
         seconds_per_image=seconds_per_image,
         seams=model.seams(),
         prior=model.prior_samples,
-        scores=model.scores if trained else None,
+        scores=model.scores if has_weights else None,
     )
-    targets = targets_of(made_from, data) if paired(model) else None
+    images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) else None
     if targets is not None:
         people = data.images("test", one_per_person=True).people
-        whose = ["" if target is None else people[target] for target in targets]
-        images = replace(images, people=whose)
+        images = replace(images, people=["" if target is None else people[target] for target in targets])
     return evaluate(images, data, folder, maker, source, features, targets, device or CPU)
+
+
+def score_alone(model: Method, data: TrainingData, folder: Path, source: str) -> dict[str, Any]:
+    """The report of a method that makes no images: its own scores."""
+    return evaluate(None, data, folder, Maker(type(model).__name__, scores=model.scores), source)
 
 
 def targets_of(made_from: Sequence[Mapping[str, Any]], data: TrainingData) -> list[int | None]:

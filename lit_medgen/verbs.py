@@ -1,0 +1,199 @@
+"""The verbs `sample` and `evaluate`, on a trainer, so that they run on its devices and processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from lit_medgen.batch import DataSpec, Request, Requests, Split
+from lit_medgen.callbacks.report import check_report, logged, refuse_unfit, score, score_alone
+from lit_medgen.callbacks.sample_writer import SampleWriter
+from lit_medgen.checkpoints import behind_link, read_spec, restore
+from lit_medgen.errors import InputError
+from lit_medgen.images.origin import WRITTEN
+from lit_medgen.output import say
+from lit_medgen.requests import Asked, requested
+from lit_medgen.sample_files import Format, read_samples, spec_of
+from lit_medgen.sampling import like_people, origin
+from lit_medgen.training.frozen import refuse_other_people
+from lit_medgen.training.generator import Generator
+from lit_medgen.training.method import Method
+
+if TYPE_CHECKING:
+    from data_modules.base import MedicalDataModule
+
+
+class Verbs(L.Trainer):
+    """Lightning's trainer with two more verbs."""
+
+    def sample(
+        self,
+        model: Method,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        num: int | None = None,
+        seeds: list[int] | int | None = None,
+        batch_size: int = 4,
+        out: str = "samples",
+        format: Format | None = None,
+        attributes: dict[str, float | None] | None = None,
+        label_maps: str | None = None,
+        sources: str | None = None,
+        given: list[int] | None = None,
+        requests: str | None = None,
+        like: Split | None = None,
+    ) -> None:
+        """Make images from a checkpoint.
+
+        Args:
+            model: the method; from the checkpoint unless given.
+            datamodule: the people of `like`; nothing else reads data.
+            ckpt_path: the checkpoint to sample from.
+            num: how many images, with seeds 0, 1, ...; 8, or as many as there are files or people to make them from.
+            seeds: the seeds (or one), instead of `num`.
+            batch_size: images made at once.
+            out: folder for the images and `manifest.csv`.
+            format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
+            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that is made from it, in
+                the range of its training people; null is unknown.
+            label_maps: a folder of label maps, one image is made from each.
+            sources: a folder of source images, one image is made from each; with several channels a folder for each.
+            given: numbers of the slices of each source that are given; the others are made to fit them.
+            requests: a CSV file with a row for each image: columns seed, label_map, source (files), given, and
+                attributes by name.
+            like: images like the people of this part of the data, from what theirs are made from.
+        """
+        if ckpt_path is None:
+            raise InputError(
+                "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
+            )
+        ckpt_path = behind_link(ckpt_path)
+        _refuse_below_one("--batch_size", batch_size)
+        generator = _generator(model)
+        asked = Asked(
+            *(num, [seeds] if isinstance(seeds, int) else seeds, attributes),
+            *(label_maps, sources, given, requests, like),
+        )
+        if generator.required and asked.needs_people and datamodule is not None:
+            asked = replace(asked, like="test")
+        if asked.like and datamodule is not None:
+            datamodule.prepare_data()
+            datamodule.setup("test")
+        spec = read_spec(Path(ckpt_path)) or generator.needed_spec()
+        wanted = requested(asked, generator, spec, datamodule if asked.like else None)  # type: ignore[arg-type]
+        self._write_samples(generator, wanted, batch_size, Path(out), format, ckpt_path)
+        say(f"{len(wanted)} {WRITTEN[origin(wanted.parts)].format(out)}")
+
+    def evaluate(
+        self,
+        model: Method,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        samples: str | None = None,
+        num: int | None = None,
+        batch_size: int = 4,
+        out: str = "report",
+        features: str = "learned",
+    ) -> None:
+        """Score samples against the test people and write report.json, report.md and figures.
+
+        Args:
+            model: the method; from the checkpoint unless given.
+            datamodule: the real images.
+            ckpt_path: sample from this checkpoint.
+            samples: or read samples from this folder, which `sample` wrote.
+            num: how many samples are drawn; None: as many as there are test people. Read samples are all used.
+            batch_size: images made at once.
+            out: folder of the report.
+            features: what Fréchet distance and other scores of features are made of: `learned` (a network trained on
+                the training people, kept beside the prepared data), a TorchScript file (inception-2015-12-05.pt gives
+                what papers call FID), or `none`.
+        """
+        if (ckpt_path is None) == (samples is None):
+            raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
+        if datamodule is None:
+            raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
+        _refuse_below_one("--batch_size", batch_size)
+        _refuse_below_one("--num", 1 if num is None else num)
+        if self.is_global_zero:
+            check_report(Path(out))
+        data: MedicalDataModule = datamodule  # type: ignore[assignment]
+        data.prepare_data()
+        data.setup("test")
+        ckpt_path = behind_link(ckpt_path) if ckpt_path else None
+        trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
+        refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
+        model.take_spec(data.spec)
+        device = self.strategy.root_device
+        if not isinstance(model, Generator):
+            if ckpt_path is None:
+                raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
+            restore(model, Path(ckpt_path))
+            report = score_alone(model.to(device).eval(), data, Path(out), ckpt_path)
+        else:
+            folder, seconds = Path(samples or Path(out, "samples")), None
+            if ckpt_path is not None:
+                requests = like_people(model, data, "test", num)
+                refuse_unfit(model, data, requests, features)
+                _refuse_other_size(ckpt_path, trained, data.spec)
+                seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
+            if not self.is_global_zero:
+                return
+            source, has_weights = ckpt_path or str(folder), ckpt_path is not None
+            written = read_samples(folder, data.spec)
+            report = score(written, model, data, Path(out), source, features, seconds, device, has_weights)
+        for logger in self.loggers:
+            logger.log_metrics(logged(report))
+
+    def _write_samples(
+        self, model: Generator, requests: Requests, batch_size: int, out: Path, format: Format | None, ckpt_path: str
+    ) -> float:
+        """All that is asked for, made by all processes, as files; the seconds it took."""
+        writer = SampleWriter(out, format, requests, Path(ckpt_path))
+        self.callbacks.append(writer)  # type: ignore[attr-defined]
+        try:
+            data = _Requested(requests, batch_size)
+            self.predict(model, datamodule=data, ckpt_path=ckpt_path, return_predictions=False)
+        finally:
+            self.callbacks.remove(writer)  # type: ignore[attr-defined]
+        return writer.seconds
+
+
+class _Requested(L.LightningDataModule):
+    """Requests in batches, dealt out over the processes."""
+
+    def __init__(self, requests: Requests, batch_size: int) -> None:
+        super().__init__()
+        self.requests, self.batch_size = requests, batch_size
+
+    def predict_dataloader(self) -> DataLoader[Request]:
+        """This process's share."""
+        assert self.trainer is not None
+        mine = range(self.trainer.global_rank, len(self.requests), self.trainer.world_size)
+        return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
+
+
+def _refuse_other_size(ckpt_path: str, trained: DataSpec | None, spec: DataSpec) -> None:
+    """InputError if the model of a checkpoint makes images that cannot be compared with those of the data."""
+    if trained and trained.size != tuple(spec.size):
+        raise InputError(
+            f"--ckpt_path {ckpt_path}: its images have size {trained.size}, but those of the data have "
+            f"{tuple(spec.size)}; use the data it was trained on."
+        )
+
+
+def _refuse_below_one(option: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{option} is {value}; give 1 or more.")
+
+
+def _generator(model: Method) -> Generator:
+    if not isinstance(model, Generator):
+        raise InputError(
+            f"model.class_path: {type(model).__name__} makes no images; sample and evaluate need a generator."
+        )
+    return model
