@@ -90,7 +90,7 @@ class Condition:
         }
         gone = {name: None for part, names in kept.items() if part not in parts for name in names}
         values = {name: value for name, value in self.attributes.items() if name in attributes}
-        return replace(self, attributes=values if "attributes" in parts else {}, **gone)  # type: ignore[arg-type]
+        return replace(self, attributes=values if "attributes" in parts else {}, **gone)
 
     @property
     def parts(self) -> set[Part]:

@@ -10,21 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lit_medgen.axes import AXES
 from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError, MissingDataError, describe
-from lit_medgen.images import DICOM_SUFFIXES, read_image
-from lit_medgen.sample_files import read_voxels, scaled
+from lit_medgen.request_files import listed_images, read_label_map, read_source
 from lit_medgen.sampling import checked_attributes, given_slices, like_people, refuse_unfit_parts, without_conditions
 from lit_medgen.training.generator import Generator
 
 NUM = 8
 """Images that are made where neither their number nor anything that they are made from is given."""
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".png", *DICOM_SUFFIXES)
 COLUMNS = ("seed", "label_map", "source", "given")
 """Columns of a table of requests that are no attributes."""
 
@@ -167,7 +163,7 @@ def _refuse_missing_slices(slices: Sequence[int], spec: DataSpec, where: str) ->
 def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
     """One request for each label map or source of a folder; of both, those of the same name belong together."""
     folders = {"label_map": asked.label_maps, "source": asked.sources}
-    files = {name: _listed(f"--{name}s", Path(folder)) for name, folder in folders.items() if folder}
+    files = {name: listed_images(f"--{name}s", Path(folder)) for name, folder in folders.items() if folder}
     names = sorted(next(iter(files.values())))
     for name, listed in files.items():
         if sorted(listed) != names:
@@ -175,7 +171,7 @@ def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
             raise InputError(
                 f"--{name}s {folders[name]}: {other!r} is in one of the two folders only; name files alike."
             )
-    rows = [{name: listed[stem] for name, listed in files.items()} for stem in names]
+    rows: list[dict[str, Any]] = [{name: listed[stem] for name, listed in files.items()} for stem in names]
     if asked.given is not None:
         rows = [{**row, "given": list(asked.given)} for row in rows]
     seeds = asked.seeds or range(len(rows) if asked.num is None else asked.num)
@@ -184,19 +180,6 @@ def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
     if len(seeds) < len(rows):
         raise InputError(f"--seeds: {len(seeds)} for {len(rows)} files; give one for all, or one for each.")
     return _of_rows([rows[i % len(rows)] for i in range(len(seeds))], seeds, model, spec)
-
-
-def _listed(option: str, folder: Path) -> dict[str, Path]:
-    """Name -> file, or folder of a DICOM series or of an image's channels; MissingDataError if there are none."""
-    if not folder.is_dir():
-        raise MissingDataError(f"{option}: no folder '{folder}'.")
-    paths = [path for path in folder.iterdir() if path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)]
-    named = {path.name.partition(".")[0]: path for path in sorted(paths) if not path.name.startswith(".")}
-    if not named:
-        raise MissingDataError(f"{option} {folder}: no images there; expected {', '.join(IMAGE_SUFFIXES)} or folders.")
-    if len(named) < len([path for path in paths if not path.name.startswith(".")]):
-        raise InputError(f"{option} {folder}: two files have the same name but for their suffix; rename one.")
-    return named
 
 
 def _from_table(path: Path, model: Generator, spec: DataSpec) -> Requests:
@@ -210,9 +193,8 @@ def _from_table(path: Path, model: Generator, spec: DataSpec) -> Requests:
         raise InputError(f"--requests {path}: no CSV file ({describe(error)}).") from error
     if not rows:
         raise InputError(f"--requests {path}: no rows; give a header and a row for each image.")
-    read = [
-        _read_row(row, f"--requests {path}, row {number}", path.parent, model, spec) for number, row in _numbered(rows)
-    ]
+    numbered = enumerate(rows, start=2)  # as an editor shows them, below the header
+    read = [_read_row(row, f"--requests {path}, row {k}", path.parent, model, spec) for k, row in numbered]
     seeds = [seed for seed, _ in read]
     given = [seed for seed in seeds if seed is not None]
     if given and len(given) < len(seeds):
@@ -220,12 +202,8 @@ def _from_table(path: Path, model: Generator, spec: DataSpec) -> Requests:
     return _of_rows([row for _, row in read], given or range(len(read)), model, spec)
 
 
-def _numbered(rows: Sequence[dict[str, str]]) -> list[tuple[int, dict[str, str]]]:
-    return list(enumerate(rows, start=2))  # as an editor shows them, below the header
-
-
 def _read_row(
-    row: Mapping[str | None, Any], where: str, folder: Path, model: Generator, spec: DataSpec
+    row: Mapping[Any, Any], where: str, folder: Path, model: Generator, spec: DataSpec
 ) -> tuple[int | None, dict[str, Any]]:
     """The seed of a row of a table, and what the image is made from; InputError for cells that say nothing sensible."""
     if None in row or None in row.values():
@@ -259,10 +237,9 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Gen
     """Requests of what each image is made from: paths of label map and source, given slices, attributes by name."""
     parts: set[Part] = set()
     for row in rows:
-        parts |= {part for part in ("label_map", "source") if part in row}  # type: ignore[misc]
+        parts |= {"label_map"} if "label_map" in row else set()
+        parts |= {"image"} if "given" in row else {"source"} if "source" in row else set()
         parts |= {"attributes"} if any(name in row for name in model.attributes) else set()
-        if "given" in row:
-            parts = parts - {"source"} | {"image"}
     refuse_unfit_parts(model, parts)
 
     def read(index: int) -> Request:
@@ -293,63 +270,6 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         else:
             condition = replace(condition, source=source)
     return Request([seed], condition, affine=affine)
-
-
-def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
-    """1 1 *s, int64, the classes in a file, and its affine, 1 4 4; InputError for another size or unknown classes."""
-    classes, affine = _read_file(path, len(spec.size))
-    if classes.shape != tuple(spec.size):
-        raise InputError(f"{path}: a label map of {classes.shape}; expected {tuple(spec.size)}, as it was trained on.")
-    values, counts = np.unique(classes, return_counts=True)
-    known = range(len(spec.classes))
-    unknown = [f"{value:g} ({count} voxels)" for value, count in zip(values, counts, strict=True) if value not in known]
-    if unknown:
-        raise InputError(
-            f"{path}: classes {', '.join(unknown[:5])} are not those of the training maps, 0 to {len(known) - 1} "
-            f"({', '.join(spec.classes)})."
-        )
-    return torch.from_numpy(classes.astype(np.int64))[None, None], affine
-
-
-def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
-    """1 c *s in [-1, 1], a source image, and its affine, 1 4 4.
-
-    A folder without DICOM slices in it holds one file for each channel, in the order of their names. InputError for
-    another size or number of channels than the model was trained on, and for values outside the data's window.
-    """
-    size, num_channels = spec.source_size or tuple(spec.size), spec.source_channels or spec.channels
-    files = [path]
-    if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in path.iterdir()):
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    if len(files) != num_channels:
-        raise InputError(f"{path}: {len(files)} channels; expected {num_channels}, as it was trained on.")
-    channels = [_read_channel(file, size, spec) for file in files]
-    return torch.stack([image for image, _ in channels], dim=1), channels[0][1]
-
-
-def _read_channel(path: Path, size: tuple[int, ...], spec: DataSpec) -> tuple[Tensor, Tensor | None]:
-    try:
-        values, affine, window = read_voxels(path, spec)
-        if values.shape != tuple(size):
-            raise ValueError(f"a source of {values.shape}; expected {tuple(size)}, as it was trained on")
-        return scaled(values, window, spec)[None], _as_affine(affine)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {describe(error)}.") from error
-
-
-def _read_file(path: Path, dim: int) -> tuple[np.ndarray, Tensor | None]:
-    """The values of a file or of a folder of DICOM slices, and the affine of a volume."""
-    try:
-        values, affine = read_image(sorted(path.iterdir()) if path.is_dir() else path, flat=dim == 2)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {describe(error)}.") from error
-    values = values[..., 0] if dim == 2 and values.ndim == 3 and values.shape[-1] == 1 else values
-    return values, _as_affine(affine)
-
-
-def _as_affine(affine: np.ndarray) -> Tensor | None:
-    """1 4 4, of a volume; None for a 2D image, whose file says nothing of where it lies."""
-    return torch.from_numpy(affine)[None] if affine.shape == (4, 4) else None
 
 
 def as_json(row: Mapping[str, Any]) -> str:

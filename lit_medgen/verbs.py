@@ -74,10 +74,8 @@ class Verbs(L.Trainer):
         ckpt_path = behind_link(ckpt_path)
         _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
-        asked = Asked(
-            *(num, [seeds] if isinstance(seeds, int) else seeds, attributes),
-            *(label_maps, sources, given, requests, like),
-        )
+        listed = [seeds] if isinstance(seeds, int) else seeds
+        asked = Asked(num, listed, attributes, label_maps, sources, given, requests, like)
         if generator.required and asked.needs_people and datamodule is not None:
             asked = replace(asked, like="test")
         if asked.like and datamodule is not None:
