@@ -18,7 +18,7 @@ from typing import Any
 
 from data_modules.base import MedicalDataModule
 from data_modules.listing import READ, count_suffixes, is_dicom, is_image
-from data_modules.store import Rejected, Scan
+from data_modules.sources import Rejected, Scan
 from data_modules.tables import SEX, Table, read_table
 from lit_medgen.errors import InputError
 from lit_medgen.images.dicom import group_by_series

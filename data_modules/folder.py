@@ -8,7 +8,7 @@ from typing import Any
 
 from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, suffix_of
-from data_modules.store import Rejected, Scan, partner_of
+from data_modules.sources import Rejected, Scan, partner_of
 from data_modules.tables import identifier, is_missing, read_table
 from lit_medgen.images.dicom import group_by_series, header_of
 

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from data_modules.store import Rejected, partner_of
+from data_modules.sources import Rejected, partner_of
 from lit_medgen.errors import InputError, raise_fault_of_machine
 from lit_medgen.images import DICOM_SUFFIXES, begins_as_dicom
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_modules.listing import READ, Tree, count_suffixes, suffix_of
-from data_modules.store import Record, Rejected, Scan
+from data_modules.records import Record
+from data_modules.sources import Rejected, Scan, Series, ZipMember, source_of
 
 MANY = 8
 """Folders or kinds of names; more are summed up."""
@@ -67,17 +68,17 @@ def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:
         root: folder of the raw data.
         owner: name the folders.
     """
-    places = [_below(scan.place, root) for scan in scans]
-    folders = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else "./" for path in places)
+    paths = [_below(scan.path, root) for scan in scans]
+    folders = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else "./" for path in paths)
     names = [_kind(scan) for scan in scans]
     lines = [f"images by folder: {_counted(folders, owner)}; by name: {_counted(Counter(names), True)}"]
-    labels = Counter(name for name, path in zip(names, places, strict=True) if _is_label(path))
+    labels = Counter(name for name, path in zip(names, paths, strict=True) if _is_label(path))
     if labels:
         lines.append(
             f"warning: masks are among the images: {labels.total()} of {len(scans)} names are those of label maps or "
             f"masks ({_counted(labels, True)}); give a data.init_args.pattern that leaves them out."
         )
-    brains = [BRAIN in map(str.lower, _words(path.name)) for path in places if not _is_label(path)]
+    brains = [BRAIN in map(str.lower, _words(path.name)) for path in paths if not _is_label(path)]
     if any(brains) and not all(brains):
         lines.append(
             f"warning: raw heads seem to be among the brains: {brains.count(False)} of {len(scans)} names do not say "
@@ -115,10 +116,12 @@ def _below(path: Path, root: Path) -> Path:
 
 def _kind(scan: Scan) -> str:
     """`*_T1w.nii.gz`, with the words of a name that say its kind."""
-    if isinstance(scan.source, list):
+    source = source_of(scan.source)
+    if isinstance(source, Series):
         return "DICOM series"
-    known = [word for word in _words(scan.source.name) if KINDS.fullmatch(word) or LABELS.fullmatch(word)]
-    return "".join(["*", *(f"_{word}" for word in known), suffix_of(scan.source)])
+    file = Path(source.member) if isinstance(source, ZipMember) else source.path
+    known = [word for word in _words(file.name) if KINDS.fullmatch(word) or LABELS.fullmatch(word)]
+    return "".join(["*", *(f"_{word}" for word in known), suffix_of(file)])
 
 
 def _is_label(path: Path) -> bool:

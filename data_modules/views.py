@@ -1,61 +1,124 @@
-"""Which slices of a volume make a training item: one (2D methods), or the sets C (condition) and P (target) of cDPM.
+"""Views: which part of a stored image an item shows, for training and for evaluation.
 
-A draw is a pure function of its generator, which the data set seeds from (seed, position), so the sets are known
-before a file is read and a resumed run draws the same ones. Facts: Peng et al. 2023, section 2.2; the authors'
-port and Harvey et al. 2022, "Flexible Diffusion Modeling of Long Videos", section 4.
+A whole volume (or 2D image), one of its slices (2D methods), sets C (given) and P (target) of its slices (cDPM), or a
+crop. The label map and the other sources of an image are read through the view of the image.
+
+A draw is a pure function of its generator, which the data set seeds from (seed, position), so what is shown is known
+before a file is read and a resumed run draws the same.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from lit_medgen.batch import PADDING
+from data_modules.store import Record
+from lit_medgen.batch import AXES, DataSpec
 from lit_medgen.errors import InputError
+
+Selection = TypeVar("Selection")
+"""What names a part of an image: the number of a slice, a set of slices, the first voxel of a crop."""
+Read = Callable[[np.ndarray | None], np.ndarray]
+"""Numbers of slices -> n a b, those slices alone, the axes left in the order x y z; None -> the image x y z or x y."""
 
 
 @dataclass(frozen=True)
-class Slices:
-    """A set of slices in a fixed number of places.
+class Grid:
+    """The voxels of a stored image.
 
     Attributes:
-        index: n, int64; `PADDING` at the end where the set is smaller than the number of places.
-        observed: n, bool; true for condition slices.
+        size: along x, y, z, or along x, y of a 2D image.
+        axis: "axial", "coronal" or "sagittal", along which its slices are stacked; "" for 2D images.
     """
 
-    index: np.ndarray
-    observed: np.ndarray
+    size: tuple[int, ...]
+    axis: str
 
-    @classmethod
-    def of(cls, condition: list[int], target: list[int], places: int) -> Slices:
-        """Sorted by index, padded to `places`."""
-        both = sorted([(i, True) for i in condition] + [(i, False) for i in target])
-        padding = [(PADDING, False)] * (places - len(both))
-        index, observed = zip(*both, *padding, strict=True)
-        return cls(np.array(index, dtype=np.int64), np.array(observed))
+    @property
+    def stacked(self) -> int:
+        """The axis along which slices are stacked, 0 to 2; 0 for 2D images."""
+        return AXES[self.axis] if self.axis else 0
+
+    @property
+    def num_slices(self) -> int:
+        """Slices along that axis."""
+        return self.size[self.stacked]
+
+    @property
+    def plane(self) -> list[int]:
+        """The other axes."""
+        return [axis for axis in range(len(self.size)) if axis != self.stacked]
 
 
-class SliceDraw(ABC):
-    """Draws slices of a volume: the sets C and P, unless it is a `OneSlice`.
-
-    Args:
-        max_slices: tau_max, the most slices that C and P have together.
-    """
-
-    def __init__(self, max_slices: int = 20) -> None:
-        if max_slices < 1:
-            raise ValueError(f"slices.init_args.max_slices is {max_slices}; give at least 1.")
-        self.max_slices = max_slices
+class View(ABC, Generic[Selection]):
+    """Which part of a stored image an item shows."""
 
     @abstractmethod
-    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
-        """Sets from a volume of `num_slices`."""
+    def spec(self, stored: DataSpec, axis: str) -> DataSpec:
+        """The facts of the items from those of the stored images; InputError if the view does not fit them."""
+
+    @abstractmethod
+    def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> Selection:
+        """The part of an image that a training item shows."""
+
+    @abstractmethod
+    def evaluated(self, grid: Grid, record: Record) -> Sequence[Selection]:
+        """The parts of an image that evaluation looks at."""
+
+    @abstractmethod
+    def every(self, grid: Grid, record: Record) -> Sequence[Selection]:
+        """All parts of an image that training can see, for a latent store; InputError if they cannot be listed."""
+
+    @abstractmethod
+    def read(self, read: Read, grid: Grid, selection: Selection, padding: float) -> np.ndarray:
+        """The part of an image, n h w or x y z or x y; `padding` where the view leaves the image or holds no slice."""
+
+    def affine(self, affine: np.ndarray, grid: Grid, selection: Selection) -> np.ndarray:
+        """Voxel to world of the part from that of the image, 4 4; a set of slices keeps that of the volume."""
+        return affine
+
+    def slice_index(self, selection: Selection) -> np.ndarray | None:
+        """n, int64: the numbers of the slices shown; None where items are no slices."""
+        return None
+
+    def observed(self, selection: Selection) -> np.ndarray | None:
+        """n, bool: which of the slices shown are given; None where none ever is."""
+        return None
+
+    def num_voxels(self, grid: Grid) -> int:
+        """Voxels of an item."""
+        return math.prod(grid.size)
 
 
-class OneSlice(SliceDraw):
+class Volume(View[None]):
+    """The whole volume, or the whole 2D image."""
+
+    def spec(self, stored: DataSpec, axis: str) -> DataSpec:
+        """The facts of the stored images."""
+        return stored
+
+    def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> None:
+        """The whole."""
+
+    def evaluated(self, grid: Grid, record: Record) -> Sequence[None]:
+        """The whole."""
+        return [None]
+
+    def every(self, grid: Grid, record: Record) -> Sequence[None]:
+        """The whole."""
+        return [None]
+
+    def read(self, read: Read, grid: Grid, selection: None, padding: float) -> np.ndarray:
+        """The image x y z or x y."""
+        return read(None)
+
+
+class OneSlice(View[int]):
     """A single slice as an image in 2D, every one of the middle slices as likely as the others.
 
     Args:
@@ -64,120 +127,180 @@ class OneSlice(SliceDraw):
     """
 
     def __init__(self, middle: int | None = None, per_person: int = 4) -> None:
-        super().__init__(1)
         for name, value in (("middle", middle), ("per_person", per_person)):
             if value is not None and value < 1:
-                raise ValueError(f"slices.init_args.{name} is {value}; give at least 1.")
+                raise ValueError(f"view.init_args.{name} is {value}; give at least 1.")
         self.middle, self.per_person = middle, per_person
+
+    def spec(self, stored: DataSpec, axis: str) -> DataSpec:
+        """Images of the plane's size."""
+        refuse_2d(stored)
+        grid = Grid(stored.size, axis)
+        self.evaluated_of(grid.num_slices)  # refused here, before a worker does
+        size, spacing_mm = (tuple(sides[axis] for axis in grid.plane) for sides in (stored.size, stored.spacing_mm))
+        sources = Grid(sources_of_slices(stored, grid), axis)
+        return replace(
+            stored,
+            size=size,
+            spacing_mm=spacing_mm,
+            orientation="",
+            source_size=tuple(sources.size[axis] for axis in sources.plane) if sources.size else (),
+        )
 
     def used(self, num_slices: int) -> np.ndarray:
         """The slices that can be drawn, in order; InputError if there are fewer than `middle`."""
         middle = self.middle or num_slices
         if middle > num_slices:
-            raise InputError(f"data.init_args.slices.init_args.middle is {middle}, but there are {num_slices} slices.")
+            raise InputError(f"data.init_args.view.init_args.middle is {middle}, but there are {num_slices} slices.")
         return np.arange(middle) + (num_slices - middle) // 2
 
-    def evaluated(self, num_slices: int) -> np.ndarray:
+    def evaluated_of(self, num_slices: int) -> np.ndarray:
         """The slices of each person that evaluation looks at: the middles of equal parts of those used."""
         used = self.used(num_slices)
         if self.per_person > len(used):
             raise InputError(
-                f"data.init_args.slices.init_args.per_person is {self.per_person}, but {len(used)} slices are used."
+                f"data.init_args.view.init_args.per_person is {self.per_person}, but {len(used)} slices are used."
             )
         return used[((np.arange(self.per_person) + 0.5) / self.per_person * len(used)).astype(int)]
 
-    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
-        """One slice from a volume of `num_slices`."""
-        return Slices.of([], [int(random.choice(self.used(num_slices)))], 1)
+    def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> int:
+        """The number of a slice."""
+        return int(random.choice(self.used(grid.num_slices)))
+
+    def evaluated(self, grid: Grid, record: Record) -> Sequence[int]:
+        """As many as `per_person`."""
+        return self.evaluated_of(grid.num_slices).tolist()
+
+    def every(self, grid: Grid, record: Record) -> Sequence[int]:
+        """All that can be drawn."""
+        return self.used(grid.num_slices).tolist()
+
+    def read(self, read: Read, grid: Grid, selection: int, padding: float) -> np.ndarray:
+        """Along the plane's first axis, and against its second, which in every 2D image goes down: so up stays up."""
+        return read(np.array([selection]))[0, :, ::-1]
+
+    def affine(self, affine: np.ndarray, grid: Grid, selection: int) -> np.ndarray:
+        """Of the slice as an image x y, 4 4."""
+        across, down = grid.plane
+        first = np.zeros(3)
+        first[grid.stacked], first[down] = selection, grid.size[down] - 1
+        found = np.eye(4)
+        found[:3, 0], found[:3, 1], found[:3, 2] = affine[:3, across], -affine[:3, down], affine[:3, grid.stacked]
+        found[:3, 3] = affine[:3, :3] @ first + affine[:3, 3]
+        return found
+
+    def slice_index(self, selection: int) -> np.ndarray:
+        """Its number."""
+        return np.array([selection])
+
+    def num_voxels(self, grid: Grid) -> int:
+        """Voxels of a slice."""
+        return math.prod(grid.size) // grid.num_slices
 
 
-class UniformDraw(SliceDraw):
-    """Arbitrary sets with |P| >= 1 and |C| + |P| <= tau_max (paper, section 2.2).
+class Crop(View[tuple[int, ...]]):
+    """A box of voxels, around a point that is known of an image or anywhere in it.
 
-    The paper fixes no distribution of the sizes. Here |P| is uniform on 1 ... tau_max, then |C| is uniform on what
-    is left, 0 included, and the slices are drawn without replacement.
-    """
-
-    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
-        """Sets from a volume of `num_slices`."""
-        most = min(self.max_slices, num_slices)
-        num_target = int(random.integers(1, most + 1))
-        num_condition = int(random.integers(0, most - num_target + 1))
-        chosen = random.permutation(num_slices)[: num_target + num_condition].tolist()
-        return Slices.of(chosen[num_target:], chosen[:num_target], self.max_slices)
-
-
-class FDMDraw(SliceDraw):
-    """Groups of evenly spaced slices, as the reference code draws them (Harvey et al. 2022, section 4).
-
-    A group has a uniform size and a log-uniform stride at a random place. The first group is target; each further
-    one is condition or target with equal chance, until the places are full.
-    """
-
-    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
-        """Sets from a volume of `num_slices`."""
-        most = min(self.max_slices, num_slices)
-        role: dict[int, bool] = {}  # slice -> observed
-        observed = False
-        while len(role) < most:
-            for index in self._group(num_slices, most, random):
-                if len(role) < most:
-                    role.setdefault(index, observed)
-            observed = bool(random.integers(2))
-        return Slices.of([i for i, o in role.items() if o], [i for i, o in role.items() if not o], self.max_slices)
-
-    @staticmethod
-    def _group(num_slices: int, most: int, random: np.random.Generator) -> list[int]:
-        size = int(random.integers(1, most + 1))
-        # The longest stride that keeps the group inside: (size - 1) stride <= num_slices - 1; a group of one has any.
-        longest = (num_slices - 1) / max(size - 1, 1)
-        stride = math.exp(random.uniform(0, math.log(max(longest, 1))))
-        span = stride * (size - 1)
-        first = random.uniform(0, num_slices - span)
-        return sorted({min(int(first + k * stride), num_slices - 1) for k in range(size)})
-
-
-class ContiguousDraw(SliceDraw):
-    """Stages of the paper's sampling for a share of the items, the sets of another draw for the rest (ours).
-
-    `Autoregressive` sampling asks for runs of neighbouring slices, each from those just before it. Sets drawn by
-    `UniformDraw` from many slices are hardly ever such runs. A stage here is a run of `num_target` slices that
-    starts at 0, num_target, 2 num_target, ..., every one as likely, with the slices before it, up to `max_slices` in
-    all, as conditions; the first has none.
+    Where the box leaves the image it is filled with background; it is never shifted to fit.
 
     Args:
-        max_slices: tau_max, the most slices that C and P have together.
-        share: of the items that are stages, 0 to 1.
-        num_target: slices of a run, as the sampling scheme's; None: half of `max_slices`.
-        others: draws the rest; None: `UniformDraw`.
+        size: voxels along x, y, z, or x, y of 2D images.
+        centre: name of the fact of a record that is the box's middle, in voxels (LIDC-IDRI: `nodule`). Images of
+            which it is not known, and all images if no name is given, are cropped anywhere, every box that lies in
+            the image as likely, and in their middle where evaluation looks.
     """
 
-    def __init__(
-        self,
-        max_slices: int = 20,
-        share: float = 0.5,
-        num_target: int | None = None,
-        others: SliceDraw | None = None,
-    ) -> None:
-        super().__init__(max_slices)
-        num_target = num_target or (max_slices + 1) // 2
-        self.others = others or UniformDraw(max_slices)
-        if not 0 <= share <= 1:
-            raise ValueError(f"slices.init_args.share is {share}; give 0 to 1.")
-        if not 1 <= num_target <= max_slices:
-            raise ValueError(f"slices.init_args.num_target is {num_target}; give 1 to max_slices, {max_slices}.")
-        if self.others.max_slices != max_slices:
-            raise ValueError(
-                f"slices.init_args.max_slices is {max_slices}, but that of slices.init_args.others is "
-                f"{self.others.max_slices}; give the same."
-            )
-        self.share, self.num_target = share, num_target
+    def __init__(self, size: tuple[int, ...], centre: str | None = None) -> None:
+        if len(size) not in (2, 3) or min(size) < 1:
+            raise ValueError(f"view.init_args.size is {list(size)}; give two or three numbers, each at least 1.")
+        self.size, self.centre = tuple(size), centre
 
-    def draw(self, num_slices: int, random: np.random.Generator) -> Slices:
-        """Sets from a volume of `num_slices`."""
-        if random.random() >= self.share:
-            return self.others.draw(num_slices, random)
-        first = self.num_target * int(random.integers(math.ceil(num_slices / self.num_target)))
-        target = list(range(first, min(first + self.num_target, num_slices)))
-        condition = list(range(max(0, first - (self.max_slices - self.num_target)), first))
-        return Slices.of(condition, target, self.max_slices)
+    def spec(self, stored: DataSpec, axis: str) -> DataSpec:
+        """Images of the box's size."""
+        if len(self.size) != len(stored.size):
+            raise InputError(
+                f"data.init_args.view.init_args.size is {list(self.size)}; give {len(stored.size)} numbers, as the "
+                f"images are {' x '.join(map(str, stored.size))}."
+            )
+        if stored.source_size not in ((), stored.size):
+            raise InputError(
+                f"data.init_args.view: a crop needs sources of the images' size, {list(stored.size)}; theirs is "
+                f"{list(stored.source_size)}."
+            )
+        return replace(stored, size=self.size, source_size=self.size if stored.source_size else ())
+
+    def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> tuple[int, ...]:
+        """The box's first voxel, which may lie outside."""
+        if (centre := self._known(record)) is not None:
+            return self._around(centre)
+        return tuple(
+            int(random.integers(min(0, whole - side), max(0, whole - side) + 1))
+            for whole, side in zip(grid.size, self.size, strict=True)
+        )
+
+    def evaluated(self, grid: Grid, record: Record) -> Sequence[tuple[int, ...]]:
+        """The box around the known point, or in the middle."""
+        centre = self._known(record)
+        return [self._around((np.array(grid.size) - 1) / 2 if centre is None else centre)]
+
+    def every(self, grid: Grid, record: Record) -> Sequence[tuple[int, ...]]:
+        """The box around the known point."""
+        if (centre := self._known(record)) is None:
+            raise InputError(
+                f"data.init_args.view: crops anywhere in an image cannot be listed, as latents of them would have to "
+                f"be; give a view.init_args.centre that is known of all images (now {self.centre})."
+            )
+        return [self._around(centre)]
+
+    def read(self, read: Read, grid: Grid, selection: tuple[int, ...], padding: float) -> np.ndarray:
+        """The box, x y z or x y."""
+        whole = read(None)
+        found = np.full(self.size, padding, dtype=whole.dtype)
+        ends = [
+            (max(0, first), min(all_of_it, first + side))
+            for first, all_of_it, side in zip(selection, whole.shape, self.size, strict=True)
+        ]
+        if all(begin < end for begin, end in ends):
+            inner = tuple(slice(b - first, e - first) for (b, e), first in zip(ends, selection, strict=True))
+            found[inner] = whole[tuple(slice(*end) for end in ends)]
+        return found
+
+    def affine(self, affine: np.ndarray, grid: Grid, selection: tuple[int, ...]) -> np.ndarray:
+        """The same, moved to the box's first voxel."""
+        moved = affine.copy()
+        moved[:3, 3] = affine[:3, : len(selection)] @ selection + affine[:3, 3]
+        return moved
+
+    def num_voxels(self, grid: Grid) -> int:
+        """Voxels of the box."""
+        return math.prod(self.size)
+
+    def _known(self, record: Record) -> np.ndarray | None:
+        """The point, in voxels; None where it is not known."""
+        if self.centre is None:
+            return None
+        if self.centre not in record.facts:
+            known = ", ".join(record.facts) or "none"
+            raise InputError(f"data.init_args.view.init_args.centre is '{self.centre}'; facts of the images: {known}.")
+        centre = record.facts[self.centre]
+        return centre if np.isfinite(centre).all() else None
+
+    def _around(self, centre: np.ndarray) -> tuple[int, ...]:
+        """The first voxel of the box; of an even number of voxels the middle lies between two."""
+        return tuple(math.floor(middle - (side - 1) / 2 + 0.5) for middle, side in zip(centre, self.size, strict=True))
+
+
+def refuse_2d(stored: DataSpec) -> None:
+    """InputError if images have no slices."""
+    if len(stored.size) != 3:
+        raise InputError("data.init_args.view shows slices, but the images are 2D; set it to null.")
+
+
+def sources_of_slices(stored: DataSpec, grid: Grid) -> tuple[int, ...]:
+    """The size of the sources, which must have as many slices as the images; empty where there are none."""
+    if stored.source_size and stored.source_size[grid.stacked] != grid.num_slices:
+        raise InputError(
+            f"data.init_args.view: slices need sources with as many {grid.axis} slices as the images, "
+            f"{grid.num_slices}; theirs are {stored.source_size[grid.stacked]}."
+        )
+    return stored.source_size

@@ -1,4 +1,4 @@
-"""The files of one prepared volume: whether they are whole, and taking them over from another store."""
+"""The files of one prepared volume: writing them, whether they are whole, and taking them from another store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from lit_medgen.files import temporary_name
+import numpy as np
+
+from lit_medgen.files import replacing, temporary_name
+
+
+def array_path(path: Path, name: str) -> Path:
+    """The file of an array beside that of an image: <key>.<name>.npy beside <key>.npy."""
+    return path.with_suffix(f".{name}.npy")
+
+
+def save_array(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Writes a .npy file whole; returns its sha256 and bytes."""
+    array = np.ascontiguousarray(array)
+    with replacing(path, array.nbytes) as file:
+        np.save(file, array)
+    return {"sha256": file.sha256, "bytes": path.stat().st_size}
 
 
 def is_whole(path: Path, verify: bool = False) -> bool:
@@ -52,7 +68,7 @@ def _files(path: Path, verify: bool) -> list[Path] | None:
         facts = json.loads(facts_path.read_text())
     except ValueError:
         return None
-    files = {path: facts} | {path.with_suffix(suffix): more for suffix, more in facts.get("more", {}).items()}
+    files = {path: facts} | {array_path(path, name): more for name, more in facts.get("beside", {}).items()}
     whole = all(
         file.is_file()
         and file.stat().st_size == known["bytes"]

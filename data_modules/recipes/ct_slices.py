@@ -1,8 +1,9 @@
 """From a CT scan of LIDC-IDRI and its annotations to slices in HU with label maps, and back out of the store.
 
-    <store>/volumes/<key>.npy        n rows columns, int16 HU as delivered, nothing resampled, no window
-    <store>/volumes/<key>.maps.npy   n rows columns, uint8 classes
-    <store>/volumes/<key>.json       of every slice its place and nodule; of every nodule its ratings and where it lies
+    <store>/volumes/<key>.npy             n rows columns, int16 HU as delivered, nothing resampled, no window
+    <store>/volumes/<key>.label_map.npy   n rows columns, uint8 classes
+    <store>/volumes/<key>.json            of every slice its number in the scan and its nodule; of every nodule its
+                                          ratings and where it lies
 
 Slices are seen from below, the patient's left on the right: upside-down ones are turned, and their annotations with
 them. A slice is an item of its own, an image x y whose x runs along a row.
@@ -11,9 +12,8 @@ them. A slice is an item of its own, an image x y whose x runs along a row.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,18 @@ import numpy as np
 from data_modules.figures import annotated_slice
 from data_modules.lidc.annotations import Nodule, Reading, nodules, read_annotations
 from data_modules.lidc.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
-from data_modules.store import Record, Scan, Store, StoreAddress, read_array
+from data_modules.sources import IMAGE, LABEL_MAP, File, Scan, Series
+from data_modules.store import Array
+from data_modules.volume_files import array_path, save_array
 from lit_medgen.errors import InputError
-from lit_medgen.files import replacing
-from lit_medgen.images.dicom import SAME, Series, Slice, open_series, same
+from lit_medgen.images.dicom import SAME, Slice, open_series, same
+from lit_medgen.images.dicom import Series as Stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAPS = ".maps.npy"
+ANNOTATIONS = "annotations"
+"""Name of the XML file beside a series."""
 LOWEST_HU = -1024
 AIR_HU = (-1100.0, -900.0)
 """Where the darkest hundredth of some slice must lie: a scan has air around or inside the body."""
@@ -38,21 +41,9 @@ FAT_HU = -50.0
 """Where that of every slice must lie below, whatever the field of view."""
 TISSUE_HU = (-200.0, 200.0)
 """Fat, fluid and muscle: a fiftieth of every slice at least."""
-MAPS_VERSION = 1  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
+MAPS_VERSION = 2  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
 FEATURES = ("malignancy", "lobulation", "spiculation", "texture", "subtlety")
 """Ratings of the largest nodule of a slice that are its attributes, beside `diameter_mm`."""
-
-
-@dataclass(frozen=True)
-class CTScan(Scan):
-    """A series and the XML file about it."""
-
-    annotations: Path | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        """The XML decides what is stored as well."""
-        return super().files + ([self.annotations] if self.annotations else [])
 
 
 @dataclass(frozen=True)
@@ -88,44 +79,66 @@ class CTSlices:
         if not 1 <= self.min_readers <= 4:
             raise InputError(f"data.init_args.ct.min_readers is {self.min_readers}; give 1 to 4.")
 
-    def write(self, scan: CTScan, path: Path, stacked: int) -> dict[str, Any]:
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The XML file about a series."""
+        return (ANNOTATIONS,)
+
+    def arrays(self, stacked: int) -> dict[str, Array]:
+        """Slices as int16 HU with their label maps, uint8; rows first, several in a file."""
+        low, high = self.numbers.window
+        size, order = self.size[::-1], (1, 0)
+        return {
+            IMAGE: Array(size, "int16", order, (float(low), float(high)), several=True),
+            LABEL_MAP: Array(size, "uint8", order, several=True),
+        }
+
+    def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:
         """HU, maps and facts of the slices kept; see `Recipe`."""
         ct, found, num_unrated = self._open(scan)
         kept = self._kept(len(ct.slices), found, ct.seed)
-        images = np.stack([ct.upright(image) for image in _hounsfield([ct.slices[place] for place in kept])])
+        images = np.stack([ct.upright(image) for image in _hounsfield([ct.slices[number] for number in kept])])
         maps, slices = [], []
-        for place, image in zip(kept, images, strict=True):
-            inside = {number: ct.mask(nodule, place) for number, nodule in enumerate(found)}
-            inside = {number: mask for number, mask in inside.items() if mask.any()}
-            rated = [(mask, found[number].ratings["malignancy"]) for number, mask in inside.items()]
+        facts = [ct.facts(nodule) for nodule in found]
+        for number, image in zip(kept, images, strict=True):
+            inside = {k: mask for k, nodule in enumerate(found) if (mask := ct.mask(nodule, number)).any()}
+            rated = [(mask, found[k].ratings["malignancy"]) for k, mask in inside.items()]
             maps.append(label_map(image.astype(np.float32), ct.spacing_mm, self.numbers, rated))
-            largest = max(inside, key=lambda number: int(inside[number].sum()), default=None)
-            slices.append({"place": place, "affine": ct.affine(place).tolist(), "nodule": largest})
+            largest = max(inside, key=lambda k: int(inside[k].sum()), default=None)
+            slices.append(
+                {
+                    "slice": number,
+                    "nodule": largest,
+                    "affine": ct.affine(number).tolist(),
+                    "attributes": _attributes(None if largest is None else facts[largest]),
+                    "facts": {
+                        "spacing_mm": [ct.spacing_mm],
+                        "nodule": [np.nan, np.nan] if largest is None else facts[largest]["centre"][1::-1],
+                    },
+                }
+            )
         labels = np.stack(maps)
-        with replacing(path, images.nbytes) as file:
-            np.save(file, images)
-        with replacing(path.with_suffix(MAPS), labels.nbytes) as more:
-            np.save(more, labels)
+        beside = {LABEL_MAP: save_array(array_path(path, LABEL_MAP), labels)}
         return {
-            "sha256": file.sha256,
-            "bytes": path.stat().st_size,
-            "more": {MAPS: {"sha256": more.sha256, "bytes": path.with_suffix(MAPS).stat().st_size}},
+            **save_array(path, images),
+            "beside": beside,
             "affine": ct.affine(kept[0]).tolist(),
             "spacing_mm": ct.spacing_mm,
             "thickness_mm": ct.thickness_mm,
             "num_slices": len(ct.slices),
             "num_duplicates": ct.num_duplicates,
             "num_unrated": num_unrated,
-            "slices": slices,
-            "nodules": [ct.facts(nodule) for nodule in found],
+            "images": slices,
+            "nodules": facts,
             "pixels": np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist(),
         }
 
-    def _open(self, scan: CTScan) -> tuple[_CT, list[Nodule], int]:
+    def _open(self, scan: Scan) -> tuple[_CT, list[Nodule], int]:
         """The scan, its nodules, and how many outlines have no ratings."""
-        assert isinstance(scan.source, list)
-        assert scan.annotations is not None
-        series = open_series(scan.source)
+        raw, xml = (scan.sources[name] for name in (IMAGE, ANNOTATIONS))
+        assert isinstance(raw, Series)
+        assert isinstance(xml, File)
+        series = open_series(raw.files)
         first = series.slices[0]
         if first.shape != self.size:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
@@ -140,29 +153,31 @@ class CTSlices:
                 )
         ct = _CT(series)
         try:
-            annotations = read_annotations(scan.annotations)
+            annotations = read_annotations(xml.file)
             if annotations is None or annotations.series_uid != first.series:
                 raise ValueError("it is about another series")
             return ct, ct.nodules(annotations.readings, self), annotations.num_unrated
         except ValueError as error:
-            raise ValueError(f"{scan.annotations.name}: {error}") from error
+            raise ValueError(f"{xml.file.name}: {error}") from error
 
     def _kept(self, num_slices: int, found: Sequence[Nodule], seed: int) -> list[int]:
         """Slices with a nodule, and evenly spread ones from a random first one up to the share of the scan."""
         kept = {nodule.origin[2] + int(k) for nodule in found for k in np.flatnonzero(nodule.mask.any((0, 1)))}
-        others = [place for place in range(num_slices) if place not in kept]
+        others = [number for number in range(num_slices) if number not in kept]
         missing = min(max(round(self.share * num_slices) - len(kept), 0 if kept else 1), len(others))
         offset = np.random.default_rng(seed).random()
         chosen = ((np.arange(missing) + offset) / max(missing, 1) * len(others)).astype(int)
         return sorted(kept | {others[i] for i in chosen})
 
-    def draw(self, scan: CTScan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
+    def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """A slice, its map and its nodule."""
-        nodule_places = [i for i, one in enumerate(facts["slices"]) if one["nodule"] is not None]
-        every = nodule_places or range(len(facts["slices"]))
+        from data_modules.figures import annotated_slice  # matplotlib; few preparations plot
+
+        with_nodule = [i for i, one in enumerate(facts["images"]) if one["nodule"] is not None]
+        every = with_nodule or range(len(facts["images"]))
         i = every[len(every) // 2]
-        number = facts["slices"][i]["nodule"]
-        image, labels = (np.load(file, mmap_mode="r")[i] for file in (path, path.with_suffix(MAPS)))
+        number = facts["images"][i]["nodule"]
+        image, labels = (np.load(file, mmap_mode="r")[i] for file in (path, array_path(path, LABEL_MAP)))
         centre = None if number is None else facts["nodules"][number]["centre"][:2]
         return annotated_slice(np.asarray(image), np.asarray(labels), CLASSES, centre)
 
@@ -170,7 +185,7 @@ class CTSlices:
 class _CT:
     """A series in the order and orientation of the store."""
 
-    def __init__(self, series: Series) -> None:
+    def __init__(self, series: Stack) -> None:
         slices, first = list(series.slices), series.slices[0]
         normal = np.cross(first.along, first.down)
         if min(abs(first.along[0]), abs(first.down[1]), abs(normal[2])) < 0.99:
@@ -198,18 +213,18 @@ class _CT:
         steps = tuple(-1 if flip else 1 for flip in self.flips)
         return pixels[:: steps[0], :: steps[1]]
 
-    def mask(self, nodule: Nodule, place: int) -> np.ndarray:
-        """A nodule in a slice, rows columns."""
+    def mask(self, nodule: Nodule, number: int) -> np.ndarray:
+        """A nodule in a slice of that number, rows columns."""
         whole = np.zeros(self.shape, dtype=bool)
         row, column, first = nodule.origin
-        if 0 <= place - first < nodule.mask.shape[2]:
-            layer = nodule.mask[:, :, place - first]
+        if 0 <= number - first < nodule.mask.shape[2]:
+            layer = nodule.mask[:, :, number - first]
             whole[row : row + layer.shape[0], column : column + layer.shape[1]] = layer
         return self.upright(whole)
 
-    def affine(self, place: int) -> np.ndarray:
+    def affine(self, number: int) -> np.ndarray:
         """Of a slice as an image x y: column and row to world, mm, RAS, 4 4."""
-        one = self.slices[place]
+        one = self.slices[number]
         affine = np.eye(4)
         affine[:3, 0], affine[:3, 1] = one.along * one.spacing_mm[1], one.down * one.spacing_mm[0]
         affine[:3, 2], affine[:3, 3] = np.cross(one.along, one.down), one.position
@@ -220,15 +235,15 @@ class _CT:
         return affine @ turn
 
     def facts(self, nodule: Nodule) -> dict[str, Any]:
-        """What the store says of a nodule; rows and columns are those of the stored slice, places of the scan."""
-        row, column, place = nodule.centre
+        """What the store says of a nodule; rows and columns are those of the stored slice, slices of the scan."""
+        row, column, number = nodule.centre
         row, column = (
             size - 1 - middle if flip else middle
             for middle, size, flip in zip((row, column), self.shape, self.flips, strict=True)
         )
         return {
-            "centre": [row, column, place],
-            "places": [nodule.origin[2], nodule.origin[2] + nodule.mask.shape[2] - 1],
+            "centre": [row, column, number],
+            "slices": [nodule.origin[2], nodule.origin[2] + nodule.mask.shape[2] - 1],
             "voxels": int(nodule.mask.sum()),
             "num_readers": nodule.num_readers,
             "diameter_mm": nodule.diameter_mm,
@@ -255,52 +270,6 @@ def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
     if not AIR_HU[0] <= min(darkest) <= AIR_HU[1]:
         raise ValueError(f"nothing is darker than {min(darkest):.0f} HU; expected air, about -1000 (a wrong rescale?)")
     return images
-
-
-class SliceStore(Store):
-    """A store of CT slices, opened for reading: one record for every slice."""
-
-    def __init__(self, address: StoreAddress, numbers: Preset) -> None:
-        super().__init__(address)
-        self.window = numbers.window
-        self.scans = {record.key: record for record in self.records}
-        self.facts = {key: json.loads(self._file(key).with_suffix(".json").read_text()) for key in self.scans}
-        self.records = [one for key in self.scans for one in self._slices(key)]
-
-    def _slices(self, key: str) -> list[Record]:
-        facts = self.facts[key]
-        return [
-            replace(
-                self.scans[key],
-                key=f"{key}-{number:04d}",
-                affine=np.array(one["affine"]),
-                attributes=_attributes(None if one["nodule"] is None else facts["nodules"][one["nodule"]]),
-            )
-            for number, one in enumerate(facts["slices"])
-        ]
-
-    def read(self, record: Record, slices: np.ndarray | None = None) -> np.ndarray:
-        """float32 x y in [-1, 1], the window."""
-        low, high = self.window
-        image = self._part(record, ".npy", np.int16).astype(np.float32).clip(low, high)
-        return ((image - low) * (2 / (high - low)) - 1).T
-
-    def label_map(self, record: Record) -> np.ndarray:
-        """Classes x y, uint8."""
-        return self._part(record, MAPS, np.uint8).T
-
-    def path(self, record: Record) -> Path:
-        """The file of the slice's scan."""
-        return self._file(record.key.rpartition("-")[0])
-
-    def _file(self, key: str) -> Path:
-        return self.folder / "volumes" / f"{key}.npy"
-
-    def _part(self, record: Record, suffix: str, dtype: Any) -> np.ndarray:
-        key, _, number = record.key.rpartition("-")
-        shape = (len(self.facts[key]["slices"]), *self.shape)
-        part: np.ndarray = read_array(self._file(key).with_suffix(suffix), shape, dtype, [int(number)])[0]
-        return part
 
 
 def _attributes(nodule: dict[str, Any] | None) -> dict[str, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
+
 
 
 def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray) -> np.ndarray:
@@ -21,3 +24,34 @@ def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], targ
     return ndimage.affine_transform(
         padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=1
     )
+
+
+def resample_classes(
+    labels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray, classes: Sequence[str]
+) -> np.ndarray:
+    """The label map on another grid by nearest neighbour, uint8; 0 outside.
+
+    Args:
+        labels: whole numbers, each the index of a class.
+        affine: of the labels.
+        size: of the grid.
+        target: affine of the grid.
+        classes: their names.
+
+    ValueError if a voxel is none of the classes.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    unknown = [
+        f"{value:g} ({count} voxels)"
+        for value, count in zip(values, counts, strict=True)
+        if value != round(float(value)) or not 0 <= value < len(classes)
+    ]
+    if unknown:
+        names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
+        raise ValueError(f"values that are no class: {', '.join(unknown[:8])}; expected whole numbers, {names}")
+    to_source = np.linalg.inv(affine) @ target
+    padded = np.pad(labels.astype(np.uint8), 1, mode="edge")  # SciPy is 0 beyond the outermost centres, as above
+    found: np.ndarray = ndimage.affine_transform(
+        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=0
+    )
+    return found

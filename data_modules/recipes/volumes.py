@@ -23,11 +23,11 @@ from data_modules.recipes.intensities import (
     without_specks,
 )
 from data_modules.recipes.raw_heads import RawHead
-from data_modules.recipes.resampling import resample
-from data_modules.store import Scan
+from data_modules.recipes.resampling import resample, resample_classes
+from data_modules.sources import IMAGE, LABEL_MAP, Scan, Source
+from data_modules.store import Array, stored_first
+from data_modules.volume_files import array_path, save_array
 from lit_medgen.errors import InputError
-from lit_medgen.files import replacing
-from lit_medgen.images import read_image
 from lit_medgen.images.nifti import PREPROCESSING, Form
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ Centre = Literal["brain", "grid"]
 NonFinite = Literal["refuse", "fill"]
 Unsized = Literal["fit", "1mm"]
 
+NUM_CLASSES = 256
+"""Of a label map, at most: it is stored in a byte a voxel."""
 LABEL_LEVELS = 16
 """Whole numbers that a volume may consist of for it to be looked at as a label map."""
 VERSION = 3  # raised when the same options give other voxels, so that old stores are not taken for new
@@ -51,6 +53,9 @@ class Preprocessing:
     (PNG, DICOM without a pixel spacing, or any that says 1 mm) is scaled as a whole to fit into the field of view, its
     aspect kept and the rest filled with background, so nothing of it is cut off.
 
+    What lies beside an image is brought onto its grid, where it is in the world of the image: the label map by nearest
+    neighbour, as whole numbers; other sources as the image itself, but without `raw_head`.
+
     Args:
         size: voxels along x, y, z.
         field_of_view_mm: extent of the grid along x, y, z, mm; spacing is field_of_view_mm / size.
@@ -63,6 +68,9 @@ class Preprocessing:
         form: the one of NIfTI's two matrices that counts where qform and sform differ; "agree" refuses the file.
         non_finite: refuse a volume with NaN or infinite voxels, or fill them with background (-1 in the store).
         without_spacing: 2D images whose pixels have no size are made to "fit", or taken as pixels of "1mm".
+        classes: names of the classes of the label maps beside the images, 0 first; empty: label maps are not read.
+        sources: names of other images beside the images that are kept, which images can be made from.
+        source_size: voxels of those along x, y, z, in the same field of view; None: as many as of the image.
     """
 
     size: tuple[int, ...] = (128, 128, 128)
@@ -76,6 +84,9 @@ class Preprocessing:
     form: Form = "agree"
     non_finite: NonFinite = "refuse"
     without_spacing: Unsized = "fit"
+    classes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    source_size: tuple[int, ...] | None = None
     version: int = field(init=False, default=VERSION)
 
     def __post_init__(self) -> None:
@@ -92,19 +103,43 @@ class Preprocessing:
             raise InputError(f"{PREPROCESSING}.percentile is {self.percentile:g}; give 50 at least, 100 at most.")
         if not 0 <= self.background < 1:
             raise InputError(f"{PREPROCESSING}.background is {self.background:g}; give a share, 0 or more and below 1.")
+        if len(self.classes) > NUM_CLASSES:
+            raise InputError(f"{PREPROCESSING}.classes names {len(self.classes)}; give at most {NUM_CLASSES}.")
+        if bad := {IMAGE, LABEL_MAP}.intersection(self.sources) or len(set(self.sources)) < len(self.sources):
+            raise InputError(f"{PREPROCESSING}.sources is {list(self.sources)}; give each name once, none of {bad}.")
+        if self.source_size and (len(self.source_size) != len(self.size) or min(self.source_size) < 1):
+            raise InputError(
+                f"{PREPROCESSING}.source_size is {list(self.source_size)}; give {len(self.size)} numbers, as `size`."
+            )
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Voxel size of the grid, mm."""
-        return tuple(float(extent) / size for extent, size in zip(self.field_of_view_mm, self.size, strict=True))
+        return self._spacing_of(self.size)
 
-    def read(self, source: Path | list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    def _spacing_of(self, size: tuple[int, ...]) -> tuple[float, ...]:
+        return tuple(float(extent) / side for extent, side in zip(self.field_of_view_mm, size, strict=True))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What scans should have beside their images."""
+        return ((LABEL_MAP,) if self.classes else ()) + self.sources
+
+    def arrays(self, stacked: int) -> dict[str, Array]:
+        """The image and other sources as float16 in [-1, 1], label maps as uint8."""
+        order = stored_first(stacked, len(self.size))
+        kept = {IMAGE: Array(self.size, "float16", order)}
+        if self.classes:
+            kept[LABEL_MAP] = Array(self.size, "uint8", order)
+        return kept | {name: Array(self.source_size or self.size, "float16", order) for name in self.sources}
+
+    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
         """Finite voxels of a raw image, and its affine; 2D where the grid is."""
         flat = len(self.size) == 2
         options: dict[str, Any] = {"flat": True} if flat else {}
         options |= {"form": self.form} if self.form != "agree" else {}
         options |= {"finite": False} if self.non_finite == "fill" else {}
-        voxels, affine = read_image(source, **options)
+        voxels, affine = source.read(**options)
         known = np.isfinite(voxels)
         if not known.all():
             if not known.any():
@@ -136,27 +171,45 @@ class Preprocessing:
         return Prepared(resampled, target, self.cut(brain, affine, target), moved)
 
     def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:
-        """The volume's file, float16 in [-1, 1]; see `Recipe`."""
+        """The volume's file, float16 in [-1, 1], and what lies beside it; see `Recipe`."""
         # First: a missing tool is no fault of the scan.
         tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
-        raw, affine = self.read(scan.source)
+        sources = scan.sources
+        raw, affine = self.read(sources[IMAGE])
         prepared = self(raw, affine)
-        stored = np.moveaxis(2 * prepared.voxels - 1, stacked, 0).astype(np.float16, order="C")
-        with replacing(path, stored.nbytes) as file:
-            np.save(file, stored)
+        beside: dict[str, np.ndarray] = {}
+        for name in self.needs:
+            if name in sources:
+                try:
+                    beside[name] = self._beside(name, sources[name], prepared)
+                except ValueError as error:
+                    raise ValueError(f"its {name}, {sources[name]}: {error}") from error
+        written = {name: save_array(array_path(path, name), np.moveaxis(each, stacked, 0)) for name, each in beside.items()}
         facts = {
-            "sha256": file.sha256,
+            **save_array(path, np.moveaxis(_stored(prepared.voxels), stacked, 0)),
             "cut": prepared.cut,
             "affine": _affine_of(3, prepared.affine).tolist(),
             "moved": _affine_of(3, prepared.moved).tolist(),
-            "bytes": path.stat().st_size,
             "levels": num_levels(raw),
         }
-        return facts | tools
+        return facts | tools | ({"beside": written} if written else {})
 
-    def draw(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
+    def _beside(self, name: str, source: Source, prepared: Prepared) -> np.ndarray:
+        """What lies beside an image, on the grid of the image or, in the same field of view, on that of sources."""
+        voxels, affine = self.read(source)
+        if name == LABEL_MAP:
+            return resample_classes(voxels, prepared.moved @ affine, self.size, prepared.affine, self.classes)
+        size = self.source_size or self.size
+        target, sides = prepared.affine.copy(), np.array(self._spacing_of(size))
+        target[:-1, :-1] = np.diag(sides)
+        target[:-1, -1] += (sides - self.spacing_mm) / 2  # both grids begin at one corner, not at one voxel's middle
+        return _stored(resample(self.normalise(voxels)[0], prepared.moved @ affine, size, target).clip(0, 1))
+
+    def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
-        raw, affine = self.read(scan.source)
+        from data_modules.figures import preparation  # matplotlib; few preparations plot
+
+        raw, affine = self.read(scan.sources[IMAGE])
         moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
         return preparation(raw, moved @ affine, prepared, grid)
@@ -237,6 +290,11 @@ class Prepared:
     affine: np.ndarray
     cut: float
     moved: np.ndarray
+
+
+def _stored(voxels: np.ndarray) -> np.ndarray:
+    """[0, 1] as it is stored."""
+    return (2 * voxels - 1).astype(np.float16)
 
 
 def _has_no_spacing(affine: np.ndarray) -> bool:

@@ -1,0 +1,200 @@
+"""`Record`: what is known of a prepared image; and the two files of a store that say it of all of them.
+
+    manifest.csv   for people to read: a row for each file of images
+    facts.npz      for the program: affines, attributes and other numbers of every image, a file's images in a row
+
+The second holds the SHA-256 of the first, so that two that do not belong together are noticed. No other file is read
+to open a store, however many images it has.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.sources import ANY_NAME
+from lit_medgen.errors import InputError, describe
+from lit_medgen.files import SHOWN, write_atomically
+
+MANIFEST, FACTS = "manifest.csv", "facts.npz"
+PREFIX = "fact."
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a store.
+
+    Attributes:
+        key: hash of the raw bytes and of all that was done to them; with the image's number where its file holds
+            several.
+        person: hash of whose it is.
+        session: name of the visit.
+        sha256: of the image's file.
+        cut: share of the foreground (brain, or what is not air) that the grid cuts off; NaN if images keep their grid.
+        affine: voxel to world, mm, 4 4.
+        attributes: numbers known about it; NaN where unknown.
+        tools: what treated a raw head, with versions.
+        levels: how many whole numbers the raw volume consists of, if they are as few as in a label map; else 0.
+        beside: names of the arrays that lie beside the image's.
+        facts: name -> other numbers, such as the point around which it is cropped; NaN where unknown.
+        index: number of the image in its file; None if the file holds it alone.
+        num_images: images in the file.
+        images: of a file that holds several, those; only while a store is made.
+    """
+
+    key: str
+    person: str
+    session: str
+    sha256: str
+    cut: float
+    affine: np.ndarray
+    attributes: dict[str, float]
+    tools: str = ""
+    levels: int = 0
+    beside: tuple[str, ...] = ()
+    facts: dict[str, np.ndarray] = field(default_factory=dict)
+    index: int | None = None
+    num_images: int = 1
+    images: tuple[Record, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of the image's file, without its suffix."""
+        return self.key if self.index is None else self.key.rpartition("-")[0]
+
+
+def person_hash(person: str) -> str:
+    """What stands in a store for a person."""
+    return sha256(f"person/{person}".encode(errors=ANY_NAME))[:16]
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_records(folder: Path, records: Sequence[Record]) -> None:
+    """Writes the manifest and the facts of a store; `records` are its files."""
+    manifest = table([_row(record) for record in records], ["key"]).encode(errors=SHOWN)
+    every = [(row, image) for row, record in enumerate(records) for image in record.images or (record,)]
+    images = [image for _, image in every]
+    attributes, beside, facts = (
+        list(dict.fromkeys(name for image in images for name in getattr(image, names)))
+        for names in ("attributes", "beside", "facts")
+    )
+    lengths = {name: next(len(image.facts[name]) for image in images if name in image.facts) for name in facts}
+    arrays: dict[str, Any] = {
+        "manifest": sha256(manifest),
+        "row": np.array([row for row, _ in every], dtype=np.int32),
+        "index": np.array([-1 if image.index is None else image.index for image in images], dtype=np.int32),
+        "num_images": np.array([image.num_images for image in images], dtype=np.int32),
+        "levels": np.array([image.levels for image in images], dtype=np.int32),
+        "affine": np.array([image.affine for image in images]).reshape(-1, 4, 4),
+        "attribute_names": np.array(attributes, dtype=str),
+        "attributes": np.array([[image.attributes.get(name, np.nan) for name in attributes] for image in images]),
+        "beside_names": np.array(beside, dtype=str),
+        "beside": np.array([[name in image.beside for name in beside] for image in images], dtype=bool),
+    }
+    for name, length in lengths.items():
+        unknown = np.full(length, np.nan)
+        arrays[PREFIX + name] = np.array([image.facts.get(name, unknown) for image in images], dtype=np.float64)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_changed(folder / FACTS, content.getvalue())
+    write_changed(folder / MANIFEST, manifest)  # last: it says that the store is complete
+
+
+def read_records(folder: Path) -> tuple[str, list[Record]]:
+    """The manifest's SHA-256 and the images of a store; InputError if it is not whole."""
+    path = folder / MANIFEST
+    if not path.exists():
+        raise InputError(f"{path}: no prepared store; run `python -m lit_medgen prepare` with the same config first.")
+    content = path.read_bytes()
+    digest = sha256(content)
+    try:
+        with np.load(folder / FACTS) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        if str(arrays["manifest"]) != digest:
+            raise ValueError("it is not of the manifest beside it")
+        records = _records(list(csv.DictReader(io.StringIO(content.decode()))), arrays)
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{folder / FACTS}: cannot be read ({describe(error)}); run `prepare` again.") from error
+    return digest, records
+
+
+def _records(rows: list[dict[str, str]], arrays: dict[str, Any]) -> list[Record]:
+    names, beside_names = arrays["attribute_names"].tolist(), arrays["beside_names"].tolist()
+    facts = {name.removeprefix(PREFIX): values for name, values in arrays.items() if name.startswith(PREFIX)}
+    fixed = [(row["key"], row["person"], row["session"], row["sha256"], float(row["cut"])) for row in rows]
+    beside = [tuple(name for name, there in zip(beside_names, each, strict=True) if there) for each in arrays["beside"]]
+    records = []
+    columns = (arrays[name].tolist() for name in ("row", "index", "num_images", "levels", "attributes"))
+    for k, (row, index, num_images, levels, values) in enumerate(zip(*columns, strict=True)):
+        key, *others = fixed[row]
+        record = Record(
+            key if index < 0 else image_key(key, index),
+            *others,
+            arrays["affine"][k],
+            dict(zip(names, values, strict=True)),
+            rows[row].get("tools", ""),
+            levels,
+            beside[k],
+            {name: each[k] for name, each in facts.items()},
+            None if index < 0 else index,
+            num_images,
+        )
+        records.append(record)
+    return records
+
+
+def image_key(file: str, index: int) -> str:
+    """The key of one of several images of a file."""
+    return f"{file}-{index:04d}"
+
+
+def images_of(record: Record, images: Iterable[dict[str, Any]]) -> tuple[Record, ...]:
+    """The images of a file from what its recipe says of each: affine, attributes and other numbers."""
+    every = list(images)
+    return tuple(
+        replace(
+            record,
+            key=image_key(record.key, index),
+            affine=np.array(image["affine"]),
+            attributes=record.attributes | image["attributes"],
+            facts={name: np.array(value) for name, value in image["facts"].items()},
+            index=index,
+            num_images=len(every),
+        )
+        for index, image in enumerate(every)
+    )
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV, these columns first."""
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_changed(path: Path, content: str | bytes) -> None:
+    """A store that is complete is only read, so that several runs may use it, from a full disk too."""
+    content = content.encode(errors=SHOWN) if isinstance(content, str) else content
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    fixed = {name: getattr(record, name) for name in ("key", "person", "session", "sha256", "cut")}
+    fixed |= {"tools": record.tools} if record.tools else {}
+    return fixed | {f"attribute.{name}": value for name, value in record.attributes.items()}

@@ -1,0 +1,234 @@
+"""What a data set lists: raw images, each from a file, a DICOM series or a member of a zip archive, and whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_modules.tables import identifier
+from lit_medgen.errors import InputError
+from lit_medgen.images import read_image
+
+ANY_NAME = "surrogatepass"
+"""So that names of files and people, which need not be UTF-8, can be hashed."""
+IMAGE, LABEL_MAP = "image", "label_map"
+"""Names of sources: the image itself, and the classes of its voxels. Others are images that it can be made from."""
+MAX_BYTES = 4 * 1024**3
+"""A member of an archive may say that it is of any size; one larger than this is refused before it is unpacked."""
+
+
+class Source(ABC):
+    """Where one raw image comes from."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The file or archive, or the folder of a series: what messages name."""
+
+    @property
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """All files that are read."""
+
+    @abstractmethod
+    def contents(self) -> Iterator[bytes]:
+        """The raw bytes that decide what the image is."""
+
+    @abstractmethod
+    def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Voxels and affine; options, errors and shapes are those of `lit_medgen.images.read_image`."""
+
+    def stamp(self) -> str:
+        """Another where a file is another or was written again; OSError if one cannot be reached."""
+        facts = [(path, path.stat()) for path in self.files]
+        return "".join(f"{path.resolve()} {fact.st_size} {fact.st_mtime_ns}\n" for path, fact in facts)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class File(Source):
+    """One file of NIfTI, MGH, PNG or DICOM, or a pair of header (.hdr) and voxels (.img)."""
+
+    file: Path
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, and its partner of a pair."""
+        partner = partner_of(self.file)
+        return [self.file, partner] if partner else [self.file]
+
+    def contents(self) -> Iterator[bytes]:
+        """Of the files."""
+        return (path.read_bytes() for path in self.files)
+
+    def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The image in the file."""
+        return read_image(self.file, **options)
+
+
+@dataclass(frozen=True)
+class Series(Source):
+    """The files of a DICOM series, even of one file."""
+
+    slices: tuple[Path, ...]
+
+    @property
+    def path(self) -> Path:
+        """The folder of several files, or the file."""
+        return self.slices[0].parent if len(self.slices) > 1 else self.slices[0]
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return list(self.slices)
+
+    def contents(self) -> Iterator[bytes]:
+        """Of the files."""
+        return (path.read_bytes() for path in self.slices)
+
+    def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The volume of the series."""
+        return read_image(list(self.slices), **options)
+
+
+@dataclass(frozen=True)
+class ZipMember(Source):
+    """A file inside a zip archive, as UK Biobank ships T1/T1.nii.gz in 1000223_20252_2_0.zip.
+
+    Attributes:
+        archive: the zip file.
+        member: the name of the file in it.
+    """
+
+    archive: Path
+    member: str
+
+    @property
+    def path(self) -> Path:
+        """The archive."""
+        return self.archive
+
+    @property
+    def files(self) -> list[Path]:
+        """The archive."""
+        return [self.archive]
+
+    def contents(self) -> Iterator[bytes]:
+        """Of the member alone, so that an archive packed anew holds the same image."""
+        yield self._unpacked()
+
+    def stamp(self) -> str:
+        """That of the archive, and the member."""
+        return f"{self.member} {super().stamp()}"
+
+    def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The image in the member, unpacked into a folder of the system's for the time it is read."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, Path(self.member).name)
+            file.write_bytes(self._unpacked())
+            return read_image(file, **options)
+
+    def _unpacked(self) -> bytes:
+        try:
+            with zipfile.ZipFile(self.archive) as archive:
+                size = archive.getinfo(self.member).file_size
+                if size > MAX_BYTES:
+                    raise ValueError(f"{self.member}: {size:,} bytes; expected at most {MAX_BYTES:,}")
+                return archive.read(self.member)
+        except KeyError:
+            raise ValueError(f"no '{self.member}' in this archive") from None
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # RuntimeError: a password
+            raise ValueError(f"'{self.member}' cannot be unpacked ({error}); the archive is damaged") from error
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.member}"
+
+
+Raw = Path | list[Path] | Source
+"""How a source may be written: a path is a `File`, a list of paths a `Series`."""
+
+
+def source_of(raw: Raw) -> Source:
+    """The source that a path, a list of paths or a source stands for."""
+    if isinstance(raw, list):
+        return Series(tuple(raw))
+    return File(raw) if isinstance(raw, Path) else raw
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One raw image as a data set's layout lists it.
+
+    Attributes:
+        source: the file, the files of a DICOM series (a list, even of one), or a `ZipMember`.
+        person: identifier of the person, equal over visits; it is hashed before it is stored.
+        session: name of the visit.
+        attributes: numbers known about it; NaN where unknown.
+        beside: name -> what belongs to the image: "label_map", or another image that it can be made from ("flair").
+    """
+
+    source: Raw
+    person: str
+    session: str = ""
+    attributes: dict[str, float] = field(default_factory=dict)
+    beside: dict[str, Raw] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "person", identifier(self.person))  # a blank more or less is no other person
+        if not self.person:
+            raise InputError(f"{self.path}: whose image it is is not known; expected an id of the person.")
+        if IMAGE in self.beside:
+            raise InputError(f"{self.path}: `beside` names an '{IMAGE}', which is what `source` is; give another name.")
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Name -> source; the image itself is "image"."""
+        return {name: source_of(raw) for name, raw in {IMAGE: self.source, **self.beside}.items()}
+
+    @property
+    def path(self) -> Path:
+        """The image's file or archive, or the folder of its series."""
+        return source_of(self.source).path
+
+    @property
+    def files(self) -> list[Path]:
+        """All that is read."""
+        return [path for source in self.sources.values() for path in source.files]
+
+    def stamp(self) -> str:
+        """Changes when a raw file is another or was written again; no path can be read from it. "" if one is lost."""
+        try:
+            stamps = [f"{name} {source.stamp()}" for name, source in self.sources.items()]
+        except OSError:  # it is refused when it is read
+            return ""
+        return hashlib.sha256("".join(stamps).encode(errors=ANY_NAME)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A raw image that was not taken, and why."""
+
+    source: str
+    reason: str
+
+
+def partner_of(path: Path) -> Path | None:
+    """The other file of a pair of header (.hdr) and voxels (.img); None if there is none."""
+    suffix = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower())
+    others = [path.with_suffix(suffix), path.with_suffix(suffix.upper())] if suffix else []
+    return next((other for other in others if other.is_file()), None)
