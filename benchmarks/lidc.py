@@ -21,6 +21,7 @@ from rich.table import Table
 
 from data_modules import LIDCDataModule
 from data_modules.phantoms.lidc_tree import write_lidc
+from data_modules.store import Store
 
 NUM_SCANS = 20
 
@@ -51,7 +52,7 @@ def prepare(root: Path, store: Path, num_jobs: int) -> tuple[float, int]:
     data.prepare_data()
     seconds = time.perf_counter() - start
     get_reusable_executor().shutdown(wait=True)  # so that its memory is known
-    return seconds, len(data.open_store().records)
+    return seconds, len(Store(data.address).records)
 
 
 def read_all(root: Path) -> float:

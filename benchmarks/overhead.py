@@ -88,7 +88,7 @@ def main() -> None:
     data = ADNIDataModule(
         str(folder / "phantoms"),
         preprocessing=Preprocessing(size=(16, 24, 16)),
-        slices=FDMDraw(8),
+        view=FDMDraw(8),
         store_dir=str(folder),
         fractions=(0.8, 0.2, 0.0),
         num_jobs=1,

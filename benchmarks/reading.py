@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from data_modules import Preprocessing
-from data_modules.store import Scan, Store, StoreAddress, prepare
+from data_modules import Preprocessing, Scan
+from data_modules.preparing import prepare
+from data_modules.store import Store, StoreAddress
 from lit_medgen.axes import AXES
 
 SIDE, NUM_VOLUMES, NUM_SLICES, NUM_TURNS = 128, 6, 20, 60

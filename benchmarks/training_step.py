@@ -82,7 +82,7 @@ def main() -> None:
 
 def random_batch(num_volumes: int = NUM_VOLUMES, num_slices: int = NUM_SLICES, side: int = SIDE) -> Batch:
     """Noise in place of images: the time of a step does not depend on them."""
-    drawn = [UniformDraw(num_slices).draw(side, np.random.default_rng(seed)) for seed in range(num_volumes)]
+    drawn = [UniformDraw(num_slices).sets(side, np.random.default_rng(seed)) for seed in range(num_volumes)]
     return Batch(
         image=torch.rand(num_volumes, 1, num_slices, side, side) * 2 - 1,
         key=[str(number) for number in range(num_volumes)],

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from data_modules.lidc.lidc import LIDCDataModule
     from data_modules.recipes.ct_slices import CTSlices
     from data_modules.recipes.volumes import Preprocessing
-    from data_modules.store import Rejected, Scan
-    from data_modules.views import ContiguousDraw, FDMDraw, OneSlice, UniformDraw
+    from data_modules.slice_sets import ContiguousDraw, FDMDraw, SliceSets, UniformDraw
+    from data_modules.sources import Rejected, Scan, ZipMember
+    from data_modules.views import Crop, OneSlice, View, Volume
 
 __all__ = [
     "ADNIDataModule",
     "CTSlices",
     "ContiguousDraw",
+    "Crop",
     "FDMDraw",
     "FolderDataModule",
     "LIDCDataModule",
@@ -29,22 +31,31 @@ __all__ = [
     "Preprocessing",
     "Rejected",
     "Scan",
+    "SliceSets",
     "UniformDraw",
+    "View",
+    "Volume",
+    "ZipMember",
 ]
 
 _HOMES = {
     "ADNIDataModule": "adni",
     "CTSlices": "recipes.ct_slices",
-    "ContiguousDraw": "views",
-    "FDMDraw": "views",
+    "ContiguousDraw": "slice_sets",
+    "Crop": "views",
+    "FDMDraw": "slice_sets",
     "FolderDataModule": "folder",
     "LIDCDataModule": "lidc.lidc",
     "MedicalDataModule": "base",
     "OneSlice": "views",
     "Preprocessing": "recipes.volumes",
-    "Rejected": "store",
-    "Scan": "store",
-    "UniformDraw": "views",
+    "Rejected": "sources",
+    "Scan": "sources",
+    "SliceSets": "slice_sets",
+    "UniformDraw": "slice_sets",
+    "View": "views",
+    "Volume": "views",
+    "ZipMember": "sources",
 }
 
 

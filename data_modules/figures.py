@@ -102,7 +102,7 @@ def ct_statistics(facts: Sequence[dict[str, Any]], classes: Sequence[str], ratin
     shares, thickness = next(axes), next(axes)
     pixels = np.sum([scan["pixels"] for scan in facts], axis=0)
     shares.barh(classes, pixels / pixels.sum(), log=True)
-    shares.set(title=f"share of pixels, {sum(len(scan['slices']) for scan in facts)} slices")
+    shares.set(title=f"share of pixels, {sum(len(scan['images']) for scan in facts)} slices")
     shares.invert_yaxis()
     values, counts = np.unique([scan["thickness_mm"] for scan in facts], return_counts=True)
     thickness.bar([f"{value:g}" for value in values], counts)

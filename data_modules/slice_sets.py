@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data_modules.store import Record
+from data_modules.records import Record
 from data_modules.views import Grid, Read, View, refuse_2d, sources_of_slices
 from lit_medgen.batch import PADDING, DataSpec
 
@@ -115,8 +115,8 @@ class UniformDraw(SliceSets):
 class FDMDraw(SliceSets):
     """Groups of evenly spaced slices, as the reference code draws them (Harvey et al. 2022, section 4).
 
-    A group has a uniform size and a log-uniform stride from a random first slice. The first group is target; each further
-    one is condition or target with equal chance, until the set is full.
+    A group has a uniform size and a log-uniform stride from a random first slice. The first group is target; each
+    further one is condition or target with equal chance, until the set is full.
     """
 
     def sets(self, num_slices: int, random: np.random.Generator) -> Slices:

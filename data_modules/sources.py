@@ -1,4 +1,4 @@
-"""What a data set lists: raw images, each from a file, a DICOM series or a member of a zip archive, and whose they are."""
+"""What a data set lists: raw images, each a file, a DICOM series or a member of a zip archive, and whose they are."""
 
 from __future__ import annotations
 

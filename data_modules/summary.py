@@ -99,6 +99,13 @@ def contents(accepted: Sequence[Record]) -> str:
     )
 
 
+def lacking(accepted: Sequence[Record], names: Iterable[str]) -> str:
+    """How many images have nothing of a name beside them, where others have; "" if none lacks anything."""
+    counts = {name: sum(name not in record.beside for record in accepted) for name in names}
+    parts = [f"{count} of {len(accepted)} images have no {name}" for name, count in counts.items() if count]
+    return ", ".join(parts)
+
+
 def passed_over(tree: Tree, scans: Iterable[Scan], rejected: Iterable[Rejected]) -> str:
     """How many files of each suffix neither a scan nor a rejection names, and what can be read; "" if none.
 

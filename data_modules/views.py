@@ -17,8 +17,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from data_modules.store import Record
-from lit_medgen.batch import AXES, DataSpec
+from data_modules.records import Record
+from lit_medgen.axes import AXES
+from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError
 
 Selection = TypeVar("Selection")
@@ -81,6 +82,10 @@ class View(ABC, Generic[Selection]):
     def affine(self, affine: np.ndarray, grid: Grid, selection: Selection) -> np.ndarray:
         """Voxel to world of the part from that of the image, 4 4; a set of slices keeps that of the volume."""
         return affine
+
+    def name(self, selection: Selection) -> str:
+        """What follows an image's key in the name of the part; "" where evaluation looks at one part of an image."""
+        return ""
 
     def slice_index(self, selection: Selection) -> np.ndarray | None:
         """n, int64: the numbers of the slices shown; None where items are no slices."""
@@ -188,6 +193,10 @@ class OneSlice(View[int]):
         found[:3, 0], found[:3, 1], found[:3, 2] = affine[:3, across], -affine[:3, down], affine[:3, grid.stacked]
         found[:3, 3] = affine[:3, :3] @ first + affine[:3, 3]
         return found
+
+    def name(self, selection: int) -> str:
+        """Its number, in four digits."""
+        return f"-{selection:04d}"
 
     def slice_index(self, selection: int) -> np.ndarray:
         """Its number."""

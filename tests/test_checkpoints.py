@@ -621,7 +621,7 @@ PLACES = {
     "optimizer": ("model", "init_args", "optimizer"),
     "sampler": ("model", "init_args", "sampler", "init_args", "num_steps"),
     "data": ("data",),
-    "slices": ("data", "init_args", "slices"),
+    "view": ("data", "init_args", "view"),
     "trainer": ("trainer",),
     "callbacks": ("trainer", "callbacks"),
 }

@@ -183,7 +183,7 @@ def test_mathematics_and_networks_stand_alone(folder: str) -> None:
 def test_workers_of_prepare_start_without_pytorch() -> None:
     recipes = [f"data_modules.recipes.{path.stem}" for path in (ROOT / "data_modules/recipes").glob("[!_]*.py")]
     code = f"""
-import sys, data_modules.store, {", ".join(recipes)}
+import sys, data_modules.preparing, {", ".join(recipes)}
 print([name for name in ("torch", "lightning", "matplotlib.figure", "nilearn") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

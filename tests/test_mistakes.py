@@ -187,10 +187,10 @@ def test_what_may_be_asked() -> None:
     ("config", "option", "words"),
     [
         ("cdpm", "preprocessing.size=[15,16,16]", ["15 x 16", "multiples of 2"]),
-        ("cdpm", "slices=null", ["slices is not set"]),
+        ("cdpm", "view=null", ["view is not set"]),
         ("vqgan", "preprocessing.size=[15,16,16]", ["15 x 16", "multiple of 2"]),
-        ("vqgan", "slices=null", ["16 x 16 x 16", "dim 2"]),
-        ("vqgan", "slices.init_args.per_person=99", ["per_person is 99"]),
+        ("vqgan", "view=null", ["16 x 16 x 16", "dim 2"]),
+        ("vqgan", "view.init_args.per_person=99", ["per_person is 99"]),
         ("ihdm", "preprocessing.size=[32,32,32]", ["preprocessing"]),
     ],
 )

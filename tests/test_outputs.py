@@ -11,8 +11,9 @@ import yaml
 from test_sweep import GRID
 from tiny_run import ROOT, TinyRun, one_line
 
+from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.store import StoreAddress, prepare
+from data_modules.store import StoreAddress
 from lit_medgen.__main__ import main
 from lit_medgen.checkpoints import saved
 from lit_medgen.errors import InputError

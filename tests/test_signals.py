@@ -15,7 +15,7 @@ import pytest
 from killed import Aim, run_in_child
 from tiny_run import ROOT, TinyRun
 
-import data_modules.store
+import data_modules.preparing
 from lit_medgen.methods import CDPM
 from lit_medgen.training.frozen import Generator
 
@@ -76,7 +76,7 @@ def test_a_preparation_ends_in_order(
     run, log = TinyRun(tmp_path / "run", phantoms), tmp_path / "log"
     store = tmp_path / "store"
     words = fit(run) if verb == "fit" else ["prepare", *run.configs, *run.options]
-    aim = signalled(data_modules.store, "_prepare_one", signum, signum)
+    aim = signalled(data_modules.preparing, "_prepare_one", signum, signum)
     assert run_in_child([*words, f"--data.init_args.store_dir={store}"], log, aim) == SIGNALS[signum], log.read_text()
     (line,) = told(log, capfd)
     assert f"stopped: {signal.Signals(signum).name}; {verb} is not done" in line

@@ -12,12 +12,12 @@ films and their XML are passed over. LIDC-IDRI is public: doi.org/10.7937/K9/TCI
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import json
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ from data_modules.figures import ct_statistics
 from data_modules.lidc.annotations import HIGHEST
 from data_modules.lidc.semantic_maps import CLASSES
 from data_modules.listing import is_dicom, suffix_of
-from data_modules.recipes.ct_slices import CTScan, CTSlices, SliceStore
+from data_modules.recipes.ct_slices import ANNOTATIONS, CTSlices
+from data_modules.records import Record, table, write_changed
+from data_modules.sources import Raw, Rejected, Scan
 from data_modules.splits import Split
-from data_modules.store import Record, Rejected, Scan, write_changed
+from data_modules.views import Crop
 from lit_medgen.batch import DataSpec
 from lit_medgen.images import DICOM_SUFFIXES
 from lit_medgen.images.dicom import group_by_series, header_of, read_dataset
@@ -54,9 +56,10 @@ class LIDCDataModule(MedicalDataModule):
     Args:
         root: the downloaded folder, XML files in it.
         ct: which slices are kept, and what their maps say.
+        crop: a part of each slice, e.g. of 64 x 64 pixels around its largest nodule (centre `nodule`); None: whole
+            slices.
     """
 
-    store: SliceStore
     remedy = (
         "LIDC-IDRI is public: download images and XML with the NBIA Data Retriever from "
         "cancerimagingarchive.net/collection/lidc-idri. To try without it, draw phantoms: "
@@ -67,10 +70,11 @@ class LIDCDataModule(MedicalDataModule):
         self,
         root: str,
         ct: CTSlices = CTSlices(),  # noqa: B008 (frozen)
+        crop: Crop | None = None,
         **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
     ) -> None:
         recipe: Any = ct  # the base's type is for the config's sake; only `make_spec` looks into it
-        super().__init__(root, preprocessing=recipe, axis="axial", slices=None, **common)
+        super().__init__(root, preprocessing=recipe, axis="axial", view=crop, **common)
         self.ct = ct
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
@@ -86,7 +90,8 @@ class LIDCDataModule(MedicalDataModule):
                 used.add(facts.series_uid)
                 person = _person(folder, facts)
                 session = hashlib.sha256(facts.series_uid.encode()).hexdigest()[:8]
-                scans.append(CTScan(files, person, session, {}, _annotations(folder, xml.get(facts.series_uid, []))))
+                beside: dict[str, Raw] = {ANNOTATIONS: _annotations(folder, xml.get(facts.series_uid, []))}
+                scans.append(Scan(files, person, session, {}, beside))
             except ValueError as error:
                 rejected.append(Rejected(str(folder), str(error)))
         rejected += [
@@ -130,25 +135,27 @@ class LIDCDataModule(MedicalDataModule):
     def prepare(self, verify: bool = False, figures: bool = False) -> tuple[list[Record], list[Rejected]]:
         """Writes the store, `nodules.csv` in it, and with `figures` also `figures/statistics.png`."""
         accepted, rejected = super().prepare(verify, figures)
-        store = self.open_store()
-        _write_nodules(store)
-        rank_zero_info(_summary(list(store.facts.values())))
+        facts = self.scan_facts(accepted)
+        _write_nodules(self.address.folder, accepted, facts)
+        rank_zero_info(_summary(list(facts.values())))
         if figures:
-            figure = ct_statistics(list(store.facts.values()), CLASSES, tuple(HIGHEST))
-            write_figure(store.folder / "figures" / "statistics.png", figure)
+            figure = ct_statistics(list(facts.values()), CLASSES, tuple(HIGHEST))
+            write_figure(self.address.folder / "figures" / "statistics.png", figure)
         return accepted, rejected
 
-    def open_store(self) -> SliceStore:
-        """Opens the store with one record per slice."""
-        return SliceStore(self.address, self.ct.numbers)
+    def scan_facts(self, records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+        """Key of a scan -> what the store keeps of it: its slices, its nodules and more; see `CTSlices.write`."""
+        keys = dict.fromkeys(record.file for record in records)
+        folder = self.address.folder / "volumes"
+        return {key: json.loads((folder / f"{key}.json").read_text()) for key in keys}
 
     def make_spec(self) -> DataSpec:
         """Slices of every scan's own pixel spacing; the spec gives the median of the training scans."""
-        keys = {record.key.rpartition("-")[0] for record in self.records["train"]}
-        spacing_mm = float(np.median([self.store.facts[key]["spacing_mm"] for key in keys]))
-        return replace(self.shape(), spacing_mm=(spacing_mm, spacing_mm), attributes=self.attribute_ranges())
+        of_scan = {record.file: float(record.facts["spacing_mm"][0]) for record in self.records["train"]}
+        spacing_mm = float(np.median(list(of_scan.values())))
+        return replace(super().make_spec(), spacing_mm=(spacing_mm, spacing_mm))
 
-    def shape(self) -> DataSpec:
+    def stored_spec(self) -> DataSpec:
         """What the config decides; the spacing is not known before the scans are read."""
         low, high = self.ct.numbers.window
         return DataSpec(
@@ -235,7 +242,7 @@ def _summary(facts: list[dict[str, Any]]) -> str:
     twice = sum(scan["num_duplicates"] > 0 for scan in facts)
     unrated = sum(scan["num_unrated"] for scan in facts)
     return (
-        f"{sum(len(scan['slices']) for scan in facts)} slices of {len(facts)} scans, "
+        f"{sum(len(scan['images']) for scan in facts)} slices of {len(facts)} scans, "
         f"{sum(len(scan['nodules']) for scan in facts)} nodules; slice thickness "
         + ", ".join(f"{mm:g} mm: {count}" for mm, count in sorted(thickness.items()))
         + (f"; {twice} scans have slices delivered twice, which count once" if twice else "")
@@ -243,22 +250,18 @@ def _summary(facts: list[dict[str, Any]]) -> str:
     )
 
 
-def _write_nodules(store: SliceStore) -> None:
+def _write_nodules(folder: Path, scans: Iterable[Record], facts: Mapping[str, dict[str, Any]]) -> None:
     """`nodules.csv`: every nodule with the key of its scan, where it lies, who rated it how."""
     rows = [
-        {"scan": key, "person": store.scans[key].person, "nodule": number, **_cells(nodule)}
-        for key, facts in store.facts.items()
-        for number, nodule in enumerate(facts["nodules"])
+        {"scan": scan.key, "person": scan.person, "nodule": number, **_cells(nodule)}
+        for scan in scans
+        for number, nodule in enumerate(facts[scan.key]["nodules"])
     ]
-    text = io.StringIO()
-    names = ["scan", "person", "nodule", "row", "column", "place", "first", "last", "voxels", "num_readers"]
-    writer = csv.DictWriter(text, [*names, "diameter_mm", *HIGHEST])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_changed(store.folder / "nodules.csv", text.getvalue())
+    names = ["scan", "person", "nodule", "row", "column", "slice", "first", "last", "voxels", "num_readers"]
+    write_changed(folder / "nodules.csv", table(rows, [*names, "diameter_mm", *HIGHEST]))
 
 
 def _cells(nodule: dict[str, Any]) -> dict[str, Any]:
-    (row, column, place), (first, last) = nodule["centre"], nodule["places"]
+    (row, column, number), (first, last) = nodule["centre"], nodule["slices"]
     ratings = {name: nodule[name] for name in ("voxels", "num_readers", "diameter_mm", *HIGHEST)}
-    return {"row": row, "column": column, "place": place, "first": first, "last": last, **ratings}
+    return {"row": row, "column": column, "slice": number, "first": first, "last": last, **ratings}

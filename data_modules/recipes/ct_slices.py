@@ -171,8 +171,6 @@ class CTSlices:
 
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """A slice, its map and its nodule."""
-        from data_modules.figures import annotated_slice  # matplotlib; few preparations plot
-
         with_nodule = [i for i, one in enumerate(facts["images"]) if one["nodule"] is not None]
         every = with_nodule or range(len(facts["images"]))
         i = every[len(every) // 2]

@@ -8,7 +8,6 @@ import numpy as np
 from scipy import ndimage
 
 
-
 def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray) -> np.ndarray:
     """Linear interpolation onto a grid, float32; smoothed first along axes that lose resolution.
 

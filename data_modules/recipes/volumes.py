@@ -184,7 +184,9 @@ class Preprocessing:
                     beside[name] = self._beside(name, sources[name], prepared)
                 except ValueError as error:
                     raise ValueError(f"its {name}, {sources[name]}: {error}") from error
-        written = {name: save_array(array_path(path, name), np.moveaxis(each, stacked, 0)) for name, each in beside.items()}
+        written = {
+            name: save_array(array_path(path, name), np.moveaxis(each, stacked, 0)) for name, each in beside.items()
+        }
         facts = {
             **save_array(path, np.moveaxis(_stored(prepared.voxels), stacked, 0)),
             "cut": prepared.cut,
@@ -207,8 +209,6 @@ class Preprocessing:
 
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
-        from data_modules.figures import preparation  # matplotlib; few preparations plot
-
         raw, affine = self.read(scan.sources[IMAGE])
         moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)

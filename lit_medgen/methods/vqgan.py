@@ -180,7 +180,7 @@ class VQGAN(Adversarial, FirstStage):
             raise InputError(
                 f"data.init_args: the images are {' x '.join(map(str, shape.size))}; the network has dim "
                 f"{self.network.dim} and {self.divisor.bit_length()} levels, so they must have as many axes, each a "
-                f"multiple of {self.divisor}. Set preprocessing.size, and slices to data_modules.OneSlice for dim 2."
+                f"multiple of {self.divisor}. Set preprocessing.size, and view to data_modules.OneSlice for dim 2."
             )
 
     def setup(self, stage: str) -> None:

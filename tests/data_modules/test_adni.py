@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from data_modules.adni import ADNIDataModule
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.store import Rejected, Scan
+from data_modules.sources import Rejected, Scan
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images.nifti import write_nifti
 
@@ -161,7 +161,7 @@ def test_the_best_series_of_a_visit_is_taken(there: tuple[str, ...], best: str, 
         write_head(folder_of(raw, "002_S_0295", f"I{k}", series=series) / "head.nii", seed=k)
     write_table(raw / "collection.csv", *(row(f"I{k}", "002_S_0295", Age=str(60 + k)) for k in range(len(there))))
     scan = only(*module().scans())
-    assert scan.place.parts[-4] == best
+    assert scan.path.parts[-4] == best
     assert scan.attributes["age_years"] == 60 + there.index(best)
 
 
@@ -178,7 +178,7 @@ def test_other_series_are_taken_where_the_config_names_them(raw: Path, module: M
     for k, series in enumerate((SCALED, "Axial_DTI")):
         write_head(folder_of(raw, "002_S_0295", f"I{k}", series=series) / "head.nii", seed=k)
     write_table(raw / "collection.csv", row("I0", "002_S_0295"), row("I1", "002_S_0295"))
-    assert only(*module(descriptions=["*DTI"]).scans()).place.parts[-4] == "Axial_DTI"
+    assert only(*module(descriptions=["*DTI"]).scans()).path.parts[-4] == "Axial_DTI"
 
 
 def test_a_folder_of_dicom_files_is_one_image(raw: Path, module: Module) -> None:

@@ -325,11 +325,11 @@ def test_the_loader_finds_lungs_and_nodules(tree: Path, scans: list[Scan], tmp_p
         key, _, number = record.key.rpartition("-")
         stored = np.load(data.store.folder / "volumes" / f"{key}.npy")[int(number)]
         truth = drawn[stored.astype(np.float64).tobytes()]
-        found = data.store.label_map(record).T >= LUNG
+        found = data.store.read(record, name="label_map").T >= LUNG
         assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.97
     with_nodule = [record for record in data.store.records if np.isfinite(record.attributes["malignancy"])]
     assert with_nodule
-    assert all((data.store.label_map(record) > LUNG).any() for record in with_nodule)
+    assert all((data.store.read(record, name="label_map") > LUNG).any() for record in with_nodule)
 
 
 def test_our_reader_reads_what_was_drawn(tree: Path, scans: list[Scan]) -> None:

@@ -22,9 +22,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data_modules.folder import FolderDataModule
 from data_modules.recipes.volumes import Preprocessing
+from data_modules.slice_sets import FDMDraw, UniformDraw
+from data_modules.sources import Scan
 from data_modules.splits import SPLITS
-from data_modules.store import Scan
-from data_modules.views import FDMDraw, UniformDraw
+from data_modules.store import Store
 from lit_medgen.batch import PADDING, Batch
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images import read_image
@@ -51,7 +52,7 @@ def opened(tmp_path: Path, small: Preprocessing) -> Opened:
 @pytest.fixture
 def heads(opened: Opened, cohort: Path) -> FolderDataModule:
     """The cohort with its table."""
-    return opened(cohort, table="participants.tsv", attributes=["age", "sex"], slices=UniformDraw(6), batch_size=2)
+    return opened(cohort, table="participants.tsv", attributes=["age", "sex"], view=UniformDraw(6), batch_size=2)
 
 
 def touch(root: Path, table: str, *files: str) -> FolderDataModule:
@@ -64,14 +65,14 @@ def touch(root: Path, table: str, *files: str) -> FolderDataModule:
 
 
 def ages(scans: list[Scan]) -> dict[str, float]:
-    return {scan.place.name: scan.attributes["age"] for scan in scans}
+    return {scan.path.name: scan.attributes["age"] for scan in scans}
 
 
 def test_a_row_belongs_to_the_files_that_begin_with_its_key(tmp_path: Path) -> None:
     scans, rejected = touch(tmp_path, "id,age\ns1,30\ns2,40\n", "s1_a.nii.gz", "deep/s1_b.nii.gz", "s2.nii.gz").scans()
     assert ages(scans) == {"s1_a.nii.gz": 30, "s1_b.nii.gz": 30, "s2.nii.gz": 40}
     assert rejected == []
-    assert [scan.person for scan in scans if scan.place.name.startswith("s1")] == ["s1", "s1"]
+    assert [scan.person for scan in scans if scan.path.name.startswith("s1")] == ["s1", "s1"]
 
 
 def test_the_longest_key_wins(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_the_longest_key_wins(tmp_path: Path) -> None:
 
 def test_a_key_may_be_a_path_below_the_root(tmp_path: Path) -> None:
     scans, rejected = touch(tmp_path, "id,age\na/t1.nii.gz,30\nb/t1.nii.gz,40\n", "a/t1.nii.gz", "b/t1.nii.gz").scans()
-    assert {scan.place.parent.name: scan.attributes["age"] for scan in scans} == {"a": 30, "b": 40}
+    assert {scan.path.parent.name: scan.attributes["age"] for scan in scans} == {"a": 30, "b": 40}
     assert rejected == []
 
 
@@ -191,7 +192,7 @@ def test_what_decides_the_list_decides_the_store(options: dict[str, Any], opened
     one = opened(cohort, table="participants.tsv")
     before = [(record.person, str(record.attributes)) for record in one.store.records]
     opened(cohort, table="participants.tsv", **options)
-    assert [(record.person, str(record.attributes)) for record in one.open_store().records] == before
+    assert [(record.person, str(record.attributes)) for record in Store(one.address).records] == before
 
 
 def test_a_root_that_has_moved_is_not_prepared_anew(
@@ -243,9 +244,7 @@ def test_whole_volumes(opened: Opened, cohort: Path) -> None:
 def test_slice_sets(
     axis: str, shape: tuple[int, int], draw: UniformDraw | FDMDraw, opened: Opened, cohort: Path
 ) -> None:
-    module = opened(
-        cohort, table="participants.tsv", axis=axis, slices=draw, batch_size=4, pattern="sub-0[0-5]/*.nii.gz"
-    )
+    module = opened(cohort, table="participants.tsv", axis=axis, view=draw, batch_size=4, pattern="sub-0[0-5]/*.nii.gz")
     batch = next(iter(module.train_dataloader()))
     assert batch.condition.slice_index is not None
     assert batch.condition.observed is not None
@@ -425,7 +424,7 @@ def test_real_brains_are_prepared(opened: Opened, shared_data: Path) -> None:
         table="participants.tsv",
         attributes=["age", "sex"],
         preprocessing=Preprocessing((40, 48, 40), (160.0, 192.0, 160.0)),
-        slices=FDMDraw(8),
+        view=FDMDraw(8),
         batch_size=2,
     )
     files = len(list((shared_data / "brain" / "ixi" / "brain").glob("IXI0*.nii.gz")))

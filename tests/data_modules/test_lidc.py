@@ -23,7 +23,7 @@ from tiny_run import ROOT
 
 from data_modules import CTSlices, LIDCDataModule
 from data_modules.lidc.semantic_maps import CLASSES, LUNG, PRESETS
-from data_modules.store import Rejected
+from data_modules.sources import Rejected
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError
 
@@ -77,11 +77,11 @@ def test_hounsfield_units_are_kept_as_they_are(tree: Path) -> None:
     """Every slice, in its place: the images are told apart by their noise."""
     data = opened(tree)
     found = set()
-    for key, facts in data.store.facts.items():
+    for key, facts in data.scan_facts(data.store.records).items():
         stored = np.load(data.store.folder / "volumes" / f"{key}.npy")
         assert stored.dtype == np.int16
-        for image, one in zip(stored, facts["slices"], strict=True):
-            found.add((image.tobytes(), one["place"]))
+        for image, one in zip(stored, facts["images"], strict=True):
+            found.add((image.tobytes(), one["slice"]))
     expected = {(TinyScan(n).pixels(k).clip(-1024).tobytes(), k) for n in range(1, 7) for k in range(10)}
     assert found <= expected
     assert len(found) == 12
@@ -107,7 +107,10 @@ def test_turned_slices_come_out_upright_with_their_nodule(tmp_path: Path, orient
     with_nodule = [r for r in data.records["train"] if np.isfinite(r.attributes["malignancy"])]
     assert len(with_nodule) == 2
     for record, place in zip(with_nodule, (4, 5), strict=True):
-        image, labels = data.spec.to_window(torch.from_numpy(data.store.read(record))).T, data.store.label_map(record).T
+        image, labels = (
+            data.spec.to_window(torch.from_numpy(data.store.read(record))).T,
+            data.store.read(record, name="label_map").T,
+        )
         np.testing.assert_allclose(image, TinyScan().pixels(place).clip(-1024, 800), atol=1e-2)
         assert (labels[NODULE] == 7).all()
         assert (labels == 7).sum() == 36
@@ -115,7 +118,7 @@ def test_turned_slices_come_out_upright_with_their_nodule(tmp_path: Path, orient
         world = record.affine @ [column, row, 0, 1]
         expected = [-(column - (SIDE - 1) / 2) * SPACING_MM, -(row - (SIDE - 1) / 2) * SPACING_MM]
         np.testing.assert_allclose(world[:3], [*expected, -100 + GAP_MM * place], atol=1e-3)
-    (nodule,) = next(iter(data.store.facts.values()))["nodules"]
+    (nodule,) = next(iter(data.scan_facts(data.store.records).values()))["nodules"]
     assert nodule["centre"] == [46.5, 64.5, 4.5]
 
 
@@ -123,7 +126,7 @@ def test_lungs_are_found_in_every_slice(tree: Path) -> None:
     data = opened(tree)
     lungs = LEFT_LUNG | RIGHT_LUNG
     for record in data.store.records:
-        found = data.store.label_map(record).T >= LUNG
+        found = data.store.read(record, name="label_map").T >= LUNG
         assert 2 * (found & lungs).sum() / (found.sum() + lungs.sum()) > 0.95
 
 
@@ -131,8 +134,8 @@ def test_lungs_are_found_in_every_slice(tree: Path) -> None:
 def test_slices_kept(tmp_path: Path, share: float, least: int) -> None:
     one_scan(tmp_path / "raw")
     data = opened(tmp_path / "raw", CTSlices(size=(SIDE, SIDE), share=share), fractions=(1.0, 0.0, 0.0))
-    (facts,) = data.store.facts.values()
-    places = [one["place"] for one in facts["slices"]]
+    (facts,) = data.scan_facts(data.store.records).values()
+    places = [one["slice"] for one in facts["images"]]
     assert len(places) == least
     assert places == sorted(set(places))
     assert {4, 5} <= set(places)  # the nodule's
@@ -149,7 +152,7 @@ def test_a_scan_without_nodules_has_slices_all_the_same(tmp_path: Path) -> None:
 def test_a_nodule_needs_enough_readers(tmp_path: Path, readers: int, counts: bool) -> None:
     one_scan(tmp_path / "raw", malignancy=(4,) * readers)
     data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
-    assert any((data.store.label_map(record) == 7).any() for record in data.store.records) == counts
+    assert any((data.store.read(record, name="label_map") == 7).any() for record in data.store.records) == counts
 
 
 @pytest.mark.parametrize(("ratings", "thesis", "code"), [((2, 2, 3, 3), 5, 6), ((3, 3, 3), 6, 6), ((1, 1, 5), 5, 5)])
@@ -158,7 +161,11 @@ def test_classes_of_both_presets(tmp_path: Path, ratings: tuple[int, ...], thesi
     for preset, expected in (("thesis", thesis), ("code", code)):
         ct = CTSlices(size=(SIDE, SIDE), preset=preset)  # type: ignore[arg-type]
         data = opened(tmp_path / "raw", ct, fractions=(1.0, 0.0, 0.0))
-        found = {int(value) for record in data.store.records for value in np.unique(data.store.label_map(record))}
+        found = {
+            int(value)
+            for record in data.store.records
+            for value in np.unique(data.store.read(record, name="label_map"))
+        }
         assert {value for value in found if value > LUNG} == {expected}
 
 
@@ -332,7 +339,7 @@ def test_two_scans_of_one_folder_are_told_apart(tmp_path: Path) -> None:
     scans, rejected = data.scans()
     assert rejected == []
     assert [len(scan.source) for scan in scans] == [10, 10]
-    assert len({scan.annotations for scan in scans}) == 2
+    assert len({scan.beside["annotations"] for scan in scans}) == 2
 
 
 def other_digits(data: Dataset, place: int) -> None:
@@ -342,7 +349,7 @@ def other_digits(data: Dataset, place: int) -> None:
 
 def test_lengths_written_with_other_digits_are_one(tmp_path: Path) -> None:
     one_scan(tmp_path / "raw", change=other_digits)
-    assert len(opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0)).store.scans) == 1
+    assert len({record.file for record in opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0)).store.records}) == 1
 
 
 XML_FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -405,7 +412,9 @@ def test_of_two_different_xml_files_the_correction_counts(tmp_path: Path) -> Non
     assert "2 different XML files of its series (z161.xml, z162.xml)" in one.reason
     (folder / "z162.xml").rename(folder / "z161-resubmitted-correction-3-9-12.xml")
     data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
-    assert {nodule["malignancy"] for facts in data.store.facts.values() for nodule in facts["nodules"]} == {1.0, 4.0}
+    assert {
+        nodule["malignancy"] for facts in data.scan_facts(data.store.records).values() for nodule in facts["nodules"]
+    } == {1.0, 4.0}
 
 
 def test_one_reader_who_drew_four_times_is_one_reader(tmp_path: Path) -> None:
@@ -413,7 +422,7 @@ def test_one_reader_who_drew_four_times_is_one_reader(tmp_path: Path) -> None:
     path = folder / "069.xml"
     path.write_text(path.read_text().replace("</readingSession><readingSession>", ""))
     data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
-    assert [facts["nodules"] for facts in data.store.facts.values()] == [[]]
+    assert [facts["nodules"] for facts in data.scan_facts(data.store.records).values()] == [[]]
 
 
 def test_outlines_without_ratings_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -477,7 +486,7 @@ def test_duplicates_count_once_and_are_said(tmp_path: Path, caplog: pytest.LogCa
     shutil.copy(folder / "1-001.dcm", folder / "1-099.dcm")
     with caplog.at_level("INFO"):
         data = opened(tmp_path / "raw", fractions=(1.0, 0.0, 0.0))
-    assert next(iter(data.store.facts.values()))["num_slices"] == 10
+    assert next(iter(data.scan_facts(data.store.records).values()))["num_slices"] == 10
     assert "1 scans have slices delivered twice" in caplog.text
     assert "2.5 mm: 1" in caplog.text
 
@@ -545,7 +554,7 @@ def test_prepare_by_the_command_line(tree: Path, tmp_path: Path, capsys: pytest.
 def test_a_second_run_reads_and_a_damaged_map_is_made_again(tree: Path, tmp_path: Path) -> None:
     data = LIDCDataModule(str(tree), SMALL, store_dir=str(tmp_path), num_jobs=1)
     data.prepare()
-    maps = sorted(data.address.folder.glob("volumes/*.maps.npy"))
+    maps = sorted(data.address.folder.glob("volumes/*.label_map.npy"))
     before = {path: path.read_bytes() for path in maps}
     times = {path: path.stat().st_mtime_ns for path in maps}
     maps[0].unlink()

@@ -12,16 +12,20 @@ import pytest
 from tiny_lidc import SIDE, TinyScan
 
 from data_modules.lidc.lidc import LIDCDataModule
-from data_modules.recipes.ct_slices import MAPS, CTScan, CTSlices
-from data_modules.store import Record, Rejected, Scan, StoreAddress, _prepare_one
+from data_modules.preparing import _prepare_one
+from data_modules.recipes.ct_slices import ANNOTATIONS, CTSlices
+from data_modules.records import Record
+from data_modules.sources import LABEL_MAP, Rejected, Scan
+from data_modules.store import StoreAddress
+from data_modules.volume_files import array_path
 
 Mutant = Callable[[bytes, np.random.Generator], bytes]
 
 
 @pytest.fixture
-def scan(tmp_path: Path) -> CTScan:
+def scan(tmp_path: Path) -> Scan:
     folder = TinyScan(num_slices=3, nodule=(1, 1)).write(tmp_path / "raw")
-    return CTScan(sorted(folder.glob("*.dcm")), "LIDC-IDRI-0001", "", {}, folder / "069.xml")
+    return Scan(sorted(folder.glob("*.dcm")), "LIDC-IDRI-0001", "", {}, {ANNOTATIONS: folder / "069.xml"})
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def outcome(address: StoreAddress, scan: Scan) -> str | None:
 
 def assert_sound(address: StoreAddress, record: Record) -> None:
     path = address.folder / "volumes" / f"{record.key}.npy"
-    images, maps = np.load(path), np.load(path.with_suffix(MAPS))
+    images, maps = np.load(path), np.load(array_path(path, LABEL_MAP))
     assert images.dtype == np.int16
     assert images.shape == maps.shape
     assert images.shape[1:] == (SIDE, SIDE)
@@ -55,12 +59,12 @@ def assert_sound(address: StoreAddress, record: Record) -> None:
     assert images.min() >= -1024
     assert maps.max() <= 7
     assert np.isfinite(record.affine).all()
-    for file in (path, path.with_suffix(MAPS), path.with_suffix(".json")):
+    for file in (path, array_path(path, LABEL_MAP), path.with_suffix(".json")):
         file.unlink()
 
 
 @pytest.mark.parametrize("num", [150, pytest.param(1000, marks=pytest.mark.slow)])
-def test_damaged_slices(num: int, address: StoreAddress, scan: CTScan, mutant: Mutant) -> None:
+def test_damaged_slices(num: int, address: StoreAddress, scan: Scan, mutant: Mutant) -> None:
     """Any slice of the series, from the listing of the tree on."""
     assert isinstance(scan.source, list)
     data = LIDCDataModule(str(scan.source[0].parent.parent), CTSlices(size=(SIDE, SIDE)))
@@ -89,13 +93,14 @@ def with_a_value_replaced(content: bytes, random: np.random.Generator) -> bytes:
     return content[:place] + word + content[place + len(old) :] if place >= 0 else content + word
 
 
-def test_damaged_xml(address: StoreAddress, scan: CTScan, mutant: Mutant) -> None:
-    assert scan.annotations is not None
+def test_damaged_xml(address: StoreAddress, scan: Scan, mutant: Mutant) -> None:
+    xml = scan.beside[ANNOTATIONS]
+    assert isinstance(xml, Path)
     random, refused = np.random.default_rng(1), 0
-    content = scan.annotations.read_bytes()
+    content = xml.read_bytes()
     for i in range(500):
         change = mutant if i % 2 else with_a_value_replaced
-        scan.annotations.write_bytes(change(content, random))
+        xml.write_bytes(change(content, random))
         if (reason := outcome(address, scan)) is not None:
             assert reason.startswith("069.xml: "), reason
             refused += 1

@@ -20,7 +20,7 @@ from data_modules.adni import ADNIDataModule
 from data_modules.folder import FolderDataModule
 from data_modules.listing import is_dicom, suffix_of, walk
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.store import Scan
+from data_modules.sources import Scan
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError, RunError
 
@@ -50,7 +50,7 @@ Module = Callable[..., FolderDataModule]
 
 
 def below(root: Path, scans: list[Scan]) -> list[str]:
-    return [scan.place.relative_to(root).as_posix() for scan in scans]
+    return [scan.path.relative_to(root).as_posix() for scan in scans]
 
 
 def touch(root: Path, *names: str) -> None:
@@ -132,7 +132,7 @@ def test_every_suffix_is_read(name: str, raw: Path, module: Module, write_head: 
 def test_patterns_name_what_globs_name(pattern: str, raw: Path, module: Module) -> None:
     touch(raw, "x_t1.nii.gz", "y_T1.nii.gz", "a/x_t1.nii.gz", "a/b/z.nii.gz", "c/b/z.nii.gz", "a.nii.gz/z.nii")
     found = {path for path in raw.glob(pattern.replace("NII.GZ", "nii.gz")) if path.is_file()}
-    assert {scan.place for scan in module(pattern=pattern).scans()[0]} == found
+    assert {scan.path for scan in module(pattern=pattern).scans()[0]} == found
 
 
 @pytest.mark.parametrize("pattern", ["/data/*.nii.gz", "../*.nii.gz", ""])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from data_modules.recipes.volumes import Preprocessing, bounding_box
+from data_modules.sources import File
 from data_modules.store import StoreAddress
 from lit_medgen.errors import InputError
 from lit_medgen.images.nifti import write_nifti
@@ -257,9 +258,9 @@ def test_voxels_that_are_not_finite_are_refused_or_become_background(intensity: 
     write_nifti(tmp_path / "a.nii", np.where(voxels > 0, voxels, np.nan).astype(np.float32), np.eye(4))
     options = {"size": (16, 16, 16), "field_of_view_mm": (40.0,) * 3, "intensity": intensity, "window": (0, 290)}
     with pytest.raises(ValueError, match=r"data\.init_args\.preprocessing\.non_finite"):
-        Preprocessing(**options).read(tmp_path / "a.nii")
+        Preprocessing(**options).read(File(tmp_path / "a.nii"))
     filling = Preprocessing(**options, non_finite="fill")
-    found, expected = filling(*filling.read(tmp_path / "a.nii")), filling(voxels, np.eye(4))
+    found, expected = filling(*filling.read(File(tmp_path / "a.nii"))), filling(voxels, np.eye(4))
     assert found.voxels[0].max() == expected.voxels[0].max() == 0
     if intensity != "minmax":
         np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-3)
@@ -301,7 +302,7 @@ def test_a_volume_of_one_slice_is_a_2d_image(tmp_path: Path) -> None:
     """Its second axis goes down, as in a PNG, so the upper end of a sagittal slice is the image's top."""
     voxels = noise(1, 20, 12)
     write_nifti(tmp_path / "a.nii", voxels, np.diag([4.0, 0.5, 0.25, 1.0]))
-    pixels, affine = Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+    pixels, affine = Preprocessing((8, 8), (8.0, 8.0)).read(File(tmp_path / "a.nii"))
     np.testing.assert_array_equal(pixels, voxels[0, :, ::-1])
     np.testing.assert_allclose(affine, np.diag([0.5, 0.25, 1.0]), rtol=1e-6)
 
@@ -309,17 +310,17 @@ def test_a_volume_of_one_slice_is_a_2d_image(tmp_path: Path) -> None:
 def test_a_nifti_of_two_dimensions_is_a_2d_image(tmp_path: Path) -> None:
     pixels = noise(20, 12)
     nib.save(nib.Nifti1Image(pixels, np.diag([0.5, 0.25, 1.0, 1.0])), tmp_path / "a.nii")
-    found, affine = Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+    found, affine = Preprocessing((8, 8), (8.0, 8.0)).read(File(tmp_path / "a.nii"))
     np.testing.assert_array_equal(found, pixels[:, ::-1])
     np.testing.assert_allclose(affine, np.diag([0.5, 0.25, 1.0]))
     with pytest.raises(ValueError, match="2D image"):
-        Preprocessing((8, 8, 8), (8.0, 8.0, 8.0)).read(tmp_path / "a.nii")
+        Preprocessing((8, 8, 8), (8.0, 8.0, 8.0)).read(File(tmp_path / "a.nii"))
 
 
 def test_a_grid_of_other_dimensions_is_named(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii", noise(4, 4, 4), np.eye(4))
     with pytest.raises(ValueError, match=r"an image of 3 dimensions; expected 2, .*preprocessing\.size"):
-        Preprocessing((8, 8), (8.0, 8.0)).read(tmp_path / "a.nii")
+        Preprocessing((8, 8), (8.0, 8.0)).read(File(tmp_path / "a.nii"))
 
 
 @pytest.mark.parametrize(

@@ -10,23 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.views import ContiguousDraw, FDMDraw, OneSlice, SliceDraw, Slices, UniformDraw
+from data_modules.slice_sets import ContiguousDraw, FDMDraw, Slices, SliceSets, UniformDraw
+from data_modules.views import Grid, OneSlice
 from lit_medgen.batch import PADDING
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive
 
-DRAWS: list[type[SliceDraw]] = [UniformDraw, FDMDraw, ContiguousDraw]
+DRAWS: list[type[SliceSets]] = [UniformDraw, FDMDraw, ContiguousDraw]
 
 
-def draws(draw: SliceDraw, num_slices: int, num: int, seed: int = 0) -> list[Slices]:
-    return [draw.draw(num_slices, np.random.default_rng((seed, i))) for i in range(num)]
+def draws(draw: SliceSets, num_slices: int, num: int, seed: int = 0) -> list[Slices]:
+    return [draw.sets(num_slices, np.random.default_rng((seed, i))) for i in range(num)]
 
 
 @pytest.mark.parametrize("kind", DRAWS)
 @given(most=st.integers(1, 24), num_slices=st.integers(1, 150), seed=st.integers(0, 2**32))
 @settings(deadline=None, database=None)
-def test_laws_of_a_draw(kind: type[SliceDraw], most: int, num_slices: int, seed: int) -> None:
-    slices = kind(most).draw(num_slices, np.random.default_rng(seed))
+def test_laws_of_a_draw(kind: type[SliceSets], most: int, num_slices: int, seed: int) -> None:
+    slices = kind(most).sets(num_slices, np.random.default_rng(seed))
     assert slices.index.shape == slices.observed.shape == (most,)
     assert slices.index.dtype == np.int64
     assert slices.observed.dtype == bool
@@ -41,22 +42,22 @@ def test_laws_of_a_draw(kind: type[SliceDraw], most: int, num_slices: int, seed:
 @pytest.mark.parametrize("kind", DRAWS)
 @given(seed=st.integers(0, 2**32))
 @settings(deadline=None, database=None, max_examples=20)
-def test_a_draw_is_a_pure_function_of_its_generator(kind: type[SliceDraw], seed: int) -> None:
+def test_a_draw_is_a_pure_function_of_its_generator(kind: type[SliceSets], seed: int) -> None:
     np.random.seed(0)  # noqa: NPY002 (the global state must not matter)
-    first = kind(8).draw(40, np.random.default_rng(seed))
+    first = kind(8).sets(40, np.random.default_rng(seed))
     np.random.seed(1)  # noqa: NPY002
-    second = kind(8).draw(40, np.random.default_rng(seed))
+    second = kind(8).sets(40, np.random.default_rng(seed))
     np.testing.assert_array_equal(first.index, second.index)
     np.testing.assert_array_equal(first.observed, second.observed)
 
 
 @pytest.mark.parametrize("kind", [UniformDraw, FDMDraw])  # a ContiguousDraw has few stages by design
-def test_other_generators_draw_other_sets(kind: type[SliceDraw]) -> None:
+def test_other_generators_draw_other_sets(kind: type[SliceSets]) -> None:
     assert len({tuple(slices.index) for slices in draws(kind(8), 100, 50)}) > 45
 
 
 @pytest.mark.parametrize("kind", DRAWS)
-def test_every_slice_is_reached_in_either_role(kind: type[SliceDraw]) -> None:
+def test_every_slice_is_reached_in_either_role(kind: type[SliceSets]) -> None:
     found = draws(kind(8), 16, 1000)
     for role in (True, False):
         reached = {int(i) for slices in found for i in slices.index[slices.observed == role]} - {PADDING}
@@ -76,7 +77,7 @@ def test_uniform_sizes() -> None:
 @given(most=st.integers(1, 20), num_slices=st.integers(1, 40), seed=st.integers(0, 2**32))
 @settings(deadline=None, database=None)
 def test_fdm_fills_every_place(most: int, num_slices: int, seed: int) -> None:
-    slices = FDMDraw(most).draw(num_slices, np.random.default_rng(seed))
+    slices = FDMDraw(most).sets(num_slices, np.random.default_rng(seed))
     assert (slices.index != PADDING).sum() == min(most, num_slices)
 
 
@@ -121,7 +122,7 @@ def test_contiguous_draw_leaves_the_rest_to_another_draw() -> None:
     for i, slices in enumerate(found):
         random = np.random.default_rng((0, i))
         random.random()
-        np.testing.assert_array_equal(slices.index, FDMDraw(8).draw(40, random).index)
+        np.testing.assert_array_equal(slices.index, FDMDraw(8).sets(40, random).index)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_contiguous_draw_leaves_the_rest_to_another_draw() -> None:
     [
         ({"share": 1.5}, "share is 1.5"),
         ({"num_target": 21}, "num_target is 21"),
-        ({"others": FDMDraw(8)}, "max_slices is 20, but that of slices.init_args.others is 8"),
+        ({"others": FDMDraw(8)}, "max_slices is 20, but that of view.init_args.others is 8"),
     ],
 )
 def test_impossible_contiguous_draws_are_refused(wrong: dict[str, Any], words: str) -> None:
@@ -138,9 +139,14 @@ def test_impossible_contiguous_draws_are_refused(wrong: dict[str, Any], words: s
 
 
 @pytest.mark.parametrize("kind", DRAWS)
-def test_at_least_one_slice(kind: type[SliceDraw]) -> None:
+def test_at_least_one_slice(kind: type[SliceSets]) -> None:
     with pytest.raises(ValueError, match="max_slices is 0"):
         kind(0)
+
+
+def single(view: OneSlice, num_slices: int, num: int) -> list[int]:
+    record: Any = None
+    return [view.draw(Grid((1, 1, num_slices), "axial"), record, np.random.default_rng((0, i))) for i in range(num)]
 
 
 @given(num_slices=st.integers(1, 150), data=st.data())
@@ -150,20 +156,20 @@ def test_one_slice_is_one_of_the_middle(num_slices: int, data: st.DataObject) ->
     used = draw.used(num_slices)
     assert len(used) == middle
     assert abs(used[0] - (num_slices - 1 - used[-1])) <= 1  # as many left out below as above
-    found = {int(slices.index[0]) for slices in draws(draw, num_slices, 20)}
+    found = set(single(draw, num_slices, 20))
     assert found <= set(used.tolist())
     if middle < 3:
         with pytest.raises(InputError, match=f"per_person is 3, but {middle} slices"):
-            draw.evaluated(num_slices)
+            draw.evaluated_of(num_slices)
         return
-    evaluated = draw.evaluated(num_slices)
+    evaluated = draw.evaluated_of(num_slices)
     assert len(set(evaluated.tolist())) == 3
     assert set(evaluated.tolist()) <= set(used.tolist())
     assert (np.diff(evaluated) >= 0).all()
 
 
 def test_every_middle_slice_is_as_likely() -> None:
-    counts = np.bincount([int(slices.index[0]) for slices in draws(OneSlice(4), 10, 2000)], minlength=10)
+    counts = np.bincount(single(OneSlice(4), 10, 2000), minlength=10)
     assert not counts[:3].any()
     assert not counts[7:].any()
     assert counts[3:7].min() > 420
@@ -171,5 +177,5 @@ def test_every_middle_slice_is_as_likely() -> None:
 
 @pytest.mark.parametrize("wrong", [{"middle": 0}, {"per_person": 0}])
 def test_impossible_single_slices_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=rf"slices.init_args.{next(iter(wrong))} is 0"):
+    with pytest.raises(ValueError, match=rf"view.init_args.{next(iter(wrong))} is 0"):
         OneSlice(**wrong)

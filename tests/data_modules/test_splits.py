@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_modules.folder import FolderDataModule
+from data_modules.records import Record
 from data_modules.splits import SPLITS, Split, split_of
-from data_modules.store import Record, StoreAddress
+from data_modules.store import Array, StoreAddress
 
 FRACTIONS = (0.7, 0.15, 0.15)
 PEOPLE = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=12, unique=True)
@@ -25,6 +26,11 @@ class FakeStore:
 
     address: StoreAddress
     records: list[Record] = field(default_factory=list)
+    axis: str = "axial"
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        return self.address.preprocessing.arrays(0)
 
 
 def record(person: str, session: str) -> Record:

@@ -11,7 +11,7 @@ import pytest
 
 from data_modules.folder import FolderDataModule
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.store import Rejected, Scan
+from data_modules.sources import Rejected, Scan
 from data_modules.summary import account, kinds
 from lit_medgen.images.nifti import read_nifti, write_nifti
 

@@ -12,7 +12,7 @@ import yaml
 from tiny_run import one_line
 
 from data_modules.folder import FolderDataModule
-from data_modules.store import Scan
+from data_modules.sources import Scan
 from data_modules.tables import Numbers, read_table
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError

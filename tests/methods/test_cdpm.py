@@ -66,7 +66,7 @@ def test_loss_is_over_target_slices_alone() -> None:
 
 def test_loss_needs_slices() -> None:
     whole = Batch(image=torch.zeros(1, 1, *SIZE), key=["key"], affine=torch.eye(4)[None])
-    with pytest.raises(InputError, match=r"data\.init_args\.slices"):
+    with pytest.raises(InputError, match=r"data\.init_args\.view"):
         model().loss(whole)
 
 

@@ -197,7 +197,7 @@ def small_vqgan(**more: Any) -> VQGAN:
 
 def test_learned_features_are_a_loss_and_a_score(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/vqgan.yaml",))
-    eight = ["--data.init_args.fractions=[0.34,0.33,0.33]", "--data.init_args.slices.init_args.per_person=8"]
+    eight = ["--data.init_args.fractions=[0.34,0.33,0.33]", "--data.init_args.view.init_args.per_person=8"]
     assert run.fit("--model.init_args.features=learned", *eight) == 0
     with next(run.folder.glob("*/metrics.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -307,7 +307,7 @@ def test_wrong_size_is_one_line(tmp_path: Path, phantoms: Path, capsys: pytest.C
     run = TinyRun(tmp_path, phantoms, ("configs/vqgan.yaml",))
     assert run.fit("--data.init_args.preprocessing.size=[17,16,16]") == 2
     assert "images are 17 x 16" in one_line(capsys)
-    assert run.fit("--data.init_args.slices=null") == 2
+    assert run.fit("--data.init_args.view=null") == 2
     assert "images are 16 x 16 x 16" in one_line(capsys)
 
 
@@ -316,7 +316,7 @@ def test_cdpm_and_vqgan_tell_their_data_apart(
 ) -> None:
     run = TinyRun(tmp_path, phantoms)
     one_slice = '{"class_path": "data_modules.OneSlice"}'
-    assert run.fit(f"--data.init_args.slices={one_slice}") == 2
+    assert run.fit(f"--data.init_args.view={one_slice}") == 2
     assert "cDPM needs sets of slices" in one_line(capsys)
 
 

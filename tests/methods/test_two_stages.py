@@ -39,7 +39,7 @@ def data(phantoms: Path) -> ADNIDataModule:
     module = ADNIDataModule(
         str(phantoms),
         preprocessing=Preprocessing(size=(16, 16, 16), field_of_view_mm=(192, 192, 192)),
-        slices=OneSlice(8, 2),
+        view=OneSlice(8, 2),
         store_dir=str(phantoms / "store"),
         num_jobs=1,
         fractions=(0.5, 0.1, 0.4),
@@ -125,9 +125,9 @@ def test_address_of_codes_follows_weights_data_and_slices(phantoms: Path, data: 
     model: Any = lit_medgen.load(first_stage(phantoms))
     before = LatentStore.address(model, data)
     assert LatentStore.address(model, data) == before
-    data.slices = OneSlice(7, 2)
+    data.view = OneSlice(7, 2)
     assert LatentStore.address(model, data) != before
-    data.slices = OneSlice(8, 2)
+    data.view = OneSlice(8, 2)
     next(model.parameters()).data[0] += 1
     assert LatentStore.address(model, data) != before
 

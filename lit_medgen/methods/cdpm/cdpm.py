@@ -51,7 +51,7 @@ from lit_medgen.training.generator import Generator
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
-NO_SLICES = "data.init_args.slices is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
+NO_SLICES = "data.init_args.view is not set; cDPM needs sets of slices, e.g. data_modules.UniformDraw."
 
 
 class CDPM(Generator):

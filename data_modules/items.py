@@ -1,0 +1,165 @@
+"""What stands in batches and requests, read from a store through a view: images, what they are made from, geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_modules.loader import WatchedDataset
+from data_modules.order import Place
+from data_modules.records import Record
+from data_modules.sources import IMAGE, LABEL_MAP
+from data_modules.store import Store
+from data_modules.views import Grid, View
+from lit_medgen.batch import ABSENT_CLASS, Batch, Condition, Images, Request, Requests
+from lit_medgen.seeds import mix
+
+BACKGROUND = -1.0
+"""Of images, where a view leaves them or a set holds no slice; of label maps that is class 0."""
+Latents = Callable[[Batch], Tensor]
+
+
+class Items:
+    """The images of a store, and what they are made from, as a view shows them.
+
+    Args:
+        store: the prepared store.
+        view: which part of an image an item shows.
+    """
+
+    def __init__(self, store: Store, view: View[Any]) -> None:
+        self.store, self.view = store, view
+        self.grid = Grid(store.arrays[IMAGE].size, store.axis)
+        self.sources = sorted(store.arrays.keys() - {IMAGE, LABEL_MAP})
+
+    def image(self, record: Record, selection: Any) -> Tensor:
+        """1 1 *s in [-1, 1]."""
+        return self._read(record, selection, IMAGE, BACKGROUND)
+
+    def condition(self, record: Record, selection: Any) -> Condition:
+        """What the image is made from, of all that the store knows of it."""
+        slice_index, observed = self.view.slice_index(selection), self.view.observed(selection)
+        return Condition(
+            attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
+            label_map=self._label_map(record, selection),
+            source=self._source(record, selection),
+            slice_index=None if slice_index is None else torch.from_numpy(slice_index)[None],
+            observed=None if observed is None else torch.from_numpy(observed)[None],
+        )
+
+    def affine(self, record: Record, selection: Any) -> Tensor:
+        """1 4 4, voxel to world of the part shown, mm."""
+        return torch.from_numpy(self.view.affine(record.affine, self.grid, selection))[None]
+
+    def batch(self, record: Record, selection: Any, latents: Latents | None = None) -> Batch:
+        """A batch of one; with `latents`, what that gives of it, and no image."""
+        image = torch.empty(1, 0) if latents else self.image(record, selection)
+        batch = Batch(image, [record.key], self.affine(record, selection), self.condition(record, selection))
+        return replace(batch, latent=latents(batch)) if latents else batch
+
+    def evaluated(self, records: Sequence[Record]) -> list[tuple[Record, Any]]:
+        """The parts of some records that evaluation looks at, those of a record in a row."""
+        return [(record, part) for record in records for part in self.view.evaluated(self.grid, record)]
+
+    def images(self, records: Sequence[Record], size: tuple[int, ...]) -> Images:
+        """What evaluation looks at of some records, of the size of an item."""
+        parts = self.evaluated(records)
+
+        def read(indices: Sequence[int]) -> Tensor:
+            images = [self.image(*parts[index]) for index in indices]
+            return torch.cat(images) if images else torch.empty(0, 1, *size)
+
+        return Images([self._name(*part) for part in parts], [record.person for record, _ in parts], read)
+
+    def requests(self, records: Sequence[Record], num: int | None, attributes: bool) -> Requests:
+        """Requests like the images that evaluation looks at, again from the first where more are asked for.
+
+        Args:
+            records: whose images they are.
+            num: how many; None: as many as images.
+            attributes: whether any attribute is known.
+        """
+        parts = self.evaluated(records)
+        num = len(parts) if num is None else num
+        made_from = [self._made_from(*parts[index % len(parts)]) for index in range(num)]
+        there = {"attributes": attributes, "label_map": LABEL_MAP in self.store.arrays, "source": True}
+        names: frozenset[Any] = frozenset(name for name, known in there.items() if known)
+        return Requests(range(num), made_from, names, lambda index: self._request(index, *parts[index % len(parts)]))
+
+    def _name(self, record: Record, selection: Any) -> str:
+        """The key of an image, with that of the part where it is one of several."""
+        return record.key + self.view.name(selection)
+
+    def _made_from(self, record: Record, selection: Any) -> Mapping[str, Any]:
+        """What the manifest says of an image made like another: the other's key and its known attributes."""
+        known = {name: value for name, value in record.attributes.items() if np.isfinite(value)}
+        return {"key": self._name(record, selection), **known}
+
+    def _request(self, seed: int, record: Record, selection: Any) -> Request:
+        image, condition = self.image(record, selection), self.condition(record, selection)
+        if not self.sources:
+            condition = replace(condition, source=image)
+        return Request([seed], condition, [record.key], self.affine(record, selection), image)
+
+    def stored(self, record: Record) -> Batch:
+        """All that training can see of a record."""
+        parts = self.view.every(self.grid, record)
+        return Batch.join([self.batch(record, part) for part in parts])
+
+    def _read(self, record: Record, selection: Any, name: str, padding: float) -> Tensor:
+        array = self.store.arrays[name]
+        if name != IMAGE and name not in record.beside:
+            padding = ABSENT_CLASS if name == LABEL_MAP else torch.nan
+            read = partial(array.filled, padding)
+        else:
+            read = partial(self.store.read, record, name=name)
+        part = self.view.read(read, Grid(array.size, self.store.axis), selection, padding)
+        return torch.from_numpy(np.ascontiguousarray(part))[None, None]
+
+    def _label_map(self, record: Record, selection: Any) -> Tensor | None:
+        """1 1 *s, int64."""
+        if LABEL_MAP not in self.store.arrays:
+            return None
+        return self._read(record, selection, LABEL_MAP, 0).long()
+
+    def _source(self, record: Record, selection: Any) -> Tensor | None:
+        """1 c *s: the other sources in order of their names; absent as a whole if one of them is."""
+        if not self.sources:
+            return None
+        source = torch.cat([self._read(record, selection, name, BACKGROUND) for name in self.sources], dim=1)
+        return source if set(self.sources) <= set(record.beside) else torch.full_like(source, torch.nan)
+
+
+class StoreDataset(WatchedDataset):
+    """Records of a store as batches of one.
+
+    Args:
+        items: reads them.
+        records: the records of one split.
+        seed: with the position it decides what the view shows.
+        latents: gives the latents of a batch, whose images are then not read; None: they are.
+    """
+
+    def __init__(self, items: Items, records: Sequence[Record], seed: int, latents: Latents | None = None) -> None:
+        super().__init__()
+        self.items, self.records, self.seed, self.latents = items, list(records), seed, latents
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, place: Place) -> str:
+        """The store's file."""
+        return str(self.items.store.path(self.records[place[1]]))
+
+    def read(self, place: Place) -> Batch:
+        """One sample."""
+        position, index = place
+        random = np.random.default_rng(mix("slices", self.seed, position))
+        record = self.records[index]
+        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents)
