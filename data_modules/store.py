@@ -43,7 +43,7 @@ from lit_medgen.errors import InputError, describe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT = 4  # raised when the layout above changes, so that old stores are not read as new ones
+FORMAT = 3  # raised when the files of volumes change, so that old ones are not read as new ones
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,9 @@ class StoreAddress:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that is done to the raw bytes, as plain data."""
-        steps = {name: value for name, value in asdict(cast(Any, self.preprocessing)).items() if value is not None}
+        """Everything that is done to the raw bytes, as plain data; what is left out does nothing."""
+        every = asdict(cast(Any, self.preprocessing)).items()
+        steps = {name: value for name, value in every if value is not None and value != ()}
         return {"format": FORMAT, "axis": self.axis, **steps}
 
     @property

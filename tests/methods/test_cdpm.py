@@ -114,7 +114,7 @@ def test_seams_are_where_stages_meet() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"slice_axis": ""}, "slices is not set"), ({"size": (9, 12, 10)}, "9 x 12")],
+    [({"slice_axis": ""}, "view is not set"), ({"size": (9, 12, 10)}, "9 x 12")],
 )
 def test_data_that_does_not_fit_is_refused(wrong: dict[str, object], words: str) -> None:
     facts = spec().plain() | wrong
