@@ -20,26 +20,26 @@ class Throughput(Callback):
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
-        self._since: tuple[int, float] | None = None
+        self._since: tuple[int, int, float] | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measures over the steps since the last figure; the first interval starts after the first step."""
-        step, now = trainer.global_step, time.monotonic()
+        step, num_batches, now = trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx, time.monotonic()
         if self._since is None:
-            self._since = (step, now)
+            self._since = (step, num_batches, now)
         elif step - self._since[0] >= self.every_n_steps:
-            rate = (step - self._since[0]) / (now - self._since[1])
-            samples = rate * len(batch.image) * trainer.world_size * trainer.accumulate_grad_batches
+            seconds = now - self._since[2]
+            num_samples = (num_batches - self._since[1]) * len(batch.image) * trainer.world_size
             pl_module.log_dict(
                 {
-                    "train/steps_per_second": rate,
-                    "train/samples_per_second": samples,
+                    "train/steps_per_second": (step - self._since[0]) / seconds,
+                    "train/samples_per_second": num_samples / seconds,
                     "train/peak_memory_gib": peak_memory_gib(pl_module.device),
                 }
             )
-            self._since = (step, now)
+            self._since = (step, num_batches, now)
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -112,37 +112,48 @@ class Adversarial(Method):
         return {name for player, hand in hands if not player.averaged for name in hand}
 
     def _hands(self) -> list[dict[str, nn.Parameter]]:
-        """Names and parameters that each player trains, in the order of the method's own.
+        """Names and parameters that each player trains, in the order of `named_parameters`.
 
-        InputError if two players have the same name or parameter, or if a parameter has no player or a player none.
+        InputError if a parameter has no player, or a player no parameter.
         """
         players = self.players()
-        names = [player.name for player in players]
-        rest = [number for number, player in enumerate(players) if player.modules is None]
-        what = f"{type(self).__name__}.players"
-        if not names or len(set(names)) < len(names) or len(rest) > 1:
-            raise InputError(
-                f"{what}: the names are {', '.join(names) or 'none'}, and {len(rest)} of them have no modules of their "
-                "own; give at least one player, each with another name, and at most one of them the rest."
-            )
-        owner: dict[nn.Parameter, int] = {}
-        for number, player in enumerate(players):
-            for parameter in dict.fromkeys(each for module in player.modules or () for each in module.parameters()):
-                if parameter in owner:
-                    name = next((name for name, each in self.named_parameters() if each is parameter), "a parameter")
-                    raise InputError(f"{what}: {names[owner[parameter]]} and {player.name} both train {name}.")
-                owner[parameter] = number
+        owners = self._owners(players)
+        rest = next((number for number, player in enumerate(players) if player.modules is None), None)
         hands: list[dict[str, nn.Parameter]] = [{} for _ in players]
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                number = owner.get(parameter, rest[0] if rest else -1)
-                if number < 0:
-                    raise InputError(f"{what}: none trains {name}; freeze it, or give it to a player.")
+                number = owners.get(parameter, rest)
+                if number is None:
+                    raise InputError(f"{self._what}: none trains {name}; freeze it, or give it to a player.")
                 hands[number][name] = parameter
         for player, hand in zip(players, hands, strict=True):
             if not hand:
-                raise InputError(f"{what}: {player.name} has no parameter of this method to train.")
+                raise InputError(f"{self._what}: {player.name} has no parameter of this method to train.")
         return hands
+
+    def _owners(self, players: Sequence[Player]) -> dict[nn.Parameter, int]:
+        """Number of the player in whose modules a parameter is; InputError if two have the same one, or name."""
+        names = [player.name for player in players]
+        num_rest = sum(player.modules is None for player in players)
+        if not names or len(set(names)) < len(names) or num_rest > 1:
+            raise InputError(
+                f"{self._what}: the names are {', '.join(names) or 'none'}, and {num_rest} of them have no modules of "
+                "their own; give at least one player, each with another name, and at most one of them the rest."
+            )
+        owners: dict[nn.Parameter, int] = {}
+        for number, player in enumerate(players):
+            for parameter in dict.fromkeys(each for module in player.modules or () for each in module.parameters()):
+                if parameter in owners:
+                    name = next((name for name, each in self.named_parameters() if each is parameter), "a parameter")
+                    raise InputError(
+                        f"{self._what}: {names[owners[parameter]]} and {player.name} both train {name}; choose one."
+                    )
+                owners[parameter] = number
+        return owners
+
+    @property
+    def _what(self) -> str:
+        return f"{type(self).__name__}.players"
 
     def configure_optimizers(self) -> Any:
         """An optimizer and a learning rate for each player, counted in the player's own updates."""

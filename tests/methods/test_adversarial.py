@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from toy_adversarial import Three, Toy, run
 
 from lit_medgen.batch import Batch
+from lit_medgen.callbacks import Throughput
 from lit_medgen.errors import InputError, Interrupted
 from lit_medgen.trainer import Trainer
 from lit_medgen.training.adversarial import Player
@@ -101,7 +102,7 @@ def updates(period: int, batches: int, start: int = 0) -> int:
 @pytest.mark.parametrize("periods", PERIODS)
 def test_each_player_moves_when_its_turn_is(periods: tuple[int, ...], tmp_path: Path, phantoms: Path) -> None:
     steps = 7
-    model = run(tmp_path, phantoms, steps, make=lambda: Three(periods))
+    model = run(tmp_path, phantoms, steps, make=lambda: Three(periods), callbacks=[Throughput(1)])
     batches = steps * periods[0]
     assert model.trainer.global_step == steps
     assert model.trainer.fit_loop.epoch_loop.total_batch_idx + 1 == batches
@@ -116,6 +117,8 @@ def test_each_player_moves_when_its_turn_is(periods: tuple[int, ...], tmp_path: 
     for name, period, start in zip(names, periods, (0, 0, 4), strict=True):
         logged = [int(row["step"]) for row in rows if row[f"train/{name}"]]  # nothing of batches in which it rests
         assert logged == [batch for batch in range(start, batches) if (batch + 1) % period == 0]
+    samples, steps = (float(rows[-1][f"train/{name}_per_second"]) for name in ("samples", "steps"))
+    assert samples / steps == pytest.approx(periods[0] * model.trainer.datamodule.batch_size)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("periods", PERIODS)
