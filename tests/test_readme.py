@@ -22,7 +22,7 @@ from lit_medgen.trainer import Trainer
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 DOCUMENTS = [*PAGES, *sorted(ROOT.glob("configs/**/*.yaml")), ROOT / "configs" / "with" / "slurm.sh"]
-WRITTEN_BY_READERS = ("mine.yaml", "requests.csv")
+WRITTEN_BY_READERS = ("mine.yaml", "requests.csv", "my_slices")
 PLACEHOLDER = re.compile(r"FILE|DIR|NAME|\.\.\.|<")
 
 
@@ -33,7 +33,7 @@ def name_of(path: Path) -> str:
 def commands(document: Path) -> list[list[str]]:
     """The words of every `python -m lit_medgen` line of a document, continuation lines joined, comments dropped."""
     text = re.sub(r"\\\n(#   )?", " ", document.read_text())
-    lines = re.findall(r"python -m lit_medgen ([^\n`]*)", text)
+    lines = re.findall(r"(?<!\")python -m lit_medgen ([^\n`]*)", text)  # not those in strings of Python
     return [shlex.split(re.sub(r"\[--[^]]*\]|  +\(.*|, then wandb .*", "", line), comments=True) for line in lines]
 
 
