@@ -31,9 +31,9 @@ from data_modules.base import MedicalDataModule
 from data_modules.summary import counts
 from lit_medgen.arguments import read_yaml, values, without
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.checkpoints import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
 from lit_medgen.help import of_verb
+from lit_medgen.loading import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.loggers import RunLogger
 from lit_medgen.mistakes import explain, nearest_file, shorten
 from lit_medgen.output import say

@@ -18,9 +18,10 @@ from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import Report
 from lit_medgen.callbacks.run_folder import claim, run_folder
-from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_other_method, saved
+from lit_medgen.checkpoints import CheckpointFiles, newest, saved
 from lit_medgen.errors import InputError
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
+from lit_medgen.loading import refuse_other_method
 from lit_medgen.loggers import RunLogger, WandbRun
 from lit_medgen.memory import batch_warning
 from lit_medgen.output import say

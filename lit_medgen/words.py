@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_medgen.arguments import is_file, parse_yaml, read_yaml, values
-from lit_medgen.checkpoints import check_classes, checkpoint_file, config_of, has_config, without_training
+from lit_medgen.checkpoints import checkpoint_file
 from lit_medgen.errors import InputError
+from lit_medgen.loading import check_classes, config_of, has_config, without_training
 from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
 

@@ -36,7 +36,6 @@ from lit_medgen.checkpoints import (
     LAST,
     CheckpointFiles,
     _fault,
-    check_classes,
     fault_of,
     newest,
     read_checkpoint,
@@ -46,6 +45,7 @@ from lit_medgen.checkpoints import (
 )
 from lit_medgen.errors import InputError, NoSpaceError
 from lit_medgen.files import remove_stale
+from lit_medgen.loading import check_classes
 from lit_medgen.loggers import RunLogger
 
 pytestmark = pytest.mark.xdist_group("checkpoints")

@@ -19,9 +19,9 @@ from tiny_run import TinyRun
 from lit_medgen import methods
 from lit_medgen.__main__ import VERBS, main
 from lit_medgen.batch import Condition
-from lit_medgen.checkpoints import load
 from lit_medgen.cli import CLI
 from lit_medgen.images.dicom import read_series
+from lit_medgen.loading import load
 from lit_medgen.trainer import Trainer
 
 

@@ -19,9 +19,10 @@ from tiny_run import ROOT
 
 from data_modules.base import MedicalDataModule
 from lit_medgen.batch import Condition, Images
-from lit_medgen.checkpoints import build_method, config_of, load, read_checkpoint
+from lit_medgen.checkpoints import read_checkpoint
 from lit_medgen.diffusion import Ancestral, DPMSolverPP2M, Sampler
 from lit_medgen.evaluation.report import Maker, evaluate
+from lit_medgen.loading import build_method, config_of, load
 from lit_medgen.methods import CDPM
 from lit_medgen.sampling import like_people, samples
 

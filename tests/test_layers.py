@@ -17,7 +17,7 @@ from lit_medgen.methods import Method
 
 LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "seeds", "signals"}
 TEXTS = {"errors", "arguments", "options"}
-TRAINING = LEAVES | {"checkpoints", "diffusion", "images", "metrics", "networks"}
+TRAINING = LEAVES | {"checkpoints", "loading", "diffusion", "images", "metrics", "networks"}
 METHODS = TRAINING | {"training"}
 USES = METHODS | {"methods", "arguments"}
 CALLBACKS = USES | {"sampling", "sample_files", "requests", "evaluation", "loggers"}
@@ -32,7 +32,7 @@ ARROWS = {
     "lit_medgen/axes": set[str](),
     "lit_medgen/batch": set[str](),
     "lit_medgen/callbacks": CALLBACKS,
-    "lit_medgen/checkpoints": LEAVES | {"trust"},
+    "lit_medgen/checkpoints": LEAVES,
     "lit_medgen/cli": CLI,
     "lit_medgen/diffusion": {"batch", "seeds"},
     "lit_medgen/errors": set[str](),
@@ -41,6 +41,7 @@ ARROWS = {
     "lit_medgen/help": set[str](),
     "lit_medgen/images": LEAVES,
     "lit_medgen/launchers": {"errors"},
+    "lit_medgen/loading": LEAVES | {"checkpoints", "trust"},
     "lit_medgen/loggers": LEAVES,
     "lit_medgen/memory": LEAVES,
     "lit_medgen/methods": METHODS,
@@ -63,7 +64,7 @@ ARROWS = {
     "lit_medgen/training": TRAINING,
     "lit_medgen/trust": TEXTS,
     "lit_medgen/verbs": CALLBACKS | {"callbacks"},
-    "lit_medgen/words": TEXTS | {"checkpoints", "mistakes", "trust"},
+    "lit_medgen/words": TEXTS | {"checkpoints", "loading", "mistakes", "trust"},
 }
 """Package or file -> what it may import of ours besides itself, by the same names (without lit_medgen/)."""
 

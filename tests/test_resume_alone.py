@@ -16,8 +16,9 @@ from tiny_run import TinyRun, one_line
 from data_modules import ADNIDataModule, Preprocessing
 from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
-from lit_medgen.checkpoints import behind_link, check_classes, config_of, kept_config, read_checkpoint, write_checkpoint
+from lit_medgen.checkpoints import behind_link, read_checkpoint, write_checkpoint
 from lit_medgen.errors import InputError
+from lit_medgen.loading import check_classes, config_of, kept_config
 from lit_medgen.training.method import refuse_other_people
 from lit_medgen.words import known_config, replaced_callbacks
 

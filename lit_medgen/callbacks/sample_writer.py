@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lit_medgen.batch import Request, Requests
-from lit_medgen.checkpoints import config_hash
 from lit_medgen.files import file_hash
+from lit_medgen.loading import config_hash
 from lit_medgen.requests import as_json
 from lit_medgen.sample_files import (
     SUFFIXES,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from lit_medgen.batch import DataSpec
-from lit_medgen.checkpoints import load
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.loading import load
 
 SAME_SECTIONS = ("axis", "preprocessing")
 """Arguments of the data module that a part of the same data must have been trained with."""

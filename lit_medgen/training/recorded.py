@@ -20,8 +20,9 @@ from typing import Any, Self
 import lightning as L
 
 from lit_medgen.batch import DataSpec
-from lit_medgen.checkpoints import FACTS, load, read_checkpoint, rebuild
+from lit_medgen.checkpoints import FACTS, read_checkpoint
 from lit_medgen.errors import InputError
+from lit_medgen.loading import load, rebuild
 from lit_medgen.training.frozen import FrozenPart, refuse_other_people, weights_hash
 
 
