@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from lit_medgen.batch import DataSpec, Request, Requests, Split
 from lit_medgen.callbacks.report import check_report, logged, refuse_unfit, score, score_alone
 from lit_medgen.callbacks.sample_writer import SampleWriter
-from lit_medgen.checkpoints import behind_link, read_spec, restore
+from lit_medgen.checkpoints import behind_link, read_spec
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import WRITTEN
+from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.requests import Asked, requested
 from lit_medgen.sample_files import Format, read_samples, spec_of
