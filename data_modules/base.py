@@ -162,7 +162,7 @@ class MedicalDataModule(ResumableLoaders):
             contents(accepted),
             lacking(accepted, beside),
             passed_over(self.tree(), self._scans, rejected),
-            *self.unread.told(owner),
+            *self.unread.lines(owner),
         ]
         return [line for line in lines if line]
 
@@ -248,7 +248,7 @@ class MedicalDataModule(ResumableLoaders):
         )
 
     def attribute_ranges(self) -> dict[str, tuple[float, float]]:
-        """name -> (low, high) of every attribute that is known for any training person."""
+        """Name -> (low, high) of every attribute that is known for any training person."""
         return _ranges(self.records["train"])
 
     def dataset(self, split: Split) -> StoreDataset:

@@ -154,11 +154,11 @@ class StoreDataset(WatchedDataset):
         return len(self.records)
 
     def name(self, place: Place) -> str:
-        """The store's file."""
+        """The file of the store that a sample is read from."""
         return str(self.items.store.path(self.records[place[1]]))
 
     def read(self, place: Place) -> Batch:
-        """One sample."""
+        """The sample at a position of the order."""
         position, index = place
         random = np.random.default_rng(mix("slices", self.seed, position))
         record = self.records[index]

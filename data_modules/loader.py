@@ -35,7 +35,7 @@ class WatchedDataset(Dataset[Batch], ABC):
 
     @abstractmethod
     def read(self, place: Place) -> Batch:
-        """One sample."""
+        """The sample at a position of the order."""
 
     @abstractmethod
     def name(self, place: Place) -> str:

@@ -62,15 +62,15 @@ class SliceSets(View[Slices | None]):
         return replace(stored, slice_axis=axis)
 
     def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> Slices:
-        """C and P."""
+        """Sets C and P of a volume."""
         return self.sets(grid.num_slices, random)
 
     def evaluated(self, grid: Grid, record: Record) -> Sequence[None]:
-        """The whole volume."""
+        """None, which stands for the whole volume."""
         return [None]
 
     def every(self, grid: Grid, record: Record) -> Sequence[None]:
-        """The whole volume."""
+        """None, which stands for the whole volume."""
         return [None]
 
     def read(self, read: Read, grid: Grid, selection: Slices | None, padding: float) -> np.ndarray:

@@ -63,7 +63,7 @@ class File(Source):
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The file that holds the image."""
         return self.file
 
     @property
@@ -73,7 +73,7 @@ class File(Source):
         return [self.file, partner] if partner else [self.file]
 
     def contents(self) -> Iterator[bytes]:
-        """Of the files."""
+        """The raw bytes of the files."""
         return (path.read_bytes() for path in self.files)
 
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -94,11 +94,11 @@ class Series(Source):
 
     @property
     def files(self) -> list[Path]:
-        """All of them."""
+        """The files of all slices."""
         return list(self.slices)
 
     def contents(self) -> Iterator[bytes]:
-        """Of the files."""
+        """The raw bytes of the files."""
         return (path.read_bytes() for path in self.slices)
 
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -120,16 +120,16 @@ class ZipMember(Source):
 
     @property
     def path(self) -> Path:
-        """The archive."""
+        """The archive that holds the member."""
         return self.archive
 
     @property
     def files(self) -> list[Path]:
-        """The archive."""
+        """The archive that holds the member."""
         return [self.archive]
 
     def contents(self) -> Iterator[bytes]:
-        """Of the member alone, so that an archive packed anew holds the same image."""
+        """The raw bytes of the member alone, so that an archive packed anew holds the same image."""
         yield self._unpacked()
 
     def stamp(self) -> str:

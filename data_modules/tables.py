@@ -188,7 +188,7 @@ class Numbers:
         self._unread[column] = ([*before, *unread], total + len(cells))
         return [math.nan if value is None else value for value in found]
 
-    def told(self, owner: bool) -> list[str]:
+    def lines(self, owner: bool) -> list[str]:
         """A line for each column with cells that are no numbers.
 
         Args:

@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def plane(self) -> list[int]:
-        """The other axes."""
+        """The axes in the plane of a slice."""
         return [axis for axis in range(len(self.size)) if axis != self.stacked]
 
 
@@ -108,14 +108,14 @@ class Volume(View[None]):
         return stored
 
     def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> None:
-        """The whole."""
+        """None, which stands for the whole image."""
 
     def evaluated(self, grid: Grid, record: Record) -> Sequence[None]:
-        """The whole."""
+        """None, which stands for the whole image."""
         return [None]
 
     def every(self, grid: Grid, record: Record) -> Sequence[None]:
-        """The whole."""
+        """None, which stands for the whole image."""
         return [None]
 
     def read(self, read: Read, grid: Grid, selection: None, padding: float) -> np.ndarray:
@@ -199,7 +199,7 @@ class OneSlice(View[int]):
         return f"-{selection:04d}"
 
     def slice_index(self, selection: int) -> np.ndarray:
-        """Its number."""
+        """The number of the slice, as an array of one."""
         return np.array([selection])
 
     def num_voxels(self, grid: Grid) -> int:

@@ -60,7 +60,7 @@ class Parser(LightningArgumentParser):
     """The verb whose help is asked for, on one screen; the help of the stack otherwise."""
 
     def format_help(self, formatter: Any = None) -> str:
-        """Called for `--help`."""
+        """The text of `--help`, on one screen."""
         return of_verb(self, self.verb) if self.verb else super().format_help()
 
 
@@ -202,15 +202,15 @@ def prepare(args: list[str]) -> None:
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
     for row in rejected:
         say(f"rejected {row.source}: {row.reason}")
-    told = [counts(accepted, rejected)]
+    facts = [counts(accepted, rejected)]
     cut = [record.cut for record in accepted if not math.isnan(record.cut)]
     if cut:
         what = datamodule.anatomy or "foreground"
-        told += [f"{what} voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}"]
-    told += [f"store: {datamodule.address.folder}"]
+        facts += [f"{what} voxels cut by the field of view: mean {sum(cut) / len(cut):.2%}, most {max(cut):.2%}"]
+    facts += [f"store: {datamodule.address.folder}"]
     if "--figures" in args:
-        told += ["figures: figures/ in it"]
-    for line in ["; ".join(told), *datamodule.taken(accepted, rejected, owner=True)]:
+        facts += ["figures: figures/ in it"]
+    for line in ["; ".join(facts), *datamodule.taken(accepted, rejected, owner=True)]:
         say(line)
 
 

@@ -90,7 +90,7 @@ class Trainer(Verbs):
         ckpt_path: str | Path | None = None,
         weights_only: bool | None = None,
     ) -> None:
-        """Train a method.
+        """Train a method on the training people.
 
         Args:
             model: the method.

@@ -70,7 +70,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Annotations:
-    """One XML file.
+    """What one XML file says of a scan.
 
     Attributes:
         study_uid: of the scan.

@@ -36,7 +36,7 @@ class Tubes:
 
     @classmethod
     def none(cls) -> Tubes:
-        """No tubes."""
+        """A set without any tubes."""
         return cls(np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.float32))
 
     def moved(self, shift: tuple[float, float], scale: float) -> Tubes:

@@ -62,7 +62,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Scan:
-    """One CT scan.
+    """One CT scan of the database.
 
     Attributes:
         patient: LIDC-IDRI-dddd.

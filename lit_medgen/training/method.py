@@ -59,7 +59,7 @@ class Evaluation:
 
 
 class Method(Recorded, ABC):
-    """A paper's model.
+    """A paper's model: its loss, and how it is trained.
 
     Args:
         optimizer: makes the optimizer from the trained parameters.

@@ -415,7 +415,7 @@ def test_cells_of_the_collection(raw: Path, module: Module) -> None:
     assert not rejected
     found = [list(scan.attributes.values()) for scan in scans]
     np.testing.assert_allclose(found, [[70, 0, 0], [70.5, 1, 1], [np.nan] * 3])
-    told = data.unread.told(owner=True)
+    told = data.unread.lines(owner=True)
     assert [line.partition(" cells")[0] for line in told] == [
         "column 'Age': 1 of 3",
         "column 'Sex': 1 of 3",

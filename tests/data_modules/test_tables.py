@@ -79,12 +79,12 @@ def test_cells(column: str, cells: str, values: list[float]) -> None:
     numbers = Numbers()
     np.testing.assert_allclose(numbers.read(column, cells.split()), values)
     unread = [cell for cell, value in zip(cells.split(), values, strict=True) if value != value and cell != "n/a"]
-    (line,) = numbers.told(owner=True) or [""]
+    (line,) = numbers.lines(owner=True) or [""]
     assert (f"column {column!r}: {len(unread)} of {len(values)} cells" in line) == bool(unread)
     assert not unread or repr(unread[0]) in line
     assert ("are codes of unknown meaning" in line) == (cells == "1 2 M")
     assert ("are no numbers" in line) == bool(unread and cells != "1 2 M")
-    assert not any(repr(unread[0]) in line for line in numbers.told(owner=False))
+    assert not any(repr(unread[0]) in line for line in numbers.lines(owner=False))
 
 
 @pytest.mark.parametrize(
