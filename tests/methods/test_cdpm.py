@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from tiny_run import TinyRun
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
@@ -99,6 +104,31 @@ def test_given_slices_are_kept_and_heard() -> None:
     other = image.clone()
     other[..., 7] *= -1
     assert not torch.allclose(method.sample(Condition(image=other, observed=observed), [0])[..., 8], made[..., 8])
+
+
+def test_the_command_line_completes_given_slices(trained: TinyRun, tmp_path: Path) -> None:
+    assert trained.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'source'}") == 0
+    words = f"--sources={tmp_path / 'source'}", "--given=[3,9]", f"--out={tmp_path / 'completed'}"
+    assert trained.on_checkpoint("sample", *words) == 0
+    completed = sorted((tmp_path / "completed").glob("completion_*.nii.gz"))
+    sources = sorted((tmp_path / "source").glob("*.nii.gz"))
+    assert len(completed) == len(sources) == 2
+    for one, source in zip(completed, sources, strict=True):
+        voxels, given = (nib.load(path).get_fdata() for path in (one, source))
+        assert np.abs(voxels[..., [3, 9]] - given[..., [3, 9]]).max() < 1e-3
+        assert np.abs(voxels - given).max() > 0.1
+
+
+def test_volumes_may_have_different_given_slices() -> None:
+    method, image = model(), torch.rand(4, 1, *SIZE) * 2 - 1
+    observed = torch.zeros(4, 10, dtype=torch.bool)
+    observed[[0, 2], 5] = observed[1, [0, 9]] = True
+    together = method.sample(Condition(image=image, observed=observed), [3, 1, 2, 0])
+    for row, seed in enumerate((3, 1, 2, 0)):
+        condition = Condition(image=image[[row]], observed=observed[[row]])
+        assert torch.allclose(method.sample(condition, [seed])[0], together[row], atol=2e-4)
+        assert torch.equal(together[row][..., observed[row]], image[row][..., observed[row]])
+    assert torch.allclose(method.sample(Condition(), [0])[0], together[3], atol=2e-4)
 
 
 @pytest.mark.parametrize(("size", "num"), [((8, 12, 9), 9), (SIZE, 9)])

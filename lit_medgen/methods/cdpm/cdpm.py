@@ -30,7 +30,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_medgen.axes import AXES
-from lit_medgen.batch import PADDING, Batch, Condition, DataSpec, sent
+from lit_medgen.batch import PADDING, Batch, Condition, DataSpec, Part, sent
 from lit_medgen.diffusion import (
     Clipped,
     Cosine,
@@ -69,6 +69,7 @@ class CDPM(Generator):
     """
 
     optional = ("image",)
+    optional: tuple[Part, ...] = ("image",)
     denoiser: Denoiser
 
     def __init__(
@@ -136,37 +137,41 @@ class CDPM(Generator):
         """Generates volumes in N stages (figure 1).
 
         Args:
-            condition: may hold given slices, which are kept: `image` (b c x y z) and `observed` (b n, the same slices
-                in all volumes). Every stage is then also conditioned on the given slices nearest to its own.
+            condition: may hold given slices, which are kept: `image` (b c x y z) and `observed` (b n). Every stage is
+                then also conditioned on the given slices nearest to its own.
             seeds: one for each volume.
 
         Returns:
             b c x y z in [-1, 1].
 
         Raises:
-            InputError: given slices are of another size than the data's or differ between volumes, or the model was
-                never trained.
+            InputError: the given slices are of another size than those of the data, or the model was never trained.
         """
         spec = self.needed_spec()
         axis = AXES[spec.slice_axis] + 2
-        num_slices = spec.size[axis - 2]
+        shape = (len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec))
+        if condition.image is None or condition.observed is None:
+            slices = self._sample(torch.zeros(shape, device=self.device), [], seeds)
+            return slices.clamp(-1, 1).movedim(2, axis)
+        for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (shape[2],))):
+            if (found := tuple(getattr(condition, part).shape[1:])) != expected:
+                raise InputError(f"condition.{part} has the shape {found}; this model expects {expected}.")
+        image, observed = sent(condition.image.float(), self.device), sent(condition.observed, self.device)
+        slices = _given(image.movedim(axis, 2), observed)
+        patterns, rows_of = condition.observed.cpu().unique(dim=0, return_inverse=True)
+        for k, pattern in enumerate(patterns):  # volumes with the same given slices take the same stages
+            rows = (rows_of == k).nonzero().flatten().tolist()
+            given = pattern.nonzero().flatten().tolist()
+            slices[rows] = self._sample(slices[rows], given, [seeds[row] for row in rows])
+        return slices.clamp(-1, 1).movedim(2, axis)
+
+    def _sample(self, slices: Tensor, given: list[int], seeds: Sequence[int]) -> Tensor:
+        """Volumes as slices, b c n y x, all generated but the given ones."""
         noise = SeededNoise(seeds)
-        slices = torch.zeros(len(seeds), spec.channels, num_slices, *_plane(spec), device=self.device)
-        given: list[int] = []
-        if condition.image is not None and condition.observed is not None:
-            for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (num_slices,))):
-                if (shape := tuple(getattr(condition, part).shape[1:])) != expected:
-                    raise InputError(f"condition.{part} has the shape {shape}; this model expects {expected}.")
-            observed = condition.observed.cpu()
-            if (observed != observed[:1]).any():
-                raise InputError("condition.observed: the given slices differ between images; sample them one by one.")
-            slices = sent(condition.image, self.device).to(slices).movedim(axis, 2)
-            slices = _given(slices, sent(observed, self.device))
-            given = observed[0].nonzero().flatten().tolist()
-        for stage in self._stages(num_slices, given):
+        for stage in self._stages(slices.shape[2], given):
             target = sent(torch.tensor(stage.target), self.device)
             slices.index_copy_(2, target, self._sample_stage(slices, stage, noise))
-        return slices.clamp(-1, 1).movedim(2, axis)
+        return slices
 
     def _sample_stage(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5), from those generated so far, b c n y x."""
