@@ -122,7 +122,7 @@ SCORES: dict[str, dict[str, Callable[[Given], TwoSampleMetric]]] = {
         "nearest_training": lambda given: NearestTraining(given.known),
     },
     "brains": {"ventricle_spread": lambda given: VentricleSpread(given.known)},
-    "slices": {"seam_ratio": lambda given: SeamRatio(*given.seams, given.known)},  # type: ignore[misc]
+    "slices": {"seam_ratio": lambda given: SeamRatio(*(given.seams or (0, [])), known=given.known)},
     "view": {"frechet": lambda given: FrechetDistance(given.features, given.known)},
     "views": {
         "kernel_distance": lambda given: KernelDistance(given.features, given.known),

@@ -157,10 +157,10 @@ class _Neighbours(FeatureMetric):
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
         # The nearest is the image itself.
-        reaches = [
+        reach_x, reach_y = (
             statistics[name][i][:, i].kthvalue(self.num_neighbours + 1).values for name, i in (("xx", x), ("yy", y))
-        ]
-        return float(self.of(statistics["xy"][x][:, y], *reaches, len(x), len(y)))
+        )
+        return float(self.of(statistics["xy"][x][:, y], reach_x, reach_y, len(x), len(y)))
 
     def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
         """The scores without some images: those left out are infinitely far from all others, and reach nothing."""
