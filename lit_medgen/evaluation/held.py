@@ -6,6 +6,7 @@ hundreds of volumes. A temporary file has no name, so it is gone when the proces
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -44,12 +45,12 @@ class Scratch(ExitStack):
     """Holds images while its `with` block runs.
 
     Args:
-        folder: where temporary files go, if it exists; None: where the system puts them.
+        folder: where temporary files go, if they can; else, and with None, where the system puts them.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__()
-        self.folder = folder if folder and folder.is_dir() else Path(tempfile.gettempdir())
+        self.folder = folder if folder and os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
     def hold(self, parts: Iterable[Tensor], num: int, people: Sequence[str] | None = None) -> Images:
         """Images that come in parts (n c *s in [-1, 1]), each of which is read once.
