@@ -64,6 +64,14 @@ class Link(Generator):
         return self
 
 
+class Guided(Link):
+    """A link with a guide, which must have been trained on the same part."""
+
+    def __init__(self, part: str, guide: str) -> None:
+        super().__init__(part)
+        self.frozen_parts["guide"] = FrozenPart(Path(guide), Link, "fit", trained_on=("part",))
+
+
 class Stranger(Link):
     """Is no part of others, which want a plain `Link`; a link of it is refused."""
 

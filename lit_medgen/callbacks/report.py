@@ -38,7 +38,7 @@ class Report(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """InputError before the first step for what the report would refuse after the last."""
-        if isinstance(pl_module, Generator) and trainer.datamodule is not None:  # type: ignore[attr-defined]
+        if isinstance(pl_module, Generator) and pl_module.has_data:
             data = pl_module.data
             refuse_unfit(pl_module, data, like_people(pl_module, data, "test", self.num), self.features)
 

@@ -31,12 +31,15 @@ class FrozenPart:
         kind: the class that it must be an instance of.
         make: the command that trains one, for the messages.
         same_data: whether it must have been trained on images of the same kind, and on the same people.
+        trained_on: names of other parts of the same method that it must itself hold as parts: a classifier that guides
+            sampling in the latents of a first stage holds that first stage.
     """
 
     path: Path
     kind: type[Any]
     make: str
     same_data: bool = True
+    trained_on: tuple[str, ...] = ()
 
     def read(self, name: str, config: dict[str, Any] | None) -> Any:
         """The trained method of the checkpoint, without what its training alone needs.

@@ -114,12 +114,16 @@ class Method(Recorded, ABC):
     @property
     def data(self) -> TrainingData:
         """The data that it is trained or tested on; InputError without any."""
-        data = getattr(self._trainer, "datamodule", None)
-        if data is None:
+        if not self.has_data:
             raise InputError(
                 f"{type(self).__name__} needs a data module, not loaders alone; give the trainer one (datamodule=...)."
             )
-        return cast(TrainingData, data)
+        return cast(TrainingData, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the trainer has a data module; one that trains with loaders alone has none."""
+        return getattr(self._trainer, "datamodule", None) is not None
 
     @property
     def resumed_from(self) -> Path | None:
@@ -136,8 +140,7 @@ class Method(Recorded, ABC):
             raise InputError(f"trainer.precision is {self.trainer.precision}; give one of {', '.join(PRECISIONS)}.")
         if speed := getattr(self.trainer, "speed", None):
             speed.prepare(self.networks_for_speed())
-        spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
-        if spec is not None:
+        if self.has_data and (spec := getattr(self.data, "spec", None)) is not None:
             self.refuse_other_data(spec)
             self.check(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people

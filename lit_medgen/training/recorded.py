@@ -100,28 +100,39 @@ class Recorded(L.LightningModule):
                 parts[name] = _copy(name, resumed_from)
             else:
                 parts[name] = part.read(name, self.config)
+        self._refuse_mixed(parts)
         self.take_parts(**parts)
+
+    def _refuse_mixed(self, parts: dict[str, Any]) -> None:
+        """InputError if a part was not trained on those of the others that `FrozenPart.trained_on` names."""
+        for name, inner in ((name, inner) for name, part in self.frozen_parts.items() for inner in part.trained_on):
+            theirs, ours = dict(parts[name].frozen_modules()).get(inner), parts[inner]
+            if theirs is None or weights_hash(theirs) != weights_hash(ours):
+                raise InputError(
+                    f"model.init_args.{name}: {self.frozen_parts[name].path} was not trained on the {inner} of "
+                    f"{self.frozen_parts[inner].path}; give two that belong together."
+                )
 
     def refuse_other_images(self, spec: DataSpec, *names: str) -> None:
         """InputError if a part was trained on images that differ from the data's in one of these fields of the spec."""
-        for name, part in self._parts():
+        for name, part in self.frozen_modules():
             self.frozen_parts[name].refuse_other_images(part.needed_spec(), spec, names)
 
     def refuse_other_data(self, spec: DataSpec) -> None:
         """InputError if a part was trained on images of another kind, or on another split of people."""
         self.refuse_other_images(spec, "size", "channels", "spacing_mm", "intensity_window")
-        for name, part in self._parts():
+        for name, part in self.frozen_modules():
             if self.frozen_parts[name].same_data:
                 refuse_other_people(part.needed_spec(), spec, self.frozen_parts[name].path)
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode."""
         super().train(mode)
-        for _, part in self._parts():
+        for _, part in self.frozen_modules():
             part.eval()
         return self
 
-    def _parts(self) -> Iterator[tuple[str, Any]]:
+    def frozen_modules(self) -> Iterator[tuple[str, Any]]:
         """Name and module of each part that is there."""
         for name in self.frozen_parts:
             if name in self._modules:
@@ -135,7 +146,7 @@ class Recorded(L.LightningModule):
             "config": self.config,
             "spec": self.spec.plain() if self.spec else None,
             "facts": self.facts(),
-            "frozen": {name: part.record() | {"weights": weights_hash(part)} for name, part in self._parts()},
+            "frozen": {name: part.record() | {"weights": weights_hash(part)} for name, part in self.frozen_modules()},
         }
 
     def take_record(self, record: dict[str, Any], source: Any) -> None:
@@ -158,7 +169,7 @@ class Recorded(L.LightningModule):
                 f"[{', '.join(self.frozen_parts)}]; give the model section that it was trained with."
             )
         if self.built:
-            for name, part in self._parts():
+            for name, part in self.frozen_modules():
                 self.frozen_parts[name].refuse_other_weights(name, weights_hash(part), frozen[name]["weights"])
         else:
             self.take_parts(**{name: rebuild(frozen[name], f"{source}: {name}").as_frozen_part() for name in frozen})

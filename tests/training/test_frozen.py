@@ -126,6 +126,18 @@ def test_other_weights_than_the_run_began_with_are_refused(
         ) in line
 
 
+def test_a_guide_that_was_trained_on_another_part_is_refused(
+    chain: list[Path], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = run(tmp_path, phantoms)
+    assert link.fit(*words(chain[1], "Guided"), f"--model.init_args.guide={chain[1]}") == 2
+    line = one_line(capsys)
+    assert f"model.init_args.guide: {chain[1]} was not trained on the part of {chain[1]}" in line
+    assert link.fit(*words(chain[0], "Guided"), f"--model.init_args.guide={chain[1]}") == 0
+    model = load(link.last)
+    assert_equal(dict(model.guide.part.state_dict()), dict(model.part.state_dict()))
+
+
 def test_a_record_is_checked_at_every_depth(chain: list[Path]) -> None:
     record = read_checkpoint(chain[-1])[FACTS]
     deepest = record["frozen"]["part"]["frozen"]["part"]["frozen"]["part"]
