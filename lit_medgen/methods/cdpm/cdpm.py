@@ -68,7 +68,6 @@ class CDPM(Generator):
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
 
-    optional = ("image",)
     optional: tuple[Part, ...] = ("image",)
     denoiser: Denoiser
 
