@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_records(folder: Path) -> tuple[str, list[Record]]:
         if str(arrays["manifest"]) != digest:
             raise ValueError("it is not of the manifest beside it")
         records = _records(list(csv.DictReader(io.StringIO(content.decode()))), arrays)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{folder / FACTS}: cannot be read ({describe(error)}); run `prepare` again.") from error
     return digest, records
 
@@ -138,10 +139,13 @@ def _records(rows: list[dict[str, str]], arrays: dict[str, Any]) -> list[Record]
     records = []
     columns = (arrays[name].tolist() for name in ("row", "index", "num_images", "levels", "attributes"))
     for k, (row, index, num_images, levels, values) in enumerate(zip(*columns, strict=True)):
-        key, *others = fixed[row]
+        key, person, session, digest, cut = fixed[row]
         record = Record(
             key if index < 0 else image_key(key, index),
-            *others,
+            person,
+            session,
+            digest,
+            cut,
             arrays["affine"][k],
             dict(zip(names, values, strict=True)),
             rows[row].get("tools", ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -152,8 +153,10 @@ class ZipMember(Source):
                 return archive.read(self.member)
         except KeyError:
             raise ValueError(f"no '{self.member}' in this archive") from None
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # RuntimeError: a password
-            raise ValueError(f"'{self.member}' cannot be unpacked ({error}); the archive is damaged") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise ValueError(
+                f"'{self.member}' cannot be unpacked ({error}); is it damaged, or locked by a password?"
+            ) from error
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"

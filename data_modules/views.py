@@ -142,12 +142,11 @@ class OneSlice(View[int]):
         refuse_2d(stored)
         grid = Grid(stored.size, axis)
         self.evaluated_of(grid.num_slices)  # refused here, before a worker does
-        size, spacing_mm = (tuple(sides[axis] for axis in grid.plane) for sides in (stored.size, stored.spacing_mm))
         sources = Grid(sources_of_slices(stored, grid), axis)
         return replace(
             stored,
-            size=size,
-            spacing_mm=spacing_mm,
+            size=tuple(stored.size[axis] for axis in grid.plane),
+            spacing_mm=tuple(stored.spacing_mm[axis] for axis in grid.plane),
             orientation="",
             source_size=tuple(sources.size[axis] for axis in sources.plane) if sources.size else (),
         )

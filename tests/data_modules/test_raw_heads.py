@@ -14,8 +14,8 @@ from joblib import Parallel, delayed
 from PIL import Image
 from scipy import ndimage
 
-from data_modules import registration
 from data_modules.folder import FolderDataModule
+from data_modules.recipes import registration
 from data_modules.recipes.raw_heads import RawHead
 from data_modules.recipes.resampling import resample
 from data_modules.recipes.volumes import Preprocessing
