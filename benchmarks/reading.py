@@ -6,6 +6,8 @@ what is asked for; one row asks an axial store for coronal slices, which it can 
 are in the page cache, so those rows show the work of reading; the last row reads from the disk, as a training set
 larger than the memory does. Readers take turns; figures are medians.
 
+Last it opens a store of as many images as ChestX-ray14 has, each with 20 numbers known of it.
+
     python -m benchmarks.reading
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +32,12 @@ from scipy.ndimage import gaussian_filter
 
 from data_modules import Preprocessing, Scan
 from data_modules.preparing import prepare
+from data_modules.records import Record, read_records, write_records
 from data_modules.store import Store, StoreAddress
 from lit_medgen.axes import AXES
 
 SIDE, NUM_VOLUMES, NUM_SLICES, NUM_TURNS = 128, 6, 20, 60
+NUM_RADIOGRAPHS = 112_120
 TOP = 1000.0  # the raw value that becomes 1; 0 becomes -1
 
 Reader = Callable[[int, np.ndarray], np.ndarray]
@@ -55,6 +60,27 @@ def main() -> None:
             table.add_row("axial, disk", *row([ours, cached(cache, "axial"), raw(paths, "axial")], uncache=folder))
     print(f"{NUM_SLICES} random slices of {SIDE}^3, medians of {NUM_TURNS} turns; above 1 ours is faster")
     Console(width=100).print(table)
+    seconds, mib = opening(NUM_RADIOGRAPHS)
+    print(f"a store of {NUM_RADIOGRAPHS:,} images opens in {seconds:.2f} s and takes {mib:.0f} MiB")
+
+
+def opening(num: int) -> tuple[float, float]:
+    """Seconds to open a store of so many images, and the memory that it takes at most, MiB."""
+    with tempfile.TemporaryDirectory() as name:
+        random = np.random.default_rng(0)
+        attributes = random.normal(size=(num, 20)).tolist()
+        names = [f"finding_{k}" for k in range(20)]
+        known = [dict(zip(names, values, strict=True)) for values in attributes]
+        records = [
+            Record(f"{k:016x}", f"{k // 4:016x}", "", "0" * 64, np.nan, np.eye(4), each) for k, each in enumerate(known)
+        ]
+        write_records(Path(name), records)
+        start = time.perf_counter()
+        assert len(read_records(Path(name))[1]) == num
+        seconds = time.perf_counter() - start
+        tracemalloc.start()  # which slows it down
+        read_records(Path(name))
+        return seconds, tracemalloc.get_traced_memory()[1] / 1024**2
 
 
 def row(readers: list[Reader], uncache: Path | None = None) -> list[str]:

@@ -125,21 +125,32 @@ def read_records(folder: Path) -> tuple[str, list[Record]]:
             arrays = {name: kept[name] for name in kept.files}
         if str(arrays["manifest"]) != digest:
             raise ValueError("it is not of the manifest beside it")
-        records = _records(list(csv.DictReader(io.StringIO(content.decode()))), arrays)
+        records = _records(_files(content), arrays)
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{folder / FACTS}: cannot be read ({describe(error)}); run `prepare` again.") from error
     return digest, records
 
 
-def _records(rows: list[dict[str, str]], arrays: dict[str, Any]) -> list[Record]:
+def _files(manifest: bytes) -> list[tuple[str, str, str, str, float, str]]:
+    """Key, person, session, SHA-256, cut and tools of every file; its attributes stand in the facts as well."""
+    rows = csv.reader(io.StringIO(manifest.decode(), newline=""))
+    names = next(rows)
+    key, person, session, digest, cut = (names.index(name) for name in ("key", "person", "session", "sha256", "cut"))
+    tools = names.index("tools") if "tools" in names else None
+    return [
+        (row[key], row[person], row[session], row[digest], float(row[cut]), "" if tools is None else row[tools])
+        for row in rows
+    ]
+
+
+def _records(files: list[tuple[str, str, str, str, float, str]], arrays: dict[str, Any]) -> list[Record]:
     names, beside_names = arrays["attribute_names"].tolist(), arrays["beside_names"].tolist()
     facts = {name.removeprefix(PREFIX): values for name, values in arrays.items() if name.startswith(PREFIX)}
-    fixed = [(row["key"], row["person"], row["session"], row["sha256"], float(row["cut"])) for row in rows]
     beside = [tuple(name for name, there in zip(beside_names, each, strict=True) if there) for each in arrays["beside"]]
     records = []
     columns = (arrays[name].tolist() for name in ("row", "index", "num_images", "levels", "attributes"))
     for k, (row, index, num_images, levels, values) in enumerate(zip(*columns, strict=True)):
-        key, person, session, digest, cut = fixed[row]
+        key, person, session, digest, cut, tools = files[row]
         record = Record(
             key if index < 0 else image_key(key, index),
             person,
@@ -148,7 +159,7 @@ def _records(rows: list[dict[str, str]], arrays: dict[str, Any]) -> list[Record]
             cut,
             arrays["affine"][k],
             dict(zip(names, values, strict=True)),
-            rows[row].get("tools", ""),
+            tools,
             levels,
             beside[k],
             {name: each[k] for name, each in facts.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ import torch
 
 from data_modules.folder import FolderDataModule
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record
+from data_modules.records import Record, person_hash
 from data_modules.slice_sets import UniformDraw
+from data_modules.splits import SPLITS
 from data_modules.store import Store
 from data_modules.views import OneSlice
 from lit_medgen.batch import Batch
@@ -263,3 +265,60 @@ def test_digest_follows_data_and_view(heads: FolderDataModule) -> None:
     assert heads.digest == before
     heads.store.digest = "another"
     assert heads.digest != before
+
+
+def again(module: FolderDataModule, **options: Any) -> FolderDataModule:
+    """The module with options of its own, set up."""
+    for name, value in options.items():
+        setattr(module, name, value)
+    module.setup("validate")
+    return module
+
+
+def test_who_is_excluded_is_gone_and_nobody_else_moves(
+    heads: FolderDataModule, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {split: heads.people(split) for split in SPLITS}
+    digest = heads.digest
+    gone = {person_hash("sub-01"), person_hash("sub-05")}
+    listed = tmp_path / "withdrawn.txt"
+    listed.write_text("sub-01\n\n sub-05 \nsub-99\n")
+    capsys.readouterr()
+    again(heads, exclude=str(listed))
+    assert f"left out: 4 images of 2 people, of 3 that {listed} names" in capsys.readouterr().out
+    for split in SPLITS:
+        kept = {key: person for key, person in before[split].items() if person not in gone}
+        assert heads.people(split) == kept
+    assert sum(map(len, before.values())) - sum(len(heads.people(split)) for split in SPLITS) == 4
+    assert heads.digest != digest
+    listed.write_text("1000223\n")
+    assert again(heads).people("train") == before["train"]
+    assert "none of its ids is one of this data set" in capsys.readouterr().out
+    listed.unlink()
+    with pytest.raises(InputError, match=r"data\.init_args\.exclude: .*withdrawn\.txt cannot be read"):
+        again(heads)
+
+
+def test_a_balanced_run_sees_every_value_as_often_and_goes_on_where_it_stopped(heads: FolderDataModule) -> None:
+    ages = [record.attributes["age"] for record in heads.records["train"]]
+    lone = ages.index(max(ages))
+    for k, record in enumerate(heads.records["train"]):  # one of a kind among all others
+        record.attributes["age"] = float(k == lone)
+    heads.balance = "age"
+    num = len(ages)
+    found = [batch.condition.attributes["age"] for batch in train(at(heads), num // 2)]
+    assert abs(float(torch.cat(found).sum()) - num / 2) <= 1
+    through = train(at(heads), 14)
+    heads.load_state_dict(at(heads, batches=6).state_dict())
+    assert_equal(train(at(heads, batches=6), 8), through[6:])
+
+
+def test_what_cannot_be_balanced_is_named(heads: FolderDataModule) -> None:
+    heads.balance = "sex"
+    with pytest.raises(InputError, match=r"data\.init_args\.balance is 'sex'; attributes of this data set: age"):
+        train(heads, 1)
+    heads.records["train"] *= 9
+    heads.records["train"] = [replace(r, attributes={"age": float(k)}) for k, r in enumerate(heads.records["train"])]
+    heads.balance = "age"
+    with pytest.raises(InputError, match=r"balance is 'age', which has \d+ values; give an attribute of at most 50"):
+        train(heads, 1)

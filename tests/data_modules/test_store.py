@@ -20,6 +20,8 @@ import joblib
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import data_modules.parallel
 import data_modules.preparing
@@ -27,7 +29,7 @@ import data_modules.sources
 import data_modules.volume_files
 from data_modules.preparing import _key, prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record
+from data_modules.records import Record, images_of, read_records, write_records
 from data_modules.sources import Rejected, Scan
 from data_modules.store import Store, StoreAddress
 from lit_medgen.axes import AXES
@@ -549,3 +551,70 @@ def test_parallel_preparation_makes_the_same_manifest(
     for name in ("manifest.csv", "rejected.csv", "preprocessing.json"):
         assert (other.folder / name).read_bytes() == (address.folder / name).read_bytes()
     assert {n: c for n, (_, c) in volumes(other).items()} == {n: c for n, (_, c) in volumes(address).items()}
+
+
+def test_opening_reads_two_files_however_many_images_there_are(address: StoreAddress, scans: list[Scan]) -> None:
+    make(address, scans)
+    before = Store(address).records
+    for path in (address.folder / "volumes").iterdir():
+        path.unlink()
+    assert [record.key for record in Store(address).records] == [record.key for record in before]
+
+
+def flip_in_the_middle(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut_off, flip_in_the_middle, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_damaged_facts_are_named_and_made_again(
+    damage: Callable[[Path], None], address: StoreAddress, scans: list[Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(address, scans)
+    path = address.folder / "facts.npz"
+    whole = path.read_bytes()
+    damage(path)
+    with pytest.raises(InputError, match=r"facts\.npz: cannot be read \(.*run `prepare` again"):
+        Store(address)
+    monkeypatch.setattr(data_modules.sources, "read_image", forbid_reading)
+    make(address, scans)
+    assert path.read_bytes() == whole
+
+
+def test_facts_of_another_manifest_are_refused(address: StoreAddress, scans: list[Scan]) -> None:
+    """As after a preparation that was killed between the two files."""
+    make(address, scans[:3])
+    before = (address.folder / "manifest.csv").read_bytes()
+    make(address, scans)
+    (address.folder / "manifest.csv").write_bytes(before)
+    with pytest.raises(InputError, match="it is not of the manifest beside it"):
+        Store(address)
+
+
+@given(
+    numbers=st.lists(st.floats(allow_nan=True, width=64), min_size=4, max_size=4),
+    session=st.text(max_size=8),
+    images=st.integers(0, 3),
+)
+def test_records_come_back_as_they_were_written(
+    numbers: list[float], session: str, images: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("records")
+    affine = np.diag([*numbers[:3], 1.0])
+    one = Record("0" * 16, "1" * 16, session, "2" * 64, numbers[0], affine, {"age": numbers[1]}, "N4 1", 3, ("t2",))
+    parts = [{"affine": affine, "attributes": {"b": numbers[k]}, "facts": {"c": numbers[:2]}} for k in range(images)]
+    two = replace(one, key="3" * 16, attributes={})
+    two = replace(two, images=images_of(two, parts))
+    write_records(folder, [one, two])
+    expected = [one, *(two.images or [two])]
+    found = read_records(folder)[1]
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        for name in ("key", "person", "sha256", "tools", "levels", "beside", "index", "num_images", "file", "images"):
+            assert getattr(a, name) == getattr(b, name)
+        assert a.session == b.session.encode(errors="backslashreplace").decode() or "\r" in session or "\n" in session
+        np.testing.assert_array_equal(a.affine, b.affine)
+        for kept, written in ((a.attributes, b.attributes), (a.facts, b.facts), ({"": a.cut}, {"": b.cut})):
+            for name, value in kept.items():
+                np.testing.assert_array_equal(value, written.get(name, np.full(np.shape(value), np.nan)))
