@@ -22,9 +22,10 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 from standin import DEVICE, StandIn, counted, moved
-from tiny_run import ROOT
+from tiny_run import ROOT, frozen_parts
 from torch import Tensor
 
+from data_modules import View, Volume
 from lit_medgen import metrics
 from lit_medgen.batch import Batch, Condition, DataSpec, Images, Request
 from lit_medgen.callbacks import EMA
@@ -47,9 +48,8 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.diffusion.samplers import Spacing
 from lit_medgen.evaluation.report import Maker, evaluate
-from lit_medgen.methods import CDPM, IHDM, VQGAN, FactorPriorCDPM, Generator, Method
+from lit_medgen.methods import IHDM, VQGAN, FactorPriorCDPM, Generator, Method
 from lit_medgen.methods.cdpm.factor_model import FactorModel
-from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
 from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, UNet
@@ -94,25 +94,19 @@ def noisy(num: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
 def built(name: str) -> Any:
     """A method as its config describes it, at the least size of tests/tiny, with what training would give it."""
     base, settings = SETTINGS.get(name, (name, {}))
-    paths = [ROOT / folder / f"{base}.yaml" for folder in ("configs", "tests/tiny")]
+    contents = [yaml.safe_load((ROOT / folder / f"{base}.yaml").read_text()) for folder in ("configs", "tests/tiny")]
     overlay: dict[str, Any] = {"init_args": settings}
     if name == "factor_prior":
         overlay["class_path"] = "lit_medgen.methods.FactorPriorCDPM"
-    parser, config = ArgumentParser(exit_on_error=False), None
-    parser.add_subclass_arguments(Method, "model", required=True)
-    for section in [*(yaml.safe_load(path.read_text())["model"] for path in paths), overlay]:
-        config = parser.parse_object({"model": section}, *([config] if config else []))
     torch.manual_seed(0)
-    model = parser.instantiate(config).model
-    ages = {"age_years": (40.0, 90.0)}
-    if isinstance(model, CDPM):
-        model.spec = DataSpec(1, (16, 16, 16), (1.0,) * 3, slice_axis="axial", attributes=ages)
-        if isinstance(model, FactorPriorCDPM):
-            model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
-        return model
-    model.spec = DataSpec(1, (16, 16), (1.0,) * 2, orientation="", attributes=ages)
-    if isinstance(model, CodeMaps):
-        model.take_parts(first_stage=built("vqgan").as_frozen_part())
+    model = made(Method, [*(content["model"] for content in contents), overlay])
+    views = [view for content in contents if (view := content.get("data", {}).get("init_args", {}).get("view"))]
+    stored = DataSpec(1, (16, 16, 16), (1.0,) * 3, attributes={"age_years": (40.0, 90.0)})
+    model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
+    for part, config in frozen_parts(f"configs/{base}.yaml").items():
+        model.take_parts(**{part: built(Path(config).stem).as_frozen_part()})
+    if isinstance(model, FactorPriorCDPM):
+        model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
     if isinstance(model, IHDM):
         model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
     if isinstance(model, VQGAN):
@@ -121,21 +115,29 @@ def built(name: str) -> Any:
     return model
 
 
+def made(kind: type, sections: list[dict[str, Any]]) -> Any:
+    """What the sections of several configs, each over those before, describe together."""
+    parser, config = ArgumentParser(exit_on_error=False), None
+    parser.add_subclass_arguments(kind, "it", required=True)
+    for section in sections:
+        config = parser.parse_object({"it": section}, *([config] if config else []))
+    return parser.instantiate(config).it
+
+
 def batch(model: Method) -> Batch:
     """Two images, or two sets of slices."""
-    keys, affine = ["a", "b"], torch.eye(4).expand(2, 4, 4)
-    if not isinstance(model, CDPM):
-        return Batch(noisy(2, (16, 16)), keys, affine, Condition(AGES))
+    keys, affine, spec = ["a", "b"], torch.eye(4).expand(2, 4, 4), model.needed_spec()
+    if not spec.slice_axis:
+        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES))
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
     return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
 
 
 def steps(model: Any, num: int) -> None:
     """Sets how many steps a sample takes, where it is made in steps."""
-    if isinstance(model, CDPM):
-        model.sampler.num_steps = num
-    elif isinstance(model, CodeMaps):
-        model.num_steps = num
+    for stepping in (getattr(model, "sampler", None), model):
+        if hasattr(stepping, "num_steps"):
+            stepping.num_steps = num
 
 
 class Parameters:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Condition
+from lit_medgen.batch import Condition, sent
 from lit_medgen.errors import InputError
 from lit_medgen.training.generator import Generator
 
@@ -44,4 +44,4 @@ class FirstStage(Generator):
         """The reconstructions of `condition.source`, b c *size in [-1, 1]; seeds change nothing."""
         if condition.source is None:
             raise InputError(f"{type(self).__name__} reconstructs images: condition.source is missing.")
-        return self.reconstruct(condition.source)
+        return self.reconstruct(sent(condition.source, self.device))
