@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from joblib import Parallel, delayed
 from jsonargparse import ArgumentParser
 from test_readme import blocks, commands
-from tiny_run import ROOT
+from tiny_run import ROOT, frozen_parts
 
 from data_modules.base import MedicalDataModule
 from lit_medgen.batch import Condition, Images
@@ -124,7 +125,10 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
     return {name: row["value"] for name, row in report["metrics"].items()}
 
 
-@pytest.mark.parametrize("name", ["vqgan", "ihdm", "absorbing"])
+REPORTED = re.findall(r"--out demo/(\w+)_report", (ROOT / "docs" / "code_maps.md").read_text())
+
+
+@pytest.mark.parametrize("name", REPORTED)
 def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path, name: str) -> None:
     """By the Fréchet distance of samples (of reconstructions, for the first stage)."""
     checkpoint = demo / f"{name}_demo" / "checkpoints" / "last.ckpt"
@@ -134,8 +138,8 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     torch.manual_seed(0)
     fresh: Any = build_method(config_of(checkpoint)).eval()
     fresh.on_load_checkpoint(content)  # the first stage's network, the maps to start from, the spec
-    if name != "vqgan":
-        fresh.first_stage.load_state_dict(trained.first_stage.state_dict())
+    for part in frozen_parts(f"configs/{name}.yaml"):
+        getattr(fresh, part).load_state_dict(getattr(trained, part).state_dict())
     images = torch.cat(list(samples(fresh, like_people(fresh, data, "test", None), 11)))  # as many as the report is of
     untrained = evaluate(Images.of(images), data, tmp_path)["metrics"]["frechet_image"]["value"]
     assert report["metrics"]["frechet_image"]["value"] < untrained / 2
