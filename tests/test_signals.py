@@ -17,7 +17,7 @@ from tiny_run import ROOT, TinyRun
 
 import data_modules.preparing
 from lit_medgen.methods import CDPM
-from lit_medgen.training.frozen import Generator
+from lit_medgen.training.generator import Generator
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
