@@ -53,8 +53,6 @@ class WorkerError(RunError):
     """A data worker died, failed or hangs; the text names the sample it was reading."""
 
 
-class LostRankError(RunError):
-    """Another process of the run has ended."""
 
 
 class Interrupted(RunError):  # noqa: N818 (no error)

@@ -121,14 +121,16 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {page for page in PAGES if "figures" not in page.parts} <= reached
 
 
-def test_code_and_configs_name_pages_that_exist() -> None:
+def test_files_that_texts_name_exist() -> None:
     files = [
         path for folder in ("lit_medgen", "data_modules", "configs", "tests") for path in (ROOT / folder).rglob("*.*")
     ]
-    for path in [*files, README, ROOT / "CHANGELOG.md"]:
+    for path in [*files, *PAGES, ROOT / "CHANGELOG.md"]:
         if path.suffix in (".py", ".yaml", ".sh", ".md"):
-            for page in re.findall(r"docs/[\w/]+\.md", path.read_text()):
-                assert (ROOT / page).is_file(), f"{path}: {page}"
+            text = path.read_text()
+            named = re.findall(r"\bdocs/[\w/]+\.md|\btests/[\w/]+\.py", text)
+            named += [f"benchmarks/{name}.py" for name in re.findall(r"-m benchmarks\.(\w+)", text)]
+            assert not [file for file in named if not (ROOT / file).is_file()], path
 
 
 def test_makefile_targets_are_the_readme_commands() -> None:
