@@ -53,8 +53,6 @@ class WorkerError(RunError):
     """A data worker died, failed or hangs; the text names the sample it was reading."""
 
 
-
-
 class Interrupted(RunError):  # noqa: N818 (no error)
     """Stopped by a signal, after a save: 128 and the signal's number; 0 if the cluster will start the job again."""
 
