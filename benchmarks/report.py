@@ -74,7 +74,7 @@ def one(num: int, train: int, size: list[int], cache: Path) -> dict[str, Any]:
     from lit_medgen.evaluation.report import evaluate
     from lit_medgen.metrics.extractors import extractors
 
-    people = People(brains(train, size, 1, cache), brains(num, size, 2, cache), cache)
+    people: Any = People(brains(train, size, 1, cache), brains(num, size, 2, cache), cache)
     samples = brains(num, size, 3, cache, blur=7)
     extractors("learned", people.train, num, cache / "features")
     wall, processor = time.perf_counter(), time.process_time()

@@ -400,6 +400,7 @@ def test_people_have_any_number_of_images_and_an_interval_is_over_people(tmp_pat
 
 
 def test_images_that_stream_have_the_scores_of_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_medgen.metrics.extractors.NUM_STEPS", 20)
     people = People(skulls(24, 1), skulls(16, 2), anatomy="brain", cache=tmp_path)
     options = {"maker": Maker(seams=(2, [7, 15]), prior=lambda seeds: skulls(16, 5)[list(seeds)])}
     whole = evaluate(skulls(16, 3), people, tmp_path / "whole", **options)
