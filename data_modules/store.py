@@ -122,8 +122,8 @@ class Recipe(Protocol):
 
         Returns:
             facts: sha256 and bytes of the file; affine (4 4), cut (of a grid), tools (if any treated it) and what else
-            is kept; beside: name -> sha256 and bytes of files beside it. Of a file with several images, images: for
-            each affine, attributes and facts (name -> numbers).
+            is kept; facts: name -> other numbers of the image; beside: name -> sha256 and bytes of files beside it. Of
+            a file with several images, images: for each affine, attributes and facts.
 
         Raises:
             ValueError: the scan cannot be used.

@@ -261,6 +261,15 @@ class Requests:
 
         return replace(self, seeds=seeds, made_from=[self.made_from[index] for index in indices], read=read)
 
+    def reconstructing(self) -> Requests:
+        """The same requests with the true images as their sources."""
+
+        def read(index: int) -> Request:
+            request = self.read(index)
+            return replace(request, condition=replace(request.condition, source=request.target))
+
+        return replace(self, read=read)
+
     def only(self, parts: Collection[Part], attributes: Collection[str]) -> Requests:
         """The same requests without parts and attributes that are not named."""
 

@@ -135,10 +135,10 @@ def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) ->
 
 
 def _with_given(read: Callable[[int], Request], slices: Sequence[int], spec: DataSpec, index: int) -> Request:
-    """A request with some slices of its source given."""
+    """A request with some slices of its true image given."""
     request = read(index)
-    assert request.condition.source is not None
-    given = given_slices(request.condition.source, slices, _num_slices(spec))
+    assert request.target is not None
+    given = given_slices(request.target, slices, _num_slices(spec))
     return replace(request, condition=replace(request.condition, image=given.image, observed=given.observed))
 
 
@@ -262,7 +262,8 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         label_map, affine = read_label_map(path, spec)
         condition = replace(condition, label_map=label_map)
     if path := row.get("source"):
-        source, own = read_source(path, spec)
+        itself = "given" in row or model.reconstructs
+        source, own = read_source(path, replace(spec, source_channels=0, source_size=()) if itself else spec)
         affine = own if source.shape[2:] == tuple(spec.size) else affine
         if "given" in row:
             given = given_slices(source, row["given"], _num_slices(spec))

@@ -21,6 +21,7 @@ class FirstStage(Generator):
     """Images to latents and back."""
 
     required = ("source",)
+    reconstructs = True
 
     @property
     @abstractmethod

@@ -28,6 +28,9 @@ class Generator(Method):
     attributes: tuple[str, ...] = ()
     """Names of the attributes that images can be asked to show."""
 
+    reconstructs: bool = False
+    """Whether sources are the images themselves, even where the data has other sources beside them."""
+
     network_evaluations: int | None = None
     """How often networks were called for each image of the last request; None before, and where they are compiled."""
 
