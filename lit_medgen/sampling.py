@@ -32,6 +32,16 @@ WORDS: dict[Part, str] = {
     "text": "texts",
 }
 
+FACTS_OF_IMAGES = ("size", "channels")
+"""Fields of a `DataSpec` that must not differ from those a model was trained on."""
+
+
+def facts_of_conditions(model: Generator) -> list[str]:
+    """The same, with those of what the model makes images from."""
+    parts = {*model.required, *model.optional}
+    sources = ["source_channels", "source_size"] if "source" in parts and not model.reconstructs else []
+    return [*FACTS_OF_IMAGES, *(["classes"] if "label_map" in parts else []), *sources]
+
 
 def samples(model: Generator, requests: Requests, batch_size: int) -> Iterator[Tensor]:
     """The images of all requests, b c *size in [-1, 1] on the CPU, a batch at a time."""

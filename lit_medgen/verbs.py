@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.requests import Asked, requested
 from lit_medgen.sample_files import Format, read_samples, spec_of
-from lit_medgen.sampling import like_people, origin
+from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, origin
 from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -79,11 +80,13 @@ class Verbs(L.Trainer):
         asked = Asked(num, listed, attributes, label_maps, sources, given, requests, like)
         if generator.required and asked.needs_people and datamodule is not None:
             asked = replace(asked, like="test")
-        if asked.like and datamodule is not None:
-            datamodule.prepare_data()
-            datamodule.setup("test")
-        spec = read_spec(Path(ckpt_path)) or generator.needed_spec()
-        wanted = requested(asked, generator, spec, datamodule if asked.like else None)  # type: ignore[arg-type]
+        trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
+        data: MedicalDataModule | None = datamodule if asked.like else None  # type: ignore[assignment]
+        if data is not None:
+            data.prepare_data()
+            data.setup("test")
+            _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
+        wanted = requested(asked, generator, trained, data)
         self._write_samples(generator, wanted, batch_size, Path(out), format, ckpt_path)
         say(f"{len(wanted)} {WRITTEN[origin(wanted.parts)].format(out)}")
 
@@ -131,6 +134,7 @@ class Verbs(L.Trainer):
         if not isinstance(model, Generator):
             if ckpt_path is None:
                 raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
+            _refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
             restore(model, Path(ckpt_path))
             report = score_alone(model.to(device).eval(), data, Path(out), ckpt_path)
         else:
@@ -138,7 +142,7 @@ class Verbs(L.Trainer):
             if ckpt_path is not None:
                 requests = like_people(model, data, "test", num)
                 refuse_unfit(model, data, requests, features)
-                _refuse_other_size(ckpt_path, trained, data.spec)
+                _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
             if not self.is_global_zero:
                 return
@@ -176,13 +180,15 @@ class _Requested(L.LightningDataModule):
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
 
 
-def _refuse_other_size(ckpt_path: str, trained: DataSpec | None, spec: DataSpec) -> None:
-    """InputError if the model of a checkpoint makes images that cannot be compared with those of the data."""
-    if trained and trained.size != tuple(spec.size):
-        raise InputError(
-            f"--ckpt_path {ckpt_path}: its images have size {trained.size}, but those of the data have "
-            f"{tuple(spec.size)}; use the data it was trained on."
-        )
+def _refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
+    """InputError if data differs in one of these facts from what the model of a checkpoint was trained on."""
+    for name in names if trained else ():
+        ours, theirs = getattr(trained, name), getattr(spec, name)
+        if ours != theirs:
+            raise InputError(
+                f"--ckpt_path {ckpt_path}: its images have {name} {ours}, but those of the data have {theirs}; use the "
+                "data it was trained on."
+            )
 
 
 def _refuse_below_one(option: str, value: int) -> None:
@@ -193,6 +199,6 @@ def _refuse_below_one(option: str, value: int) -> None:
 def _generator(model: Method) -> Generator:
     if not isinstance(model, Generator):
         raise InputError(
-            f"model.class_path: {type(model).__name__} makes no images; sample and evaluate need a generator."
+            f"model.class_path: {type(model).__name__} makes no images; `evaluate` reports its own scores."
         )
     return model

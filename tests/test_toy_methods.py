@@ -167,7 +167,7 @@ def test_made_from_a_label_map(painter: Toy, tmp_path: Path) -> None:
 
 
 def test_made_from_a_source_of_another_size_with_two_channels(translator: Toy, tmp_path: Path) -> None:
-    images, affines, made_from = translator.sample("--sources", write_sources(tmp_path / "sources"), "--seeds=5")
+    images, _, made_from = translator.sample("--sources", write_sources(tmp_path / "sources"), "--seeds=5")
     assert made_from == [{"source": name} for name in "abc"]
     np.testing.assert_array_equal(images[0], images[2])
     assert np.abs(images[0] - images[1]).mean() > 0.1
@@ -185,15 +185,17 @@ def test_the_data_itself_can_be_asked_for(translator: Toy, heads: Path) -> None:
 
 
 def test_made_from_partly_given_attributes(portrait: Toy, tmp_path: Path) -> None:
+    low, high = portrait.load().spec.attributes["age_years"]
     table = tmp_path / "requests.csv"
-    table.write_text("seed,age_years,sex\n5,45,\n5,45,1\n5,80,\n5,45,\n5,,\n")
+    table.write_text(f"seed,age_years,sex\n5,{low},\n5,{low},1\n5,{high},\n5,{low},\n5,,\n")
     images, _, made_from = portrait.sample("--requests", table)
-    assert made_from == [{"age_years": 45}, {"age_years": 45, "sex": 1}, {"age_years": 80}, {"age_years": 45}, {}]
+    young = {"age_years": low}
+    assert made_from == [young, young | {"sex": 1}, {"age_years": high}, young, {}]
     np.testing.assert_array_equal(images[0], images[3])
     for other in (1, 2, 4):
         assert np.abs(images[0] - images[other]).max() > 1e-3
-    alone, _, made_from = portrait.sample("--attributes", '{"age_years": 45}', "--seeds=[5, 6]")
-    assert made_from == [{"age_years": 45}] * 2
+    alone, _, made_from = portrait.sample("--attributes", json.dumps(young), "--seeds=[5, 6]")
+    assert made_from == [young] * 2
     np.testing.assert_allclose(alone[0], images[0], atol=1e-4)
     unasked, _, made_from = portrait.sample("--seeds=5")
     assert made_from == [{}]
@@ -245,7 +247,7 @@ def test_a_classifier_makes_no_image(classifier: Toy, capsys: pytest.CaptureFixt
 
 def test_a_view_of_crops(folder: Path, heads: Path, tmp_path: Path) -> None:
     crop = yaml.safe_dump({"class_path": "data_modules.Crop", "init_args": {"size": CROP, "centre": "lesion"}})
-    options = (f"--data.init_args.view={crop}", "--data.init_args.preprocessing.source_size=null")
+    options = (f"--data.init_args.view={crop}", "--data.init_args.preprocessing.source_size=[8, 8, 8]")
     patch, painter, translator = (
         Toy(folder / f"crop_{model}", heads, model, *options).fit(2, 3) for model in ("Patch", "Painter", "Translator")
     )
@@ -257,23 +259,71 @@ def test_a_view_of_crops(folder: Path, heads: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(affines[0], HERE)
     assert painter.evaluate()["pairs"]["psnr"]["num_pairs"] == 4
     _, affines, made_from = translator.sample("--like=test")
-    for matrix, row, request in zip(affines, made_from, crops_of(heads), strict=True):
+    for matrix, row, request in zip(affines, made_from, crops_of(translator, heads), strict=True):
         assert request.affine is not None
         np.testing.assert_allclose(matrix, request.affine[0])
         assert row["key"] == request.key[0]
 
 
-def crops_of(heads: Path) -> list[Request]:
+def refused(code: int, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    """Whether a command ended with one line that has these words."""
+    assert code == 2
+    line = one_line(capsys)
+    assert all(word in line for word in words), line
+
+
+def test_label_maps_that_do_not_fit(painter: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unknown, small = write_maps(tmp_path / "unknown", lesion=3), write_maps(tmp_path / "small", (8, 8, 6))
+    for folder, words in (
+        (unknown, ("b.nii.gz", "classes 3", "air, head, lesion")),
+        (small, ("(8, 8, 6)", "(8, 8, 8)")),
+    ):
+        refused(painter.on_checkpoint("sample", f"--label_maps={folder}"), capsys, *words)
+    more = [f"--label_maps={small}", f"--sources={write_sources(tmp_path / 'sources')}"]
+    refused(painter.on_checkpoint("sample", *more), capsys, "--sources", "not from source images")
+    refused(painter.on_checkpoint("sample", "--attributes", '{"sex": 1}'), capsys, "Painter is not made from 'sex'")
+    other = "--data.init_args.preprocessing.classes=[air, head, brain, lesion]"
+    for verb in ("evaluate", "sample"):
+        refused(
+            painter.on_checkpoint(verb, other, f"--out={tmp_path / 'out'}"), capsys, "classes", "'brain'", "trained on"
+        )
+
+
+def test_sources_that_do_not_fit(translator: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single, large = write_sources(tmp_path / "single", channels=["t2"]), write_sources(tmp_path / "large", SIZE)
+    for folder, words in ((single, ("1 channels", "expected 2")), (large, ("(8, 8, 8)", "expected (4, 4, 4)"))):
+        refused(translator.on_checkpoint("sample", f"--sources={folder}"), capsys, str(folder / "a"), *words)
+    other = "--data.init_args.preprocessing.source_size=[8, 8, 8]"
+    for verb in ("evaluate", "sample"):
+        words = (verb, other, f"--out={tmp_path / 'out'}", *(["--like=test"] if verb == "sample" else []))
+        refused(translator.on_checkpoint(*words), capsys, "source_size (4, 4, 4)", "(8, 8, 8)", "trained on")
+
+
+def test_data_without_what_images_are_made_from(folder: Path, heads: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model, options, words in (
+        (
+            "Painter",
+            ["--data.init_args.preprocessing.classes=[]"],
+            ("no label maps", "Painter", "preprocessing.classes"),
+        ),
+        ("Translator", ["--data.init_args.preprocessing.sources=[t2]"], ("num_channels is 2", "the sources have 1")),
+        (
+            "Portrait",
+            ["--data.init_args.known=[age_years]"],
+            ("Portrait", "no 'sex' in the data, which has 'age_years'"),
+        ),
+        ("SexClassifier", ["--data.init_args.known=[age_years]"], ("'sex' is no attribute",)),
+    ):
+        refused(main(["fit", *Toy(folder / "without", heads, model, *options).words]), capsys, *words)
+
+
+def crops_of(toy: Toy, heads: Path) -> list[Request]:
     """What the crops of test people are made from, each compared with the raw files of its person."""
-    arguments = yaml.safe_load((TOYS / "experiment.yaml").read_text())["data"]["init_args"]
-    given = arguments["preprocessing"] | {"source_size": None}
-    steps = Marked(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-    arguments |= {
-        "preprocessing": steps,
-        "view": Crop(tuple(CROP), "lesion"),
-        "store_dir": str(heads.with_name("store")),
+    arguments = toy.load().config["data"]["init_args"]
+    steps = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in arguments["preprocessing"].items()
     }
-    data = Heads(str(heads), **arguments)
+    data = Heads(**arguments | {"preprocessing": Marked(**steps), "view": Crop(tuple(CROP), "lesion")})
     data.setup("test")
     requests = data.requests("test")
     crops = [requests.read(index) for index in range(len(requests))]

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition, DataSpec, sent
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion import guided
 from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.diffusion.noise_levels import levels
@@ -143,16 +143,6 @@ class CodeMaps(Generator):
     @abstractmethod
     def make_process(self, num_codes: int) -> DiscreteProcess:
         """The process that destroys maps of so many different codes."""
-
-    def check(self, spec: DataSpec) -> None:
-        """InputError if the data lacks an attribute that images are made from."""
-        super().check(spec)
-        for name in self.conditioning.attributes:
-            if name not in spec.attributes:
-                raise InputError(
-                    f"model.init_args.conditioning.attributes: no {name!r} in the data, which has "
-                    f"{', '.join(map(repr, spec.attributes)) or 'none'}."
-                )
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold codes instead of images."""

@@ -6,13 +6,15 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_medgen.batch import Condition, Part, Request
+from lit_medgen.batch import Condition, DataSpec, Part, Request
 from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.errors import InputError
 from lit_medgen.training.method import Method
 
 
@@ -33,6 +35,26 @@ class Generator(Method):
 
     network_evaluations: int | None = None
     """How often networks were called for each image of the last request; None before, and where they are compiled."""
+
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """InputError too for data without the label maps that images are made from."""
+        if "label_map" in self.required and not shape.classes:
+            raise InputError(
+                f"data.init_args: no label maps, from which {type(self).__name__} makes images; name their classes in "
+                "preprocessing.classes, or take a data set that has some."
+            )
+        super().before_data(shape, resumed_from)
+
+    def check(self, spec: DataSpec) -> None:
+        """InputError too for data that lacks an attribute which images are made from."""
+        super().check(spec)
+        for name in self.attributes:
+            if name not in spec.attributes:
+                raise InputError(
+                    f"{type(self).__name__} makes images from {', '.join(self.attributes)}: no {name!r} in the data, "
+                    f"which has {', '.join(map(repr, spec.attributes)) or 'none'}; look at data.init_args and at the "
+                    "attributes of the model."
+                )
 
     @abstractmethod
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:

@@ -30,10 +30,23 @@ class Marked(Preprocessing):
 
 
 class Heads(MedicalDataModule):
-    """<root>/<person>/{image,label_map,flair,t2}.nii.gz and facts.json."""
+    """<root>/<person>/{image,label_map,flair,t2}.nii.gz and facts.json.
 
-    def __init__(self, root: str, preprocessing: Marked, **common: Any) -> None:
+    Args:
+        root: folder of the people.
+        preprocessing: grid, intensities, and what is kept beside the images.
+        known: attributes that are read.
+    """
+
+    def __init__(
+        self, root: str, preprocessing: Marked, known: tuple[str, ...] = ("age_years", "sex"), **common: Any
+    ) -> None:
         super().__init__(root, preprocessing, **common)
+        self.known = known
+
+    def listing(self) -> dict[str, Any]:
+        """What is read of each person."""
+        return {"known": self.known}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """A scan for each folder."""
@@ -42,10 +55,11 @@ class Heads(MedicalDataModule):
             Scan(
                 folder / "image.nii.gz",
                 folder.name,
-                attributes=json.loads((folder / "facts.json").read_text()),
+                attributes={name: facts[name] for name in self.known},
                 beside={name: folder / f"{name}.nii.gz" for name in BESIDE},
             )
             for folder in folders
+            for facts in [json.loads((folder / "facts.json").read_text())]
         ], []
 
 
@@ -64,7 +78,7 @@ def write_heads(root: Path, num: int, seed: int = 0) -> None:
         classes[1:-1, 1:-1, 1:-1] = 1
         x, y, z = random.integers(1, SIZE - 2, 3)
         classes[x : x + 2, y : y + 2, z : z + 2] = 2
-        facts = {"age_years": float(random.integers(40, 90)), "sex": float(person % 2)}
+        facts = {"age_years": 40.0 + 5 * person, "sex": float(person % 2)}
         image = np.array([0, 30 + 20 * facts["sex"], 90])[classes.astype(int)] + random.uniform(0, 10, classes.shape)
         coarse = image.reshape(SIZE // 2, 2, SIZE // 2, 2, SIZE // 2, 2).mean((1, 3, 5))
         grid, coarse_grid = affine(SPACING_MM, corner_mm), affine(2 * SPACING_MM, corner_mm)
