@@ -209,7 +209,7 @@ def test_debug_shows_the_traceback() -> None:
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (("--num=1",), r"1 samples, .*give at least 2 of each: .*--num .*fractions"),
+        (("--num=1",), r"1 samples, .*give at least 2 of each .*.*--num .*fractions"),
         (("--features=nowhere.pt",), r"nowhere\.pt: not a TorchScript file"),
         (("--data.init_args.preprocessing.size=[16,16,8]",), r"its images have size .*those of the data have"),
         (("--data.init_args.preprocessing.size=[4,4,4]",), r"preprocessing\.size: .*every side must be at least 7"),
