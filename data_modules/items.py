@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_modules.loader import WatchedDataset
-from data_modules.order import Place
+from data_modules.order import Sample
 from data_modules.records import Record
 from data_modules.sources import IMAGE, LABEL_MAP
 from data_modules.store import Store
@@ -153,13 +153,13 @@ class StoreDataset(WatchedDataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def name(self, place: Place) -> str:
+    def name(self, sample: Sample) -> str:
         """The file of the store that a sample is read from."""
-        return str(self.items.store.path(self.records[place[1]]))
+        return str(self.items.store.path(self.records[sample[1]]))
 
-    def read(self, place: Place) -> Batch:
+    def read(self, sample: Sample) -> Batch:
         """The sample at a position of the order."""
-        position, index = place
+        position, index = sample
         random = np.random.default_rng(mix("slices", self.seed, position))
         record = self.records[index]
         return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from data_modules.order import Place
+from data_modules.order import Sample
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, WorkerError, describe
 
@@ -28,25 +28,25 @@ CHECK_S = 0.5
 
 
 class WatchedDataset(Dataset[Batch], ABC):
-    """Samples by place; the place being read is known to the training process too."""
+    """Samples by position and index; the one being read is known to the training process too."""
 
     def __init__(self) -> None:
         self._reading = torch.empty(0, 3, dtype=torch.int64)  # for each worker: its process, position, index
 
     @abstractmethod
-    def read(self, place: Place) -> Batch:
+    def read(self, sample: Sample) -> Batch:
         """The sample at a position of the order."""
 
     @abstractmethod
-    def name(self, place: Place) -> str:
+    def name(self, sample: Sample) -> str:
         """What an error calls it: a file of the store."""
 
-    def __getitem__(self, place: Place) -> Batch:
+    def __getitem__(self, sample: Sample) -> Batch:
         worker = get_worker_info()
         if worker is not None:
-            self._reading[worker.id] = torch.tensor([os.getpid(), *place])
+            self._reading[worker.id] = torch.tensor([os.getpid(), *sample])
         try:
-            sample = self.read(place)
+            batch = self.read(sample)
         except InputError:  # the store's, which names the file
             raise
         except Exception as error:
@@ -54,12 +54,12 @@ class WatchedDataset(Dataset[Batch], ABC):
                 raise
             # By the time the training process hears of it, this worker reads another sample.
             raise WorkerError(
-                f"a data worker failed ({type(error).__name__}: {describe(error)}); being read: {self.name(place)}. "
+                f"a data worker failed ({type(error).__name__}: {describe(error)}); being read: {self.name(sample)}. "
                 "--debug shows the traceback."
             ) from error
         if worker is not None:
             self._reading[worker.id, 1] = IDLE
-        return sample
+        return batch
 
     def watch(self, num_workers: int) -> None:
         """Called before the workers start: makes room for their notes, once, since they may outlive an epoch."""

@@ -18,8 +18,8 @@ from torch.utils.data import Sampler
 
 from lit_medgen.seeds import mix
 
-Place = tuple[int, int]
-"""(position in the run, index of the sample)."""
+Sample = tuple[int, int]
+"""(position in the run, index of the image)."""
 
 
 class Order:
@@ -55,7 +55,7 @@ class Order:
         return chosen[order]
 
 
-class PositionBatches(Sampler[list[Place]]):
+class PositionBatches(Sampler[list[Sample]]):
     """Endless batches for one rank.
 
     Batch k of w ranks with b samples each covers the b positions from first + (k w + rank) b on.
@@ -72,7 +72,7 @@ class PositionBatches(Sampler[list[Place]]):
         self.order, self.batch_size = order, batch_size
         self.rank, self.world_size, self.first = rank, world_size, first
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[Sample]]:
         for k in count():
             start = self.first + (k * self.world_size + self.rank) * self.batch_size
             yield [(p, self.order(p)) for p in range(start, start + self.batch_size)]

@@ -120,8 +120,8 @@ class ResumableLoaders(L.LightningDataModule, ABC):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Batch]:
         rank, world_size = self._rank_and_world_size()
-        places = [(index, index) for index in range(rank, len(self.records[split]), world_size)]
-        return self._loader(self.dataset(split), batch_size=self.batch_size, sampler=places)
+        samples = [(index, index) for index in range(rank, len(self.records[split]), world_size)]
+        return self._loader(self.dataset(split), batch_size=self.batch_size, sampler=samples)
 
     def _loader(self, dataset: StoreDataset, **order: Any) -> DataLoader[Batch]:
         """The batches of a data set, in an order given by a sampler."""

@@ -1,6 +1,6 @@
 """Patient-wise splits: all visits of a person fall together, and a person never changes sides.
 
-A person's place is a number in [0, 1) hashed from (seed, person), so adding or withdrawing people moves nobody
+A person has a number in [0, 1) hashed from (seed, person), so adding or withdrawing people moves nobody
 else. The price is that the shares are met on average only.
 """
 
@@ -24,11 +24,11 @@ def split_of(person: str, fractions: Sequence[float], seed: int) -> Split:
         fractions: shares of train, val and test, summing to 1.
         seed: another seed is another split.
     """
-    place = mix("split", seed, person) / 2**63
+    number = mix("split", seed, person) / 2**63
     # From the end, so that the test people stay put when validation is made larger or smaller.
-    if place >= 1 - fractions[2]:
+    if number >= 1 - fractions[2]:
         return "test"
-    return "val" if place >= 1 - fractions[2] - fractions[1] else "train"
+    return "val" if number >= 1 - fractions[2] - fractions[1] else "train"
 
 
 def identity(people: Iterable[str]) -> str:

@@ -117,8 +117,8 @@ class Nodule:
         """Row, column and slice of the middle of the mask; of the box that the drawings share where it is empty."""
         inside = np.argwhere(self.mask)
         middle = inside.mean(0) if len(inside) else (np.array(self.mask.shape) - 1) / 2
-        row, column, place = (middle + self.origin).tolist()
-        return row, column, place
+        row, column, number = (middle + self.origin).tolist()
+        return row, column, number
 
 
 def nodules(
@@ -173,9 +173,9 @@ def consensus(
     every = np.concatenate([_points(reading, z_mm) for reading in readings])
     low, high = every.min(0), every.max(0)
     masks = [_mask(reading, z_mm, low, high) for reading in readings]
-    row, column, place = low.tolist()
+    row, column, number = low.tolist()
     inside = np.asarray(np.sum(masks, axis=0, dtype=np.uint16) >= share * len(masks) - 1e-6)
-    return inside, (row, column, place)
+    return inside, (row, column, number)
 
 
 def diameter_mm(reading: Reading, spacing_mm: float) -> float:
@@ -301,7 +301,7 @@ def _contour(roi: Element) -> Contour:
     ]
     if not points:
         raise ValueError("an outline without points; expected one edgeMap or more")
-    if not all(0 <= place < MAX_PIXEL for point in points for place in point):
+    if not all(0 <= pixel < MAX_PIXEL for point in points for pixel in point):
         raise ValueError(f"a point of an outline lies outside 0 to {MAX_PIXEL - 1}")
     inclusion = _text(roi, "inclusion").upper()
     if inclusion not in ("TRUE", "FALSE"):

@@ -126,11 +126,11 @@ def _border(smooth: np.ndarray, reach: float) -> np.ndarray:
     return near
 
 
-def _large_at(mask: np.ndarray, place: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """The regions of a mask that reach a place, and that no windpipe and no fold of clothes has in size."""
+def _large_at(mask: np.ndarray, start: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """The regions of a mask that reach a start, and that no windpipe and no fold of clothes has in size."""
     labels, _ = ndimage.label(mask)
     wanted = np.bincount(labels.ravel()) * spacing_mm**2 >= SMALL_MM2
-    wanted &= np.bincount(labels[place], minlength=len(wanted)) > 0
+    wanted &= np.bincount(labels[start], minlength=len(wanted)) > 0
     wanted[0] = False
     return wanted[labels]
 

@@ -55,7 +55,7 @@ class RawHead:
     def __post_init__(self) -> None:
         if self.denoise < 0:
             raise InputError(f"data.init_args.preprocessing.raw_head.denoise is {self.denoise}; give 0 or more.")
-        if self._command and not all(place in self.strip for place in ("{input}", "{output}")):
+        if self._command and not all(word in self.strip for word in ("{input}", "{output}")):
             raise InputError(
                 f"{self._strip_is}; give {REGISTRATION}, {NONE} or a command with {{input}} and {{output}}."
             )

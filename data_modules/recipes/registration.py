@@ -48,7 +48,7 @@ def _image(voxels: np.ndarray, grid: np.ndarray) -> sitk.Image:
     """SimpleITK's image of a volume on a world-aligned grid."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T, dtype=np.float32))
     image.SetSpacing([float(side) for side in np.diag(grid)[:3]])
-    image.SetOrigin([float(place) for place in grid[:3, 3]])
+    image.SetOrigin([float(mm) for mm in grid[:3, 3]])
     return image
 
 
@@ -152,23 +152,23 @@ def _template() -> tuple[sitk.Image, sitk.Image]:
     return _image(brain.get_fdata(), brain.affine), _image(mask.get_fdata(), mask.affine) > 0.5
 
 
-def _places(mask: sitk.Image) -> np.ndarray:
+def _points(mask: sitk.Image) -> np.ndarray:
     """Where a mask is set: n 3, mm."""
     return np.asarray(np.argwhere(_voxels(mask) > 0) * GRID_MM + mask.GetOrigin())
 
 
 def _middle(mask: sitk.Image) -> list[float]:
     """The middle of a mask's bounding box."""
-    places = _places(mask)
-    return ((places.min(0) + places.max(0)) / 2).tolist()
+    points = _points(mask)
+    return ((points.min(0) + points.max(0)) / 2).tolist()
 
 
 def _middle_of_skull(head: sitk.Image) -> list[float]:
     """About: of the head's uppermost 130 mm, so without chin and neck."""
-    places = _places(_foreground(head))
-    if not len(places):
+    points = _points(_foreground(head))
+    if not len(points):
         raise ValueError("one grey value everywhere; is it a whole head?")
-    upper = places[places[:, 2] > np.percentile(places[:, 2], 99.5) - 130]
+    upper = points[points[:, 2] > np.percentile(points[:, 2], 99.5) - 130]
     return np.percentile(upper, [2, 98], axis=0).mean(0).tolist()
 
 

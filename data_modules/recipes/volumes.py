@@ -270,8 +270,8 @@ class Preprocessing:
         """The share of brain voxels that fall outside the target grid."""
         index = np.argwhere(brain)
         to_target = np.linalg.inv(target) @ affine
-        place = index @ to_target[:-1, :-1].T + to_target[:-1, -1]
-        inside = ((place >= -0.5) & (place <= np.array(self.size) - 0.5)).all(axis=1)
+        voxel = index @ to_target[:-1, :-1].T + to_target[:-1, -1]
+        inside = ((voxel >= -0.5) & (voxel <= np.array(self.size) - 0.5)).all(axis=1)
         return float(1 - inside.mean())
 
 

@@ -19,7 +19,7 @@ from torch.multiprocessing import get_context
 from torch.utils.data import get_worker_info
 
 from data_modules.items import StoreDataset
-from data_modules.order import Place
+from data_modules.order import Sample
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, MissingDataError, NonFiniteError
 from lit_medgen.training.method import Method
@@ -45,11 +45,11 @@ class Scene:
         """Does it when the training sample at a position is read; workers inherit this."""
         read = StoreDataset.read
 
-        def deadly(dataset: StoreDataset, place: Place) -> Batch:
-            if place[0] == position and dataset.seed == 3:  # of training, in tests/tiny/any.yaml
-                self.note.write_text(dataset.name(place))
-                deed(Path(dataset.name(place)))
-            return read(dataset, place)
+        def deadly(dataset: StoreDataset, sample: Sample) -> Batch:
+            if sample[0] == position and dataset.seed == 3:  # of training, in tests/tiny/any.yaml
+                self.note.write_text(dataset.name(sample))
+                deed(Path(dataset.name(sample)))
+            return read(dataset, sample)
 
         self.monkeypatch.setattr(StoreDataset, "read", deadly)
 
@@ -229,11 +229,11 @@ def test_workers_change_nothing_and_outlive_validation(
     read, notes = StoreDataset.read, tmp_path / "notes"
     notes.mkdir()
 
-    def noted(dataset: StoreDataset, place: Place) -> Batch:
+    def noted(dataset: StoreDataset, sample: Sample) -> Batch:
         if dataset.seed == 3:
             worker = get_worker_info()
-            (notes / f"{place[0]}").write_text(f"{worker.id if worker else '-'} {os.getpid()}")
-        return read(dataset, place)
+            (notes / f"{sample[0]}").write_text(f"{worker.id if worker else '-'} {os.getpid()}")
+        return read(dataset, sample)
 
     runs = []
     for folder, workers in (("alone", 0), ("workers", num_workers)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_modules.order import Order, Place, PositionBatches, balanced
+from data_modules.order import Order, PositionBatches, Sample, balanced
 from lit_medgen.seeds import mix
 
 SIZES = st.integers(1, 50)
@@ -18,14 +18,14 @@ SEEDS = st.integers(0, 2**31)
 
 def steps(
     num: int, batch: int, seed: int, steps: int, rank: int = 0, ranks: int = 1, first: int = 0
-) -> list[list[Place]]:
+) -> list[list[Sample]]:
     return list(islice(PositionBatches(Order(num, seed), batch, rank, ranks, first), steps))
 
 
-def global_steps(num: int, batch: int, seed: int, num_steps: int, ranks: int, first: int = 0) -> list[list[Place]]:
-    """The places of every step, the ranks one after the other."""
+def global_steps(num: int, batch: int, seed: int, num_steps: int, ranks: int, first: int = 0) -> list[list[Sample]]:
+    """The samples of every step, the ranks one after the other."""
     each = [steps(num, batch // ranks, seed, num_steps, rank, ranks, first) for rank in range(ranks)]
-    return [[place for rank in each for place in rank[step]] for step in range(num_steps)]
+    return [[sample for rank in each for sample in rank[step]] for step in range(num_steps)]
 
 
 @given(num=SIZES, seed=SEEDS, epoch=st.integers(0, 20))
@@ -37,9 +37,9 @@ def test_each_pass_is_a_permutation(num: int, seed: int, epoch: int) -> None:
 @given(num=SIZES, seed=SEEDS, batch=st.integers(1, 7), first=st.integers(0, 40))
 @settings(deadline=None, database=None)
 def test_positions_are_counted_without_gap_or_repeat(num: int, seed: int, batch: int, first: int) -> None:
-    places = [place for step in steps(num, batch, seed, 12, first=first) for place in step]
-    assert [position for position, _ in places] == list(range(first, first + 12 * batch))
-    assert [index for _, index in places] == [Order(num, seed)(position) for position, _ in places]
+    samples = [sample for step in steps(num, batch, seed, 12, first=first) for sample in step]
+    assert [position for position, _ in samples] == list(range(first, first + 12 * batch))
+    assert [index for _, index in samples] == [Order(num, seed)(position) for position, _ in samples]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
