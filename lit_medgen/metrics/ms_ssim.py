@@ -131,6 +131,8 @@ def _faced(
         some_y = x if start == itself else some_y
         scales = scales.facing(some_y) if scales else Scales(x, some_y, max_scales, device=device)
         yield start, scales
+    if scales:  # whoever has it still needs its moments no more, and those of the next x need their memory
+        scales.x, scales.y = [], []
 
 
 class Scales:
