@@ -20,13 +20,24 @@ def listed_images(option: str, folder: Path) -> dict[str, Path]:
     """Name -> file, or folder of a DICOM series or of an image's channels; MissingDataError if there are none."""
     if not folder.is_dir():
         raise MissingDataError(f"{option}: no folder '{folder}'.")
-    paths = [path for path in folder.iterdir() if path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)]
-    named = {path.name.partition(".")[0]: path for path in sorted(paths) if not path.name.startswith(".")}
+    paths = [path for path in _visible(folder) if path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)]
+    named = {path.name if path.is_dir() else _stem(path.name): path for path in paths}
     if not named:
         raise MissingDataError(f"{option} {folder}: no images there; expected {', '.join(IMAGE_SUFFIXES)} or folders.")
-    if len(named) < len([path for path in paths if not path.name.startswith(".")]):
+    if len(named) < len(paths):
         raise InputError(f"{option} {folder}: two files have the same name but for their suffix; rename one.")
     return named
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What lies in a folder, in the order of the names, without hidden files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffix of images, which may be a double one; other dots are of the name."""
+    suffixes = [suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -max(map(len, suffixes))]
 
 
 def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
@@ -53,8 +64,8 @@ def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """
     size, num_channels = spec.source_size or tuple(spec.size), spec.source_channels or spec.channels
     files = [path]
-    if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in path.iterdir()):
-        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in _visible(path)):
+        files = _visible(path)
     if len(files) != num_channels:
         raise InputError(f"{path}: {len(files)} channels; expected {num_channels}, as it was trained on.")
     channels = [_read_channel(file, size, spec) for file in files]
@@ -74,7 +85,9 @@ def _read_channel(path: Path, size: tuple[int, ...], spec: DataSpec) -> tuple[Te
 def _read_file(path: Path, dim: int) -> tuple[np.ndarray, Tensor | None]:
     """The values of a file or of a folder of DICOM slices, and the affine of a volume."""
     try:
-        values, affine = read_image(sorted(path.iterdir()) if path.is_dir() else path, flat=dim == 2)
+        if path.is_dir() and not _visible(path):
+            raise ValueError("an empty folder; expected the slices of a DICOM series")
+        values, affine = read_image(_visible(path) if path.is_dir() else path, flat=dim == 2)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {describe(error)}.") from error
     values = values[..., 0] if dim == 2 and values.ndim == 3 and values.shape[-1] == 1 else values

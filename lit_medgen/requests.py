@@ -23,6 +23,8 @@ NUM = 8
 """Images that are made where neither their number nor anything that they are made from is given."""
 COLUMNS = ("seed", "label_map", "source", "given")
 """Columns of a table of requests that are no attributes."""
+PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given": "image"}
+"""Column -> the part of a condition that it gives."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,9 @@ def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
     if asked.given is not None:
         rows = [{**row, "given": list(asked.given)} for row in rows]
     seeds = asked.seeds or range(len(rows) if asked.num is None else asked.num)
-    if len(seeds) == 1 and len(rows) > 1:
+    if asked.seeds and len(seeds) == 1:
         seeds = [seeds[0]] * len(rows)
-    if len(seeds) < len(rows):
+    if asked.seeds and len(seeds) < len(rows):
         raise InputError(f"--seeds: {len(seeds)} for {len(rows)} files; give one for all, or one for each.")
     return _of_rows([rows[i % len(rows)] for i in range(len(seeds))], seeds, model, spec)
 
@@ -186,13 +188,16 @@ def _from_table(path: Path, model: Generator, spec: DataSpec) -> Requests:
     """The requests of a CSV file, a row each; paths are relative to it."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            rows, names = list(table), [name.strip() for name in table.fieldnames or ()]
     except FileNotFoundError as error:
         raise MissingDataError(f"--requests: no file '{path}'.") from error
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"--requests {path}: no CSV file ({describe(error)}).") from error
     if not rows:
         raise InputError(f"--requests {path}: no rows; give a header and a row for each image.")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"--requests {path}: two columns are called {repeated[0]!r}; keep one of them.")
     numbered = enumerate(rows, start=2)  # as an editor shows them, below the header
     read = [_read_row(row, f"--requests {path}, row {k}", path.parent, model, spec) for k, row in numbered]
     seeds = [seed for seed, _ in read]
@@ -223,6 +228,10 @@ def _read_row(
             raise InputError(f"{where}: given is {cell!r}; give numbers of slices with blanks between.")
         made_from["given"] = [int(word) for word in cell.split()]
         _refuse_missing_slices(made_from["given"], spec, f"{where}: given")
+    missing = [column for column, part in PART_OF.items() if part in model.required and column not in made_from]
+    if missing or ("given" in made_from and "source" not in made_from):
+        column, rows = (missing[0], "every row") if missing else ("source", "every row with given slices")
+        raise InputError(f"{where}: no {column}, from which this image is made; the table needs one in {rows}.")
     values: dict[str, float | None] = {}
     for name, cell in cells.items():
         if name not in COLUMNS:
@@ -255,7 +264,10 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Gen
 
 
 def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -> Request:
-    """The request of one row; its geometry is that of the source, if that is on the grid, or else of the label map."""
+    """The request of one row; its geometry is that of the source, if that is on the grid, or of the label map.
+
+    Without either it is the grid of the data, so that requests with and without files can be joined.
+    """
     attributes = {name: torch.tensor([row[name]], dtype=torch.float32) for name in model.attributes if name in row}
     condition, affine = Condition(attributes=attributes), None
     if path := row.get("label_map"):
@@ -270,7 +282,7 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
             condition = replace(condition, image=given.image, observed=given.observed)
         else:
             condition = replace(condition, source=source)
-    return Request([seed], condition, affine=affine)
+    return Request([seed], condition, affine=spec.affine()[None] if affine is None else affine)
 
 
 def as_json(row: Mapping[str, Any]) -> str:

@@ -97,7 +97,8 @@ def test_a_source_has_a_size_and_channels_of_its_own(sources: Path) -> None:
     assert request.condition.source is not None
     assert request.condition.source.shape == (2, 2, 2, 2, 3)
     assert request.condition.source[:, :, 0, 0, 0].tolist() == [[-0.5, 1.0]] * 2
-    assert request.affine is None  # another grid than the images'
+    assert request.affine is not None
+    np.testing.assert_allclose(request.affine[0], SPEC.affine())  # the sources lie on another grid than the images
 
 
 def test_given_slices_of_a_source_are_kept(tmp_path: Path) -> None:
@@ -144,6 +145,8 @@ def test_a_table_says_everything(maps: Path, tmp_path: Path) -> None:
         ("seed,age\n1\n", ["row 2", "as many cells"]),
         ("seed,label_map\n1,gone.nii\n", ["no file", "gone.nii"]),
         ("seed,given\n1,0 9\n", ["[0, 9]", "slices 0 to 5"]),
+        ("seed,given\n1,0 3\n", ["row 2", "no source"]),
+        ("seed,age,age\n1,60,70\n", ["two columns", "'age'"]),
         ("", ["no rows"]),
     ],
 )
@@ -197,6 +200,32 @@ def test_what_cannot_be_asked(
     with pytest.raises((InputError, MissingDataError)) as error:
         requested(Asked(**options), model, spec, None)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_every_row_needs_what_the_model_needs(maps: Path) -> None:
+    table = maps / "some.csv"
+    table.write_text("seed,label_map\n1,a.nii.gz\n2,\n")
+    with pytest.raises(InputError, match="row 3: no label_map"):
+        requested(Asked(table=str(table)), MAPS, SPEC, None)
+    requests = requested(Asked(table=str(table)), Toy((), ("label_map",)), SPEC, None).joined([0, 1])
+    assert requests.affine is not None
+    np.testing.assert_allclose(requests.affine, np.stack([AFFINE, SPEC.affine()]))
+
+
+def test_fewer_images_than_files(maps: Path) -> None:
+    requests = requested(Asked(num=1, label_maps=str(maps)), MAPS, SPEC, None)
+    assert [row["label_map"] for row in requests.made_from] == ["a.nii.gz"]
+
+
+def test_folders_of_files_as_systems_leave_them(maps: Path) -> None:
+    (maps / "a.nii.gz").rename(maps / "case.1.NII.gz")
+    (maps / "b.nii.gz").rename(maps / "case.2.nii.gz")
+    (maps / "._a.nii.gz").write_text("hidden")
+    (maps / "notes.txt").write_text("no image")
+    assert len(requested(Asked(label_maps=str(maps)), MAPS, SPEC, None)) == 2
+    (maps / "empty").mkdir()
+    with pytest.raises(InputError, match="empty folder"):
+        requested(Asked(label_maps=str(maps)), MAPS, SPEC, None)
 
 
 def test_label_maps_of_slices_are_pictures(tmp_path: Path) -> None:
