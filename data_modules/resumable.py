@@ -72,7 +72,7 @@ class ResumableLoaders(L.LightningDataModule, ABC):
             known = ", ".join(records[0].attributes) or "none"
             raise InputError(f"data.init_args.balance is '{self.balance}'; attributes of this data set: {known}.")
         values = [record.attributes[self.balance] for record in records]
-        if (num := len(set(values) - {np.nan})) > MAX_VALUES:
+        if (num := len({value for value in values if np.isfinite(value)})) > MAX_VALUES:
             raise InputError(
                 f"data.init_args.balance is '{self.balance}', which has {num} values; give an attribute of at most "
                 f"{MAX_VALUES}."

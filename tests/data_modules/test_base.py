@@ -320,5 +320,7 @@ def test_what_cannot_be_balanced_is_named(heads: FolderDataModule) -> None:
     heads.records["train"] *= 9
     heads.records["train"] = [replace(r, attributes={"age": float(k)}) for k, r in enumerate(heads.records["train"])]
     heads.balance = "age"
+    unknown = [replace(record, attributes={"age": float("nan")}) for record in heads.records["train"]]
+    assert heads.weights([*heads.records["train"][:2], *unknown]) is not None
     with pytest.raises(InputError, match=r"balance is 'age', which has \d+ values; give an attribute of at most 50"):
         train(heads, 1)

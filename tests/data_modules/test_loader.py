@@ -117,7 +117,7 @@ def test_a_worker_killed_while_another_hands_over_a_batch(scene: Scene, capfd: p
 
     def connect_and_kill(end: socket.socket, address: Any) -> None:
         connect(end, address)
-        if not kill.conditioning.is_set():
+        if not kill.told.is_set():
             kill()
 
     scene.monkeypatch.setattr(socket.socket, "connect", connect_and_kill)
@@ -126,7 +126,7 @@ def test_a_worker_killed_while_another_hands_over_a_batch(scene: Scene, capfd: p
     line = one_line(capfd)
     assert "a data worker died" in line
     assert files(line) == {scene.victim}
-    assert kill.conditioning.is_set()
+    assert kill.told.is_set()
 
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), FileNotFoundError()])
