@@ -23,7 +23,7 @@ import numpy as np
 
 from data_modules.sources import ANY_NAME
 from lit_medgen.errors import InputError, describe
-from lit_medgen.files import SHOWN, write_atomically
+from lit_medgen.files import SHOWN, as_csv, write_atomically
 
 MANIFEST, FACTS = "manifest.csv", "facts.npz"
 PREFIX = "fact."
@@ -195,11 +195,7 @@ def images_of(record: Record, images: Iterable[dict[str, Any]]) -> tuple[Record,
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Rows as CSV, these columns first."""
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return as_csv(rows, names)
 
 
 def write_changed(path: Path, content: str | bytes) -> None:

@@ -22,6 +22,16 @@ PADDING = -1
 ABSENT_CLASS = -1
 """Class of every voxel of a label map that is absent."""
 
+ABSENT: dict[str, float] = {
+    "label_map": ABSENT_CLASS,
+    "source": torch.nan,
+    "image": -1.0,
+    "observed": False,
+    "slice_index": PADDING,
+    "text": torch.nan,
+}
+"""Field of a condition -> what it holds for an image that lacks it."""
+
 Part = Literal["attributes", "label_map", "source", "image", "text"]
 """What an image can be made from; "image" stands for given slices or a given region of the image itself."""
 
@@ -67,13 +77,9 @@ class Condition:
 
         `slice_index` says which slices are asked for, not what they are made from, so it stays.
         """
-        return replace(
-            self.drop_attributes(dict.fromkeys(self.attributes, rows)),
-            label_map=_fill(self.label_map, rows, ABSENT_CLASS),
-            source=_fill(self.source, rows, torch.nan),
-            observed=_fill(self.observed, rows, False),
-            text=_fill(self.text, rows, torch.nan),
-        )
+        names = ("label_map", "source", "observed", "text")
+        dropped: dict[str, Any] = {name: _fill(getattr(self, name), rows, ABSENT[name]) for name in names}
+        return replace(self.drop_attributes(dict.fromkeys(self.attributes, rows)), **dropped)
 
     def drop_attributes(self, rows: Mapping[str, Tensor]) -> Condition:
         """Makes each named attribute unknown in its own rows (name -> b, bool); all else stays."""
@@ -82,24 +88,17 @@ class Condition:
 
     def only(self, parts: Collection[Part], attributes: Collection[str]) -> Condition:
         """Without the parts, and the attributes, that are not named."""
-        kept = {
-            "label_map": ("label_map",),
-            "source": ("source",),
-            "image": ("image", "observed", "slice_index"),
-            "text": ("text",),
-        }
-        gone = {name: None for part, names in kept.items() if part not in parts for name in names}
+        belongs_to = {"observed": "image", "slice_index": "image"}
+        gone = {name: None for name in ABSENT if belongs_to.get(name, name) not in parts}
         values = {name: value for name, value in self.attributes.items() if name in attributes}
         return replace(self, attributes=values if "attributes" in parts else {}, **gone)
 
     @property
     def parts(self) -> set[Part]:
         """The parts that are there, whatever they hold."""
-        there: set[Part] = {"attributes"} if self.attributes else set()
-        for part in ("label_map", "source", "image", "text"):
-            if getattr(self, part) is not None:
-                there.add(part)
-        return there
+        names: tuple[Part, ...] = ("label_map", "source", "image", "text")
+        there = {name for name in names if getattr(self, name) is not None}
+        return there | {"attributes"} if self.attributes else there
 
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on another device."""
@@ -123,26 +122,13 @@ class Condition:
             sizes: number of images of each condition, which an empty condition does not say.
         """
         names = dict.fromkeys(name for condition in conditions for name in condition.attributes)
-        attributes = {
-            name: torch.cat(
-                [
-                    condition.attributes.get(name, torch.full((size,), torch.nan))
-                    for condition, size in zip(conditions, sizes, strict=True)
-                ]
-            )
+        attributes: dict[str, Any] = {
+            name: _joined([condition.attributes.get(name) for condition in conditions], sizes, torch.nan)
             for name in names
-        }
-        absent: dict[str, float] = {
-            "label_map": ABSENT_CLASS,
-            "source": torch.nan,
-            "image": -1.0,
-            "observed": False,
-            "slice_index": PADDING,
-            "text": torch.nan,
         }
         joined: dict[str, Any] = {
             name: _joined([getattr(condition, name) for condition in conditions], sizes, fill)
-            for name, fill in absent.items()
+            for name, fill in ABSENT.items()
         }
         return cls(attributes=attributes, **joined)
 
@@ -219,8 +205,8 @@ class Request:
             seeds=[seed for request in requests for seed in request.seeds],
             condition=Condition.join([request.condition for request in requests], sizes),
             key=[key for request in requests for key in request.key or [""] * len(request.seeds)],
-            affine=_cat([request.affine for request in requests]),
-            target=_cat([request.target for request in requests]),
+            affine=_joined([request.affine for request in requests], sizes, torch.nan),
+            target=_joined([request.target for request in requests], sizes, torch.nan),
         )
 
 
@@ -388,11 +374,9 @@ class DataSpec:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> DataSpec:
         """The inverse of `plain`."""
-        lists: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
-        }
-        lists["attributes"] = {name: tuple(value) for name, value in plain["attributes"].items()}
-        return cls(**lists)
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        ranges = {name: tuple(value) for name, value in plain["attributes"].items()}
+        return cls(**values | {"attributes": ranges})
 
 
 class TrainingData(Protocol):
@@ -403,21 +387,17 @@ class TrainingData(Protocol):
     @property
     def anatomy(self) -> str:
         """What the images show: "brain" adds scores of brains to a report."""
-        ...
 
     @property
     def digest(self) -> str:
         """Hash of the prepared data and of the view of it, for all that is derived from both."""
-        ...
 
     @property
     def cache(self) -> Path:
         """The folder where what is derived from the prepared data is kept."""
-        ...
 
     def people(self, split: Split) -> dict[str, str]:
         """Store key -> whose image it is (hashed)."""
-        ...
 
     def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> Images:
         """Images of a split as evaluation looks at them.
@@ -428,7 +408,6 @@ class TrainingData(Protocol):
                 those of that visit, in a row).
             limit: of so many visits at most; None: of all.
         """
-        ...
 
     def requests(self, split: Split, num: int | None = None) -> Requests:
         """Requests like the people of a split: made from what theirs are made from, with the true images as targets.
@@ -436,11 +415,9 @@ class TrainingData(Protocol):
         Seeds are 0, 1, ... None: one request for each image that `images` gives of one visit of each person; more begin
         again with the first person. `source` is the image itself where the data has no other.
         """
-        ...
 
     def stored(self, split: Split) -> Iterator[Batch]:
         """For each record a batch of all images that training can see of it: all its slices where it has such."""
-        ...
 
     def read_latents(self, latents: Callable[[Batch], Tensor] | None) -> None:
         """From now on training and validation batches hold what `latents` gives of them, and no images; None: images.
@@ -448,7 +425,6 @@ class TrainingData(Protocol):
         Args:
             latents: a batch without images (keys and slice numbers) -> b *z codes or b d *z.
         """
-        ...
 
 
 def _fill(value: Tensor | None, rows: Tensor, fill: float) -> Tensor | None:
@@ -459,12 +435,6 @@ def _applied(holder: Any, function: Callable[[Tensor], Tensor]) -> dict[str, Any
     """Field -> what a function makes of it, for every field that is a tensor."""
     values = {entry.name: getattr(holder, entry.name) for entry in fields(holder)}
     return {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """One tensor of several; None where there are none."""
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
 
 
 def _joined(parts: Sequence[Tensor | None], sizes: Sequence[int], fill: float) -> Tensor | None:

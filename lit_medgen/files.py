@@ -8,11 +8,13 @@ writes to $TMPDIR and copies: a kill then leaves half a file under the final nam
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -29,13 +31,11 @@ class HashingFile:
     """A binary file that is written from front to back, with the SHA-256 of what went into it.
 
     Attributes:
-        num_bytes: written so far.
         failure: the error of a write that failed; a caller in between (PyTorch's zip writer) may hide it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
-        self.num_bytes = 0
         self.failure: OSError | None = None
 
     def write(self, content: bytes | memoryview) -> int:
@@ -46,7 +46,6 @@ class HashingFile:
             self.failure = error
             raise
         self._digest.update(content)
-        self.num_bytes += written
         return written
 
     def flush(self) -> None:
@@ -84,7 +83,7 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[HashingFile]
                 raw.flush()
                 os.fsync(raw.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync(path.parent)  # so that the rename lasts through a power cut
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -101,6 +100,15 @@ def write_atomically(path: Path, content: bytes | str) -> str:
     with replacing(path, len(content)) as file:
         file.write(content)
     return file.sha256
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows (column -> cell) as CSV with a header; ValueError for a cell of no column."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 class Outputs:
@@ -218,8 +226,7 @@ def remove_stale(folder: Path, single_writer: bool = False) -> None:
             part.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut."""
+def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -238,6 +245,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # of another user
+        pass
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import secrets
 from pathlib import Path
@@ -15,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_medgen.errors import InputError, describe, space_for
-from lit_medgen.files import write_atomically
+from lit_medgen.files import as_csv, write_atomically
 
 
 class RunLogger(CSVLogger):
@@ -44,14 +43,10 @@ class RunLogger(CSVLogger):
 class _AppendingWriter(_ExperimentWriter):
     """Rows are appended; the header grows by writing the file anew, whole."""
 
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.path = Path(self.metrics_file_path)
-
     def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="") as file:
+        self.path = Path(self.metrics_file_path)
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
     def save(self) -> None:
@@ -83,11 +78,7 @@ class _AppendingWriter(_ExperimentWriter):
         return not self.path.is_file() or self.path.read_bytes()[-1:] in (b"", b"\n")
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.metrics_keys)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path, text.getvalue())
+        write_atomically(self.path, as_csv(rows, self.metrics_keys))
 
 
 class WandbRun(WandbLogger):

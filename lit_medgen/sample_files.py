@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError, describe
-from lit_medgen.files import Outputs, write_atomically
+from lit_medgen.files import Outputs, as_csv, write_atomically
 from lit_medgen.images.dicom import read_series
 from lit_medgen.images.dicom_writer import PATIENTS, Series, write_series
 from lit_medgen.images.nifti import read_nifti, whole_numbers, write_nifti
@@ -121,13 +120,9 @@ def write_manifest(
     folder: Path, rows: Sequence[Mapping[str, Any]], config: dict[str, Any] | None, spec: DataSpec
 ) -> None:
     """The config and the spec that the samples were made with, then `manifest.csv`, which says that all is there."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_atomically(folder / "spec.json", json.dumps(spec.plain(), indent=2))
-    write_atomically(folder / "manifest.csv", table.getvalue())
+    write_atomically(folder / "manifest.csv", as_csv(rows, list(rows[0])))
 
 
 def _dicom_window(spec: DataSpec) -> tuple[float, float]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -63,12 +63,12 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def heeding(handler: Handler) -> Iterator[None]:
-    """Inside, this handler takes Ctrl-C and SIGTERM, but not those ignored before (in a shell's background job)."""
+def heeding(handler: Handler | signal.Handlers, signums: Sequence[signal.Signals] = HEEDED) -> Iterator[None]:
+    """Inside, this handler takes these signals, but not those ignored before (in a shell's background job)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.getsignal(signum) for signum in HEEDED}
+    before = {signum: signal.getsignal(signum) for signum in signums}
     heeded = [signum for signum, known in before.items() if known != signal.SIG_IGN]
     for signum in heeded:
         signal.signal(signum, handler)
@@ -79,15 +79,7 @@ def heeding(handler: Handler) -> Iterator[None]:
             signal.signal(signum, before[signum])
 
 
-@contextmanager
-def unheard_by_children() -> Iterator[None]:
+def unheard_by_children() -> AbstractContextManager[None]:
     """Processes that are started inside never hear of Ctrl-C, which a terminal sends to all; their owner ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     # Ignored, which processes inherit; to block the signal does not last, since joblib unblocks it on its way.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return heeding(signal.SIG_IGN, [signal.SIGINT])

@@ -16,7 +16,6 @@ goes on from its newest checkpoint, to the same end.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import shlex
@@ -35,7 +34,7 @@ from joblib import Parallel, delayed
 
 from lit_medgen.arguments import pairs, read_yaml
 from lit_medgen.errors import InputError, Interrupted, MissingDataError, RunError
-from lit_medgen.files import Outputs, write_atomically
+from lit_medgen.files import Outputs, as_csv, write_atomically
 from lit_medgen.signals import Stop
 from lit_medgen.stopping import end_with_parent
 from lit_medgen.trust import refuse_untrusted
@@ -300,14 +299,9 @@ def scores(run_folder: Path) -> dict[str, float]:
     return by_name
 
 
-def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    flat = [{**row, **row["scores"]} for row in rows]
-    columns = [name for name in dict.fromkeys(name for row in flat for name in row) if name != "scores"]
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_atomically(path, table.getvalue())
+def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    flat = [{name: value for name, value in (row | row["scores"]).items() if name != "scores"} for row in rows]
+    write_atomically(path, as_csv(flat, list(dict.fromkeys(name for row in flat for name in row))))
 
 
 def _print_best(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> None:

@@ -65,7 +65,7 @@ def at_write(name: str, num_bytes: float) -> Aim:
         def deadly(self: files.HashingFile, content: bytes | memoryview) -> int:
             written = write(self, content)
             self._file.flush()
-            if name in str(self._file.name) and self.num_bytes >= num_bytes:
+            if name in str(self._file.name) and self._file.tell() >= num_bytes:
                 die()
             return written
 

@@ -37,7 +37,8 @@ from data_modules.splits import Split
 from data_modules.views import Crop
 from lit_medgen.batch import DataSpec
 from lit_medgen.images import DICOM_SUFFIXES
-from lit_medgen.images.dicom import group_by_series, header_of, read_dataset
+from lit_medgen.images.dicom import group_by_series, header_of
+from lit_medgen.images.dicom_slices import read_dataset
 from lit_medgen.images.png import write_figure
 
 PATIENT = re.compile(r"LIDC-IDRI-\d{4}")

@@ -26,8 +26,9 @@ from data_modules.sources import IMAGE, LABEL_MAP, File, Scan, Series
 from data_modules.store import Array
 from data_modules.volume_files import array_path, save_array
 from lit_medgen.errors import InputError
-from lit_medgen.images.dicom import SAME, Slice, open_series, same
+from lit_medgen.images.dicom import SAME, open_series, same
 from lit_medgen.images.dicom import Series as Stack
+from lit_medgen.images.dicom_slices import Slice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,15 +16,7 @@ from lit_medgen.batch import Request, Requests
 from lit_medgen.files import file_hash
 from lit_medgen.loading import config_hash
 from lit_medgen.requests import as_json
-from lit_medgen.sample_files import (
-    SUFFIXES,
-    Format,
-    SampleFile,
-    format_for,
-    sample_files,
-    sample_names,
-    write_manifest,
-)
+from lit_medgen.sample_files import SUFFIXES, Format, SampleFile, format_for, sample_files, sample_names, write_manifest
 from lit_medgen.sampling import origin
 from lit_medgen.training.generator import Generator
 

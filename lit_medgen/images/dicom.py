@@ -9,37 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from lit_medgen.images import begins_as_dicom
-from lit_medgen.images.dicom_slices import (
-    DICOM_TO_RAS,
-    HEAD_BYTES,
-    Slice,
-    is_projection,
-    open_slice,
-    open_slices,
-    read_dataset,
-    read_projection,
-    read_stored,
-)
-
-__all__ = [
-    "DICOM_TO_RAS",
-    "SAME",
-    "Series",
-    "Slice",
-    "group_by_series",
-    "header_of",
-    "open_series",
-    "open_slice",
-    "read_dataset",
-    "read_series",
-    "same",
-]
+from lit_medgen.images.dicom_slices import HEAD_BYTES, Slice, is_projection, open_slices, read_projection, read_stored
 
 SAME = 1e-4
 """Relative difference of two lengths that are one, written in other digits: over a whole image a tenth of a pixel."""
@@ -120,7 +97,8 @@ def read_series(files: Sequence[Path], flat: bool = False) -> tuple[np.ndarray, 
     affine[:3, 3] = first.position
     stored = {one.path: read_stored(one.path, one.syntax) for one in series.slices if one.frame == 0}
     voxels = np.stack([one.read(stored.get(one.path)).T for one in series.slices], axis=-1)  # column, row, slice
-    return _canonical(voxels, affine)
+    image = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))
+    return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
 
 
 def open_series(files: Sequence[Path]) -> Series:
@@ -183,10 +161,3 @@ def _step(slices: list[Slice], normal: np.ndarray) -> np.ndarray:
     if aside > 0.1 * middle:
         raise ValueError(f"a slice is shifted {aside:.2f} mm away from the line of the others; expected one line")
     return step
-
-
-def _canonical(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import nibabel as nib
-
-    image = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))
-    return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)

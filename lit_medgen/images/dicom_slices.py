@@ -83,14 +83,6 @@ class Slice:
             raise ValueError(f"{self.path.name}: {error}") from error
 
 
-def open_slice(path: Path) -> Slice:
-    """The header of a file that is one slice; ValueError if it is not."""
-    slices = open_slices(path)
-    if len(slices) != 1:
-        raise ValueError(f"{path.name}: {len(slices)} frames; expected one slice")
-    return slices[0]
-
-
 def open_slices(path: Path) -> list[Slice]:
     """The headers of all slices in a file, no pixels read; ValueError if it lacks what a slice needs."""
     data = read_dataset(path, stop_before_pixels=True)

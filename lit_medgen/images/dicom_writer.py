@@ -24,7 +24,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from lit_medgen import __version__
 from lit_medgen.files import write_atomically
-from lit_medgen.images.dicom import DICOM_TO_RAS
+from lit_medgen.images.dicom_slices import DICOM_TO_RAS
 from lit_medgen.images.origin import STATEMENTS, Origin
 
 Kind = Literal["sc", "ct", "mr"]

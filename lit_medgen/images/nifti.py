@@ -89,8 +89,10 @@ def _check_header(image: Any, flat: bool) -> None:
 def _affine(image: Any, form: Form) -> np.ndarray:
     """Voxel to world, mm."""
     header = image.header
-    if isinstance(image, nib.MGHImage):
-        return _regular(_placed(image))
+    if isinstance(image, nib.MGHImage):  # which is in mm
+        if not header["goodRASFlag"]:
+            raise ValueError("goodRASFlag is 0, so left and right are unknown; set the volume's orientation")
+        return _regular(image.affine)
     if not header["qform_code"] and not header["sform_code"]:
         raise ValueError("qform_code and sform_code are both 0, so left and right are unknown; set one of them")
     affine = image.affine  # the sform, if there is one
@@ -102,13 +104,6 @@ def _affine(image: Any, form: Form) -> np.ndarray:
         affine = qform if form == "qform" else sform
     mm = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     return np.asarray(np.diag([mm, mm, mm, 1.0]) @ _regular(affine))
-
-
-def _placed(image: Any) -> np.ndarray:
-    """The affine of an MGH file, which is in mm."""
-    if not image.header["goodRASFlag"]:
-        raise ValueError("goodRASFlag is 0, so left and right are unknown; set the volume's orientation")
-    return np.asarray(image.affine)
 
 
 def _regular(affine: np.ndarray) -> np.ndarray:

@@ -11,11 +11,7 @@ from typing import Literal
 Origin = Literal["synthetic", "reconstruction", "completion"]
 """synthetic: from noise (and attributes); reconstruction: of a given image; completion: of given parts of one."""
 
-FILE_NAMES: dict[Origin, str] = {
-    "synthetic": "sample",
-    "reconstruction": "reconstruction",
-    "completion": "completion",
-}
+FILE_NAMES: dict[Origin, str] = {"synthetic": "sample", "reconstruction": "reconstruction", "completion": "completion"}
 """What the name of an image's file begins with."""
 
 WRITTEN: dict[Origin, str] = {

@@ -18,7 +18,8 @@ from data_modules.lidc.semantic_maps import (
     label_map,
     lung_mask,
 )
-from lit_medgen.images.dicom import open_series, open_slice
+from lit_medgen.images.dicom import open_series
+from lit_medgen.images.dicom_slices import open_slices
 
 SPACING_MM = 1.5
 SIDE = 256
@@ -171,7 +172,7 @@ def test_slices_with_odd_rescale_and_padding_have_lungs(shared_data: Path) -> No
     paths = sorted((shared_data / "lungct" / "dicom_single_slices").rglob("*.dcm"))
     assert len(paths) == 10
     for path in paths:
-        one = open_slice(path)
+        (one,) = open_slices(path)
         hu = one.read().clip(-1024)
         assert -1050 < np.percentile(hu, 2) < -950, path.name
         labels = label_map(hu, one.spacing_mm[0], THESIS)

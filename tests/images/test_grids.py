@@ -71,7 +71,7 @@ def test_save_figure_writes_a_picture(shape: tuple[int, ...], tmp_path: Path) ->
 
 def test_enlarge_repeats_pixels() -> None:
     image = np.arange(6).reshape(2, 3)
-    large = enlarge(image, least_side=5)
+    large = enlarge(image, min_side=5)
     assert large.shape == (4, 6)
     np.testing.assert_array_equal(large[::2, ::2], image)
-    np.testing.assert_array_equal(enlarge(image, least_side=1), image)
+    np.testing.assert_array_equal(enlarge(image, min_side=1), image)
