@@ -99,7 +99,7 @@ def built(name: str) -> Any:
     if name == "factor_prior":
         overlay["class_path"] = "lit_medgen.methods.FactorPriorCDPM"
     torch.manual_seed(0)
-    model = made(Method, [*(content["model"] for content in contents), overlay])
+    model = made(Method, [*(content["model"] for content in contents if "model" in content), overlay])
     views = [view for content in contents if (view := content.get("data", {}).get("init_args", {}).get("view"))]
     stored = DataSpec(1, (16, 16, 16), (1.0,) * 3, attributes={"age_years": (40.0, 90.0)})
     model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
@@ -152,7 +152,7 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     """Loss, backward pass, guard and clipping, moving averages; with a discriminator all that twice."""
     model = built(name).train()
     torch.manual_seed(1)
-    expected = deepcopy(model).loss(batch(model))["loss"]
+    expected = deepcopy(model).losses(batch(model))["loss"]
     model, ema = moved(model), EMA()
     for distance in getattr(model, "_perceptual", []):
         moved(distance)  # as its first loss does, once
@@ -160,7 +160,7 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     sent = moved(batch(model))
     with counted() as waits:
         torch.manual_seed(1)
-        losses = model.loss(sent)
+        losses = model.losses(sent)
         losses["loss"].backward()
     assert (waits.found, waits.uploads) == ([], [])
     torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.generator import Generator
 
@@ -31,7 +31,7 @@ class Portrait(Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Images from noise."""
-        return self.show(condition, SeededNoise(seeds)((1, *self.needed_spec().size)).to(self.device))
+        return self.show(condition, sent(SeededNoise(seeds)((1, *self.needed_spec().size)), self.device))
 
     def show(self, condition: Condition, noise: Tensor) -> Tensor:
         """Noise b 1 *s -> b 1 *s."""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.generator import Generator
 
@@ -26,4 +26,4 @@ class Patch(Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Images of the size of the data's items."""
-        return self.network(SeededNoise(seeds)((1, *self.needed_spec().size)).to(self.device))
+        return self.network(sent(SeededNoise(seeds)((1, *self.needed_spec().size)), self.device))

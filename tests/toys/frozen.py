@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
@@ -63,7 +63,7 @@ class Prior(Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Decoded latents."""
-        return self.first.decode(self.network(SeededNoise(seeds)(self.first.latent_shape).to(self.device)))
+        return self.first.decode(self.network(sent(SeededNoise(seeds)(self.first.latent_shape), self.device)))
 
 
 class Refiner(Generator):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.generator import Generator
@@ -40,7 +40,7 @@ class Painter(Generator):
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Paintings of the label maps."""
         assert condition.label_map is not None
-        return self.paint(condition, SeededNoise(seeds)(condition.label_map.shape[1:]).to(self.device))
+        return self.paint(condition, sent(SeededNoise(seeds)(condition.label_map.shape[1:]), self.device))
 
     def paint(self, condition: Condition, noise: Tensor) -> Tensor:
         """Noise b 1 *s -> b 1 *s."""

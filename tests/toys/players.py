@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from lit_medgen.batch import Batch, Condition
+from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.generator import Generator
@@ -55,4 +55,4 @@ class Trio(Adversarial, Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """What the generator makes."""
-        return self.network(SeededNoise(seeds)((4, *self.needed_spec().size)).to(self.device))
+        return self.network(sent(SeededNoise(seeds)((4, *self.needed_spec().size)), self.device))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.generator import Generator
@@ -39,7 +39,7 @@ class Translator(Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Translations of the sources."""
-        return self.translate(condition, SeededNoise(seeds)((1, *self.needed_spec().size)).to(self.device))
+        return self.translate(condition, sent(SeededNoise(seeds)((1, *self.needed_spec().size)), self.device))
 
     def translate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Noise b 1 *s -> b 1 *s."""
