@@ -119,7 +119,9 @@ def portrait(folder: Path, heads: Path) -> Toy:
 
 @pytest.fixture(scope="module")
 def classifier(folder: Path, heads: Path) -> Toy:
-    return Toy(folder / "classifier", heads, "SexClassifier").fit(2, 3)
+    return Toy(folder / "classifier", heads, "SexClassifier", "--trainer.callbacks+=lit_medgen.callbacks.Report").fit(
+        2, 3
+    )
 
 
 def write_maps(folder: Path, size: Sequence[int] = (SIZE,) * 3, lesion: int = CLASSES.index("lesion")) -> Path:
@@ -241,6 +243,10 @@ def test_a_classifier_makes_no_image(classifier: Toy, capsys: pytest.CaptureFixt
     assert 0 <= report["own"]["auc_sex"]["value"] <= 1
     assert report["own"]["auc_sex"]["num"] == 4
     assert not {"metrics", "pairs", "nulls", "num_samples"} & report.keys()
+    after_training = json.loads((classifier.folder / "run" / "report" / "report.json").read_text())
+    assert after_training["own"] == report["own"]
+    logged = (classifier.folder / "run" / "metrics.csv").read_text()
+    assert "own.auc_sex.value" in logged
     assert classifier.on_checkpoint("sample") == 2
     assert "SexClassifier makes no images" in one_line(capsys)
 

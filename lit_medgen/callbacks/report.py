@@ -25,7 +25,8 @@ from lit_medgen.training.method import Method
 class Report(Callback):
     """After the last step: samples against the test people, to `<run folder>/report/` and the loggers.
 
-    The same as `evaluate` with as many samples, but without their files. Scores are logged as `metrics.<name>.value`.
+    The same as `evaluate` with as many samples, but without their files; of a method that makes no images its own
+    scores, where it has some. Scores are logged as `metrics.<name>.value`.
 
     Args:
         num: how many samples, seeds 0, 1, ...; None: as many as there are images of test people.
@@ -56,17 +57,23 @@ class Report(Callback):
         file = folder / "report.json"
         there = file.is_file() and json.loads(file.read_text())["source"] == source(trainer)
         due = trainer.global_step >= trainer.max_steps > 0 and not there
-        if due and trainer.is_global_zero and isinstance(model, Generator):
-            with averaged(trainer, model):
-                self._report(trainer, model, folder)
+        if not due or not trainer.is_global_zero:
+            return
+        with averaged(trainer, model):
+            if isinstance(model, Generator):
+                report = self._of_samples(trainer, model, folder)
+            elif isinstance(model, Method) and type(model).scores is not Method.scores:
+                report = score_alone(model, model.data, folder, source(trainer))
+            else:
+                return
+        for logger in trainer.loggers:
+            logger.log_metrics(logged(report), step=trainer.global_step)
 
-    def _report(self, trainer: Trainer, model: Generator, folder: Path) -> None:
+    def _of_samples(self, trainer: Trainer, model: Generator, folder: Path) -> dict[str, Any]:
         requests = like_people(model, model.data, "test", self.num)
         images = torch.cat(list(samples(model, requests, self.batch_size)))
         made, device = Samples(Images.of(images), requests.made_from), trainer.strategy.root_device
-        report = score(made, model, model.data, folder, source(trainer), self.features, device=device)
-        for logger in trainer.loggers:
-            logger.log_metrics(logged(report), step=trainer.global_step)
+        return score(made, model, model.data, folder, source(trainer), self.features, device=device)
 
 
 def check_report(folder: Path) -> None:

@@ -24,7 +24,7 @@ DEFINITIONS = {
     "noise": "independent normal voxels with the mean and the spread of the training images",
     "mean+noise": "the mean training image, with independent noise of every voxel's own spread",
     "pca_gaussian": f"a Gaussian with the {NUM_COMPONENTS} leading principal components of the training images",
-    "prior": "the model's own prior, a Gaussian factor model of the training images, without the network",
+    "prior": "the model's own prior, without its network",
 }
 """What each null is, for the report."""
 
