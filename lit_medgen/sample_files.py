@@ -18,6 +18,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.files import Outputs, as_csv, write_atomically
+from lit_medgen.images import DICOM_SUFFIXES
 from lit_medgen.images.dicom import read_series
 from lit_medgen.images.dicom_writer import PATIENTS, Series, write_series
 from lit_medgen.images.nifti import read_nifti, whole_numbers, write_nifti
@@ -235,9 +236,10 @@ def scaled(values: np.ndarray, window: tuple[float, float], spec: DataSpec) -> T
 
 def read_voxels(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """The values *s of a sample, their affine, and what -1 and 1 are in the file; ValueError if it cannot be read."""
-    if path.suffix == ".png":
+    suffix = "" if path.is_dir() else path.suffix.lower()  # dots in a folder's name are of the name
+    if suffix == ".png":
         return *read_png(path), (0.0, 255.0)
-    if path.suffix:
+    if suffix not in ("", *DICOM_SUFFIXES):
         low, high = spec.intensity_window
         voxels, affine = read_nifti(path, finite=False)
         if high - low < MIN_STEPS and (stored := whole_numbers(path)):
@@ -248,7 +250,8 @@ def read_voxels(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tup
         return voxels, affine, (low, high)
     if len(spec.size) == 2:
         raise ValueError("a 2D image in DICOM is not read back; sample it as png")
-    files = sorted(path.glob("*.dcm"))
+    inside = sorted(path.glob("[!.]*")) if path.is_dir() else [path]
+    files = [file for file in inside if file.suffix.lower() in DICOM_SUFFIXES]
     if not files:
         raise ValueError("no DICOM slices there")
     return *read_series(files), _dicom_window(spec)

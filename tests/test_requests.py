@@ -237,6 +237,18 @@ def test_label_maps_of_slices_are_pictures(tmp_path: Path) -> None:
     assert label_map[0, 0].tolist() == (torch.arange(24).view(4, 6) % 2).tolist()
 
 
+def test_names_of_sources_with_capitals_and_dots(tmp_path: Path) -> None:
+    flat = DataSpec(1, (4, 6), (1.0, 1.0), orientation="")
+    for path in (tmp_path / "A.PNG", tmp_path / "1.2.840" / "image.png"):
+        path.parent.mkdir(exist_ok=True)
+        write_png(path.with_name("small.png"), np.ones((4, 6)))
+        path.with_name("small.png").rename(path)
+    assert [row["source"] for row in requested(Asked(sources=str(tmp_path)), SOURCES, flat, None).made_from] == [
+        "1.2.840",
+        "A.PNG",
+    ]
+
+
 def test_parts_that_some_rows_lack_are_absent() -> None:
     full = Condition({"age": torch.tensor([60.0])}, torch.ones(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 3, 3))
     joined = Request.join([Request([1], full), Request([2])]).condition
