@@ -42,13 +42,9 @@ def is_file(text: str) -> bool:
 
 
 def read_yaml(path: Path, as_text: bool = False) -> Any:
-    """What a YAML file holds.
+    """What a YAML file holds; InputError if it is not valid YAML, OSError if it cannot be read.
 
-    Args:
-        path: the file.
-        as_text: keep every value as the text it is written as; 2025-02-30, which is no date, is then no error.
-
-    InputError if the file is not valid YAML; OSError if it cannot be read.
+    With `as_text`, every value stays the text it is written as; 2025-02-30, which is no date, is then no error.
     """
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), as_text)

@@ -192,9 +192,8 @@ def prepare(args: list[str]) -> None:
     sections = _sections(paths, "data")
     if paths and not sections:
         raise InputError(f"{', '.join(paths)}: no `data` section to prepare.")
-    words = without(words, "--config")
-    for section in reversed(sections):
-        words[:0] = ["--data", yaml.safe_dump(section)]
+    data = [word for section in sections for word in ("--data", yaml.safe_dump(section))]
+    words = [*data, *without(words, "--config")]
     config = _parsed(parser, ["prepare", *words])
     datamodule = _made(lambda: parser.instantiate(config)).data
     if models := _sections(paths, "model"):
@@ -258,10 +257,6 @@ def _untrained(sections: list[Any]) -> Method:
     return model
 
 
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
-
-
 def _quiet() -> None:
     """Keeps warnings of the stack that ask nothing of the user out of sight."""
     # Workers are a choice of the config; two cores gain nothing from them.
@@ -281,6 +276,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     # A data module that leaves moving batches to the method is no mistake.
     warnings.filterwarnings("ignore", message=".*You have overridden `transfer_batch_to_device`.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    advertisement = re.compile("litlogger|litmodels")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not advertisement.search(record.getMessage())
+    )
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     jsonargparse.set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -98,18 +98,6 @@ def check_classes(config: Any, path: Path | str) -> None:
     import_classes([*sections, trainer], path)
 
 
-class Loadable(Protocol):
-    """A method, as far as checkpoints know it; `lit_medgen.training.recorded.Recorded` is one."""
-
-    def describe(self, config: dict[str, Any]) -> None:
-        """Takes the config that it was made from."""
-        ...
-
-    def take_record(self, record: dict[str, Any], source: Any) -> None:
-        """Takes what a checkpoint holds of it besides the weights."""
-        ...
-
-
 def load(path: str | Path, trust: str | Iterable[str] = ()) -> Any:
     """The trained method of a checkpoint, with its averaged weights, in evaluation mode; ready to sample.
 
@@ -130,10 +118,10 @@ def restore(model: Any, path: Path) -> None:
 
 
 def build_method(config: dict[str, Any]) -> Any:
-    """An untrained method (a `LightningModule` and `Loadable`) from a config, of which the model section is read."""
+    """An untrained method, a `lit_medgen.training.recorded.Recorded`, from the model section of a config."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", required=True)
-    model: Loadable = parser.instantiate(parser.parse_object({"model": config["model"]})).model
+    model = parser.instantiate(parser.parse_object({"model": config["model"]})).model
     model.describe(config)
     return model
 

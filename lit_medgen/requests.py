@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lit_medgen.axes import AXES
 from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.request_files import listed_images, read_label_map, read_source
-from lit_medgen.sampling import checked_attributes, given_slices, like_people, refuse_unfit_parts, without_conditions
+from lit_medgen.sampling import checked_attributes, like_people, refuse_unfit_parts, without_conditions
 from lit_medgen.training.generator import Generator
 
 NUM = 8
@@ -53,7 +52,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         seeds = self.seeds
-        if seeds is not None and (not seeds or len(set(seeds)) != len(seeds) or not _are_seeds(seeds)):
+        if seeds is not None and (not seeds or len({seed for seed in seeds if 0 <= seed < 2**63}) < len(seeds)):
             raise InputError(
                 f"--seeds {list(seeds)}: give at least one seed, from 0 to 2**63 - 1, and each once (or --num)."
             )
@@ -66,15 +65,6 @@ class Asked:
             raise InputError(f"--like {self.like}: the data's own label maps and sources are taken; give one or other.")
         if self.given is not None and not (self.sources or self.like):
             raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
-
-    @property
-    def needs_people(self) -> bool:
-        """Whether neither files nor people are given that images could be made from."""
-        return not (self.label_maps or self.sources or self.table or self.like)
-
-
-def _are_seeds(seeds: Sequence[int]) -> bool:
-    return all(0 <= seed < 2**63 for seed in seeds)
 
 
 def requested(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
@@ -125,10 +115,15 @@ def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) ->
     if asked.given is None:
         requests = like_people(model, data, asked.like, None)
     else:
-        own = data.requests(asked.like)
-        rows = [{**row, "given": list(asked.given)} for row in own.made_from]
-        read = partial(_with_given, own.read, list(asked.given), spec)
-        requests = Requests(own.seeds, rows, own.parts | {"image"}, read)
+        own, slices = data.requests(asked.like), list(asked.given)
+
+        def read(index: int) -> Request:
+            request = own.read(index)
+            assert request.target is not None
+            return replace(request, condition=_giving(request.condition, request.target, slices, spec))
+
+        rows = [{**row, "given": slices} for row in own.made_from]
+        requests = replace(own, made_from=rows, parts=own.parts | {"image"}, read=read)
         requests = requests.only({*model.required, *model.optional}, model.attributes)
     if not len(requests):
         raise InputError(f"--like {asked.like}: there are no {asked.like} people; change data.init_args.fractions.")
@@ -136,12 +131,11 @@ def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) ->
     return requests.chosen([seed % len(requests) for seed in seeds], seeds)
 
 
-def _with_given(read: Callable[[int], Request], slices: Sequence[int], spec: DataSpec, index: int) -> Request:
-    """A request with some slices of its true image given."""
-    request = read(index)
-    assert request.target is not None
-    given = given_slices(request.target, slices, _num_slices(spec))
-    return replace(request, condition=replace(request.condition, image=given.image, observed=given.observed))
+def _giving(condition: Condition, image: Tensor, slices: Sequence[int], spec: DataSpec) -> Condition:
+    """The condition with some slices of an image (1 c *s) given."""
+    observed = torch.zeros(1, _num_slices(spec), dtype=torch.bool)
+    observed[0, list(slices)] = True
+    return replace(condition, image=image, observed=observed)
 
 
 def _num_slices(spec: DataSpec) -> int:
@@ -278,13 +272,7 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         source, own = read_source(path, replace(spec, source_channels=0, source_size=()) if itself else spec)
         affine = own if source.shape[2:] == tuple(spec.size) else affine
         if "given" in row:
-            given = given_slices(source, row["given"], _num_slices(spec))
-            condition = replace(condition, image=given.image, observed=given.observed)
+            condition = _giving(condition, source, row["given"], spec)
         else:
             condition = replace(condition, source=source)
     return Request([seed], condition, affine=spec.affine()[None] if affine is None else affine)
-
-
-def as_json(row: Mapping[str, Any]) -> str:
-    """What the manifest says that an image was made from; "" for nothing."""
-    return json.dumps(row) if row else ""

@@ -16,7 +16,6 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
-from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -41,9 +40,6 @@ POSITION = (
     *("_last_lr", "_step_count", "_is_initial", "_get_lr_called_within_step"),
 )
 """Attributes of PyTorch's schedules that say where they stand, not how they were made."""
-
-Changes = Mapping[str, tuple[Any, Any]]
-"""Key -> the value before, the value now."""
 
 
 class Resume(_CheckpointConnector):
@@ -75,7 +71,8 @@ class Resume(_CheckpointConnector):
         """
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         saved = self._loaded_checkpoint.get("callbacks", {})
-        if self._fits and EMA().state_key in saved and not any(isinstance(callback, EMA) for callback in callbacks):
+        averages = any(isinstance(callback, EMA) for callback in callbacks)
+        if self.trainer.state.fn == "fit" and EMA().state_key in saved and not averages:
             raise InputError(
                 f"{self._ckpt_path}: holds averaged weights, but trainer.callbacks has no EMA, so training would go on "
                 "from the average; add it (--trainer.callbacks+=lit_medgen.callbacks.EMA), with decay 0 if nothing is "
@@ -89,7 +86,7 @@ class Resume(_CheckpointConnector):
 
     def restore_training_state(self) -> None:
         """Called once optimizers and schedules are made as configured, also when there is nothing to restore."""
-        if self._fits:
+        if self.trainer.state.fn == "fit":
             self._configured = hyperparameters(self.trainer)
         super().restore_training_state()
 
@@ -116,10 +113,6 @@ class Resume(_CheckpointConnector):
         if before and changed:
             changes = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
             say(f"resumed with changed values: {changes}", warning=True)
-
-    @property
-    def _fits(self) -> bool:
-        return self.trainer.state.fn == TrainerFn.FITTING
 
 
 def leave_saving_to_callbacks(options: dict[str, Any]) -> None:
@@ -198,7 +191,7 @@ def _optimizers(trainer: Trainer) -> list[tuple[str, Optimizer]]:
     """Each optimizer with the name of the method's argument that makes it."""
     method = trainer.lightning_module
     keys = tuple(method.optimizer_factories()) if isinstance(method, Method) else ()
-    return list(_named(keys, "optimizer", trainer.optimizers))
+    return _named(keys, "optimizer", trainer.optimizers)
 
 
 def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
@@ -206,12 +199,12 @@ def _schedules(trainer: Trainer) -> list[tuple[str, Any]]:
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     method = trainer.lightning_module
     keys = tuple(method.learning_rate_schedules()) if isinstance(method, Method) else ()
-    return list(_named(keys, "learning_rate_schedule", schedules))
+    return _named(keys, "learning_rate_schedule", schedules)
 
 
-def _named(keys: tuple[str, ...], other: str, objects: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    for number, each in enumerate(objects):
-        yield (keys[number] if number < len(keys) else f"{other}_{number + 1}"), each
+def _named(keys: tuple[str, ...], other: str, objects: Sequence[Any]) -> list[tuple[str, Any]]:
+    names = [*keys, *(f"{other}_{number + 1}" for number in range(len(keys), len(objects)))]
+    return list(zip(names, objects, strict=False))
 
 
 def _groups(name: str, groups: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -231,8 +224,10 @@ def _arguments(callback: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(callback).items() if name in names}
 
 
-def _refuse_if_fixed(trainer: Trainer, changed: Changes, checkpoint: dict[str, Any], path: Any) -> None:
-    """InputError for a change that a run in progress cannot take."""
+def _refuse_if_fixed(
+    trainer: Trainer, changed: Mapping[str, tuple[Any, Any]], checkpoint: dict[str, Any], path: Any
+) -> None:
+    """InputError for a change (key -> the value before, the value now) that a run in progress cannot take."""
     fixed = {name for name, _ in _optimizers(trainer)} | _without_state(trainer, checkpoint)
     for name, schedule in _schedules(trainer):
         if not isinstance(schedule, LambdaLR):  # its values cannot be told from its state

@@ -54,10 +54,7 @@ def sample_names(seeds: Sequence[int], origin: Origin) -> list[str]:
 def sample_files(folder: Path, names: Sequence[str], format: Format | None = None) -> Outputs:
     """What `sample` writes into a folder; InputError if that is the folder of a run.
 
-    Args:
-        folder: where to.
-        names: of the samples, without suffix.
-        format: theirs; None: it is not known yet, and may be any.
+    `names` are those of the samples, without suffix; a format of None is not known yet, and may be any.
     """
     if (folder / "checkpoints").exists():
         raise InputError(f"{folder}: a run folder, with its own config.yaml; give another --out.")

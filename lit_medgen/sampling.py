@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
+from lit_medgen.batch import DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import Origin
 from lit_medgen.training.generator import Generator
@@ -137,10 +136,3 @@ def checked_attributes(
                 "range (or null for unknown)."
             )
     return values
-
-
-def given_slices(image: Tensor, slices: Sequence[int], num_slices: int) -> Condition:
-    """The condition that some slices of an image (1 c *s) are given."""
-    observed = torch.zeros(1, num_slices, dtype=torch.bool)
-    observed[0, list(slices)] = True
-    return Condition(image=image, observed=observed)

@@ -174,10 +174,6 @@ def trusted(name: str, packages: tuple[str, ...]) -> bool:
     return True
 
 
-Found = tuple[tuple[Option, ...], str]
-"""A text of a config and the options that it stands in."""
-
-
 def _exists(name: str) -> bool:
     """Whether a text could be imported by a trusted command: run.v2 cannot, nor a class by its short name."""
     first = name.partition(".")[0]
@@ -187,7 +183,9 @@ def _exists(name: str) -> bool:
         return True  # __main__
 
 
-def _texts(value: Any, inside: tuple[Option, ...] = (Option("", ""),), owner: str = "") -> Iterator[Found]:
+def _texts(
+    value: Any, inside: tuple[Option, ...] = (Option("", ""),), owner: str = ""
+) -> Iterator[tuple[tuple[Option, ...], str]]:
     """All texts, each with the options that it stands in, the outermost first.
 
     The parser reads a text that is YAML itself as what it says, so what stands in it counts too.

@@ -78,7 +78,7 @@ class Verbs(L.Trainer):
         generator = _generator(model)
         listed = [seeds] if isinstance(seeds, int) else seeds
         asked = Asked(num, listed, attributes, label_maps, sources, given, requests, like)
-        if generator.required and asked.needs_people and datamodule is not None:
+        if generator.required and not (label_maps or sources or requests or like) and datamodule is not None:
             asked = replace(asked, like="test")
         trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
         data: MedicalDataModule | None = datamodule if asked.like else None  # type: ignore[assignment]

@@ -75,7 +75,7 @@ class SampleGrid(Callback):
         return like_people(model, model.data, split, self.num)
 
 
-def show(logger: Any, picture: np.ndarray, step: int, name: str = "samples") -> None:
+def show(logger: Any, picture: np.ndarray, step: int, name: str) -> None:
     """Sends a picture (rows columns in [0, 1]) to any logger that takes one; a CSV log does not."""
     picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)  # W&B takes floats for 0 ... 255
     if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method

@@ -33,11 +33,6 @@ MODALITIES = {"sc": "OT", "ct": "CT", "mr": "MR"}
 FRESH = "(fresh)"
 PATIENTS: dict[Origin, str] = {"synthetic": "SYN", "reconstruction": "REC", "completion": "COM"}
 """What a Patient ID begins with."""
-EQUIPMENT: dict[bool, tuple[str, str]] = {
-    True: ("109100", "Synthesizing Equipment"),
-    False: ("109102", "Processing Equipment"),
-}
-"""Purpose of Reference (CID 7005) of the software that made an image, by whether it is synthetic."""
 PREAMBLE = bytes(128)  # anything else here may make the file a program at the same time (CVE-2019-11687)
 INT16 = np.iinfo(np.int16)
 STEPS = INT16.max - INT16.min
@@ -252,7 +247,8 @@ def _add_origin(data: Dataset, series: Series) -> None:
     data.Manufacturer, data.SoftwareVersions = "lit_medgen", software
     purpose, equipment = Dataset(), Dataset()
     purpose.CodingSchemeDesignator = "DCM"
-    purpose.CodeValue, purpose.CodeMeaning = EQUIPMENT[synthetic]
+    code = ("109100", "Synthesizing Equipment") if synthetic else ("109102", "Processing Equipment")  # CID 7005
+    purpose.CodeValue, purpose.CodeMeaning = code
     equipment.PurposeOfReferenceCodeSequence = [purpose]
     equipment.Manufacturer, equipment.SoftwareVersions = "lit_medgen", software
     data.ContributingEquipmentSequence = [equipment]

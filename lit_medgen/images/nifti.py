@@ -28,8 +28,6 @@ PREPROCESSING = "data.init_args.preprocessing"
 """Where a config has the options that the texts below name."""
 MM_PER_UNIT = {1: 1000.0, 3: 1e-3}
 """By the code of `xyzt_units`: metres and micrometres; any other code, 0 (unknown) among them, is taken as mm."""
-GZIP = b"\x1f\x8b"
-"""The first bytes of a compressed file."""
 SAME_PLACE = 2e-2
 """The share of a voxel's side by which qform and sform may differ: more than what rounding to float32 explains."""
 
@@ -143,7 +141,7 @@ def _check_suffix(path: Path) -> None:
     """Whether a file whose name says that it is compressed begins so; nibabel believes the name."""
     if path.suffix.lower() in (".gz", ".mgz"):
         with path.open("rb") as file:
-            if (head := file.read(2)) and head != GZIP:
+            if (head := file.read(2)) and head != b"\x1f\x8b":  # what gzip begins with
                 raise ValueError(
                     f"cannot be read as NIfTI (it is not compressed though its name ends in {path.suffix}); rename or "
                     "compress it unless it is cut off or damaged"
