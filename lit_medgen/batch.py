@@ -115,11 +115,9 @@ class Condition:
 
     @classmethod
     def join(cls, conditions: Sequence[Condition], sizes: Sequence[int]) -> Condition:
-        """One condition of several.
+        """One condition of several; a part or attribute that one of them lacks is absent in its rows.
 
-        Args:
-            conditions: of some images each; a part or attribute that one of them lacks is absent in its rows.
-            sizes: number of images of each condition, which an empty condition does not say.
+        `sizes` are the numbers of images of each, which an empty condition does not say.
         """
         names = dict.fromkeys(name for condition in conditions for name in condition.attributes)
         attributes: dict[str, Any] = {
@@ -422,8 +420,7 @@ class TrainingData(Protocol):
     def read_latents(self, latents: Callable[[Batch], Tensor] | None) -> None:
         """From now on training and validation batches hold what `latents` gives of them, and no images; None: images.
 
-        Args:
-            latents: a batch without images (keys and slice numbers) -> b *z codes or b d *z.
+        It takes a batch without images (keys and slice numbers) to b *z codes or b d *z.
         """
 
 

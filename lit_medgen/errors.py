@@ -79,10 +79,7 @@ def space_for(path: Path, num_bytes: int | None = None) -> Iterator[None]:
 def raise_fault_of_machine(error: Exception, image: Path, written: Path | None = None) -> None:
     """Raises what an image cannot be blamed for: a full or broken disk, no memory, a folder that cannot be written.
 
-    Args:
-        error: raised while the image was looked for, read and prepared, perhaps from another error.
-        image: the image, or a folder of images.
-        written: the folder that is written to, if one is.
+    The error was raised while an image (or a folder of images) was looked for, read, prepared and perhaps `written`.
     """
     cause: BaseException | None = error
     while cause is not None:

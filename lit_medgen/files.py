@@ -63,13 +63,7 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[HashingFile]
     """A file to write that takes the place of `path` at the end, or, after an exception, leaves it as it was.
 
     The temporary name is fixed for a process, so a kill leaves one stale file at most; `remove_stale` finds it.
-
-    Args:
-        path: the final name.
-        num_bytes: about how much will be written, for the error text.
-
-    Raises:
-        NoSpaceError: the disk is full.
+    NoSpaceError, which says about how many bytes are needed, if the disk is full.
     """
     temporary = temporary_name(path)
     try:
@@ -212,10 +206,7 @@ class Outputs:
 def remove_stale(folder: Path, single_writer: bool = False) -> None:
     """Removes temporary files that killed processes left behind; called before the first write.
 
-    Args:
-        folder: where to look.
-        single_writer: nobody else writes there, so all of them are stale; else those of live processes and of other
-            machines stay.
+    Those of live processes and of other machines stay, unless nobody else writes there (`single_writer`).
     """
     for part in folder.glob(f".*{PART}"):
         owner = re.search(rf"\.(\d+)@(.+){re.escape(PART)}$", part.name)

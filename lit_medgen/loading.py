@@ -127,11 +127,9 @@ def build_method(config: dict[str, Any]) -> Any:
 
 
 def rebuild(record: dict[str, Any], source: str) -> Any:
-    """The method that a record describes, without its weights; InputError if it names a class that is not trusted.
+    """The method, without its weights, that the record of a frozen part describes in another method's checkpoint.
 
-    Args:
-        record: of a frozen part, which the checkpoint of another method holds.
-        source: where it stands, for messages.
+    InputError, which says that the record stands in `source`, if it names a class that is not trusted.
     """
     check_classes(record["config"], source)
     _refuse_unknown_method(record["config"], source)

@@ -26,11 +26,7 @@ GIB = 2**30
 def batch_warning(model: nn.Module, voxels: int, device: torch.device, num_processes: int = 1) -> str:
     """One line if a step on a batch needs more memory than the device has free; "" if it fits or nothing is known.
 
-    Args:
-        model: what is trained, on its device already.
-        voxels: of all images of a batch.
-        device: where it is trained.
-        num_processes: that share the device's memory, each with a batch.
+    The model is on its device already; all processes that share the device have a batch of so many voxels each.
     """
     free, needed = free_bytes(device), num_processes * needed_bytes(model, voxels)
     if free is None or needed <= free:

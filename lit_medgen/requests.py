@@ -68,13 +68,7 @@ class Asked:
 
 
 def requested(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
-    """The requests that options make.
-
-    Args:
-        asked: the options.
-        model: the method.
-        spec: of the data that it was trained on.
-        data: set up, where `like` needs it.
+    """The requests that options make to a model trained on data of this spec; `like` needs data, set up.
 
     InputError for what the model cannot make images from; what the files hold is read later, one by one.
     """

@@ -66,15 +66,10 @@ def without_conditions(seeds: Sequence[int]) -> Requests:
 
 
 def like_people(model: Generator, data: TrainingData, split: Split, num: int | None) -> Requests:
-    """Requests like the people of a split, of the parts that the model makes images from.
+    """Requests (seeds 0, 1, ...) like the people of a split, of the parts that the model makes images from.
 
-    Args:
-        model: the method.
-        data: set up.
-        split: the part of the people.
-        num: how many, seeds 0, 1, ...; None: as many as there are images of one visit of each person.
-
-    InputError if the data lacks what the model needs.
+    With `num` None, as many as there are images of one visit of each person. InputError if the data, which is set up,
+    lacks what the model needs.
     """
     missing = [name for name in model.attributes if name not in data.spec.attributes]
     if missing:
@@ -110,13 +105,8 @@ def checked_attributes(
 ) -> dict[str, float]:
     """What images are asked to show, NaN for None; InputError for what no training person was like.
 
-    Of a range a twentieth more is allowed on either side; a code (sex) must be one of those seen.
-
-    Args:
-        model: the method.
-        attributes: name -> value.
-        spec: of the data that it was trained on.
-        where: option or file, for the message.
+    Of a range in the spec of the training data a twentieth more is allowed on either side; a code (sex) must be one of
+    those seen. `where` is the option or file that the message names.
     """
     for name in attributes:
         if name not in model.attributes:

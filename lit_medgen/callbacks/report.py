@@ -137,14 +137,7 @@ def targets_of(made_from: Sequence[Mapping[str, Any]], data: TrainingData) -> li
 
 
 def refuse_unfit(model: Generator, data: TrainingData, requests: Requests, features: str) -> None:
-    """InputError for whatever `score` would refuse, before hours are spent on samples.
-
-    Args:
-        model: what will make them.
-        data: set up, with people in parts.
-        requests: what will be made.
-        features: as `evaluate --features`.
-    """
+    """InputError for whatever `score` would refuse of these requests, before hours are spent on samples."""
     num = len(requests)
     if paired(model):
         people = data.images("test", one_per_person=True).people

@@ -15,11 +15,8 @@ from lit_medgen.loggers import WandbRun, public
 def claim(trainer: Trainer, known: bool) -> None:
     """Notes that the run folder is this run's; InputError if it holds a file that the run would write over.
 
-    Callbacks and loggers name what they put there as `writes`.
-
-    Args:
-        trainer: of the run.
-        known: the folder holds a checkpoint that the run goes on from, so it is the run's own.
+    Callbacks and loggers name what they put there as `writes`. A folder that holds the checkpoint that the run goes on
+    from is `known` to be the run's own.
     """
     parts = [*trainer.callbacks, *trainer.loggers]  # type: ignore[attr-defined]
     names = [name for part in parts for name in getattr(part, "writes", ())]

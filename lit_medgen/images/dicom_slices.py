@@ -6,6 +6,8 @@ are read; identifying tags never leave this file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,7 @@ class Slice:
     def read(self, frames: np.ndarray | None = None) -> np.ndarray:
         """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged.
 
-        Args:
-            frames: what `read_stored` gives of all frames of the file, so that it is not read again for each.
+        `frames` is what `read_stored` gives of all frames of the file, so that it is not read again for each.
         """
         stored = read_stored(self.path, self.syntax, self.frame) if frames is None else frames[self.frame]
         if stored.shape != self.shape:
@@ -86,11 +87,8 @@ class Slice:
 def open_slices(path: Path) -> list[Slice]:
     """The headers of all slices in a file, no pixels read; ValueError if it lacks what a slice needs."""
     data = read_dataset(path, stop_before_pixels=True)
-    try:
-        with pydicom.config.disable_value_validation():
-            return _slices(path, data)
-    except Exception as error:  # pydicom reads an attribute's text when it is asked for it
-        raise unreadable(path, error) from error
+    with _reading(path):
+        return _slices(path, data)
 
 
 def read_projection(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -99,15 +97,12 @@ def read_projection(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Without a pixel spacing, of the patient or of the detector, the affine says 1 mm.
     """
     data = read_dataset(path, stop_before_pixels=True)
-    try:
-        with pydicom.config.disable_value_validation():
-            get = _getter(data)
-            shape = _shape(get)
-            names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-            spacing_mm = _spacing_mm(next((get(name) for name in names if get(name)), (1.0, 1.0)))
-            values = values_of(get, projection=True)
-    except Exception as error:
-        raise unreadable(path, error) from error
+    with _reading(path):
+        get = _getter(data)
+        shape = _shape(get)
+        names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+        spacing_mm = _spacing_mm(next((get(name) for name in names if get(name)), (1.0, 1.0)))
+        values = values_of(get, projection=True)
     zeros = np.zeros(3)
     only = Slice(path, None, shape, zeros, zeros, zeros, spacing_mm, float("nan"), "", values, syntax_of(data))
     return only.read().T, np.diag([spacing_mm[1], spacing_mm[0], 1.0])
@@ -121,31 +116,22 @@ def is_projection(data: pydicom.Dataset) -> bool:
 
 
 def read_dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Dataset:
-    """A file's content; ValueError if it cannot be read.
-
-    Values are not validated: the warning would print them, and some name people.
-    """
-    try:
+    """A file's content; ValueError if it cannot be read."""
+    with _reading(path):
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         if DEFLATED in head:  # pydicom inflates it whatever it becomes
             raise ValueError("it is deflated as a whole; expected another transfer syntax")
         if not begins_as_dicom(head):
             raise ValueError("it is no DICOM file; expected the letters DICM after 128 bytes, or an element of group 8")
-        with pydicom.config.disable_value_validation():
-            return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
-    except Exception as error:  # pydicom lets out whatever its parts raise
-        raise unreadable(path, error) from error
+        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
 
 
 def read_stored(path: Path, syntax: str, frame: int | None = None) -> np.ndarray:
     """Pixels as they are stored, rows columns, of a frame or of the file (all its frames, if it has several, first)."""
-    try:
+    with _reading(path):
         _require_decoder(UID(syntax))
-        with pydicom.config.disable_value_validation():
-            return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
-    except Exception as error:
-        raise unreadable(path, error) from error
+        return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
 
 
 def syntax_of(data: pydicom.Dataset) -> str:
@@ -158,9 +144,17 @@ def syntax_of(data: pydicom.Dataset) -> str:
     return str(pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian)
 
 
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """The error for a file that cannot be read."""
-    return ValueError(f"{path.name} cannot be read as a DICOM slice ({describe(error)})")
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Inside, values are not validated (the warning would print them, and some name people); ValueError for any fault.
+
+    pydicom lets out whatever its parts raise, and reads an attribute's text only when it is asked for it.
+    """
+    try:
+        with pydicom.config.disable_value_validation():
+            yield
+    except Exception as error:
+        raise ValueError(f"{path.name} cannot be read as a DICOM slice ({describe(error)})") from error
 
 
 def _require_decoder(syntax: UID) -> None:
