@@ -159,25 +159,36 @@ def read_samples(folder: Path, spec: DataSpec) -> Samples:
     def read(indices: Sequence[int]) -> Tensor:
         return torch.stack([_read_sample(folder / names[index], spec) for index in indices])[:, None]
 
+    made_from = [_condition(row.get("condition") or "{}", manifest) for row in rows]
+    return Samples(Images(names, names, read), made_from)
+
+
+def _condition(cell: str, manifest: Path) -> dict[str, Any]:
+    """What a cell of the manifest says that an image was made from; InputError if `sample` cannot have written it."""
     try:
-        made_from = [json.loads(row.get("condition") or "{}") for row in rows]
+        row = json.loads(cell)
     except ValueError as error:
         raise InputError(f"{manifest}: column condition is no JSON ({describe(error)}); sample again.") from error
-    return Samples(Images(names, names, read), made_from)
+    if not isinstance(row, dict) or not isinstance(row.get("key", ""), str):
+        raise InputError(f"{manifest}: column condition says {cell!r}; expected names and values; sample again.")
+    return row
 
 
 def _rows(manifest: Path) -> list[dict[str, str]]:
     """The rows of a manifest, each of a file in its own folder; InputError if it is none of ours."""
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (ValueError, csv.Error) as error:
         raise InputError(f"{manifest}: no CSV file ({describe(error)}); give a folder that `sample` wrote.") from error
     names = [row.get("file") or "" for row in rows]
-    if not names or any(Path(name).name != name for name in names):
+    if not names or any(not name or Path(name).name != name for name in names):
         raise InputError(
             f"{manifest}: no rows, or no column 'file' of names in this folder; give a folder that `sample` wrote."
         )
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise InputError(f"{manifest}: {twice} is listed twice; list each sample once.")
     return rows
 
 

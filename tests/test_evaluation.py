@@ -703,6 +703,25 @@ def test_a_format_that_does_not_fit_is_refused_with_those_that_do(
         start(tmp_path / "s", spec, format)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file\na.nii\na.nii\n", "a.nii is listed twice"),
+        ("name\na.nii\n", "no column 'file'"),
+        ("file,condition\na.nii,[1]\n", "column condition says"),
+        ('file,condition\na.nii,"{""key"": [1]}"\n', "column condition says"),
+    ],
+)
+def test_a_manifest_that_was_edited_by_hand(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.csv") as error:
+        read_samples(tmp_path, VOLUME)
+    assert words in str(error.value)
+    (tmp_path / "manifest.csv").write_text("\ufefffile\na.nii\n", encoding="utf-8")  # as spreadsheets save it
+    assert read_samples(tmp_path, VOLUME).images.keys == ["a.nii"]
+
+
 def test_without_a_manifest_no_samples(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"--samples.*manifest\.csv"):
         read_samples(tmp_path, VOLUME).images.all()

@@ -163,6 +163,9 @@ def test_made_from_a_label_map(painter: Toy, tmp_path: Path) -> None:
     np.testing.assert_array_equal(images[0], images[2])
     assert np.abs(images[0] - images[1])[2:5].mean() > np.abs(images[0] - images[1])[6:].mean()
     np.testing.assert_allclose(affines, [HERE, ELSEWHERE, ELSEWHERE])
+    out, folder = tmp_path / "report", painter.folder / "samples"
+    assert main(["evaluate", f"--samples={folder}", "--trust_config", f"--out={out}", "--features=none"]) == 0
+    assert "pairs" not in json.loads((out / "report.json").read_text())  # nobody's images are known to compare with
     report = painter.evaluate()
     assert {"psnr", "ssim", "ms_ssim"} <= report["pairs"].keys()
     assert report["pairs"]["psnr"]["num_pairs"] == report["num_samples"] == report["people"]["test"][0] == 4

@@ -119,6 +119,8 @@ def score(
         scores=model.scores if has_weights else None,
     )
     images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) else None
+    if targets is not None and not set(targets) - {None}:
+        targets = None  # made from files, or from others than the test people: there is nothing to compare pairs with
     if targets is not None:
         people = data.images("test", one_per_person=True).people
         images = replace(images, people=["" if target is None else people[target] for target in targets])
