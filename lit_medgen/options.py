@@ -55,12 +55,7 @@ def takes(of: type | None, option: str, text: bool) -> bool:
     """Whether an option takes plain values alone, so that nothing it holds is read as the path of a class.
 
     Every class of ours, and Lightning's trainer, that has an option of this name must agree: a later file may give the
-    value to another class.
-
-    Args:
-        of: the class that has the option; None if it is not known.
-        option: its name.
-        text: whether one of these values must be a text or path.
+    value to another class. `of` is the one that has it, if that is known; with `text`, a value must be a text or path.
     """
     known = [each for each in _all_classes() if option in options(each)]
     if of is not None and option not in options(of):

@@ -28,18 +28,7 @@ PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given
 
 @dataclass(frozen=True)
 class Asked:
-    """What the options of the command line ask for; None where an option is not given.
-
-    Attributes:
-        num: how many images.
-        seeds: their seeds.
-        attributes: name -> value that all images show.
-        label_maps: folder of label maps.
-        sources: folder of source images.
-        given: numbers of the slices of a source that are given.
-        table: CSV file of requests.
-        like: split of the data's own people.
-    """
+    """What the options of `Verbs.sample` ask for, by their names (`table`: requests); None where one is not given."""
 
     num: int | None = None
     seeds: Sequence[int] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
@@ -20,11 +21,7 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 class Stop(BaseException):
-    """Raised in the main thread by a signal; no `except Exception` on its way takes it for a fault of an image.
-
-    Attributes:
-        signum: of the signal.
-    """
+    """Raised in the main thread by a signal; no `except Exception` on its way takes it for a fault of an image."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -55,11 +52,7 @@ def raise_stop() -> Handler:
 
 def _imports(frame: FrameType | None) -> bool:
     """Whether a module is being imported somewhere below."""
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
+    return any(each.f_code.co_filename == "<frozen importlib._bootstrap>" for each, _ in traceback.walk_stack(frame))
 
 
 @contextmanager

@@ -305,15 +305,13 @@ def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _print_best(rows: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> None:
-    sign = -1 if metric.get("goal") == "maximize" else 1
-    ranked = sorted(
-        (row for row in rows if metric["name"] in row["scores"]), key=lambda row: sign * row["scores"][metric["name"]]
-    )
-    for row in ranked:
+    name = metric["name"]
+    scored = [row for row in rows if name in row["scores"]]
+    for row in sorted(scored, key=lambda row: row["scores"][name], reverse=metric.get("goal") == "maximize"):
         settings = ", ".join(
             f"{key.rpartition('.')[2]} {value}" for key, value in row.items() if key not in ("run", "scores")
         )
-        print(f"{row['scores'][metric['name']]:.4g}  {row['run']}: {settings}")
+        print(f"{row['scores'][name]:.4g}  {row['run']}: {settings}")
 
 
 def _plot(path: Path, rows: Sequence[Mapping[str, Any]], metric: str) -> None:

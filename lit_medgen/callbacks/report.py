@@ -97,18 +97,11 @@ def score(
     device: torch.device | None = None,
     has_weights: bool = True,
 ) -> dict[str, Any]:
-    """The report of a model's samples, as `evaluation.report` writes it.
+    """The report of a model's samples, as `evaluation.report` writes it into the folder.
 
-    Args:
-        samples: with what each was made from: by the key of the data's image, its target is found.
-        model: what made them.
-        data: set up.
-        folder: of the report.
-        source: where the samples came from.
-        features: as `evaluate --features`.
-        seconds_per_image: over all processes together.
-        device: where scores are computed; None: the CPU.
-        has_weights: the model is the trained one, which may have scores of its own.
+    A sample's target is found by the key of the data's image that it was made from. `source` says where the samples
+    came from, `features` is that of `evaluate`, `seconds_per_image` are over all processes together. Scores are
+    computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own.
     """
     maker = Maker(
         type(model).__name__,

@@ -19,11 +19,8 @@ def read_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a NIfTI, MGH, PNG or DICOM file, or of the files of a DICOM series.
 
-    Args:
-        path: the file, or the files of the series.
-        form: see `read_nifti`.
-        finite: see `read_nifti`.
-        flat: the data set is of 2D images, so that a single DICOM slice is one, and not a series that lacks the others.
+    `form` and `finite` are those of `read_nifti`. In a data set of 2D images (`flat`) a single DICOM slice is one, and
+    not a series that lacks the others.
 
     Returns:
         voxels: x y z, or x y of a 2D image (column, row from the top).

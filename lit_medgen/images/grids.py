@@ -25,21 +25,18 @@ def mosaic(volumes: Tensor) -> np.ndarray:
 
     2D images (b 1 x y) make one row.
     """
-    images = ((volumes[:, 0].float().cpu().numpy() + 1) / 2).clip(0, 1)
+    images = ((volumes[:, 0].float().cpu().numpy() + 1) / 2).clip(0, 1).astype(np.float64)
     columns = [three_planes(image) if image.ndim == 3 else [image.T] for image in images]
-    heights = [plane.shape[0] for plane in columns[0]]
     width = max(plane.shape[1] for plane in columns[0])
-    canvas = np.zeros((sum(heights), width * len(columns)))
-    for c, planes in enumerate(columns):
-        top = 0
-        for plane in planes:
-            left = c * width + (width - plane.shape[1]) // 2
-            canvas[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
-            top += plane.shape[0]
-    return canvas
+
+    def centred(plane: np.ndarray) -> np.ndarray:
+        left = (width - plane.shape[1]) // 2
+        return np.pad(plane, ((0, 0), (left, width - plane.shape[1] - left)))
+
+    return np.hstack([np.vstack([centred(plane) for plane in planes]) for planes in columns])
 
 
-def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int = 6, note: str = "") -> None:
+def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int) -> None:
     """A PNG with one labelled block of three planes for each entry (b 1 x y z in [-1, 1])."""
     from matplotlib.figure import Figure
 
@@ -51,8 +48,6 @@ def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int = 6, note: 
         axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
         axis.set_title(label, color="white", fontsize=11, loc="left")
         axis.axis("off")
-    if note:
-        figure.text(0.01, 0.002, note, color="gray", fontsize=6)
     write_figure(path, figure)
 
 

@@ -63,7 +63,7 @@ def test_save_figure_writes_a_picture(shape: tuple[int, ...], tmp_path: Path) ->
     rows = {name: torch.rand(shape, generator=random) for name in ("real", "samples")} | {
         "none": torch.empty(0, 1, X, Y, Z)
     }
-    save_figure(tmp_path / "a.png", rows, note="step 10")
+    save_figure(tmp_path / "a.png", rows, 6)
     with Image.open(tmp_path / "a.png") as image:
         assert min(image.size) > 100
         assert np.asarray(image.convert("L")).std() > 10
