@@ -18,23 +18,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion.discrete import AbsorbingProcess
 from lit_medgen.errors import InputError
-from lit_medgen.methods.code_maps import CodeMaps, Conditioning, TransformerSize
+from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import default_optimizer
 
 
 class Absorbing(CodeMaps):
     """Absorbing diffusion on the code maps of a first stage.
+
+    Its other arguments are those of `CodeMaps`.
 
     Args:
         first_stage: checkpoint of the VQGAN.
@@ -42,11 +41,6 @@ class Absorbing(CodeMaps):
         num_steps: number of sampling steps, at most T.
         loss_kind: which of the three losses.
         canvas: size of sampled maps that are larger than those trained on; None: the same size.
-        temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
-        network: size of the transformer.
-        conditioning: attributes that images are made from.
-        optimizer: makes the optimizer.
-        learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     process: AbsorbingProcess
@@ -59,13 +53,9 @@ class Absorbing(CodeMaps):
         num_steps: int = 256,
         loss_kind: Literal["elbo", "reweighted_elbo", "mlm"] = "reweighted_elbo",
         canvas: Sequence[int] | None = None,
-        temperature: float = 1.0,
-        network: TransformerSize = TransformerSize(),  # noqa: B008 (frozen)
-        conditioning: Conditioning = Conditioning(),  # noqa: B008 (frozen)
-        optimizer: OptimizerCallable = default_optimizer,
-        learning_rate_schedule: Constant | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(first_stage, network, conditioning, num_steps, temperature, optimizer, learning_rate_schedule)
+        super().__init__(first_stage, num_steps, **others)
         if num_steps > num_levels:
             raise ValueError(f"model.init_args.num_steps is {num_steps}, but num_levels is {num_levels}.")
         self.num_levels, self.loss_kind, self.canvas = num_levels, loss_kind, canvas
@@ -77,12 +67,10 @@ class Absorbing(CodeMaps):
     def check(self, spec: DataSpec) -> None:
         """InputError if the canvas is smaller than the maps."""
         super().check(spec)
-        if self.canvas and (
-            len(self.canvas) != len(self.map_size)
-            or any(ours < least for ours, least in zip(self.canvas, self.map_size, strict=True))
-        ):
+        canvas, least = self.canvas or self.map_size, self.map_size
+        if len(canvas) != len(least) or any(side < fewest for side, fewest in zip(canvas, least, strict=True)):
             raise InputError(
-                f"model.init_args.canvas is {list(self.canvas)}; the maps trained on are {list(self.map_size)}; give "
+                f"model.init_args.canvas is {list(canvas)}; the maps trained on are {list(least)}; give "
                 "as many axes and at least that."
             )
 
@@ -95,7 +83,7 @@ class Absorbing(CodeMaps):
         codes = self.codes(batch)
         level = self.levels(len(codes))
         state = self.process.corrupt(codes, level)
-        wrong = self.process.masked_error(self.training_logits(state, level, batch), codes, state)
+        error = self.process.masked_error(self.training_logits(state, level, batch), codes, state)
         num_masked = (state == self.process.mask).flatten(1).sum(1)
         last, numel = self.num_levels, codes[0].numel()
         weight = {
@@ -103,8 +91,8 @@ class Absorbing(CodeMaps):
             "reweighted_elbo": (last - level + 1) / last / numel,
             "mlm": 1 / num_masked.clamp(min=1),
         }[self.loss_kind]
-        bits = (last / level * wrong).mean() / (numel * math.log(2))
-        return {"loss": (weight.to(wrong) * wrong).mean(), "bits_per_dim": bits.detach()}
+        bits = (last / level * error).mean() / (numel * math.log(2))
+        return {"loss": (weight.to(error) * error).mean(), "bits_per_dim": bits.detach()}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The bound at all levels, in bits per code."""

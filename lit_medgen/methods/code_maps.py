@@ -29,6 +29,7 @@ from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.latents import LatentStore, encoded
 from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
 
 NUM_SHOWN = 8
 """Levels of a trajectory that are shown."""
@@ -89,10 +90,10 @@ class CodeMaps(Generator):
 
     Args:
         first_stage: checkpoint of the VQGAN.
-        network: size of the transformer.
-        conditioning: attributes that images are made from.
         num_steps: number of sampling steps.
         temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
+        network: size of the transformer.
+        conditioning: attributes that images are made from.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
@@ -107,12 +108,12 @@ class CodeMaps(Generator):
     def __init__(
         self,
         first_stage: str,
-        network: TransformerSize,
-        conditioning: Conditioning,
         num_steps: int,
-        temperature: float,
-        optimizer: OptimizerCallable,
-        learning_rate_schedule: Constant | None,
+        temperature: float = 1.0,
+        network: TransformerSize = TransformerSize(),
+        conditioning: Conditioning = Conditioning(),
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
         if temperature < 0:
@@ -174,10 +175,8 @@ class CodeMaps(Generator):
 
     def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
-        time = self.time(level)
-        return guided(
-            lambda given: self.network(state, time, given), condition, Condition(), self.conditioning.guidance_scale
-        )
+        time, scale = self.time(level), self.conditioning.guidance_scale
+        return guided(lambda given: self.network(state, time, given), condition, Condition(), scale)
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """Logits b *z k for the loss, without guidance; in training some attributes are dropped at random."""
@@ -206,9 +205,8 @@ class CodeMaps(Generator):
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
         """The states at the levels after T, down to level 0, whose state is the codes."""
         noise, conditioning = SeededNoise(seeds), self.scaled(condition.to(self.device))
-        levels = descending(self.process.num_levels, self.num_steps)
         state = self.start(noise, len(seeds))
-        for t, s in pairwise(levels):
+        for t, s in pairwise(descending(self.process.num_levels, self.num_steps)):
             logits = self.guided_logits(state, torch.full((len(seeds),), t, device=self.device), conditioning)
             state = self.step(logits, state, t, s, noise)
             yield state
@@ -222,8 +220,8 @@ class CodeMaps(Generator):
     def trajectory(self, condition: Condition, seed: int) -> Tensor:
         """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
         states = list(self.walk(condition, [seed]))
-        places = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
-        return torch.cat([self.as_image(states[place]) for place in places])
+        shown = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
+        return torch.cat([self.as_image(states[i]) for i in shown])
 
     @abstractmethod
     def as_image(self, state: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,16 +25,16 @@ from lit_medgen.batch import Batch, sent
 from lit_medgen.diffusion.discrete import HeatProcess
 from lit_medgen.diffusion.heat import BlurSchedule
 from lit_medgen.errors import InputError
-from lit_medgen.methods.code_maps import CodeMaps, Conditioning, TransformerSize
+from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.networks.quantizer import usage
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import default_optimizer
 
 
 class IHDM(CodeMaps):
     """Inverse heat dissipation on code maps.
+
+    Its other arguments are those of `CodeMaps`.
 
     Args:
         first_stage: checkpoint of the VQGAN.
@@ -49,11 +48,6 @@ class IHDM(CodeMaps):
         num_steps: number of sampling steps; 1 in the paper, for which only level T is learned.
         guess: what is blurred again between steps: the mean of the embedded codes ("mean"), or codes sampled
             independently at every position ("draw"), whose noise the blur between neighbouring levels does not hide.
-        temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
-        network: size of the transformer.
-        conditioning: attributes that images are made from.
-        optimizer: makes the optimizer.
-        learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     process: HeatProcess
@@ -69,13 +63,9 @@ class IHDM(CodeMaps):
         num_priors: int = 1,
         num_steps: int = 1,
         guess: Literal["mean", "draw"] = "mean",
-        temperature: float = 1.0,
-        network: TransformerSize = TransformerSize(),  # noqa: B008 (frozen)
-        conditioning: Conditioning = Conditioning(),  # noqa: B008 (frozen)
-        optimizer: OptimizerCallable = default_optimizer,
-        learning_rate_schedule: Constant | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(first_stage, network, conditioning, num_steps, temperature, optimizer, learning_rate_schedule)
+        super().__init__(first_stage, num_steps, **others)
         if num_priors < 1:
             raise ValueError(f"model.init_args.num_priors is {num_priors}; give at least 1.")
         self.schedule, self.space = schedule or BlurSchedule(), space
@@ -99,16 +89,16 @@ class IHDM(CodeMaps):
     def on_fit_start(self) -> None:
         """Measures the scale of the embedded codes, and blurs the training maps that samples start from."""
         super().on_fit_start()
-        resolution = self.schedule.sigma(torch.tensor([1, self.schedule.num_levels]))
-        times = self.schedule.heat_time(torch.tensor([1, self.schedule.num_levels]))
-        low, high = resolution.tolist()
+        ends = torch.tensor([1, self.schedule.num_levels])
+        widths, times = self.schedule.sigma(ends).tolist(), self.schedule.heat_time(ends).tolist()
         say(
-            f"blur of level 1 to {self.schedule.num_levels}: sigma {low:.3g} to {high:.3g}, heat time "
-            f"{times[0].item():.3g} to {times[1].item():.3g}, in positions of the map"
+            f"blur of level 1 to {self.schedule.num_levels}: sigma {widths[0]:.3g} to {widths[1]:.3g}, heat time "
+            f"{times[0]:.3g} to {times[1]:.3g}, in positions of the map"
         )
         if self.prior is not None:  # a resumed run
             return
-        codes = self._training_maps()
+        assert self.table is not None
+        codes = sent(self.table.of(self.data.people("train")).long(), self.device)  # n *z
         self.scale.fill_(1 / self._deviation(codes).clamp(min=1e-6))
         say(
             f"scale of codes: {self.scale.item():.4g}; the checkpoint will hold {self.num_priors} blurred code maps of "
@@ -116,11 +106,6 @@ class IHDM(CodeMaps):
         )
         prior = codes[_spread(len(codes), self.num_priors)]
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
-
-    def _training_maps(self) -> Tensor:
-        """The code maps of all training images, n *z, on the device."""
-        assert self.table is not None
-        return sent(self.table.of(self.data.people("train")).long(), self.device)
 
     def _deviation(self, codes: Tensor) -> Tensor:
         """Standard deviation of the embedded training maps over all channels, from how often each code is used."""
@@ -133,10 +118,8 @@ class IHDM(CodeMaps):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Section 3.3: mean cross-entropy of the codes, nats per position; for K steps at uniformly spread levels."""
         codes = self.codes(batch)
-        last = self.process.num_levels
-        level = torch.full((len(codes),), last, device=self.device)
-        if self.num_steps > 1:
-            level = self.levels(len(codes))
+        every, last = self.num_steps > 1, self.process.num_levels
+        level = self.levels(len(codes)) if every else torch.full((len(codes),), last, device=self.device)
         logits = self.training_logits(self.process.corrupt(codes, level), level, batch)
         loss = functional.cross_entropy(logits.movedim(-1, 1), codes)
         return {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()}

@@ -188,23 +188,19 @@ class FSQ(Quantizer):
     def codes(self, latent: Tensor) -> Tensor:
         """b d *z -> b *z."""
         latent = latent.float()
-        steps = [self._steps(latent[:, i], level).round() for i, level in enumerate(self.levels)]
-        digits = [(step + level // 2).long() for step, level in zip(steps, self.levels, strict=True)]
+        digits = [(self._steps(latent[:, i], level).round() + level // 2).long() for i, level in enumerate(self.levels)]
         return torch.stack([digit * base for digit, base in zip(digits, self.bases, strict=True)]).sum(0)
 
     def embed(self, codes: Tensor) -> Tensor:
         """b *z -> b d *z in [-1, 1]."""
-        digits = [(codes // base) % level for base, level in zip(self.bases, self.levels, strict=True)]
-        return torch.stack(
-            [(digit - level // 2) / (level // 2) for digit, level in zip(digits, self.levels, strict=True)], dim=1
-        )
+        steps = [codes // base % level - level // 2 for base, level in zip(self.bases, self.levels, strict=True)]
+        return torch.stack([step / (level // 2) for step, level in zip(steps, self.levels, strict=True)], dim=1)
 
     def forward(self, latent: Tensor) -> Quantized:
         """Rounds every channel; the gradient passes straight through the rounding, to the bounded channel."""
         latent = latent.float()
-        bounded = torch.stack(
-            [self._steps(latent[:, i], level) / (level // 2) for i, level in enumerate(self.levels)], dim=1
-        )
+        channels = [self._steps(latent[:, i], level) / (level // 2) for i, level in enumerate(self.levels)]
+        bounded = torch.stack(channels, dim=1)
         codes = self.codes(latent)
         return Quantized(bounded + (self.embed(codes) - bounded).detach(), codes, latent.new_zeros(()))
 

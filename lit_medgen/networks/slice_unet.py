@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from lit_medgen.batch import PADDING, Condition
-from lit_medgen.networks.blocks import Attention, TimeEmbedding, group_norm, num_heads, one_for_each_level, zero
+from lit_medgen.networks.blocks import TimeEmbedding, group_norm, num_heads, one_for_each_level, zero
 from lit_medgen.networks.unet import UNet
 
 
@@ -55,10 +55,8 @@ class SliceContext:
         """From slice indices b n (`PADDING` where there is none) and the time embedding b e."""
         real = slice_index != PADDING
         d = (slice_index[:, :, None] - slice_index[:, None, :]).float()
-        features = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).float()], dim=-1).to(
-            embedding.dtype
-        )
-        return cls(features, real[:, :, None] == real[:, None, :], embedding)
+        features = torch.stack([d.clamp(min=0).log1p(), (-d).clamp(min=0).log1p(), (d == 0).float()], dim=-1)
+        return cls(features.to(embedding.dtype), real[:, :, None] == real[:, None, :], embedding)
 
 
 class SliceAttention(nn.Module):
@@ -102,7 +100,7 @@ class SliceAttention(nn.Module):
 class SliceAndPlaneAttention(nn.Module):
     """Attention across slices, then within each slice; one of them may be None."""
 
-    def __init__(self, across: SliceAttention | None, within: Attention | None) -> None:
+    def __init__(self, across: SliceAttention | None, within: nn.Module | None) -> None:
         super().__init__()
         self.across, self.within = across, within
 
@@ -144,7 +142,7 @@ class SliceUNet(UNet):
         gradient_checkpointing: bool = False,
     ) -> None:
         one_for_each_level(slice_attention, channels, "slice_attention")
-        self.across = tuple(slice_attention)
+        self.slice_attention = tuple(slice_attention)
         super().__init__(
             dim=2,
             in_channels=image_channels * self.num_images + 1,
@@ -158,16 +156,13 @@ class SliceUNet(UNet):
         )
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
-    def attend(self, channels: int, within: bool | None, level: int | None) -> nn.Module | None:
+    def attend(self, channels: int, level: int | None) -> nn.Module | None:
         """Attention across slices and within them where the level has them, both in the middle; None for neither."""
-        across = level is None or self.across[level]
-        within = level is None or within
-        if not (across or within):
-            return None
-        return SliceAndPlaneAttention(
-            SliceAttention(channels, self.head_channels, 4 * self.channels[0]) if across else None,
-            Attention(channels, self.head_channels) if within else None,
-        )
+        across = None
+        if level is None or self.slice_attention[level]:
+            across = SliceAttention(channels, self.head_channels, 4 * self.channels[0])
+        within = super().attend(channels, level)
+        return SliceAndPlaneAttention(across, within) if across or within else None
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for every slice of a set, given ones included: b c n y x.

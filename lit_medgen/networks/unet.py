@@ -6,7 +6,7 @@ block of the way down to its twin on the way up. Shapes: b batch, c channels, *s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, cat, channels_last, channels_last_3d, nn
@@ -56,15 +56,16 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         one_for_each_level(attention, channels)
-        self.dim, self.channels, self.head_channels = dim, tuple(channels), head_channels
+        self.dim, self.channels, self.attention = dim, tuple(channels), tuple(attention)
+        self.head_channels = head_channels
         self.gradient_checkpointing = gradient_checkpointing
         embedding = 4 * channels[0]
         self.time = TimeEmbedding(channels[0], embedding)
         self.conv_in = conv(dim, in_channels, channels[0])
 
         def step(wide: int, narrow: int, level: int | None) -> Step:
-            attends = self.attend(narrow, level if level is None else bool(attention[level]), level)
-            return Step(ResidualBlock(dim, wide, narrow, embedding, dropout), attends)
+            attention = self.attend(narrow, level)
+            return Step(ResidualBlock(dim, wide, narrow, embedding, dropout), attention)
 
         self.down, skips = nn.ModuleList(), [channels[0]]
         width = channels[0]
@@ -90,15 +91,9 @@ class UNet(nn.Module):
         self.conv_out = zero(conv(dim, width, out_channels))
         self.channels_last = channels_last if dim == 2 else channels_last_3d
 
-    def attend(self, channels: int, within: bool | None, level: int | None) -> nn.Module | None:
-        """The attention module of a block, called as attention(h, context), or None.
-
-        Args:
-            channels: of the block.
-            within: whether `attention` asks for it at this level; None in the middle, which always attends.
-            level: number of the level; None in the middle.
-        """
-        return Alone(Attention(channels, self.head_channels)) if within or level is None else None
+    def attend(self, channels: int, level: int | None) -> nn.Module | None:
+        """The attention module of a block of so many channels at a level, or None; level None: the middle."""
+        return Attention(channels, self.head_channels) if level is None or self.attention[level] else None
 
     @property
     def divisor(self) -> int:
@@ -107,27 +102,29 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
-        return self.run(x, self.time(t), None)
+        return self.run(x, self.time(t))
 
-    def run(self, x: Tensor, embedding: Tensor, context: Any) -> Tensor:
-        """The network without its interface; `context` reaches every attention block as it is."""
-        call = self._recomputed if self.gradient_checkpointing and self.training else _plainly
+    def run(self, x: Tensor, embedding: Tensor, *context: Any) -> Tensor:
+        """The network without its interface; attention is called as attention(h, *context)."""
+
+        def call(block: nn.Module, h: Tensor) -> Tensor:
+            if not isinstance(block, Step):
+                return block(h)
+            if self.gradient_checkpointing and self.training:
+                return checkpoint(block, h, embedding, *context, use_reentrant=False)
+            return block(h, embedding, *context)
+
         # Tensor cores want channels last; on a CPU it makes the backward pass of GroupNorm several times slower.
         h = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
         skips = [h]
         for block in self.down:
-            h = call(block, h, embedding, context) if isinstance(block, Step) else block(h)
+            h = call(block, h)
             skips.append(h)
         for block in self.middle:
-            h = call(block, h, embedding, context)
+            h = call(block, h)
         for block in self.up:
-            is_step = isinstance(block, Step)
-            h = call(block, cat([h, skips.pop()], dim=1), embedding, context) if is_step else block(h)
+            h = call(block, cat([h, skips.pop()], dim=1) if isinstance(block, Step) else h)
         return self.conv_out(silu(self.norm_out(h)))
-
-    @staticmethod
-    def _recomputed(block: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        return checkpoint(block, *arguments, use_reentrant=False)
 
 
 class Step(nn.Module):
@@ -137,23 +134,7 @@ class Step(nn.Module):
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, h: Tensor, embedding: Tensor, context: Any) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, *context: Any) -> Tensor:
         """The features after both; b c *s -> b c' *s."""
         h = self.block(h, embedding)
-        return h if self.attention is None else self.attention(h, context)
-
-
-class Alone(nn.Module):
-    """Attention that looks at one image alone and needs no context."""
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, h: Tensor, context: Any) -> Tensor:
-        """The features after attention; b c *s -> b c *s."""
-        return self.attention(h)
-
-
-def _plainly(block: nn.Module, *arguments: Any) -> Tensor:
-    return block(*arguments)
+        return h if self.attention is None else self.attention(h, *context)

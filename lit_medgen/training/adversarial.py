@@ -77,17 +77,9 @@ class Adversarial(Method):
 
     Only the first player's optimizer is wrapped by Lightning, so that a batch counts as one step at most. All are in
     the checkpoint with their schedules, and turns depend on the number of batches alone: a resumed run goes on exactly.
-
-    Args:
-        optimizer: makes the first player's optimizer.
-        learning_rate_schedule: factor of its rate, counted in its updates; None: constant.
     """
 
-    def __init__(
-        self, optimizer: OptimizerCallable = default_optimizer, learning_rate_schedule: Constant | None = None
-    ) -> None:
-        super().__init__(optimizer, learning_rate_schedule)
-        self.automatic_optimization = False
+    automatic_optimization = False
 
     @abstractmethod
     def players(self) -> Sequence[Player]:
@@ -101,10 +93,8 @@ class Adversarial(Method):
 
     def learning_rate_schedules(self) -> dict[str, Constant]:
         """`learning_rate_schedule` of the first player, `<name>_learning_rate_schedule` of any other."""
-        return {
-            _key(player, n, "learning_rate_schedule"): player.learning_rate_schedule
-            for n, player in enumerate(self.players())
-        }
+        key = "learning_rate_schedule"
+        return {_key(player, n, key): player.learning_rate_schedule for n, player in enumerate(self.players())}
 
     def not_averaged(self) -> set[str]:
         """Names of the parameters of players that are not averaged."""
@@ -114,42 +104,31 @@ class Adversarial(Method):
     def _hands(self) -> list[dict[str, nn.Parameter]]:
         """Names and parameters that each player trains, in the order of `named_parameters`.
 
-        InputError if a parameter has no player, or a player no parameter.
+        InputError if a parameter has no player or several, or a player no parameter or another one's name.
         """
-        players = self.players()
-        owners = self._owners(players)
-        rest = next((number for number, player in enumerate(players) if player.modules is None), None)
-        hands: list[dict[str, nn.Parameter]] = [{} for _ in players]
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                number = owners.get(parameter, rest)
-                if number is None:
-                    raise InputError(f"{self._what}: none trains {name}; freeze it, or give it to a player.")
-                hands[number][name] = parameter
-        for player, hand in zip(players, hands, strict=True):
-            if not hand:
-                raise InputError(f"{self._what}: {player.name} has no parameter of this method to train.")
-        return hands
-
-    def _owners(self, players: Sequence[Player]) -> dict[nn.Parameter, int]:
-        """Number of the player in whose modules a parameter is; InputError if two have the same one, or name."""
-        names = [player.name for player in players]
-        num_rest = sum(player.modules is None for player in players)
-        if not names or len(set(names)) < len(names) or num_rest > 1:
+        players, names = self.players(), [player.name for player in self.players()]
+        rest = [number for number, player in enumerate(players) if player.modules is None]
+        if not names or len(set(names)) < len(names) or len(rest) > 1:
             raise InputError(
-                f"{self._what}: the names are {', '.join(names) or 'none'}, and {num_rest} of them have no modules of "
+                f"{self._what}: the names are {', '.join(names) or 'none'}, and {len(rest)} of them have no modules of "
                 "their own; give at least one player, each with another name, and at most one of them the rest."
             )
-        owners: dict[nn.Parameter, int] = {}
-        for number, player in enumerate(players):
-            for parameter in dict.fromkeys(each for module in player.modules or () for each in module.parameters()):
-                if parameter in owners:
-                    name = next((name for name, each in self.named_parameters() if each is parameter), "a parameter")
-                    raise InputError(
-                        f"{self._what}: {names[owners[parameter]]} and {player.name} both train {name}; choose one."
-                    )
-                owners[parameter] = number
-        return owners
+        own = [{each for module in player.modules or () for each in module.parameters()} for player in players]
+        hands: list[dict[str, nn.Parameter]] = [{} for _ in players]
+        for name, parameter in self.named_parameters():
+            owners = [number for number, parameters in enumerate(own) if parameter in parameters] or rest
+            if len(owners) > 1:
+                raise InputError(
+                    f"{self._what}: {names[owners[0]]} and {names[owners[1]]} both train {name}; choose one."
+                )
+            if parameter.requires_grad:
+                if not owners:
+                    raise InputError(f"{self._what}: none trains {name}; freeze it, or give it to a player.")
+                hands[owners[0]][name] = parameter
+        for name, hand in zip(names, hands, strict=True):
+            if not hand:
+                raise InputError(f"{self._what}: {name} has no parameter of this method to train.")
+        return hands
 
     @property
     def _what(self) -> str:
@@ -216,9 +195,8 @@ class Adversarial(Method):
     @contextmanager
     def _others_held(self, number: int) -> Iterator[None]:
         """The parameters of all players but one are constants within."""
-        others = [
-            each for i, theirs in enumerate(self.trainer.optimizers) if i != number for each in parameters_of(theirs)
-        ]
+        optimizers = self.trainer.optimizers
+        others = [each for i, theirs in enumerate(optimizers) if i != number for each in parameters_of(theirs)]
         for parameter in others:
             parameter.requires_grad_(False)
         try:

@@ -83,11 +83,10 @@ class Generator(Method):
         `sampler` that takes more.
         """
         own: dict[str, Any] = {}
-        if max_steps is not None and getattr(self, "num_steps", 0) > max_steps:
-            own["num_steps"] = self.num_steps
-        if max_steps is not None and getattr(getattr(self, "sampler", None), "num_steps", 0) > max_steps:
-            own["sampler"] = self.sampler
-        fewer = {"num_steps": max_steps, "sampler": DPMSolverPP2M(max_steps or 1)}
+        if max_steps is not None:
+            fewer = {"num_steps": max_steps, "sampler": DPMSolverPP2M(max_steps)}
+            taken = {"num_steps": self, "sampler": getattr(self, "sampler", None)}
+            own = {name: getattr(self, name) for name, of in taken.items() if getattr(of, "num_steps", 0) > max_steps}
         try:
             for name in own:
                 setattr(self, name, fewer[name])

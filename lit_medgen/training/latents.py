@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -56,11 +58,7 @@ class LatentStore:
     ) -> LatentStore:
         """The store of the trainer's data; the first process of each machine makes it where it is not there yet.
 
-        Args:
-            first_stage: whose weights the latents depend on.
-            encode: its images, n c *s, to latents.
-            data: the images.
-            trainer: whose processes all call this.
+        All processes call this. `encode` gives the latents that the first stage makes of images n c *s.
         """
         path = cls.address(first_stage, data)
         if trainer.local_rank == 0:
@@ -80,11 +78,12 @@ class LatentStore:
     @classmethod
     def make(cls, encode: Callable[[Tensor], Tensor], data: TrainingData, path: Path) -> None:
         """Writes the file unless a whole one is there."""
-        if path.is_file() and not _damaged(path):
+        with suppress(Exception):  # no file, or a damaged zip, which may fail in any way: the latents are made (again)
+            cls(path)
             return
         latents: list[Tensor] = []
         images: list[tuple[str, int]] = []
-        for batch in (batch for split in ("train", "val") for batch in data.stored(split)):
+        for batch in chain(data.stored("train"), data.stored("val")):
             latents.append(encode(batch.image).cpu())
             images += images_of(batch)
         keys, slices = zip(*images, strict=True)
@@ -112,11 +111,3 @@ def images_of(batch: Batch) -> list[tuple[str, int]]:
     index = batch.condition.slice_index
     slices = [-1] * len(batch.key) if index is None else index[:, 0].tolist()
     return list(zip(batch.key, slices, strict=True))
-
-
-def _damaged(path: Path) -> bool:
-    try:
-        LatentStore(path)
-    except Exception:  # a damaged zip may fail in any way; the latents are then made again
-        return True
-    return False

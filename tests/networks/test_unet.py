@@ -141,9 +141,9 @@ MONAI_PARTS = {
     "block.norm2": "{resnet}.norm2",
     "block.conv2": "{resnet}.conv2.conv",
     "block.skip": "{resnet}.skip_connection.conv",
-    "attention.attention.norm": "{attention}.norm",
-    "attention.attention.qkv": "{attention}.attn.qkv",
-    "attention.attention.out": "{attention}.attn.out_proj",
+    "attention.norm": "{attention}.norm",
+    "attention.qkv": "{attention}.attn.qkv",
+    "attention.out": "{attention}.attn.out_proj",
     "conv": "{resize}.conv",
 }
 """Parts of ours -> MONAI's, within a place of the way down, the middle or the way up."""

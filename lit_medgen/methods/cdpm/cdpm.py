@@ -70,6 +70,7 @@ class CDPM(Generator):
 
     optional: tuple[Part, ...] = ("image",)
     denoiser: Denoiser
+    denoiser_type: type[Denoiser] = Denoiser
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class CDPM(Generator):
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
         self.divisor = getattr(network, "divisor", 1)
-        self.denoiser = Denoiser(as_module(network), schedule or Cosine(), parametrisation, weight)
+        self.denoiser = self.denoiser_type(as_module(network), schedule or Cosine(), parametrisation, weight)
         self.sampler: Sampler = sampler or DPMSolverPP2M(20)
         self.scheme = scheme or Autoregressive()
 
@@ -93,11 +94,7 @@ class CDPM(Generator):
         return [self.denoiser.network]
 
     def check_shape(self, shape: DataSpec) -> None:
-        """Checks that the data gives sets of slices, of a size that the network can halve at every level.
-
-        Raises:
-            InputError: it does not.
-        """
+        """InputError unless the data gives sets of slices, of a size that the network can halve at every level."""
         if not shape.slice_axis:
             raise InputError(NO_SLICES)
         plane = _plane(shape)
@@ -121,11 +118,7 @@ class CDPM(Generator):
         return {"loss": (broadcast(share, error) * error * is_target).sum() / is_target.sum()}
 
     def condition_of(self, batch: Batch) -> Condition:
-        """The condition X^C, C, P of a batch: its given slices, and zeros for those that are to be predicted.
-
-        Raises:
-            InputError: the batch holds whole volumes, not sets of slices.
-        """
+        """The condition X^C, C, P of a batch: its given slices, and zeros for those that are to be predicted."""
         condition = batch.condition
         if condition.observed is None or condition.slice_index is None:
             raise InputError(NO_SLICES)

@@ -27,56 +27,78 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_medgen.axes import AXES
 from lit_medgen.batch import Batch, Condition, sent
-from lit_medgen.diffusion import Denoiser, Denoises, LossWeight, ParametrisationName, Sampler, Schedule
+from lit_medgen.diffusion import Denoiser, Denoises
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_model import FactorModel, fit_without, max_factors
-from lit_medgen.methods.cdpm.schemes import Scheme
 from lit_medgen.networks.protocols import SliceNetwork
 from lit_medgen.seeds import SeededNoise, mix
-from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import default_optimizer
 
 MAX_PEOPLE = 500
 """Training people that the factor model is fitted to, at most; more cost time and memory."""
 
 
+@dataclass(frozen=True)
+class CrossFitted(Condition):
+    """The condition of training images.
+
+    Attributes:
+        fit: b, the fit of the factor model to use for each; None: that of all people.
+    """
+
+    fit: Tensor | None = None
+
+
+class FactorPriorDenoiser(Denoiser):
+    """A denoiser of sets of slices whose network corrects the posterior of a factor model."""
+
+    factor_model: FactorModel | None = None
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """b c n y x: x̂ in the parametrisation of the loss; the condition gives image, observed and slice_index."""
+        if self.factor_model is None:
+            raise InputError(
+                "FactorPriorCDPM: no factor model was fitted; `fit` fits it to the training people, and checkpoints "
+                "keep it. Fit the method, or load it from a checkpoint."
+            )
+        assert condition.image is not None
+        assert condition.observed is not None
+        assert condition.slice_index is not None
+        self.factor_model = self.factor_model.to(x_t.device)
+        alpha_t, sigma_t = self.process.coefficients(t, x_t)
+        given = rearrange(condition.observed, "b n -> b 1 n 1 1")
+        posterior = self.factor_model.posterior(
+            torch.where(given, condition.image, x_t / alpha_t),
+            ((sigma_t / alpha_t) ** 2).flatten(1) * ~condition.observed,
+            condition.slice_index,
+            condition.fit if isinstance(condition, CrossFitted) else None,
+        )
+        expected = replace(condition, image=torch.where(given, condition.image, posterior.factor_mean))
+        correction = super().predict(posterior.standardised_residual, t, expected)
+        return self.target(posterior.x + posterior.deviation * correction, x_t, t)
+
+
 class FactorPriorCDPM(CDPM):
     """cDPM whose network corrects the posterior of a Gaussian factor model of the training people.
 
+    Its other arguments are those of `CDPM`; `parametrisation` says what the loss compares: the network itself always
+    corrects the prior.
+
     Args:
         network: `FactorPriorSliceUNet`, or a module with `reads_prior = True`, as `SliceNetwork` describes.
-        schedule: noise schedule; None: `Cosine`.
-        parametrisation: what the loss compares; the network itself always corrects the prior.
-        weight: weight of the loss over time; None: `UniformWeight`.
-        sampler: integrates the reverse process in every stage; None: 20 steps of `DPMSolverPP2M`.
-        scheme: which slices each stage generates, and from which; None: `Autoregressive`, the paper's.
-        optimizer: makes the optimizer from the trained parameters.
-        learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
         num_factors: directions in which the factor model varies; at most three quarters of the number of training
             people, less one. 0: it has a mean and residuals alone.
     """
 
     denoiser: FactorPriorDenoiser
+    denoiser_type = FactorPriorDenoiser
 
-    def __init__(
-        self,
-        network: SliceNetwork,
-        schedule: Schedule | None = None,
-        parametrisation: ParametrisationName = "eps",
-        weight: LossWeight | None = None,
-        sampler: Sampler | None = None,
-        scheme: Scheme | None = None,
-        optimizer: OptimizerCallable = default_optimizer,
-        learning_rate_schedule: Constant | None = None,
-        num_factors: int = 0,
-    ) -> None:
-        super().__init__(network, schedule, parametrisation, weight, sampler, scheme, optimizer, learning_rate_schedule)
+    def __init__(self, network: SliceNetwork, num_factors: int = 0, **others: Any) -> None:
+        super().__init__(network, **others)
         if not getattr(network, "reads_prior", False):
             raise ValueError(
                 f"model.init_args.network: {type(network).__name__} does not read the factor prior; give "
@@ -84,7 +106,6 @@ class FactorPriorCDPM(CDPM):
             )
         if num_factors < 0:
             raise ValueError(f"model.init_args.num_factors is {num_factors}; give 0 or more.")
-        self.denoiser = FactorPriorDenoiser(self.denoiser.network, self.denoiser.schedule, parametrisation, weight)
         self.num_factors = num_factors
         self.fits: dict[str, int] = {}
 
@@ -144,43 +165,3 @@ class FactorPriorCDPM(CDPM):
             return None
         noise = SeededNoise([mix("prior", seed) for seed in seeds])  # other noise than that of the method's samples
         return model.sample(noise).clamp(-1, 1).movedim(2, AXES[self.needed_spec().slice_axis] + 2)
-
-
-@dataclass(frozen=True)
-class CrossFitted(Condition):
-    """The condition of training images.
-
-    Attributes:
-        fit: b, the fit of the factor model to use for each; None: that of all people.
-    """
-
-    fit: Tensor | None = None
-
-
-class FactorPriorDenoiser(Denoiser):
-    """A denoiser of sets of slices whose network corrects the posterior of a factor model."""
-
-    factor_model: FactorModel | None = None
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """b c n y x: x̂ in the parametrisation of the loss; the condition gives image, observed and slice_index."""
-        if self.factor_model is None:
-            raise InputError(
-                "FactorPriorCDPM: no factor model was fitted; `fit` fits it to the training people, and checkpoints "
-                "keep it. Fit the method, or load it from a checkpoint."
-            )
-        assert condition.image is not None
-        assert condition.observed is not None
-        assert condition.slice_index is not None
-        self.factor_model = self.factor_model.to(x_t.device)
-        alpha_t, sigma_t = self.process.coefficients(t, x_t)
-        given = rearrange(condition.observed, "b n -> b 1 n 1 1")
-        posterior = self.factor_model.posterior(
-            torch.where(given, condition.image, x_t / alpha_t),
-            ((sigma_t / alpha_t) ** 2).flatten(1) * ~condition.observed,
-            condition.slice_index,
-            condition.fit if isinstance(condition, CrossFitted) else None,
-        )
-        expected = replace(condition, image=torch.where(given, condition.image, posterior.factor_mean))
-        correction = super().predict(posterior.standardised_residual, t, expected)
-        return self.target(posterior.x + posterior.deviation * correction, x_t, t)
