@@ -88,16 +88,12 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x̂: b c *s in the dtype of x_t, from x_t: b c *s and t: b."""
-        return self.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t)
+        return self.parametrisation.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t, self.process)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's output: x, eps or v, as trained."""
         prediction: Tensor = self.network(x_t, t, condition)
         return prediction
-
-    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's prediction as x̂."""
-        return self.parametrisation.to_x(prediction, x_t, t, self.process)
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """What the network should predict, given the data."""

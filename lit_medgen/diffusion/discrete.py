@@ -121,7 +121,8 @@ class HeatProcess(DiscreteProcess):
 
     def reblur(self, guess: Tensor, s: int, noise: SeededNoise) -> Tensor:
         """The state at level s > 0 from a guess of the clean map, b d *z."""
-        blurred = self._dissipated(guess, torch.full((len(guess),), s, device=guess.device))
+        level = torch.full((len(guess),), s, device=guess.device)
+        blurred = dissipate(guess, self.schedule.heat_time(level))
         return self.finish(blurred + self.delta * noise.like(blurred))
 
     def mean(self, logits: Tensor) -> Tensor:
@@ -135,10 +136,7 @@ class HeatProcess(DiscreteProcess):
 
     def blur(self, codes: Tensor, level: Tensor) -> Tensor:
         """The map that heat dissipation makes of codes, b d *z."""
-        return self._dissipated(self.clean(codes), level)
-
-    def _dissipated(self, clean: Tensor, level: Tensor) -> Tensor:
-        return dissipate(clean, self.schedule.heat_time(level))
+        return dissipate(self.clean(codes), self.schedule.heat_time(level))
 
     def finish(self, blurred: Tensor) -> Tensor:
         """What the network reads: the map itself, or the nearest valid indices."""

@@ -14,12 +14,12 @@ from torch.nn.functional import silu
 
 from lit_medgen.networks.blocks import (
     Attention,
-    Downsample,
     ResidualBlock,
-    Upsample,
     conv,
+    downsample,
     group_norm,
     one_for_each_level,
+    upsample,
 )
 
 
@@ -66,13 +66,13 @@ class Autoencoder(nn.Module):
         for level, level_width in enumerate(channels):
             encoder += stage(width, level_width, attention[level], num_res_blocks)
             width = level_width
-            encoder += [Downsample(dim, width)] if level < len(channels) - 1 else []
+            encoder += [downsample(dim, width)] if level < len(channels) - 1 else []
         encoder += [*middle(width), group_norm(width), nn.SiLU(), conv(dim, width, latent_channels)]
         decoder: list[nn.Module] = [conv(dim, latent_channels, width), *middle(width)]
         for level, level_width in reversed(list(enumerate(channels))):
             decoder += stage(width, level_width, attention[level], num_res_blocks + 1)
             width = level_width
-            decoder += [Upsample(dim, width)] if level else []
+            decoder += [upsample(dim, width)] if level else []
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         self.norm_out, self.conv_out = group_norm(width), conv(dim, width, in_channels)
 

@@ -105,28 +105,14 @@ class Attention(nn.Module):
         return x + rearrange(self.out(rearrange(mixed, "b h p d -> b p (h d)")), "b p c -> b c p").view(x.shape)
 
 
-class Downsample(nn.Module):
-    """Halves the size by a convolution of stride 2."""
-
-    def __init__(self, dim: int, channels: int) -> None:
-        super().__init__()
-        self.conv = conv(dim, channels, channels, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The image at half the size; b c *s -> b c *s/2."""
-        return self.conv(x)
+def downsample(dim: int, channels: int) -> nn.Module:
+    """Halves the size by a convolution of stride 2: b c *s -> b c *s/2."""
+    return conv(dim, channels, channels, stride=2)
 
 
-class Upsample(nn.Module):
-    """Doubles the size by nearest neighbours and a convolution."""
-
-    def __init__(self, dim: int, channels: int) -> None:
-        super().__init__()
-        self.conv = conv(dim, channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The image at twice the size; b c *s -> b c 2*s."""
-        return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+def upsample(dim: int, channels: int) -> nn.Module:
+    """Doubles the size by nearest neighbours and a convolution: b c *s -> b c 2*s."""
+    return nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), conv(dim, channels, channels))
 
 
 def one_for_each_level(entries: Sequence[bool], channels: Sequence[int], name: str = "attention") -> None:

@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from lit_medgen.batch import Condition
 from lit_medgen.networks.blocks import (
     Attention,
-    Downsample,
     ResidualBlock,
     TimeEmbedding,
-    Upsample,
     conv,
+    downsample,
     group_norm,
     one_for_each_level,
+    upsample,
     zero,
 )
 
@@ -75,7 +75,7 @@ class UNet(nn.Module):
                 width = level_width
                 skips.append(width)
             if level < len(channels) - 1:
-                self.down.append(Downsample(dim, width))
+                self.down.append(downsample(dim, width))
                 skips.append(width)
         self.middle = nn.ModuleList(
             [step(width, width, None), Step(ResidualBlock(dim, width, width, embedding, dropout))]
@@ -86,7 +86,7 @@ class UNet(nn.Module):
                 self.up.append(step(width + skips.pop(), level_width, level))
                 width = level_width
             if level > 0:
-                self.up.append(Upsample(dim, width))
+                self.up.append(upsample(dim, width))
         self.norm_out = group_norm(width)
         self.conv_out = zero(conv(dim, width, out_channels))
         self.channels_last = channels_last if dim == 2 else channels_last_3d

@@ -53,7 +53,7 @@ def test_a_perfect_prediction_gives_the_data(name: ParametrisationName) -> None:
     schedule = ScaledLinearBeta()
     target = Denoiser(nn.Identity(), schedule, name).target(x, x_t, t)
     denoiser = Denoiser(Says(target), schedule, name)
-    assert_close(denoiser.to_x(target, x_t, t), x, rtol=1e-10, atol=1e-10)
+    assert_close(denoiser.parametrisation.to_x(target, x_t, t, denoiser.process), x, rtol=1e-10, atol=1e-10)
     assert_close(denoiser(x_t, t, Condition()), x, rtol=1e-10, atol=1e-10)
 
 

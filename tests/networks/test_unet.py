@@ -144,14 +144,15 @@ MONAI_PARTS = {
     "attention.norm": "{attention}.norm",
     "attention.qkv": "{attention}.attn.qkv",
     "attention.out": "{attention}.attn.out_proj",
-    "conv": "{resize}.conv",
+    "": "{resize}.conv",  # down
+    "1": "{resize}.conv",  # up
 }
 """Parts of ours -> MONAI's, within a place of the way down, the middle or the way up."""
 
 
 def monai_name(name: str, num_res_blocks: int) -> str:
     """MONAI's name of one of our parameters: it numbers the blocks of each level anew, ours run through."""
-    match = re.fullmatch(r"(?:(down|middle|up)\.(\d+)\.)?(.+)\.(weight|bias)", name)
+    match = re.fullmatch(r"(?:(down|middle|up)\.(\d+)\.?)?(.*)\.(weight|bias)", name)
     assert match is not None
     way, place, part, kind = match.groups()
     names: dict[str, str] = {}
