@@ -26,7 +26,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_medgen.batch import Batch, DataSpec, TrainingData
+from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.images.plots import save_usage
 from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PerceptualDistance, frechet_distance
@@ -149,13 +149,9 @@ class VQGAN(Adversarial, FirstStage):
 
     def players(self) -> tuple[Player, Player]:
         """Encoder, codebook and decoder; then the discriminator, which samples are not made with."""
+        clip = self.gradient_clip
         generator = Player(
-            "generator",
-            self.loss,
-            None,
-            self.make_optimizer,
-            self.learning_rate_schedule,
-            gradient_clip=self.gradient_clip,
+            "generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule, gradient_clip=clip
         )
         discriminator = Player(
             "discriminator",
@@ -164,7 +160,7 @@ class VQGAN(Adversarial, FirstStage):
             self.make_discriminator_optimizer,
             self.discriminator_learning_rate_schedule,
             start=self.discriminator_start,
-            gradient_clip=self.gradient_clip,
+            gradient_clip=clip,
             averaged=False,
         )
         return generator, discriminator
@@ -188,18 +184,18 @@ class VQGAN(Adversarial, FirstStage):
         super().setup(stage)
         if stage not in ("fit", "validate", "test"):
             return
-        unseen = self.data.images("val", one_per_person=True)
         self._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         if self.features != "none":
             for first in (True, False):  # the first process of each machine learns them, the others read what it kept
                 if first == (self.trainer.local_rank == 0):
-                    self._take_features(self.data, len(unseen))
+                    self._take_features()
                 self.trainer.strategy.barrier("features")
         names = [*(distance.features for distance in self._perceptual), *([self._views.name] if self._views else [])]
         say(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
 
-    def _take_features(self, data: TrainingData, num_unseen: int) -> None:
+    def _take_features(self) -> None:
         """Learns the features from images of the training people, or loads them."""
+        data, num_unseen = self.data, len(self.data.images("val", one_per_person=True))
         train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE).all(), data.cache / "features"
         if num_unseen >= MIN_FOR_FRECHET:
             self._views = AllViews(tuple(extractors(self.features, train, num_unseen, cache).values()))

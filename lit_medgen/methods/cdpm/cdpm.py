@@ -97,7 +97,7 @@ class CDPM(Generator):
         """InputError unless the data gives sets of slices, of a size that the network can halve at every level."""
         if not shape.slice_axis:
             raise InputError(NO_SLICES)
-        plane = _plane(shape)
+        plane = [side for i, side in enumerate(shape.size) if i != AXES[shape.slice_axis]]
         if any(side % self.divisor for side in plane):
             raise InputError(
                 f"data.init_args.preprocessing.size gives {shape.slice_axis} slices of {plane[0]} x {plane[1]}; "
@@ -141,11 +141,10 @@ class CDPM(Generator):
         """
         spec = self.needed_spec()
         axis = AXES[spec.slice_axis] + 2
-        shape = (len(seeds), spec.channels, spec.size[axis - 2], *_plane(spec))
         if condition.image is None or condition.observed is None:
-            slices = self._sample(torch.zeros(shape, device=self.device), [], seeds)
-            return slices.clamp(-1, 1).movedim(2, axis)
-        for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (shape[2],))):
+            empty = torch.zeros(len(seeds), spec.channels, *spec.size, device=self.device)
+            return self._sample(empty.movedim(axis, 2), [], seeds).clamp(-1, 1).movedim(2, axis)
+        for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (spec.size[axis - 2],))):
             if (found := tuple(getattr(condition, part).shape[1:])) != expected:
                 raise InputError(f"condition.{part} has the shape {found}; this model expects {expected}.")
         image, observed = sent(condition.image.float(), self.device), sent(condition.observed, self.device)
@@ -218,9 +217,3 @@ class _Targets:
 def _given(slices: Tensor, observed: Tensor) -> Tensor:
     """b c n y x: the given slices (observed: b n), and zeros for all others."""
     return slices.masked_fill(~rearrange(observed, "b n -> b 1 n 1 1"), 0)
-
-
-def _plane(spec: DataSpec) -> list[int]:
-    """Voxels along the two sides of a slice."""
-    axis = AXES[spec.slice_axis]
-    return [size for i, size in enumerate(spec.size) if i != axis]
