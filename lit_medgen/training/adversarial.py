@@ -106,11 +106,12 @@ class Adversarial(Method):
 
         InputError if a parameter has no player or several, or a player no parameter or another one's name.
         """
-        players, names = self.players(), [player.name for player in self.players()]
+        players, what = self.players(), f"{type(self).__name__}.players"
+        names = [player.name for player in players]
         rest = [number for number, player in enumerate(players) if player.modules is None]
         if not names or len(set(names)) < len(names) or len(rest) > 1:
             raise InputError(
-                f"{self._what}: the names are {', '.join(names) or 'none'}, and {len(rest)} of them have no modules of "
+                f"{what}: the names are {', '.join(names) or 'none'}, and {len(rest)} of them have no modules of "
                 "their own; give at least one player, each with another name, and at most one of them the rest."
             )
         own = [{each for module in player.modules or () for each in module.parameters()} for player in players]
@@ -118,21 +119,15 @@ class Adversarial(Method):
         for name, parameter in self.named_parameters():
             owners = [number for number, parameters in enumerate(own) if parameter in parameters] or rest
             if len(owners) > 1:
-                raise InputError(
-                    f"{self._what}: {names[owners[0]]} and {names[owners[1]]} both train {name}; choose one."
-                )
+                raise InputError(f"{what}: {names[owners[0]]} and {names[owners[1]]} both train {name}; choose one.")
             if parameter.requires_grad:
                 if not owners:
-                    raise InputError(f"{self._what}: none trains {name}; freeze it, or give it to a player.")
+                    raise InputError(f"{what}: none trains {name}; freeze it, or give it to a player.")
                 hands[owners[0]][name] = parameter
         for name, hand in zip(names, hands, strict=True):
             if not hand:
-                raise InputError(f"{self._what}: {name} has no parameter of this method to train.")
+                raise InputError(f"{what}: {name} has no parameter of this method to train.")
         return hands
-
-    @property
-    def _what(self) -> str:
-        return f"{type(self).__name__}.players"
 
     def configure_optimizers(self) -> Any:
         """An optimizer and a learning rate for each player, counted in the player's own updates."""
