@@ -111,7 +111,8 @@ def score(
         prior=model.prior_samples,
         scores=model.scores if has_weights else None,
     )
-    images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) else None
+    completed = any("given" in row for row in samples.made_from)
+    images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) or completed else None
     if targets is not None and not set(targets) - {None}:
         targets = None  # made from files, or from others than the test people: there is nothing to compare pairs with
     if targets is not None:

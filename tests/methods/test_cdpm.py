@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ import torch
 from tiny_run import TinyRun
 from torch import Tensor, nn
 
+from lit_medgen.__main__ import main
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DDIM, DPMSolverPP2M
 from lit_medgen.diffusion.samplers import NoiseLevel, NoiseLike
@@ -117,6 +119,13 @@ def test_the_command_line_completes_given_slices(trained: TinyRun, tmp_path: Pat
         voxels, given = (nib.load(path).get_fdata() for path in (one, source))
         assert np.abs(voxels[..., [3, 9]] - given[..., [3, 9]]).max() < 1e-3
         assert np.abs(voxels - given).max() > 0.1
+
+
+def test_completions_of_test_people_are_compared_with_them(trained: TinyRun, tmp_path: Path) -> None:
+    made, report = tmp_path / "made", tmp_path / "report"
+    assert trained.on_checkpoint("sample", "--like=test", "--given=[3,9]", "--num=3", f"--out={made}") == 0
+    assert main(["evaluate", f"--samples={made}", f"--out={report}", "--features=none"]) == 0
+    assert json.loads((report / "report.json").read_text())["pairs"]["psnr"]["num_pairs"] == 3
 
 
 def test_volumes_may_have_different_given_slices() -> None:
