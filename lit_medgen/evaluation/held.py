@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,34 +69,16 @@ class Scratch(ExitStack):
         with space_for(self.folder):
             unnamed = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 (closed with this object)
             file = cast(BinaryIO, self.enter_context(unnamed))
-            for part in every:
-                for image in part:
-                    _write(file, image.float().contiguous())
+            for image in chain.from_iterable(every):
+                left = memoryview(image.float().contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+                while len(left):  # a file without a buffer may write a part alone
+                    left = left[file.write(left) :]
 
         def read(indices: Sequence[int]) -> Tensor:
             images = torch.empty(len(indices), *shape)
             for image, index in zip(images, indices, strict=True):
                 file.seek(index * 4 * image.numel())
-                _read(file, image)
+                image.copy_(torch.from_numpy(np.fromfile(file, np.float32, image.numel())).view(*shape))
             return images
 
         return Images([str(i) for i in range(num)], list(people or [""] * num), read)
-
-
-def _view(image: Tensor) -> memoryview:
-    return memoryview(image.numpy()).cast("B")  # type: ignore[arg-type]
-
-
-def _write(file: BinaryIO, image: Tensor) -> None:
-    left = _view(image)
-    while len(left):  # a file without a buffer may write a part alone
-        left = left[file.write(left) :]
-
-
-def _read(file: BinaryIO, image: Tensor) -> None:
-    left = _view(image)
-    while len(left):
-        num = file.readinto(left)  # type: ignore[attr-defined]
-        if not num:
-            raise OSError("a temporary file of images has ended early.")
-        left = left[num:]

@@ -26,7 +26,7 @@ from lit_medgen.evaluation.floors import floor, measure, of_floor
 from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nulls import null_makers, principal_components
-from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs
+from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.metrics import TwoSampleMetric, nearest_by_ms_ssim
 from lit_medgen.metrics.extractors import LEARNED, CentreSlice, extractors, ranking
 from lit_medgen.metrics.known import Known
@@ -181,17 +181,14 @@ def _rows(metrics: Makers, sets: Sets) -> dict[str, Any]:
     rows, floors, conservative = {}, {}, []
     for name, make in metrics.items():
         metric = measure(make, sets.samples, sets.train, sets.real)
-        estimate = metric.estimate()
-        rows[name] = {
-            "value": estimate.value,
-            "ci95": list(estimate.ci95),
-            "real_vs_real": measure(make, sets.real, sets.train, sets.real).compute().item()
+        rows[name] = row_of(
+            metric,
+            real_vs_real=measure(make, sets.real, sets.train, sets.real).compute().item()
             if metric.of_one_set
             else floor(make, sets.train, sets.real, len(sets.samples)),
-            "num_samples": len(sets.samples),
-            "num_real": len(sets.train if metric.against == "train" else sets.real),
-            "features": metric.features,
-        }
+            num_samples=len(sets.samples),
+            num_real=len(sets.train if metric.against == "train" else sets.real),
+        )
         floors[name] = of_floor(metric, *map(len, (sets.samples, sets.train, sets.real)))
         conservative += [name] if metric.conservative else []
     return {"metrics": rows, "floors": floors, "conservative": conservative}

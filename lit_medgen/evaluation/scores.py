@@ -17,33 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_medgen import metrics
 from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE
-from lit_medgen.metrics import (
-    RBFMMD,
-    Coverage,
-    Density,
-    FrechetDistance,
-    InceptionScore,
-    KernelDistance,
-    LinearMMD,
-    ModeSpread,
-    MSSSIMGap,
-    NearestTraining,
-    PairedMetric,
-    PairedMSSSIM,
-    PairedPSNR,
-    PairedSSIM,
-    PairwiseMSSSIM,
-    PairwiseSSIM,
-    Precision,
-    Recall,
-    SeamRatio,
-    Sharpness,
-    TwoSampleMetric,
-    VentricleSpread,
-)
+from lit_medgen.metrics import PairedMetric, TwoSampleMetric
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, perceptual
 from lit_medgen.metrics.known import Known
 
@@ -75,63 +53,43 @@ class Given:
     features: Any = None
 
 
-def _itself(given: Given) -> dict[str, Given]:
-    return {"": given}
-
-
-def _of_brains(given: Given) -> dict[str, Given]:
-    return {"": given} if given.anatomy == "brain" and given.train.read(range(1)).ndim == 5 else {}
-
-
-def _of_stages(given: Given) -> dict[str, Given]:
-    return {"": given} if given.seams and given.seams[1] else {}
-
-
 def _of_each_view(given: Given) -> dict[str, Given]:
     return {f"_{view}": replace(given, features=features) for view, features in given.views.items()}
 
 
-def _of_all_views(given: Given) -> dict[str, Given]:
-    return {"": replace(given, features=AllViews(tuple(given.views.values())))} if given.views else {}
-
-
-def _of_classifiers(given: Given) -> dict[str, Given]:
-    return {name: some for name, some in _of_each_view(given).items() if some.features.classifier}
-
-
 KINDS: dict[str, Callable[[Given], dict[str, Given]]] = {
-    "images": _itself,
-    "brains": _of_brains,
-    "slices": _of_stages,
+    "images": lambda given: {"": given},
+    "brains": lambda given: {"": given} if given.anatomy == "brain" and given.train.read(range(1)).ndim == 5 else {},
+    "slices": lambda given: {"": given} if given.seams and given.seams[1] else {},
     "view": _of_each_view,
-    "views": _of_all_views,
-    "classes": _of_classifiers,
+    "views": lambda given: {"": replace(given, features=AllViews(tuple(given.views.values())))} if given.views else {},
+    "classes": lambda given: {name: some for name, some in _of_each_view(given).items() if some.features.classifier},
 }
 """What scores are of -> what is added to their names -> what each is made from; empty where there is nothing to score.
 """
 
 SCORES: dict[str, dict[str, Callable[[Given], TwoSampleMetric]]] = {
     "images": {
-        "ms_ssim": lambda given: PairwiseMSSSIM(given.known),
-        "ms_ssim_gap": lambda given: MSSSIMGap(given.known),
-        "ssim": lambda given: PairwiseSSIM(given.known),
-        "mmd_linear_biased": lambda given: LinearMMD(given.known),
-        "mmd_rbf_unbiased": lambda given: RBFMMD(given.known),
-        "sharpness": lambda given: Sharpness(given.known),
-        "mode_spread": lambda given: ModeSpread(given.modes, given.known),
-        "nearest_training": lambda given: NearestTraining(given.known),
+        "ms_ssim": lambda given: metrics.PairwiseMSSSIM(given.known),
+        "ms_ssim_gap": lambda given: metrics.MSSSIMGap(given.known),
+        "ssim": lambda given: metrics.PairwiseSSIM(given.known),
+        "mmd_linear_biased": lambda given: metrics.LinearMMD(given.known),
+        "mmd_rbf_unbiased": lambda given: metrics.RBFMMD(given.known),
+        "sharpness": lambda given: metrics.Sharpness(given.known),
+        "mode_spread": lambda given: metrics.ModeSpread(given.modes, given.known),
+        "nearest_training": lambda given: metrics.NearestTraining(given.known),
     },
-    "brains": {"ventricle_spread": lambda given: VentricleSpread(given.known)},
-    "slices": {"seam_ratio": lambda given: SeamRatio(*(given.seams or (0, [])), known=given.known)},
-    "view": {"frechet": lambda given: FrechetDistance(given.features, given.known)},
+    "brains": {"ventricle_spread": lambda given: metrics.VentricleSpread(given.known)},
+    "slices": {"seam_ratio": lambda given: metrics.SeamRatio(*(given.seams or (0, [])), known=given.known)},
+    "view": {"frechet": lambda given: metrics.FrechetDistance(given.features, given.known)},
     "views": {
-        "kernel_distance": lambda given: KernelDistance(given.features, given.known),
-        "precision": lambda given: Precision(given.features, known=given.known),
-        "recall": lambda given: Recall(given.features, known=given.known),
-        "density": lambda given: Density(given.features, known=given.known),
-        "coverage": lambda given: Coverage(given.features, known=given.known),
+        "kernel_distance": lambda given: metrics.KernelDistance(given.features, given.known),
+        "precision": lambda given: metrics.Precision(given.features, known=given.known),
+        "recall": lambda given: metrics.Recall(given.features, known=given.known),
+        "density": lambda given: metrics.Density(given.features, known=given.known),
+        "coverage": lambda given: metrics.Coverage(given.features, known=given.known),
     },
-    "classes": {"inception_score": lambda given: InceptionScore(given.features, given.known)},
+    "classes": {"inception_score": lambda given: metrics.InceptionScore(given.features, given.known)},
 }
 """What scores are of -> name -> what makes a score of samples against real images."""
 
@@ -141,9 +99,9 @@ def _perceptual(given: Given) -> PairedMetric | None:
 
 
 PAIRS: dict[str, Callable[[Given], PairedMetric | None]] = {
-    "psnr": lambda given: PairedPSNR(),
-    "ssim": lambda given: PairedSSIM(),
-    "ms_ssim": lambda given: PairedMSSSIM(),
+    "psnr": lambda given: metrics.PairedPSNR(),
+    "ssim": lambda given: metrics.PairedSSIM(),
+    "ms_ssim": lambda given: metrics.PairedMSSSIM(),
     "perceptual": _perceptual,
 }
 """Name -> what makes a score of samples and their targets; None where there is none."""
@@ -170,27 +128,24 @@ def of_pairs(
         targets: for each sample the index of its target among them; None: it has none.
         given: what scores are made from.
     """
-    metrics: dict[str, PairedMetric] = {}
+    made: dict[str, PairedMetric] = {}
     notes: list[str] = []
     for name, make in PAIRS.items():
         try:
             if metric := make(given):
-                metrics[name] = metric
+                made[name] = metric
         except InputError as error:  # the features of a file may be enough for all other scores
             notes.append(f"No {name} distance: {error}")
     pairs = [(i, target) for i, target in enumerate(targets) if target is not None]
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         sources, aims = (list(part) for part in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = samples.read(sources), real.read(aims)
-        for metric in metrics.values():
+        for metric in made.values():
             metric.update(outputs, images, [real.people[aim] for aim in aims])
-    rows = {}
-    for name, metric in metrics.items():
-        estimate = metric.estimate()
-        rows[name] = {
-            "value": estimate.value,
-            "ci95": list(estimate.ci95),
-            "num_pairs": len(pairs),
-            "features": metric.features,
-        }
-    return rows, notes
+    return {name: row_of(metric, num_pairs=len(pairs)) for name, metric in made.items()}, notes
+
+
+def row_of(metric: TwoSampleMetric | PairedMetric, **numbers: float) -> dict[str, Any]:
+    """What a report says of a score: value and interval, numbers that belong to it, and what it is computed from."""
+    estimate = metric.estimate()
+    return {"value": estimate.value, "ci95": list(estimate.ci95), **numbers, "features": metric.features}

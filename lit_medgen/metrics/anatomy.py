@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Images
-from lit_medgen.metrics.base import TwoSampleMetric
-from lit_medgen.metrics.diversity import MIN_SPREAD, spread
-from lit_medgen.metrics.known import of_each
+from lit_medgen.metrics.diversity import SpreadMetric
 
 TISSUE = 0.2
 """Of an image in [0, 1]: above it lies the brain."""
@@ -16,27 +13,6 @@ REGION = ((0.25, 0.75), (0.25, 0.7), (0.4, 0.75))
 """Where the lateral ventricles lie: shares of the brain's extent to the right, to the front and up."""
 DARK = 0.8
 """Of the brain's median: below it lies cerebrospinal fluid."""
-
-
-class VentricleSpread(TwoSampleMetric):
-    """Spread of the size of the ventricles, relative to real brains; 1 is as real.
-
-    The ventricles widen with age, more than anything else in a brain does, so a model that makes brains of one age, or
-    the mean one, shows here; noise in the middle of the brain may pass for fluid. Volumes must be T1-weighted brains
-    along RAS.
-    """
-
-    features = "voxels, cerebrospinal fluid in the middle of the brain"
-    limits = (0.0, float("inf"))
-
-    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
-        """Size of every brain's ventricles."""
-        device = torch.device("cpu")
-        return {name: self.known(of_each, z, ventricle_size, device) for name, z in (("x", samples), ("y", real))}
-
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        return float(spread(statistics["x"][x]) / spread(statistics["y"][y]).clamp(min=MIN_SPREAD))
 
 
 def ventricle_size(brains: Tensor) -> Tensor:
@@ -66,3 +42,16 @@ def _extent(tissue: Tensor, axis: int) -> tuple[int, int]:
     share = tissue.double().sum(others).cumsum(0)
     within = ((share > 0.01 * share[-1]) & (share < 0.99 * share[-1])).nonzero().flatten()
     return (int(within[0]), int(within[-1] - within[0])) if len(within) else (0, tissue.shape[axis] - 1)
+
+
+class VentricleSpread(SpreadMetric):
+    """Spread of the size of the ventricles, relative to real brains; 1 is as real.
+
+    The ventricles widen with age, more than anything else in a brain does, so a model that makes brains of one age, or
+    the mean one, shows here; noise in the middle of the brain may pass for fluid. Volumes must be T1-weighted brains
+    along RAS.
+    """
+
+    features = "voxels, cerebrospinal fluid in the middle of the brain"
+    statistic = staticmethod(ventricle_size)
+    on_cpu = True

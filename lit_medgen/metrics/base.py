@@ -8,16 +8,16 @@ scores that depend on the number of images. An interval ends where the score's r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.known import Known, as_images
+from lit_medgen.metrics.known import Known, as_images, of_each
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,36 @@ class TwoSampleMetric(Metric, ABC):
     @abstractmethod
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
+
+
+class RelativeMetric(TwoSampleMetric):
+    """A statistic of every image, summarised over samples relative to real images; 1 is as real.
+
+    Attributes:
+        statistic: images in float64 (n c *s) and `arguments` -> n or n d.
+        min_real: a summary of real images counts as at least this.
+        on_cpu: whether it is computed there wherever images are worked on.
+    """
+
+    limits = (0.0, float("inf"))
+    statistic: ClassVar[Callable[..., Tensor]]
+    arguments: tuple[Any, ...] = ()
+    min_real = 0.0
+    on_cpu = False
+
+    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
+        """The statistic of every image."""
+        how = self.statistic, torch.device("cpu") if self.on_cpu else self.known.device, *self.arguments
+        return {name: self.known(of_each, z, *how) for name, z in (("x", samples), ("y", real))}
+
+    @abstractmethod
+    def summary(self, values: Tensor) -> Tensor:
+        """Scalar or d: of the statistic of some images, n or n d."""
+
+    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
+        """The ratio of the summaries, averaged over d."""
+        of_samples, of_real = self.summary(statistics["x"][x]), self.summary(statistics["y"][y])
+        return float((of_samples / of_real.clamp(min=self.min_real)).mean())
 
 
 def _rounds(x: list[str], y: list[str]) -> list[list[LeftOut]]:

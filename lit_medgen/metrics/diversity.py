@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.base import TwoSampleMetric
-from lit_medgen.metrics.known import Known, of_each
-from lit_medgen.metrics.ms_ssim import BETAS, limits_of, nearest_by_ms_ssim, pairwise_ms_ssim, scales_of
+from lit_medgen.metrics.base import RelativeMetric, TwoSampleMetric
+from lit_medgen.metrics.known import Known
+from lit_medgen.metrics.ms_ssim import BETAS, facts_of, nearest_by_ms_ssim, pairwise_ms_ssim
 from lit_medgen.metrics.pairs import PairMetric
-
-MIN_SPREAD = 1e-12
-"""Of real images, where a score is relative to theirs: a single one has none."""
 
 
 class PairwiseMSSSIM(PairMetric):
@@ -26,9 +22,7 @@ class PairwiseMSSSIM(PairMetric):
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Similarity of all pairs of samples."""
-        num_scales, window = scales_of(samples, self.max_scales)
-        self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
-        self.limits = limits_of(num_scales)
+        self.features, self.limits = facts_of(samples, self.max_scales)
         return {"xx": self._likeness(samples, together)}
 
     def _likeness(self, images: Images, together: Tensor | None = None) -> Tensor:
@@ -74,9 +68,8 @@ class NearestTraining(TwoSampleMetric):
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Likeness of every sample to its nearest."""
-        num_scales, window = scales_of(samples)
-        self.features = f"voxels in [0, 1], scales: {num_scales}, window {window}, {len(real)} training images"
-        self.limits = limits_of(num_scales)
+        features, self.limits = facts_of(samples)
+        self.features = f"{features}, {len(real)} training images"
         return {"x": self.known(nearest_by_ms_ssim, samples, real, self.known.device)[1].double()}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
@@ -84,7 +77,22 @@ class NearestTraining(TwoSampleMetric):
         return float(statistics["x"][x].mean())
 
 
-class ModeSpread(TwoSampleMetric):
+class SpreadMetric(RelativeMetric):
+    """Standard deviation of a statistic of images, relative to real images; 1 is as real."""
+
+    min_real = 1e-12  # a single real image has none
+
+    def summary(self, values: Tensor) -> Tensor:
+        """Standard deviations of n or n d; those of a single image are 0."""
+        return ((values - values.mean(0)).square().sum(0) / max(len(values) - 1, 1)).sqrt()
+
+
+def _coefficients(images: Tensor, modes: Tensor) -> Tensor:
+    """n k: of n c *s along modes, k d."""
+    return images.flatten(1) @ modes.to(images.device).T
+
+
+class ModeSpread(SpreadMetric):
     """Spread along the leading principal components of the training images, relative to real images; 1 is as real.
 
     The mean over components of the ratio of standard deviations. A model that is deaf to global shape at high noise
@@ -95,27 +103,9 @@ class ModeSpread(TwoSampleMetric):
         known: as of every `TwoSampleMetric`.
     """
 
+    statistic = staticmethod(_coefficients)
+
     def __init__(self, modes: Tensor, known: Known | None = None) -> None:
         super().__init__(known)
-        self.modes, self.limits = modes.double(), (0.0, float("inf"))
+        self.arguments = (modes.double(),)
         self.features = f"voxels, {len(modes)} leading principal components of the training people"
-
-    def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
-        """Coefficients of every image on the principal components, n k each."""
-        images = {"x": samples, "y": real}
-        return {name: self.known(_coefficients, z, self.modes, self.known.device) for name, z in images.items()}
-
-    def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
-        """The score of the samples x and real images y (indices)."""
-        x_spread, y_spread = (spread(statistics[name][chosen]) for name, chosen in (("x", x), ("y", y)))
-        return float((x_spread / y_spread.clamp(min=MIN_SPREAD)).mean())
-
-
-def _coefficients(images: Images, modes: Tensor, device: torch.device) -> Tensor:
-    """n k: of n c *s along modes, k d."""
-    return of_each(images, lambda some: some.flatten(1) @ modes.to(some.device).T, device)
-
-
-def spread(z: Tensor) -> Tensor:
-    """Standard deviations of n or n d; those of a single image are 0."""
-    return ((z - z.mean(0)).square().sum(0) / max(len(z) - 1, 1)).sqrt()

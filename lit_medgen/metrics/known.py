@@ -58,11 +58,16 @@ def as_images(images: Tensor | Images) -> Images:
 
 def blocks(images: Images, num_bytes: int | None = None) -> Iterator[Tensor]:
     """The images, n c *s each time, of at most so many bytes in float32 (at least one image)."""
+    return (some for _, some in numbered_blocks(images, num_bytes))
+
+
+def numbered_blocks(images: Images, num_bytes: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The same, each with the index of its first image."""
     if not len(images):
         return
     num = max(1, (num_bytes or BLOCK_BYTES) // (4 * images.read(range(1)).numel()))
     for start in range(0, len(images), num):
-        yield images.read(range(start, min(start + num, len(images))))
+        yield start, images.read(range(start, min(start + num, len(images))))
 
 
 def exact_device(device: torch.device) -> torch.device:
@@ -70,26 +75,22 @@ def exact_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def of_each(images: Images, statistic: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+def of_each(images: Images, statistic: Callable[..., Tensor], device: torch.device, *arguments: Any) -> Tensor:
     """n ..., float64 on the CPU: a statistic of images (n c *s), which go to the device in blocks, in float64."""
     device = exact_device(device)
     few = blocks(images, BLOCK_BYTES // 4)  # in float64, and several times as much on the way
-    return torch.cat([statistic(some.to(device, torch.float64)).cpu() for some in few])
+    return torch.cat([statistic(some.to(device, torch.float64), *arguments).cpu() for some in few])
 
 
 def products(x: Images, y: Images, device: torch.device) -> Tensor:
     """n m, float64 on the CPU: scalar products of images x (n c *s) and y (m c *s) in [-1, 1], taken in [0, 1]."""
     device = exact_device(device)
     found = torch.zeros(len(x), len(y), dtype=torch.float64)
-    row = 0
-    for some_x in blocks(x):
-        column = 0
-        for some_y in blocks(y):
+    for row, some_x in numbered_blocks(x):
+        for column, some_y in numbered_blocks(y):
             if y is not x or column >= row:  # else known by symmetry
                 same = some_x if y is x and column == row else some_y
                 found[row : row + len(some_x), column : column + len(some_y)] = _products(some_x, same, device)
-            column += len(some_y)
-        row += len(some_x)
     return torch.where(torch.ones_like(found).triu().bool(), found, found.T) if y is x else found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.known import as_images, blocks
+from lit_medgen.metrics.known import as_images, numbered_blocks
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
@@ -43,14 +43,11 @@ def scales_and_window(size: tuple[int, ...], max_scales: int = len(BETAS)) -> tu
     return fitting[-1], window
 
 
-def scales_of(images: Images, max_scales: int = len(BETAS)) -> tuple[int, int]:
-    """The same, of images as they are read."""
-    return scales_and_window(tuple(images.read(range(1)).shape[2:]), max_scales)
-
-
-def limits_of(num_scales: int) -> tuple[float, float]:
-    """The range of the similarity: with several scales negative terms count as 0."""
-    return (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
+def facts_of(images: Tensor | Images, max_scales: int = len(BETAS)) -> tuple[str, tuple[float, float]]:
+    """What the similarity of images is computed from, in words, and its range: of several scales, none is negative."""
+    num_scales, window = scales_and_window(tuple(as_images(images).read(range(1)).shape[2:]), max_scales)
+    words = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
+    return words, (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
 
 
 def pairwise_ms_ssim(
@@ -75,7 +72,7 @@ def pairwise_ms_ssim(
     pairs = torch.ones(len(x), len(y), dtype=torch.bool) if pairs is None else pairs
     pairs = pairs.triu() if itself else pairs
     similarity = torch.full(pairs.shape, torch.nan)
-    for row, some_x in _blocks(x):
+    for row, some_x in numbered_blocks(x, 4 * BLOCK_VOXELS):
         rows = pairs[row : row + len(some_x)]
         for column, scales in _faced(some_x, y, max_scales, rows, device, row if itself else None):
             for i in range(len(some_x)):
@@ -95,21 +92,13 @@ def nearest_by_ms_ssim(
     """
     x, y = as_images(x), as_images(y)
     nearest, values = torch.zeros(len(x), dtype=torch.long), torch.full((len(x),), -1.0)
-    for row, some_x in _blocks(x):
+    for row, some_x in numbered_blocks(x, 4 * BLOCK_VOXELS):
         for column, scales in _faced(some_x, y, device=device):
             for i in range(row, row + len(some_x)):
                 index, value = scales.nearest(i - row, values[i])
                 if value > values[i]:
                     nearest[i], values[i] = column + index, value
     return nearest, values
-
-
-def _blocks(images: Images) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of images, each with the index of its first."""
-    start = 0
-    for some in blocks(images, 4 * BLOCK_VOXELS):
-        yield start, some
-        start += len(some)
 
 
 def _faced(
@@ -125,7 +114,7 @@ def _faced(
     The block of y that begins at `itself` is x, whose moments serve for both.
     """
     scales = None
-    for start, some_y in _blocks(y):
+    for start, some_y in numbered_blocks(y, 4 * BLOCK_VOXELS):
         if pairs is not None and not pairs[:, start : start + len(some_y)].any():
             continue
         some_y = x if start == itself else some_y

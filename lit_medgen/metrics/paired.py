@@ -22,7 +22,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
 
 from lit_medgen.metrics.base import Estimate, images_of_people, jackknife_variance
-from lit_medgen.metrics.ms_ssim import BETAS, Scales, scales_and_window
+from lit_medgen.metrics.ms_ssim import BETAS, Scales, facts_of
 
 Layers = Callable[[Tensor], list[Tensor]]
 """n c y x in [-1, 1] -> the activations of some layers, n d y x each; or one vector n d."""
@@ -98,14 +98,9 @@ class PairedMSSSIM(PairedMetric):
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The score of every pair, n."""
-        num_scales, window = scales_and_window(tuple(outputs.shape[2:]), self.max_scales)
-        self.features = f"voxels in [0, 1], scales: {num_scales}, Gaussian window {window} (sigma 1.5)"
-        self.limits = (0.0, 1.0) if num_scales > 1 else (-1.0, 1.0)
+        self.features, self.limits = facts_of(outputs, self.max_scales)
         pairs = zip(outputs.split(1), targets.split(1), strict=True)
-        device = outputs.device
-        return torch.cat(
-            [Scales(output, target, self.max_scales, device=device).similarity(0) for output, target in pairs]
-        )
+        return torch.cat([Scales(*pair, self.max_scales, device=outputs.device).similarity(0) for pair in pairs])
 
 
 class PairedSSIM(PairedMSSSIM):
