@@ -20,7 +20,7 @@ from lit_medgen.images.grids import save_figure
 from lit_medgen.images.plots import save_map, save_scores
 from lit_medgen.metrics.extractors import AllViews, CentreSlice
 from lit_medgen.metrics.features import features_of
-from lit_medgen.metrics.known import Known, products
+from lit_medgen.metrics.known import Known, centred, products
 from lit_medgen.output import say
 
 NUM_SHOWN = 6
@@ -95,7 +95,6 @@ def _embedded(sets: list[Images], known: Known) -> list[np.ndarray[Any, Any]]:
     blocks = [[known(products, a, b, known.device) for b in sets[i:]] for i, a in enumerate(sets)]
     num = len(sets)
     gram = torch.cat([torch.cat([*(blocks[k][i - k].T for k in range(i)), *blocks[i]], dim=1) for i in range(num)])
-    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    values, directions = torch.linalg.eigh(centred)
+    values, directions = torch.linalg.eigh(centred(gram))
     points = (directions * values.clamp(min=0).sqrt()).flip(1).float()
     return [some.numpy() for some in points.split([*map(len, sets)])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_medgen.evaluation.nulls import DEFINITIONS
@@ -13,18 +13,32 @@ NOT_JUDGED = ("nearest_training",)
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page."""
-    lines = [f"# Evaluation of {report['source']}", "", *_facts(report), ""]
+    parts = [[f"# Evaluation of {report['source']}"], _facts(report)]
     if "metrics" in report:
-        lines += [*_of_images(report), ""]
+        parts.append(_of_images(report))
     if report["own"]:
-        lines += [*_own(report["own"]), ""]
+        own = [[name, *(row[key] for key in ("value", "ci95", "num", "of"))] for name, row in report["own"].items()]
+        parts.append(_table(["the method's own score", "value", "95 % interval", "n", "of"], own))
     if "note" in report:
-        lines += [report["note"], ""]
+        parts.append([report["note"]])
     if report.get("ranking"):
-        lines += [*_ranking(report["ranking"]), ""]
+        parts += _ranking(report["ranking"])
     if "metrics" in report:
-        lines += [*_explanation(report), ""]
-    return "\n".join([*lines, "## Verdict", "", report["verdict"], ""])
+        parts.append(_explanation(report))
+    return "\n\n".join("\n".join(part) for part in [*parts, ["## Verdict"], [report["verdict"]]]) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a table; of cells, numbers have four digits and intervals are pairs."""
+    lines = [columns, *([_cell(value) for value in row] for row in rows)]
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return [head, "|" + "---|" * len(columns), *body]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " to ".join(map(_cell, value))
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _facts(report: Mapping[str, Any]) -> list[str]:
@@ -44,59 +58,31 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _of_images(report: Mapping[str, Any]) -> list[str]:
-    names = list(report["nulls"])
-    lines = [
-        "| score | samples | 95 % interval | real vs real | of images | " + " | ".join(names) + " | n | from |",
-        "|---|---|---|---|---|" + "---|" * len(names) + "---|---|",
-    ]
+    """A row for each score of samples: against real images, then of pairs."""
+    nulls, rows = report["nulls"], []
     for name, row in report["metrics"].items():
-        null_cells = " | ".join(f"{report['nulls'][null][name]:.4g}" for null in names)
-        lines.append(
-            f"| {name} | {row['value']:.4g} | {_interval(row)} | {row['real_vs_real']:.4g} "
-            f"| {_num_images(report['floors'][name])} | {null_cells} "
-            f"| {row['num_samples']} vs {row['num_real']} | {row['features']} |"
-        )
-    empty = " |" * (len(names) + 2)
-    lines += [
-        f"| {name}, of pairs | {row['value']:.4g} | {_interval(row)} |{empty} {row['num_pairs']} | {row['features']} |"
-        for name, row in report.get("pairs", {}).items()
+        floor = report["floors"][name]
+        sets = "" if floor["sets"] == 1 else f"{floor['sets']} x "
+        of_nulls = [scores[name] for scores in nulls.values()]
+        counts = f"{row['num_samples']} vs {row['num_real']}"
+        floor_cells = [row["real_vs_real"], f"{sets}{floor['images']} {floor['people']}"]
+        rows.append([name, row["value"], row["ci95"], *floor_cells, *of_nulls, counts, row["features"]])
+    for name, row in report.get("pairs", {}).items():
+        empty = [""] * (len(nulls) + 2)
+        rows.append([f"{name}, of pairs", row["value"], row["ci95"], *empty, row["num_pairs"], row["features"]])
+    columns = ["score", "samples", "95 % interval", "real vs real", "of images", *nulls, "n", "from"]
+    return _table(columns, rows)
+
+
+def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]]:
+    """A row for each view and distortion: whether more of it is further away."""
+    rows = [
+        [view, name, *apart, "yes" if 0 < apart[0] < apart[1] < apart[2] else "NO"]
+        for view, distortions in ranking.items()
+        for name, apart in distortions.items()
     ]
-    return lines
-
-
-def _own(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The method's own scores."""
-    lines = ["| the method's own score | value | 95 % interval | n | of |", "|---|---|---|---|---|"]
-    for name, row in scores.items():
-        num = "" if row["num"] is None else row["num"]
-        lines.append(f"| {name} | {row['value']:.4g} | {_interval(row) if row['ci95'] else ''} | {num} | {row['of']} |")
-    return lines
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    low, high = row["ci95"]
-    return f"{low:.4g} to {high:.4g}"
-
-
-def _num_images(floor: Mapping[str, Any]) -> str:
-    """How many images a real-vs-real value is of."""
-    number = str(floor["images"]) if floor["sets"] == 1 else f"{floor['sets']} x {floor['images']}"
-    return f"{number} {floor['people']}"
-
-
-def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
-    lines = [
-        "Fréchet distance of unseen people from themselves, distorted a little, more and much:",
-        "",
-        "| features | distortion | a little | more | much | ranked |",
-        "|---|---|---|---|---|---|",
-    ]
-    for view, distortions in ranking.items():
-        for name, distances in distortions.items():
-            cells = " | ".join(f"{distance:.4g}" for distance in distances)
-            ranked = "yes" if 0 < distances[0] < distances[1] < distances[2] else "NO"
-            lines.append(f"| {view} | {name} | {cells} | {ranked} |")
-    return lines
+    what = "Fréchet distance of unseen people from themselves, distorted a little, more and much:"
+    return [[what], _table(["features", "distortion", "a little", "more", "much", "ranked"], rows)]
 
 
 def _explanation(report: Mapping[str, Any]) -> list[str]:

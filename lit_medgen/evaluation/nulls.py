@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.known import Known, blocks, products
+from lit_medgen.metrics.known import Known, blocks, centred, numbered_blocks, products
 
 NUM_COMPONENTS = 10
 ROWS = 8
@@ -79,14 +79,12 @@ def principal_components(images: Images, known: Known) -> Components:
     With the centred images X (n d), X X^T = V L V^T has as many eigenvalues as there are images, and the directions are
     the rows of L^-1/2 V^T X (Turk & Pentland 1991, "Eigenfaces for Recognition", eq. 6).
     """
-    gram = 4 * known(products, images, images, known.device)  # of images in [0, 1], whose differences are halved
-    gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    gram = centred(4 * known(products, images, images, known.device))  # in [0, 1] differences are halved
     num = min(NUM_COMPONENTS, len(images) - 1)
     values, vectors = (part.flip(-1)[..., :num] for part in torch.linalg.eigh(gram))
-    directions, row = torch.zeros(()).double(), 0
-    for some in blocks(images, 4 * ROWS * images.read(range(1)).numel()):
+    directions = torch.zeros(()).double()
+    for row, some in numbered_blocks(images, 4 * ROWS * images.read(range(1)).numel()):
         directions = directions + vectors[row : row + len(some)].T @ some.flatten(1).double()  # V is centred already
-        row += len(some)
     directions = directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-12)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return Components(directions * largest.sign(), (values.clamp(min=0) / max(len(images) - 1, 1)).sqrt())

@@ -160,7 +160,7 @@ class _Neighbours(FeatureMetric):
         reach_x, reach_y = (
             statistics[name][i][:, i].kthvalue(self.num_neighbours + 1).values for name, i in (("xx", x), ("yy", y))
         )
-        return float(self.of(statistics["xy"][x][:, y], reach_x, reach_y, len(x), len(y)))
+        return float(self._of(statistics["xy"][x][:, y], reach_x, reach_y, len(x), len(y)))
 
     def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
         """The scores without some images: those left out are infinitely far from all others, and reach nothing."""
@@ -169,55 +169,46 @@ class _Neighbours(FeatureMetric):
         near_y = _reaches(statistics["yy"], self.num_neighbours, [y for _, y in left_out])
         for (x, y), reach_x, reach_y in zip(left_out, near_x, near_y, strict=True):
             apart[x], apart[:, y] = torch.inf, torch.inf
-            scores.append(self.of(apart, reach_x, reach_y, num[0] - len(x), num[1] - len(y)))
+            scores.append(self._of(apart, reach_x, reach_y, num[0] - len(x), num[1] - len(y)))
             apart[x], apart[:, y] = statistics["xy"][x], statistics["xy"][:, y]
         return torch.stack(scores)
 
     @abstractmethod
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """The score, float64.
-
-        Args:
-            apart: distances of samples (rows) and real images.
-            reach_x: distance of each sample's k-th neighbour among samples.
-            reach_y: the same of each real image.
-            num_x: samples that count.
-            num_y: real images that count.
-        """
+    def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
+        """The score, float64, from distances (x y) and reaches (those of each one's k-th neighbour in its own set)."""
 
 
 class Precision(_Neighbours):
-    """Share of samples that look real."""
+    """Share of samples that look real: that are within the reach of a real image."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """Share of samples within the reach of a real image."""
+    def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         return (apart <= reach_y).any(dim=1).double().sum() / num_x
 
 
 class Recall(_Neighbours):
-    """Share of real images that the model could have made."""
+    """Share of real images that the model could have made: that are within the reach of a sample."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """Share of real images within the reach of a sample."""
+    def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         return (apart <= reach_x[:, None]).any(dim=0).double().sum() / num_y
 
 
 class Density(_Neighbours):
-    """How densely samples lie among real images; 1 as real ones do, and it may be more."""
+    """How densely samples lie among real images; 1 as real ones do, and it may be more.
+
+    The number of real images in whose reach a sample lies, over the number of neighbours.
+    """
 
     limits = (0.0, float("inf"))
     conservative = False
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """Number of real images in whose reach a sample lies, over the number of neighbours."""
+    def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         return (apart <= reach_y).sum().double() / (num_x * self.num_neighbours)
 
 
 class Coverage(_Neighbours):
-    """Share of real images that have a sample near them."""
+    """Share of real images that have a sample near them: within their reach."""
 
-    def of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
-        """Share of real images within whose reach a sample lies."""
+    def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:
         return (apart.amin(dim=0) <= reach_y).double().sum() / num_y
 
 

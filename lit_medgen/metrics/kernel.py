@@ -53,9 +53,7 @@ class RBFMMD(LinearMMD):
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Kernel matrices of samples, of real images, and of both against each other."""
         gram = super().statistics(samples, real)
-        x, y = gram["xx"].diagonal(), gram["yy"].diagonal()
-        apart = {"xx": x[:, None] + x - 2 * gram["xx"], "yy": y[:, None] + y - 2 * gram["yy"]}
-        apart["xy"] = x[:, None] + y - 2 * gram["xy"]
-        upper = torch.triu_indices(len(y), len(y), 1)
-        bandwidth = 2 * apart["yy"][upper[0], upper[1]].median()
+        of = {"x": gram["xx"].diagonal(), "y": gram["yy"].diagonal()}
+        apart = {name: of[name[0]][:, None] + of[name[1]] - 2 * matrix for name, matrix in gram.items()}
+        bandwidth = 2 * apart["yy"][*torch.triu_indices(len(real), len(real), 1)].median()
         return {name: torch.exp(-squared.clamp(min=0) / bandwidth) for name, squared in apart.items()}

@@ -103,3 +103,8 @@ def _products(x: Tensor, y: Tensor, device: torch.device) -> Tensor:
         a = (a.to(device, torch.float64) + 1) / 2
         total += a @ (a if y is x else (b.to(device, torch.float64) + 1) / 2).T
     return total.cpu()
+
+
+def centred(gram: Tensor) -> Tensor:
+    """n n: the scalar products of images less their mean, from those of the images."""
+    return gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()

@@ -12,7 +12,7 @@ scales that are smaller than the window are left out, their exponents with them 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -117,8 +117,10 @@ def _faced(
     for start, some_y in numbered_blocks(y, 4 * BLOCK_VOXELS):
         if pairs is not None and not pairs[:, start : start + len(some_y)].any():
             continue
-        some_y = x if start == itself else some_y
-        scales = scales.facing(some_y) if scales else Scales(x, some_y, max_scales, device=device)
+        if scales:
+            scales.face(some_y)
+        else:
+            scales = Scales(x, x if start == itself else some_y, max_scales, device=device)
         yield start, scales
     if scales:  # whoever has it still needs its moments no more, and those of the next x need their memory
         scales.x, scales.y = [], []
@@ -150,23 +152,18 @@ class Scales:
         self.num_y, self.x = len(y), self._moments(x)
         self.y = self.x if y is x else self._moments(y)
 
-    def facing(self, y: Tensor) -> Scales:
-        """The same x with other y."""
-        other = copy(self)
+    def face(self, y: Tensor) -> None:
+        """Takes another y."""
         self.y = []  # one block of y is in memory at a time
-        other.num_y, other.y = len(y), self._moments(y)
-        return other
+        self.num_y, self.y = len(y), self._moments(y)
 
     def _moments(self, images: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Images, local means and local variances at every scale, the finest first."""
         n, c, *size = images.shape
-        moments = []
+        empty, moments = partial(torch.empty, dtype=self.dtype, device=self.device), []
         for _ in range(self.num):
             valid = [side - self.window + 1 for side in size]
-            image, mean, variance = (
-                torch.empty((n, c, *s), dtype=self.dtype, device=self.device) for s in (size, valid, valid)
-            )
-            moments.append((image, mean, variance))
+            moments.append((empty(n, c, *size), empty(n, c, *valid), empty(n, c, *valid)))
             size = [side // 2 for side in size]
         pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
         tile = max(1, self.tile // images[0].numel())

@@ -27,11 +27,9 @@ class PairMetric(TwoSampleMetric):
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x and real images y (indices)."""
-        chosen = {"xx": (x, x), "yy": (y, y), "xy": (x, y)}
-        means = {}
+        chosen, means = {"x": x, "y": y}, {}
         for name, matrix in statistics.items():
-            rows, columns = chosen[name]
-            some = matrix[rows][:, columns].double()
+            some = matrix[chosen[name[0]]][:, chosen[name[1]]].double()
             means[name] = some.mean() if self._counts_all(name) else mean_off_diagonal(some)
         return float(self.of_means(means))
 
