@@ -7,7 +7,6 @@ weights, so one file is enough to sample and to go on training; `lit_medgen.trai
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,44 +61,15 @@ class FrozenPart:
                 f"model.init_args.{name}: {self.path} is a checkpoint of {type(part).__name__}, not of "
                 f"{self.kind.__name__}; make one with `{self.make}`."
             )
-        if self.same_data:
-            self._refuse_other_sections(part.config, config)
-        return part.as_frozen_part()
-
-    def _refuse_other_sections(self, trained: dict[str, Any] | None, config: dict[str, Any] | None) -> None:
-        theirs, ours = ((each or {}).get("data") or {} for each in (trained, config))
-        for key in SAME_SECTIONS if theirs and ours else ():
+        theirs, ours = ((each or {}).get("data") or {} for each in (part.config, config))
+        for key in SAME_SECTIONS if self.same_data and theirs and ours else ():
             expected, found = (section.get("init_args", {}).get(key) for section in (theirs, ours))
             if found != expected:
                 raise InputError(
                     f"data.init_args.{key} is {found}, but {self.path} was trained with {expected}; use the same, so "
                     "that images look the same."
                 )
-
-    def refuse_other_images(self, trained: DataSpec, spec: DataSpec, names: Sequence[str]) -> None:
-        """InputError if the part was trained on images of another kind than those of the data.
-
-        Args:
-            trained: of the data that the part was trained on.
-            spec: of the data at hand.
-            names: the fields of both that must be the same.
-        """
-        for name in names if self.same_data else ():
-            found, expected = getattr(spec, name), getattr(trained, name)
-            if found != expected:
-                raise InputError(
-                    f"data.init_args: {name} of the images is {found}, but {self.path} was trained with {expected}; "
-                    "use the data section it was trained with."
-                )
-
-    def refuse_other_weights(self, name: str, found: str, expected: str) -> None:
-        """InputError if the hash of the part's weights is not the one that the run began with."""
-        if found != expected:
-            raise InputError(
-                f"model.init_args.{name}: {self.path} holds other weights (SHA-256 {found[:12]}) than this run was "
-                f"trained on ({expected[:12]}); give that checkpoint again, or no file (the run holds a copy), or "
-                "start a run of another --name."
-            )
+        return part.as_frozen_part()
 
 
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:

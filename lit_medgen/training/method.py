@@ -145,7 +145,7 @@ class Method(Recorded, ABC):
             self.check(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people
                 refuse_other_people(self.spec, spec, "this model")
-            self.take_spec(spec)
+            self.spec = spec
         if isinstance(self.trainer.strategy, DDPStrategy):
             # Buffers are identical on all ranks. Broadcasting them would deadlock in validation, where ranks may have
             # different numbers of batches.
@@ -161,11 +161,11 @@ class Method(Recorded, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on unseen people, with the same noise every time."""
-        self._log_losses("val", self._evaluate("val", batch, batch_idx), batch, on_step=False)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss on the test people."""
-        self._log_losses("test", self._evaluate("test", batch, batch_idx), batch, on_step=False)
+        self._evaluate("test", batch, batch_idx)
 
     def optimizer_factories(self) -> dict[str, OptimizerCallable]:
         """Name of the argument -> what it makes optimizers with, in the order of `configure_optimizers`."""
@@ -220,15 +220,14 @@ class Method(Recorded, ABC):
     def refuse_non_finite(self, gradient_norm: Tensor | None = None) -> None:
         """NonFiniteError if a loss since the last optimizer step, or the norm of its gradient, is NaN or infinite."""
         suspects, self._suspects = self._suspects, []
-        values = [value.detach().float() for _, losses in suspects for value in losses.values()]
+        losses = [(keys, *loss) for keys, of_batch in suspects for loss in of_batch.items()]
+        values = [value.detach().float() for *_, value in losses]
         values += [] if gradient_norm is None else [gradient_norm.float()]
         if torch.stack(values).isfinite().all():  # one wait for the device
             return
-        bad = [
-            (keys, name, value) for keys, losses in suspects for name, value in losses.items() if not value.isfinite()
-        ]
+        bad = [loss for loss in losses if not loss[2].isfinite()]
         what = ", ".join(f"{name} = {value.item()}" for _, name, value in bad) or f"gradient norm = {gradient_norm}"
-        keys = " ".join(key for batch_keys, *_ in bad or suspects for key in batch_keys)
+        keys = " ".join(dict.fromkeys(key for batch_keys, *_ in bad or losses for key in batch_keys))
         raise NonFiniteError(
             f"step {self.trainer.global_step + 1}: {what}; batch: {keys}; the weights were not changed, and the newest "
             "checkpoint is from before. Look at these volumes of the store, or lower the learning rate."
@@ -277,8 +276,8 @@ class Method(Recorded, ABC):
     def _seed(self, stage: str, step: int) -> None:
         torch.manual_seed(mix(stage, self._run_seed, step, self.global_rank))
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The losses of a batch; where few images are evaluated, their mean over several times of each."""
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        """Logs the losses of a batch; where few images are evaluated, their mean over several times of each."""
         num = len(batch.image)
         if batch_idx == 0:
             num_batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
@@ -291,17 +290,13 @@ class Method(Recorded, ABC):
             self._seed(stage, batch_idx * num_repeats + now.repeat)
             found.append(self.losses(batch))
         self._evaluation = None
-        return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
+        means = {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
+        self._log_losses(stage, means, batch, on_step=False)
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
-        named = {f"{stage}/{name}": value for name, value in losses.items()}
+        named, size = {f"{stage}/{name}": value for name, value in losses.items()}, len(batch.image)
         self.log_dict(
-            named,
-            on_step=on_step,
-            on_epoch=not on_step,
-            prog_bar=True,
-            batch_size=len(batch.image),
-            sync_dist=not on_step,
+            named, on_step=on_step, on_epoch=not on_step, prog_bar=True, batch_size=size, sync_dist=not on_step
         )
 
 

@@ -13,7 +13,7 @@ frozen parts stand in `state_dict` with all others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +33,7 @@ class Recorded(L.LightningModule):
     """The config it was made from: its own section and the name and data of its run; None if it was made in Python."""
 
     spec: DataSpec | None = None
-    """Facts of the data it was trained on; None before it has seen any."""
+    """Facts of the data it was trained on, or that its images are compared with; None before it has seen any."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,16 +57,6 @@ class Recorded(L.LightningModule):
         """Itself as another method needs it: without what its training alone needs."""
         return self
 
-    # What makers of methods call: the command line, checkpoints, tests.
-
-    def describe(self, config: dict[str, Any]) -> None:
-        """Takes the config that it was made from, for its checkpoint."""
-        self.config = config
-
-    def take_spec(self, spec: DataSpec) -> None:
-        """Takes the facts of the data that it is trained on, or that its images are compared with."""
-        self.spec = spec
-
     def needed_spec(self) -> DataSpec:
         """The spec; InputError if neither data nor a checkpoint gave one."""
         if self.spec is None:
@@ -78,7 +68,11 @@ class Recorded(L.LightningModule):
     @property
     def built(self) -> bool:
         """Whether all frozen parts are there."""
-        return all(name in self._modules for name in self.frozen_parts)
+        return self._parts().keys() == self.frozen_parts.keys()
+
+    def _parts(self) -> dict[str, Any]:
+        """Name -> module of each part that is there."""
+        return {name: self._modules[name] for name in self.frozen_parts if name in self._modules}
 
     def take_parts(self, **parts: Any) -> None:
         """Freezes methods, as `as_frozen_part` gives them, in evaluation mode under these names, and builds on them."""
@@ -106,7 +100,7 @@ class Recorded(L.LightningModule):
     def _refuse_mixed(self, parts: dict[str, Any]) -> None:
         """InputError if a part was not trained on those of the others that `FrozenPart.trained_on` names."""
         for name, inner in ((name, inner) for name, part in self.frozen_parts.items() for inner in part.trained_on):
-            theirs, ours = dict(parts[name].frozen_modules()).get(inner), parts[inner]
+            theirs, ours = parts[name]._parts().get(inner), parts[inner]
             if theirs is None or weights_hash(theirs) != weights_hash(ours):
                 raise InputError(
                     f"model.init_args.{name}: {self.frozen_parts[name].path} was not trained on the {inner} of "
@@ -115,28 +109,29 @@ class Recorded(L.LightningModule):
 
     def refuse_other_images(self, spec: DataSpec, *names: str) -> None:
         """InputError if a part was trained on images that differ from the data's in one of these fields of the spec."""
-        for name, part in self.frozen_modules():
-            self.frozen_parts[name].refuse_other_images(part.needed_spec(), spec, names)
+        for part_name, module in self._parts().items():
+            part, trained = self.frozen_parts[part_name], module.needed_spec()
+            for name in names if part.same_data else ():
+                found, expected = getattr(spec, name), getattr(trained, name)
+                if found != expected:
+                    raise InputError(
+                        f"data.init_args: {name} of the images is {found}, but {part.path} was trained with "
+                        f"{expected}; use the data section it was trained with."
+                    )
 
     def refuse_other_data(self, spec: DataSpec) -> None:
         """InputError if a part was trained on images of another kind, or on another split of people."""
         self.refuse_other_images(spec, "size", "channels", "spacing_mm", "intensity_window")
-        for name, part in self.frozen_modules():
+        for name, part in self._parts().items():
             if self.frozen_parts[name].same_data:
                 refuse_other_people(part.needed_spec(), spec, self.frozen_parts[name].path)
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in evaluation mode."""
         super().train(mode)
-        for _, part in self.frozen_modules():
+        for part in self._parts().values():
             part.eval()
         return self
-
-    def frozen_modules(self) -> Iterator[tuple[str, Any]]:
-        """Name and module of each part that is there."""
-        for name in self.frozen_parts:
-            if name in self._modules:
-                yield name, self._modules[name]
 
     # The record.
 
@@ -146,7 +141,7 @@ class Recorded(L.LightningModule):
             "config": self.config,
             "spec": self.spec.plain() if self.spec else None,
             "facts": self.facts(),
-            "frozen": {name: part.record() | {"weights": weights_hash(part)} for name, part in self.frozen_modules()},
+            "frozen": {name: part.record() | {"weights": weights_hash(part)} for name, part in self._parts().items()},
         }
 
     def take_record(self, record: dict[str, Any], source: Any) -> None:
@@ -161,7 +156,7 @@ class Recorded(L.LightningModule):
         if record["spec"]:
             trained = DataSpec.from_plain(record["spec"])
             refuse_other_people(trained, self.spec, source)
-            self.take_spec(trained)
+            self.spec = trained
         frozen = record["frozen"]
         if frozen.keys() != self.frozen_parts.keys():
             raise InputError(
@@ -169,8 +164,14 @@ class Recorded(L.LightningModule):
                 f"[{', '.join(self.frozen_parts)}]; give the model section that it was trained with."
             )
         if self.built:
-            for name, part in self.frozen_modules():
-                self.frozen_parts[name].refuse_other_weights(name, weights_hash(part), frozen[name]["weights"])
+            for name, part in self._parts().items():
+                found, expected = weights_hash(part), frozen[name]["weights"]
+                if found != expected:
+                    raise InputError(
+                        f"model.init_args.{name}: {self.frozen_parts[name].path} holds other weights (SHA-256 "
+                        f"{found[:12]}) than this run was trained on ({expected[:12]}); give that checkpoint again, "
+                        "or no file (the run holds a copy), or start a run of another --name."
+                    )
         else:
             self.take_parts(**{name: rebuild(frozen[name], f"{source}: {name}").as_frozen_part() for name in frozen})
         self.restore(record["facts"])
