@@ -10,7 +10,6 @@ from torch import Tensor
 from lit_medgen.batch import Images, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.files import Outputs
-from lit_medgen.metrics.base import images_of_people
 from lit_medgen.metrics.extractors import LEARNED
 from lit_medgen.metrics.known import blocks
 from lit_medgen.metrics.ms_ssim import scales_and_window
@@ -48,15 +47,9 @@ def refuse_unfit(data: TrainingData, num_samples: int, features: str) -> None:
 
 
 def smallest_set(num_samples: int, num_made: int, num_test: int, num_train: int) -> tuple[int, str]:
-    """The smallest of three numbers (samples, test people, training people), and all of them in words.
+    """The smallest number of people, and all numbers in words; InputError if one is too small for any score.
 
-    Args:
-        num_samples: samples there are, or will be.
-        num_made: those that are independent: of how many people, where they are made of people's images.
-        num_test: test people.
-        num_train: training people.
-
-    InputError if one is too small for any score.
+    `num_made` are the samples that are independent: of how many people, where they are made of people's images.
     """
     numbers = f"{num_samples} samples, {num_test} test and {num_train} training people"
     smallest = min(num_made, num_test, num_train)
@@ -66,11 +59,6 @@ def smallest_set(num_samples: int, num_made: int, num_test: int, num_train: int)
             "--num says how many samples are drawn, data.init_args.fractions and seed who is tested."
         )
     return smallest, numbers
-
-
-def num_people(images: Images) -> int:
-    """How many people the images are of; one that is nobody's counts by itself."""
-    return len(images_of_people(images.people))
 
 
 def within_range(samples: Images) -> Iterator[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,8 @@ NUM_SHOWN = 6
 """Images of each kind in the figure."""
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What the figures of a report show.
-
-    Attributes:
-        rows: title -> images.
-        points: as `save_map` takes them.
-    """
-
-    rows: Mapping[str, Tensor]
-    points: Mapping[str, np.ndarray[Any, Any]]
+Figures = tuple[Mapping[str, Tensor], Mapping[str, np.ndarray[Any, Any]]]
+"""What the figures of a report show: `rows_of` and `points_of`."""
 
 
 def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) -> None:
@@ -46,9 +36,10 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) 
     write_atomically(out / "report.md", as_markdown(report))
     names = ""
     if figures:
+        rows, points = figures
         save_scores(out / "scores.png", report)
-        save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
-        save_map(out / "map.png", figures.points)
+        save_figure(out / "samples.png", rows, NUM_SHOWN)
+        save_map(out / "map.png", points)
         names = f"; figures: {out / 'samples.png'}, scores.png, map.png"
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
 
@@ -61,7 +52,7 @@ def rows_of(
     Args:
         sets: the images.
         nearest: for each sample the index of the training image most like it.
-        targets: for each sample the index of the test image that it should be, if any.
+        targets: as `evaluate` takes them.
         nulls: name -> its first images.
     """
     some = range(min(NUM_SHOWN, len(sets.samples)))

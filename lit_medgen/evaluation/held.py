@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lit_medgen.batch import Images
 from lit_medgen.errors import space_for
+from lit_medgen.metrics.known import num_bytes_of_one
 
 IN_MEMORY_BYTES = 2**27
 """Sets of images of at most so many bytes in float32 are held in memory: 16 volumes of 128^3."""
@@ -37,7 +38,7 @@ class Sets:
 
 def quick(images: Images) -> Images:
     """The same images, read once if they are small enough to stay in memory."""
-    if not len(images) or 4 * len(images) * images.read(range(1)).numel() > IN_MEMORY_BYTES:
+    if not len(images) or len(images) * num_bytes_of_one(images) > IN_MEMORY_BYTES:
         return images
     return Images(images.keys, images.people, Images.of(images.all()).read)
 
@@ -54,12 +55,9 @@ class Scratch(ExitStack):
         self.folder = folder if folder and os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
     def hold(self, parts: Iterable[Tensor], num: int, people: Sequence[str] | None = None) -> Images:
-        """Images that come in parts (n c *s in [-1, 1]), each of which is read once.
+        """Images that come in parts (n c *s in [-1, 1], `num` together), each of which is read once.
 
-        Args:
-            parts: of `num` images together.
-            num: how many images there are.
-            people: whose each is; None: nobody's.
+        `people` says whose each is; None: nobody's.
         """
         parts = iter(parts)
         first = next(parts)

@@ -7,9 +7,6 @@ from typing import Any
 
 from lit_medgen.evaluation.nulls import DEFINITIONS
 
-NOT_JUDGED = ("nearest_training",)
-"""Scores of copying: a null that is like nobody is not better for it."""
-
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page."""
@@ -116,14 +113,13 @@ def verdict(report: Mapping[str, Any]) -> str:
     """What the numbers say, in a few sentences: of each null, of real people, of copies."""
     if "metrics" not in report:
         return f"{report['method']} makes no images: its own scores are all there is."
-    rows = {name: row for name, row in report["metrics"].items() if name not in NOT_JUDGED}
+    # A null that is like nobody is not better for it.
+    rows = {name: row for name, row in report["metrics"].items() if name != "nearest_training"}
     words: dict[bool, list[str]] = {True: [], False: []}
     for null, scores in report["nulls"].items():
-        nearer = [row for name, row in rows.items() if _away(row, row["value"]) < _away(row, scores[name])]
-        surely = [
-            row for name, row in rows.items() if max(_away(row, end) for end in row["ci95"]) < _away(row, scores[name])
-        ]
-        words[len(nearer) > len(rows) / 2].append(f"{null} ({len(nearer)}, {len(surely)} with the whole interval)")
+        nearer = sum(_away(row, row["value"]) < _away(row, scores[name]) for name, row in rows.items())
+        surely = sum(_away(row, *row["ci95"]) < _away(row, scores[name]) for name, row in rows.items())
+        words[nearer > len(rows) / 2].append(f"{null} ({nearer}, {surely} with the whole interval)")
     beaten, others = (" and ".join(filter(None, [", ".join(some[:-1]), *some[-1:]])) for some in words.values())
     held = sum(row["ci95"][0] <= row["real_vs_real"] <= row["ci95"][1] for row in rows.values())
     return (
@@ -143,6 +139,6 @@ def _of_copies(report: Mapping[str, Any]) -> str:
     return f"No sign of copies {numbers}, but no audit was made."
 
 
-def _away(row: Mapping[str, Any], value: float) -> float:
-    """How far a value is from that of real people."""
-    return abs(value - float(row["real_vs_real"]))
+def _away(row: Mapping[str, Any], *values: float) -> float:
+    """How far the furthest of some values is from that of real people."""
+    return max(abs(value - float(row["real_vs_real"])) for value in values)

@@ -7,14 +7,14 @@ by block, and principal components come from the scalar products of all pairs of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.known import Known, blocks, centred, numbered_blocks, products
+from lit_medgen.metrics.known import Known, blocks, centred, num_bytes_of_one, numbered_blocks, products
 
 NUM_COMPONENTS = 10
 ROWS = 8
@@ -29,48 +29,30 @@ DEFINITIONS = {
 """What each null is, for the report."""
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Mean and spread of images.
-
-    Attributes:
-        mean: c *s, of every voxel, float64.
-        spread: c *s, its standard deviation, float64.
-        grand_mean: of all voxels of all images.
-        grand_spread: their standard deviation.
-    """
-
-    mean: Tensor
-    spread: Tensor
-    grand_mean: float
-    grand_spread: float
-
-    @classmethod
-    def of(cls, images: Images) -> Moments:
-        """Block by block (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1)."""
-        num, mean, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
-        for some in blocks(images, 4 * ROWS * images.read(range(1)).numel()):
-            values = some.double()
-            here = values.mean(0)
-            apart, total = here - mean, num + len(values)
-            squares = squares + (values - here).square().sum(0) + apart**2 * (num * len(values) / total)
-            mean, num = mean + apart * (len(values) / total), total
-        within, between = squares.sum(), num * (mean - mean.mean()).square().sum()
-        spread = (squares / max(num - 1, 1)).sqrt()
-        return cls(mean, spread, float(mean.mean()), float(((within + between) / (num * mean.numel() - 1)).sqrt()))
-
-
-@dataclass(frozen=True)
-class Components:
-    """Leading principal components of images.
-
-    Attributes:
-        directions: k d, orthonormal, of flattened images, float64; the largest entry of each is positive.
-        spreads: k, standard deviation of the images along each.
-    """
+class Components(NamedTuple):
+    """Leading principal components of images."""
 
     directions: Tensor
+    """k d, orthonormal, of flattened images, float64; the largest entry of each is positive."""
     spreads: Tensor
+    """k, standard deviation of the images along each."""
+
+
+def _moments(images: Images) -> tuple[Tensor, Tensor, float, float]:
+    """Mean and standard deviation of every voxel (c *s, float64), and those of all voxels of all images together.
+
+    Block by block (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1).
+    """
+    num, mean, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for some in blocks(images, ROWS * num_bytes_of_one(images)):
+        values = some.double()
+        here = values.mean(0)
+        apart, total = here - mean, num + len(values)
+        squares = squares + (values - here).square().sum(0) + apart**2 * (num * len(values) / total)
+        mean, num = mean + apart * (len(values) / total), total
+    within, between = squares.sum(), num * (mean - mean.mean()).square().sum()
+    spread = (squares / max(num - 1, 1)).sqrt()
+    return mean, spread, float(mean.mean()), float(((within + between) / (num * mean.numel() - 1)).sqrt())
 
 
 def principal_components(images: Images, known: Known) -> Components:
@@ -83,7 +65,7 @@ def principal_components(images: Images, known: Known) -> Components:
     num = min(NUM_COMPONENTS, len(images) - 1)
     values, vectors = (part.flip(-1)[..., :num] for part in torch.linalg.eigh(gram))
     directions = torch.zeros(()).double()
-    for row, some in numbered_blocks(images, 4 * ROWS * images.read(range(1)).numel()):
+    for row, some in numbered_blocks(images, ROWS * num_bytes_of_one(images)):
         directions = directions + vectors[row : row + len(some)].T @ some.flatten(1).double()  # V is centred already
     directions = directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-12)
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
@@ -101,25 +83,24 @@ def null_makers(
         components: of the training images.
         prior: seeds -> what the model makes of its prior alone, if it has one: a null of its own.
     """
-    moments = Moments.of(train)
-    shape = moments.mean.shape
+    mean, spread, grand_mean, grand_spread = _moments(train)
     starts = range(0, num, ROWS)
 
-    def noise(mean: Tensor | float, spread: Tensor | float) -> Iterator[Tensor]:
+    def noise(centre: Tensor | float, width: Tensor | float) -> Iterator[Tensor]:
         random = torch.Generator().manual_seed(0)
         for start in starts:
-            images = torch.randn((min(ROWS, num - start), *shape), generator=random)
-            yield images.mul_(spread).add_(mean).clamp_(-1, 1)
+            images = torch.randn((min(ROWS, num - start), *mean.shape), generator=random)
+            yield images.mul_(width).add_(centre).clamp_(-1, 1)
 
     def gaussian() -> Iterator[Tensor]:
         draws = torch.from_numpy(np.random.default_rng(0).normal(size=(num, len(components.spreads))))
         for start in starts:
             rows = (draws[start : start + ROWS] * components.spreads) @ components.directions
-            yield (rows.view(-1, *shape) + moments.mean).float().clamp(-1, 1)
+            yield (rows.view(-1, *mean.shape) + mean).float().clamp(-1, 1)
 
     nulls = {
-        "noise": noise(moments.grand_mean, moments.grand_spread),
-        "mean+noise": noise(moments.mean.float(), moments.spread.float()),
+        "noise": noise(grand_mean, grand_spread),
+        "mean+noise": noise(mean.float(), spread.float()),
         "pca_gaussian": gaussian(),
     }
     if prior is None or prior([0]) is None:

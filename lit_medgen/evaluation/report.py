@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lit_medgen.batch import Images, Score, TrainingData
 from lit_medgen.errors import InputError
-from lit_medgen.evaluation.checks import NONE, num_people, report_files, smallest_set, within_range
+from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
 from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_report
 from lit_medgen.evaluation.floors import floor, measure, of_floor
 from lit_medgen.evaluation.held import Scratch, Sets, quick
@@ -28,6 +28,7 @@ from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.metrics import TwoSampleMetric, nearest_by_ms_ssim
+from lit_medgen.metrics.base import images_of_people
 from lit_medgen.metrics.extractors import LEARNED, CentreSlice, extractors, ranking
 from lit_medgen.metrics.known import Known
 
@@ -134,7 +135,7 @@ def _of_images(
     null_scores, null_images = _of_nulls(nulls, metrics, sets, known, scratch.folder)
     report = {
         "num_samples": len(sets.samples),
-        "people": {name: [num_people(some), len(some)] for name, some in (("test", sets.real), ("train", sets.train))},
+        "people": {name: [_num_people(some), len(some)] for name, some in (("test", sets.real), ("train", sets.train))},
         **_rows(metrics, sets),
         "nulls": null_scores,
         "ranking": ranking(views, sets.real),
@@ -149,15 +150,20 @@ def _of_images(
         {"sample": i, "training_image": index, "ms_ssim": value}
         for i, (index, value) in enumerate(zip(nearest, likeness, strict=True))
     ]
-    return report, Figures(rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known))
+    return report, (rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known))
 
 
 def _sets(samples: Images, data: TrainingData, scratch: Scratch) -> tuple[Sets, int, str]:
     """The images, each set quick to read again; the smallest number of people or samples, and all numbers in words."""
     real = quick(data.images("test", one_per_person=True))
     train = quick(data.images("train", one_per_person=True, limit=MAX_TRAIN))
-    smallest, numbers = smallest_set(len(samples), *map(num_people, (samples, real, train)))
+    smallest, numbers = smallest_set(len(samples), *map(_num_people, (samples, real, train)))
     return Sets(scratch.hold(within_range(samples), len(samples), samples.people), train, real), smallest, numbers
+
+
+def _num_people(images: Images) -> int:
+    """An image that is nobody's counts by itself."""
+    return len(images_of_people(images.people))
 
 
 def _of_nulls(

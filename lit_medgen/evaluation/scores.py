@@ -94,15 +94,11 @@ SCORES: dict[str, dict[str, Callable[[Given], TwoSampleMetric]]] = {
 """What scores are of -> name -> what makes a score of samples against real images."""
 
 
-def _perceptual(given: Given) -> PairedMetric | None:
-    return None if given.source in (LEARNED, NONE) else perceptual(given.source, given.train)
-
-
 PAIRS: dict[str, Callable[[Given], PairedMetric | None]] = {
     "psnr": lambda given: metrics.PairedPSNR(),
     "ssim": lambda given: metrics.PairedSSIM(),
     "ms_ssim": lambda given: metrics.PairedMSSSIM(),
-    "perceptual": _perceptual,
+    "perceptual": lambda given: None if given.source in (LEARNED, NONE) else perceptual(given.source, given.train),
 }
 """Name -> what makes a score of samples and their targets; None where there is none."""
 

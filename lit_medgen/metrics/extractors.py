@@ -18,7 +18,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -79,11 +79,7 @@ class CentreSlice:
 
 @dataclass(frozen=True)
 class AllViews:
-    """Features of several views of an image, side by side.
-
-    Attributes:
-        views: of one network.
-    """
+    """Features of several views of an image, side by side; all of one network."""
 
     views: tuple[CentreSlice, ...]
 
@@ -114,8 +110,8 @@ def extractors(
     views = list(AXES) if train.read(range(1)).ndim == 5 else ["image"]
     if source == LEARNED:
         embed, name = learned(train, max(2, min(MAX_DIMENSIONS, num_real // 4)), cache)
-        networks = {view: _on(device, _standardised(embed, _all_slices(train, AXES.get(view)))) for view in views}
-        return {view: CentreSlice(networks[view], name, view) for view in views}
+        networks = {view: _standardised(embed, train, AXES.get(view)) for view in views}
+        return {view: CentreSlice(_on(device, network), name, view) for view, network in networks.items()}
     network, classifier, name, _ = from_file(Path(source))
     network, classifier = _on(device, network), classifier and _on(device, classifier)
     return {view: CentreSlice(network, name, view, classifier) for view in views}
@@ -145,12 +141,8 @@ def perceptual(source: str, train: Tensor | Images, cache: Path | None = None) -
     network, name = learned(train, MAX_DIMENSIONS, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
-        found = []
-        for layer in network:
-            slices = layer(slices)
-            if isinstance(layer, nn.SiLU):
-                found.append(slices)
-        return found
+        outputs = accumulate(network, lambda values, layer: layer(values), initial=slices)
+        return [found for layer, found in zip([None, *network], outputs, strict=True) if isinstance(layer, nn.SiLU)]
 
     return PerceptualDistance(layers, name, network)
 
@@ -229,15 +221,10 @@ def _slices(images: Tensor, axis: int | None, off: int = 0) -> Tensor:
     return images if axis is None else images.select(axis + 2, images.shape[axis + 2] // 2 + off)
 
 
-def _all_slices(images: Images, axis: int | None) -> Tensor:
-    """n c y x: the middle slice of every image."""
-    return torch.cat([_slices(some, axis).clone() for some in blocks(images)])
-
-
-def _standardised(network: nn.Module, slices: Tensor) -> Network:
-    """Features with mean 0 and variance 1 on the given slices: what was learned has no unit of its own."""
+def _standardised(network: nn.Module, train: Images, axis: int | None) -> Network:
+    """Features with mean 0 and variance 1 on middle slices of the images: what was learned has no unit of its own."""
     with torch.no_grad():
-        known = network(slices)
+        known = network(torch.cat([_slices(some, axis).clone() for some in blocks(train)]))
     mean, deviation = known.mean(0), known.std(0).clamp(min=1e-6)
 
     def standardised(images: Tensor) -> Tensor:
@@ -265,19 +252,14 @@ def ranking(views: Mapping[str, Features], real: Images) -> dict[str, dict[str, 
 
 def _distorted(real: Tensor, noise: Tensor) -> Iterator[tuple[str, int, Tensor]]:
     """Distortion, its strength (0, 1, 2) and the images."""
+    pool = functional.avg_pool3d if real.ndim == 5 else functional.avg_pool2d
     blurred = real
     for strength, times in enumerate((1, 1, 2)):  # 1, 2 and 4 times in all
-        blurred = _blurred(blurred, times)
+        for _ in range(times):
+            blurred = pool(blurred, 3, stride=1, padding=1, count_include_pad=False)
         yield "blur", strength, blurred
     for strength, spread in enumerate((0.1, 0.2, 0.4)):
         yield "noise", strength, (real + spread * noise).clamp(-1, 1)
     axes = list(range(2, real.ndim))
     for strength, voxels in enumerate((1, 2, 4)):
         yield "shift", strength, real.roll([voxels] * len(axes), dims=axes)
-
-
-def _blurred(images: Tensor, times: int) -> Tensor:
-    pool = functional.avg_pool3d if images.ndim == 5 else functional.avg_pool2d
-    for _ in range(times):
-        images = pool(images, 3, stride=1, padding=1, count_include_pad=False)
-    return images

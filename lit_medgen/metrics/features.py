@@ -36,11 +36,9 @@ class Features(Protocol):
     @property
     def name(self) -> str:
         """Network, hash and view, for the report."""
-        ...
 
     def __call__(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n d."""
-        ...
 
 
 class FeatureMetric(TwoSampleMetric):
@@ -104,7 +102,6 @@ class Classifies(Features, Protocol):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """n c *s in [-1, 1] -> n k."""
-        ...
 
 
 class InceptionScore(TwoSampleMetric):

@@ -65,9 +65,14 @@ def numbered_blocks(images: Images, num_bytes: int | None = None) -> Iterator[tu
     """The same, each with the index of its first image."""
     if not len(images):
         return
-    num = max(1, (num_bytes or BLOCK_BYTES) // (4 * images.read(range(1)).numel()))
+    num = max(1, (num_bytes or BLOCK_BYTES) // num_bytes_of_one(images))
     for start in range(0, len(images), num):
         yield start, images.read(range(start, min(start + num, len(images))))
+
+
+def num_bytes_of_one(images: Images) -> int:
+    """Of an image in float32."""
+    return 4 * images.read(range(1)).numel()
 
 
 def exact_device(device: torch.device) -> torch.device:

@@ -36,7 +36,11 @@ def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
         ) from error
 
     def called_with(**options: bool) -> Network:
-        return lambda slices: _pooled(_called(script, slices, options)[-1])
+        def pooled(slices: Tensor) -> Tensor:
+            found = _called(script, slices, options)[-1]
+            return found.flatten(2).mean(2) if found.ndim > 2 else found.flatten(1)
+
+        return pooled
 
     network = called_with(return_features=True) if "return_features" in _arguments(script) else called_with()
     # Without the bias of the output, as StyleGAN's authors take the inception score.
@@ -79,8 +83,3 @@ def _called(script: nn.Module, slices: Tensor, options: dict[str, bool]) -> list
     pixels = ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
     found = script.to(slices.device)(pixels, **options)
     return [part.float() for part in (found if isinstance(found, list | tuple) else [found])]
-
-
-def _pooled(found: Tensor) -> Tensor:
-    """n d: the mean over places of n d ..."""
-    return found.flatten(2).mean(2) if found.ndim > 2 else found.flatten(1)
