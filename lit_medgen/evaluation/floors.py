@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
+from lit_medgen.evaluation.held import Sets
 from lit_medgen.metrics import TwoSampleMetric
 
 NUM_FLOORS = 8
@@ -34,12 +35,14 @@ def floor(make: Callable[[], TwoSampleMetric], train: Tensor | Images, real: Ten
     return float(np.mean(metric.of_sets(_floor_sets(len(train), num), together)))
 
 
-def of_floor(metric: TwoSampleMetric, num_samples: int, num_train: int, num_real: int) -> dict[str, Any]:
-    """What a floor is the mean of: so many sets of so many images, of which people."""
-    if metric.of_one_set:
-        return {"sets": 1, "images": num_real, "people": "test"}
-    sets = _floor_sets(num_train, num_samples)
-    return {"sets": len(sets), "images": len(sets[0]), "people": "train"}
+def real_vs_real(make: Callable[[], TwoSampleMetric], sets: Sets) -> tuple[float, dict[str, Any]]:
+    """The score of real images in the place of samples; the mean of so many sets of so many images, of which people."""
+    if make().of_one_set:
+        value = measure(make, sets.real, sets.train, sets.real).compute().item()
+        return value, {"sets": 1, "images": len(sets.real), "people": "test"}
+    chosen = _floor_sets(len(sets.train), len(sets.samples))
+    value = floor(make, sets.train, sets.real, len(sets.samples))
+    return value, {"sets": len(chosen), "images": len(chosen[0]), "people": "train"}
 
 
 def _floor_sets(num_train: int, num: int) -> list[Tensor]:

@@ -22,7 +22,7 @@ from lit_medgen.batch import Images, Score, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
 from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_report
-from lit_medgen.evaluation.floors import floor, measure, of_floor
+from lit_medgen.evaluation.floors import measure, real_vs_real
 from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nulls import null_makers, principal_components
@@ -187,14 +187,8 @@ def _rows(metrics: Makers, sets: Sets) -> dict[str, Any]:
     rows, floors, conservative = {}, {}, []
     for name, make in metrics.items():
         metric = measure(make, sets.samples, sets.train, sets.real)
-        rows[name] = row_of(
-            metric,
-            real_vs_real=measure(make, sets.real, sets.train, sets.real).compute().item()
-            if metric.of_one_set
-            else floor(make, sets.train, sets.real, len(sets.samples)),
-            num_samples=len(sets.samples),
-            num_real=len(sets.train if metric.against == "train" else sets.real),
-        )
-        floors[name] = of_floor(metric, *map(len, (sets.samples, sets.train, sets.real)))
+        value, floors[name] = real_vs_real(make, sets)
+        num_real = len(sets.train if metric.against == "train" else sets.real)
+        rows[name] = row_of(metric, real_vs_real=value, num_samples=len(sets.samples), num_real=num_real)
         conservative += [name] if metric.conservative else []
     return {"metrics": rows, "floors": floors, "conservative": conservative}

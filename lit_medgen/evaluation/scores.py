@@ -22,6 +22,7 @@ from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE
 from lit_medgen.metrics import PairedMetric, TwoSampleMetric
+from lit_medgen.metrics.base import IntervalMetric
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, perceptual
 from lit_medgen.metrics.known import Known
 
@@ -141,7 +142,7 @@ def of_pairs(
     return {name: row_of(metric, num_pairs=len(pairs)) for name, metric in made.items()}, notes
 
 
-def row_of(metric: TwoSampleMetric | PairedMetric, **numbers: float) -> dict[str, Any]:
+def row_of(metric: IntervalMetric, **numbers: float) -> dict[str, Any]:
     """What a report says of a score: value and interval, numbers that belong to it, and what it is computed from."""
     estimate = metric.estimate()
     return {"value": estimate.value, "ci95": list(estimate.ci95), **numbers, "features": metric.features}

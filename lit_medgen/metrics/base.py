@@ -41,7 +41,24 @@ class LeftOut(NamedTuple):
     y: Tensor
 
 
-class TwoSampleMetric(Metric, ABC):
+class IntervalMetric(Metric, ABC):
+    """A score with an interval over people; one process computes it, and the others do not wait for it."""
+
+    full_state_update = False
+    features: str
+    """What the score is computed from, for the report."""
+    limits: tuple[float, float] = (-float("inf"), float("inf"))
+    """The range of the score."""
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+
+    @abstractmethod
+    def estimate(self) -> Estimate:
+        """The score and its interval by the jackknife, which leaves out a person at a time."""
+
+
+class TwoSampleMetric(IntervalMetric):
     """A score of samples against real images; both are collected by `update`, n c *s in [-1, 1].
 
     The interval leaves out a person at a time, who may have any number of images; an image that is nobody's counts by
@@ -51,15 +68,10 @@ class TwoSampleMetric(Metric, ABC):
         known: results shared with other scores of the same images, and the device; None: nothing is shared.
     """
 
-    full_state_update = False
-    features: str
-    """What the score is computed from, for the report."""
     against: Literal["test", "train"] = "test"
     """The people that samples are compared with."""
     of_one_set = False
     """Whether it says something of the samples alone, so that real images have such a value too."""
-    limits: tuple[float, float] = (-float("inf"), float("inf"))
-    """The range of the score."""
     conservative = False
     """Whether the jackknife's error of a perfect model is far above the true one (docs/intervals.md)."""
 
@@ -67,7 +79,7 @@ class TwoSampleMetric(Metric, ABC):
     real: list[Tensor | Images]
 
     def __init__(self, known: Known | None = None) -> None:
-        super().__init__(sync_on_compute=False)  # one process scores all samples; the others do not wait for it
+        super().__init__()
         self.known = known or Known(remember=False)
         self.add_state("samples", default=[], dist_reduce_fx="cat")
         self.add_state("real", default=[], dist_reduce_fx="cat")

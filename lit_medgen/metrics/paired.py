@@ -11,36 +11,30 @@ A score is a mean over pairs; its jackknife interval leaves out a person at a ti
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_medgen.metrics.base import Estimate, images_of_people, jackknife_variance
+from lit_medgen.metrics.base import Estimate, IntervalMetric, images_of_people, jackknife_variance
 from lit_medgen.metrics.ms_ssim import BETAS, Scales, facts_of
 
 Layers = Callable[[Tensor], list[Tensor]]
 """n c y x in [-1, 1] -> the activations of some layers, n d y x each; or one vector n d."""
 
 
-class PairedMetric(Metric, ABC):
+class PairedMetric(IntervalMetric):
     """A score of outputs and their targets, n c *s in [-1, 1] each, in the same order."""
 
-    full_state_update = False
-    features: str
-    """What the score is computed from, for the report."""
-    limits: tuple[float, float] = (-float("inf"), float("inf"))
-    """The range of the score."""
     found: list[Tensor]
     people: list[str]
 
     def __init__(self) -> None:
-        super().__init__(sync_on_compute=False)  # one process scores all pairs; the others do not wait for it
+        super().__init__()
         self.add_state("found", default=[], dist_reduce_fx="cat")
         self.people = []
 
