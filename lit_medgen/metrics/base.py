@@ -27,12 +27,6 @@ class Estimate:
     value: float
     ci95: tuple[float, float]
 
-    @classmethod
-    def of(cls, value: float, error: float, limits: tuple[float, float]) -> Estimate:
-        """From the value, its standard error and the range of the score; the interval holds the value in any case."""
-        low, high = max(value - 1.96 * error, limits[0]), min(value + 1.96 * error, limits[1])
-        return cls(value, (min(low, value), max(high, value)))
-
 
 class LeftOut(NamedTuple):
     """Indices of the samples x and of the real images y that a jackknife leaves out at once."""
@@ -54,8 +48,14 @@ class IntervalMetric(Metric, ABC):
         super().__init__(sync_on_compute=False)
 
     @abstractmethod
+    def with_error(self) -> tuple[float, float]:
+        """The score and its standard error by the jackknife, which leaves out a person at a time."""
+
     def estimate(self) -> Estimate:
-        """The score and its interval by the jackknife, which leaves out a person at a time."""
+        """The score and its interval, which ends where the score's range does, but holds the score in any case."""
+        value, error = self.with_error()
+        low, high = max(value - 1.96 * error, self.limits[0]), min(value + 1.96 * error, self.limits[1])
+        return Estimate(value, (min(low, value), max(high, value)))
 
 
 class TwoSampleMetric(IntervalMetric):
@@ -100,12 +100,8 @@ class TwoSampleMetric(IntervalMetric):
         """The score without interval and floor, a float64 scalar."""
         return torch.tensor(self._score_of_all()[0], dtype=torch.float64)
 
-    def estimate(self) -> Estimate:
-        """The score and its jackknife interval over samples and real images."""
-        return Estimate.of(*self.with_error(), self.limits)
-
     def with_error(self) -> tuple[float, float]:
-        """The score and its standard error by the jackknife."""
+        """The score and its standard error by the jackknife, over samples and over real images."""
         value, statistics, samples, real = self._score_of_all()
         num = len(samples), len(real)
         # No real image counts where the score is of samples alone.
@@ -178,12 +174,12 @@ class RelativeMetric(TwoSampleMetric):
         return {name: self.known(of_each, z, *how) for name, z in (("x", samples), ("y", real))}
 
     @abstractmethod
-    def summary(self, values: Tensor) -> Tensor:
+    def _summary(self, values: Tensor) -> Tensor:
         """Scalar or d: of the statistic of some images, n or n d."""
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The ratio of the summaries, averaged over d."""
-        of_samples, of_real = self.summary(statistics["x"][x]), self.summary(statistics["y"][y])
+        of_samples, of_real = self._summary(statistics["x"][x]), self._summary(statistics["y"][y])
         return float((of_samples / of_real.clamp(min=self.min_real)).mean())
 
 

@@ -29,8 +29,7 @@ class PairwiseMSSSIM(PairMetric):
         similarity: Tensor = self.known(pairwise_ms_ssim, images, images, self.max_scales, together, self.known.device)
         return similarity
 
-    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
-        """The mean similarity of pairs of samples."""
+    def _of_means(self, means: Mapping[str, Tensor]) -> Tensor:
         return means["xx"]
 
 
@@ -52,8 +51,7 @@ class MSSSIMGap(PairwiseMSSSIM):
         self.limits = (0.0, self.limits[1] - self.limits[0])
         return similarity
 
-    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
-        """The difference of the two."""
+    def _of_means(self, means: Mapping[str, Tensor]) -> Tensor:
         return (means["xx"] - means["yy"]).abs()
 
 
@@ -78,12 +76,11 @@ class NearestTraining(TwoSampleMetric):
 
 
 class SpreadMetric(RelativeMetric):
-    """Standard deviation of a statistic of images, relative to real images; 1 is as real."""
+    """Standard deviation of a statistic of images, relative to real images; 1 is as real. That of one image is 0."""
 
     min_real = 1e-12  # a single real image has none
 
-    def summary(self, values: Tensor) -> Tensor:
-        """Standard deviations of n or n d; those of a single image are 0."""
+    def _summary(self, values: Tensor) -> Tensor:
         return ((values - values.mean(0)).square().sum(0) / max(len(values) - 1, 1)).sqrt()
 
 

@@ -42,7 +42,7 @@ class Features(Protocol):
 
 
 class FeatureMetric(TwoSampleMetric):
-    """A score that compares features of samples with those of real images.
+    """A score of the features of images.
 
     Args:
         extract: gives them.
@@ -104,24 +104,16 @@ class Classifies(Features, Protocol):
         """n c *s in [-1, 1] -> n k."""
 
 
-class InceptionScore(TwoSampleMetric):
-    """How sure a classifier is of each sample, and of how many classes samples are; over all, not averaged over splits.
+class InceptionScore(FeatureMetric):
+    """How sure a classifier is of each sample, and of how many classes all are (not averaged over splits)."""
 
-    Args:
-        classifier: gives the probabilities.
-        known: as of every `TwoSampleMetric`.
-    """
-
+    extract: Classifies
     of_one_set = True
     limits = (1.0, float("inf"))
 
-    def __init__(self, classifier: Classifies, known: Known | None = None) -> None:
-        super().__init__(known)
-        self.classifier, self.features = classifier, classifier.name
-
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
         """Probabilities for every sample, float64."""
-        return {"x": self.known(features_of, self.classifier.probabilities, samples)}
+        return {"x": self.known(features_of, self.extract.probabilities, samples)}
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
         """The score of the samples x."""

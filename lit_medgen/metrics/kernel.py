@@ -25,8 +25,7 @@ class MMD(PairMetric):
 
     conservative = True
 
-    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
-        """From the mean values of the kernel."""
+    def _of_means(self, means: Mapping[str, Tensor]) -> Tensor:
         return means["xx"] + means["yy"] - 2 * means["xy"]
 
 

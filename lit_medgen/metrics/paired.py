@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_medgen.metrics.base import Estimate, IntervalMetric, images_of_people, jackknife_variance
+from lit_medgen.metrics.base import IntervalMetric, images_of_people, jackknife_variance
 from lit_medgen.metrics.ms_ssim import BETAS, Scales, facts_of
 
 Layers = Callable[[Tensor], list[Tensor]]
@@ -60,12 +60,12 @@ class PairedMetric(IntervalMetric):
         """The mean over all pairs, a float64 scalar."""
         return dim_zero_cat(self.found).mean()
 
-    def estimate(self) -> Estimate:
-        """The mean and its 95 % interval over people."""
+    def with_error(self) -> tuple[float, float]:
+        """The mean and its standard error by the jackknife."""
         values = dim_zero_cat(self.found).cpu()
         of_people = images_of_people(self.people).values()
         left_out = [(values.sum() - values[some].sum()) / (len(values) - len(some)) for some in of_people]
-        return Estimate.of(float(values.mean()), jackknife_variance(torch.stack(left_out)) ** 0.5, self.limits)
+        return float(values.mean()), jackknife_variance(torch.stack(left_out)) ** 0.5
 
     @abstractmethod
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:

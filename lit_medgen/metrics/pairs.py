@@ -22,7 +22,7 @@ class PairMetric(TwoSampleMetric):
     """Whether an image is a pair with itself."""
 
     @abstractmethod
-    def of_means(self, means: Mapping[str, Tensor]) -> Tensor:
+    def _of_means(self, means: Mapping[str, Tensor]) -> Tensor:
         """The score, from the mean over the pairs of every matrix that `statistics` gives."""
 
     def score(self, statistics: dict[str, Tensor], x: Tensor, y: Tensor) -> float:
@@ -31,7 +31,7 @@ class PairMetric(TwoSampleMetric):
         for name, matrix in statistics.items():
             some = matrix[chosen[name[0]]][:, chosen[name[1]]].double()
             means[name] = some.mean() if self._counts_all(name) else mean_off_diagonal(some)
-        return float(self.of_means(means))
+        return float(self._of_means(means))
 
     def without(self, statistics: dict[str, Tensor], left_out: Sequence[LeftOut], num: tuple[int, int]) -> Tensor:
         """The score without some images, for each choice of them, from the sums of all pairs."""
@@ -39,7 +39,7 @@ class PairMetric(TwoSampleMetric):
         for name, matrix in statistics.items():
             chosen = [{"xx": (x, x), "yy": (y, y), "xy": (x, y)}[name] for x, y in left_out]
             means[name] = _means_without(matrix.double(), chosen, self._counts_all(name))
-        return self.of_means(means)
+        return self._of_means(means)
 
     def _counts_all(self, name: str) -> bool:
         return self.diagonal or name == "xy"

@@ -27,8 +27,7 @@ class Sharpness(RelativeMetric):
     features = "voxels, absolute differences of neighbours along every axis"
     statistic = staticmethod(_roughness)
 
-    def summary(self, values: Tensor) -> Tensor:
-        """The mean over images."""
+    def _summary(self, values: Tensor) -> Tensor:
         return values.mean()
 
 
@@ -50,8 +49,7 @@ class SeamRatio(RelativeMetric):
         self.arguments, self.borders = (axis,), borders
         self.features = f"voxels, {len(borders)} borders between stages along axis {axis}"
 
-    def summary(self, values: Tensor) -> Tensor:
-        """The mean step at the borders over that elsewhere."""
+    def _summary(self, values: Tensor) -> Tensor:
         at_border = torch.zeros(values.shape[1], dtype=torch.bool)
         at_border[self.borders] = True
         return values[:, at_border].mean() / values[:, ~at_border].mean()

@@ -35,16 +35,17 @@ def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
             "or learned, or none."
         ) from error
 
-    def called_with(**options: bool) -> Network:
+    def called_with(options: dict[str, bool]) -> Network:
         def pooled(slices: Tensor) -> Tensor:
             found = _called(script, slices, options)[-1]
             return found.flatten(2).mean(2) if found.ndim > 2 else found.flatten(1)
 
         return pooled
 
-    network = called_with(return_features=True) if "return_features" in _arguments(script) else called_with()
+    network = called_with(_taken(script, return_features=True))
     # Without the bias of the output, as StyleGAN's authors take the inception score.
-    classifier = called_with(no_output_bias=True) if "no_output_bias" in _arguments(script) else None
+    without_bias = _taken(script, no_output_bias=True)
+    classifier = called_with(without_bias) if without_bias else None
     return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})", script
 
 
@@ -54,11 +55,10 @@ def perceptual_of_file(path: Path, probe: Tensor) -> PerceptualDistance:
     InputError if that has no places.
     """
     _, _, name, script = from_file(path)
-    arguments = _arguments(script)
-    if "return_lpips" in arguments:
-        options = {"return_lpips": True} | ({"resize_images": False} if "resize_images" in arguments else {})
+    options = _taken(script, return_lpips=True, resize_images=False)
+    if "return_lpips" in options:
         return PerceptualDistance(lambda slices: _called(script, slices, options), f"{name}, LPIPS", script, ready=True)
-    options = {"return_features": True} if "return_features" in arguments else {}
+    options = _taken(script, return_features=True)
 
     def layers(slices: Tensor) -> list[Tensor]:
         return [found for found in _called(script, slices, options) if found.ndim == 4 and found[0, 0].numel() > 1]
@@ -74,8 +74,10 @@ def perceptual_of_file(path: Path, probe: Tensor) -> PerceptualDistance:
     return PerceptualDistance(layers, f"{name}, activations", script)
 
 
-def _arguments(script: nn.Module) -> set[str]:
-    return {argument.name for argument in script.forward.schema.arguments}  # type: ignore[attr-defined]
+def _taken(script: nn.Module, **options: bool) -> dict[str, bool]:
+    """Those of the options that its forward has an argument for."""
+    arguments = {argument.name for argument in script.forward.schema.arguments}  # type: ignore[attr-defined]
+    return {name: value for name, value in options.items() if name in arguments}
 
 
 def _called(script: nn.Module, slices: Tensor, options: dict[str, bool]) -> list[Tensor]:
