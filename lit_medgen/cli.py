@@ -141,7 +141,7 @@ class CLI(LightningCLI):
         """Gives the model the config it was made from, for its checkpoint."""
         self._dump_config()
         config = self.config_dump
-        self.model.config = kept_config(config) if self.subcommand == "fit" else {key: config[key] for key in SECTIONS}
+        self.model.describe(kept_config(config) if self.subcommand == "fit" else {key: config[key] for key in SECTIONS})
 
 
 def run_verb(args: list[str]) -> None:

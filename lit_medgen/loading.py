@@ -122,7 +122,7 @@ def build_method(config: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     model = parser.instantiate(parser.parse_object({"model": config["model"]})).model
-    model.config = config
+    model.describe(config)
     return model
 
 

@@ -129,7 +129,7 @@ class Verbs(L.Trainer):
         ckpt_path = behind_link(ckpt_path) if ckpt_path else None
         trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
         refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
-        model.spec = data.spec
+        model.take_spec(data.spec)
         device = self.strategy.root_device
         if not isinstance(model, Generator):
             if ckpt_path is None:

@@ -33,7 +33,7 @@ class Recorded(L.LightningModule):
     """The config it was made from: its own section and the name and data of its run; None if it was made in Python."""
 
     spec: DataSpec | None = None
-    """Facts of the data it was trained on, or that its images are compared with; None before it has seen any."""
+    """Facts of the data it was trained on; None before it has seen any."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +56,16 @@ class Recorded(L.LightningModule):
     def as_frozen_part(self) -> Self:
         """Itself as another method needs it: without what its training alone needs."""
         return self
+
+    # What makers of methods call: the command line, checkpoints, tests.
+
+    def describe(self, config: dict[str, Any]) -> None:
+        """Takes the config that it was made from, for its checkpoint."""
+        self.config = config
+
+    def take_spec(self, spec: DataSpec) -> None:
+        """Takes the facts of the data that it is trained on, or that its images are compared with."""
+        self.spec = spec
 
     def needed_spec(self) -> DataSpec:
         """The spec; InputError if neither data nor a checkpoint gave one."""
