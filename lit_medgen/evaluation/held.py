@@ -68,7 +68,7 @@ class Scratch(ExitStack):
             unnamed = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 (closed with this object)
             file = cast(BinaryIO, self.enter_context(unnamed))
             for image in chain.from_iterable(every):
-                left = memoryview(image.float().contiguous().numpy()).cast("B")  # type: ignore[arg-type]
+                left = memoryview(image.float().contiguous().numpy()).cast("B")
                 while len(left):  # a file without a buffer may write a part alone
                     left = left[file.write(left) :]
 
