@@ -146,10 +146,7 @@ class MedicalDataModule(ResumableLoaders):
     def taken(self, accepted: Sequence[Record], rejected: Sequence[Rejected], owner: bool) -> list[str]:
         """What the last preparation took, by folder and by kind of name, and what it passed over, a line each.
 
-        Args:
-            accepted: what is in the store.
-            rejected: what is not.
-            owner: name the folders, which may be called after people.
+        `owner` names the folders, which may be called after people.
         """
         refused, taken = Counter(row.source for row in rejected), []
         for scan in self._scans:
@@ -226,7 +223,7 @@ class MedicalDataModule(ResumableLoaders):
 
     def make_spec(self) -> DataSpec:
         """The facts of the images, once people are split."""
-        return replace(self.shape(), attributes=self.attribute_ranges())
+        return replace(self.shape(), attributes=_ranges(self.records["train"]))
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""
@@ -246,10 +243,6 @@ class MedicalDataModule(ResumableLoaders):
             source_channels=len(recipe.sources),
             source_size=(recipe.source_size or recipe.size) if recipe.sources else (),
         )
-
-    def attribute_ranges(self) -> dict[str, tuple[float, float]]:
-        """Name -> (low, high) of every attribute that is known for any training person."""
-        return _ranges(self.records["train"])
 
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""
@@ -310,7 +303,7 @@ def _plain(view: Any) -> Any:
 
 
 def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
-    """name -> (low, high) of every attribute that is known for anybody."""
+    """Name -> (low, high) of every attribute that is known for anybody."""
     ranges = {}
     for name in records[0].attributes:
         values = np.array([record.attributes[name] for record in records])

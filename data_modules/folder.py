@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.base import Anatomy, MedicalDataModule
-from data_modules.listing import is_dicom, is_image, suffix_of
+from data_modules.listing import is_dicom, is_image, stem_of, suffix_of
 from data_modules.sources import Rejected, Scan, partner_of
 from data_modules.tables import identifier, is_missing, read_table
 from lit_medgen.images.dicom import group_by_series, header_of
@@ -82,7 +82,9 @@ class FolderDataModule(MedicalDataModule):
         return f"Give the folder of the images and the `pattern` of their names, now '{self.pattern}'{other}."
 
     def _names(self, key: str, path: Path) -> bool:
-        return identifier(path.relative_to(self.root).as_posix()) == key or _begins(identifier(path.name), key)
+        """Whether a key is the file's path, or begins its name and ends there: s1 begins s1_T1.nii but not s12.nii."""
+        whole, name = identifier(path.relative_to(self.root).as_posix()), identifier(path.name)
+        return whole == key or (name.startswith(key) and not name[len(key) : len(key) + 1].isalnum())
 
     def _guess_person(self, path: Path, source: Path | list[Path]) -> str:
         """Without a table: the first folder below the root; where there is none, DICOM's patient or the file's name."""
@@ -90,7 +92,7 @@ class FolderDataModule(MedicalDataModule):
         if rest:
             return first
         header = header_of(path) if isinstance(source, list) and path in source else None
-        return str((header and header.get("PatientID")) or _stem(path))
+        return str((header and header.get("PatientID")) or stem_of(path))
 
     def _sources(self) -> list[tuple[list[Path], Path | list[Path]]]:
         """Images, each with the paths by which a row of the table may name it.
@@ -127,12 +129,3 @@ class FolderDataModule(MedicalDataModule):
         }
         lost = [line for k, line in enumerate(table.lines) if k not in keys]
         return facts, [Rejected(f"{self.table}: line {line}", f"a row without a {self.key}") for line in lost]
-
-
-def _begins(name: str, key: str) -> bool:
-    """Whether a file name begins with a key that ends there: s1 begins s1_T1.nii but not s12.nii."""
-    return name.startswith(key) and not name[len(key) : len(key) + 1].isalnum()
-
-
-def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(suffix_of(path))]

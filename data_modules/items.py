@@ -26,12 +26,7 @@ Latents = Callable[[Batch], Tensor]
 
 
 class Items:
-    """The images of a store, and what they are made from, as a view shows them.
-
-    Args:
-        store: the prepared store.
-        view: which part of an image an item shows.
-    """
+    """The images of a prepared store, and what they are made from, as a view shows them."""
 
     def __init__(self, store: Store, view: View[Any]) -> None:
         self.store, self.view = store, view
@@ -44,10 +39,13 @@ class Items:
 
     def condition(self, record: Record, selection: Any) -> Condition:
         """What the image is made from, of all that the store knows of it."""
+        label_map = None
+        if LABEL_MAP in self.store.arrays:
+            label_map = self._read(record, selection, LABEL_MAP, 0).long()
         slice_index, observed = self.view.slice_index(selection), self.view.observed(selection)
         return Condition(
             attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
-            label_map=self._label_map(record, selection),
+            label_map=label_map,
             source=self._source(record, selection),
             slice_index=None if slice_index is None else torch.from_numpy(slice_index)[None],
             observed=None if observed is None else torch.from_numpy(observed)[None],
@@ -121,12 +119,6 @@ class Items:
             read = partial(self.store.read, record, name=name)
         part = self.view.read(read, Grid(array.size, self.store.axis), selection, padding)
         return torch.from_numpy(np.ascontiguousarray(part))[None, None]
-
-    def _label_map(self, record: Record, selection: Any) -> Tensor | None:
-        """1 1 *s, int64."""
-        if LABEL_MAP not in self.store.arrays:
-            return None
-        return self._read(record, selection, LABEL_MAP, 0).long()
 
     def _source(self, record: Record, selection: Any) -> Tensor | None:
         """1 c *s: the other sources in order of their names; absent as a whole if one of them is."""

@@ -74,7 +74,8 @@ def walk(root: Path) -> Tree:
     if not root.is_dir():
         return Tree(root)
     tree = Tree(root, folders=[root])
-    waiting = [(root, frozenset({_identity(root)}))]
+    facts = root.stat()
+    waiting = [(root, frozenset({(facts.st_dev, facts.st_ino)}))]
     while waiting:
         folder, above = waiting.pop()
         try:
@@ -110,6 +111,11 @@ def suffix_of(path: Path) -> str:
         return ".nii.gz"
     suffix = path.suffix.lower()
     return suffix if re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix) else ""
+
+
+def stem_of(path: Path) -> str:
+    """The name without that suffix."""
+    return path.name[: len(path.name) - len(suffix_of(path))]
 
 
 def is_image(path: Path) -> bool:
@@ -162,11 +168,6 @@ def _lowered(name: str) -> str:
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)] + suffix
     return name
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    facts = folder.stat()
-    return facts.st_dev, facts.st_ino
 
 
 def _is_store(folder: Path) -> bool:

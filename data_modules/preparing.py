@@ -69,7 +69,7 @@ def prepare(
         if stamp:
             keys[stamp] = result.key
         if result.key in accepted:
-            refused.append(Rejected(_name(scan), "the same image as another file of this data set"))
+            refused.append(Rejected(str(scan.sources[IMAGE]), "the same image as another file of this data set"))
         else:
             accepted[result.key] = result
     records = sorted(accepted.values(), key=lambda record: (record.person, record.session, record.key))
@@ -121,7 +121,7 @@ def _known_keys(folder: Path) -> dict[str, str]:
 
 
 def _prepare_one(
-    address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str = "", others: Sequence[Path] = ()
+    address: StoreAddress, scan: Scan, verify: bool, figures: bool, key: str, others: Sequence[Path]
 ) -> Record | Rejected:
     """Whatever the image itself raises is its rejection; a fault of the machine ends the preparation."""
     try:
@@ -139,7 +139,7 @@ def _prepare_one(
         raise
     except Exception as error:
         raise_fault_of_machine(error, scan.path, address.folder)
-        return Rejected(_name(scan), _reason(error))
+        return Rejected(str(scan.sources[IMAGE]), _reason(error))
     record = Record(
         key,
         person_hash(scan.person),
@@ -154,10 +154,6 @@ def _prepare_one(
         {name: np.array(value, dtype=np.float64) for name, value in facts.get("facts", {}).items()},
     )
     return replace(record, images=images_of(record, facts["images"])) if "images" in facts else record
-
-
-def _name(scan: Scan) -> str:
-    return str(scan.sources[IMAGE])
 
 
 def _reason(error: Exception) -> str:

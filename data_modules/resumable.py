@@ -25,16 +25,7 @@ MAX_VALUES = 50
 
 
 class ResumableLoaders(L.LightningDataModule, ABC):
-    """Training batches without an end, and those of validation and test in order.
-
-    Args:
-        view: which part of an image an item shows.
-        batch_size: samples per step and process.
-        num_workers: data loader processes; 0 reads in the training process.
-        worker_timeout_s: seconds after which a batch that does not come ends the run, naming the sample.
-        seed: of the order.
-        balance: attribute of which every value is shown as often; None: every image.
-    """
+    """Training batches without an end, and those of validation and test in order; arguments: `MedicalDataModule`'s."""
 
     batch_size: int  # public, so that Lightning's batch size scaling finds it
 

@@ -14,21 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_modules.records import Record
-from data_modules.views import Grid, Read, View, refuse_2d, sources_of_slices
+from data_modules.views import Grid, Read, View, grid_of_slices
 from lit_medgen.batch import PADDING, DataSpec
 
 
 @dataclass(frozen=True)
 class Slices:
-    """A set of slices of a fixed length, padded where it is smaller.
-
-    Attributes:
-        index: n, int64; `PADDING` at the end where the set is smaller.
-        observed: n, bool; true for condition slices.
-    """
+    """A set of slices of a fixed length n, padded where it is smaller."""
 
     index: np.ndarray
+    """n, int64; `PADDING` at the end where the set is smaller."""
     observed: np.ndarray
+    """n, bool; true for condition slices."""
 
     @classmethod
     def of(cls, condition: list[int], target: list[int], length: int) -> Slices:
@@ -57,8 +54,7 @@ class SliceSets(View[Slices | None]):
 
     def spec(self, stored: DataSpec, axis: str) -> DataSpec:
         """Volumes whose slices lie along an axis."""
-        refuse_2d(stored)
-        sources_of_slices(stored, Grid(stored.size, axis))
+        grid_of_slices(stored, axis)
         return replace(stored, slice_axis=axis)
 
     def draw(self, grid: Grid, record: Record, random: np.random.Generator) -> Slices:
@@ -66,10 +62,6 @@ class SliceSets(View[Slices | None]):
         return self.sets(grid.num_slices, random)
 
     def evaluated(self, grid: Grid, record: Record) -> Sequence[None]:
-        """None, which stands for the whole volume."""
-        return [None]
-
-    def every(self, grid: Grid, record: Record) -> Sequence[None]:
         """None, which stands for the whole volume."""
         return [None]
 

@@ -39,9 +39,9 @@ class Source(ABC):
     def files(self) -> list[Path]:
         """All files that are read."""
 
-    @abstractmethod
     def contents(self) -> Iterator[bytes]:
         """The raw bytes that decide what the image is."""
+        return (path.read_bytes() for path in self.files)
 
     @abstractmethod
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -73,10 +73,6 @@ class File(Source):
         partner = partner_of(self.file)
         return [self.file, partner] if partner else [self.file]
 
-    def contents(self) -> Iterator[bytes]:
-        """The raw bytes of the files."""
-        return (path.read_bytes() for path in self.files)
-
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """The image in the file."""
         return read_image(self.file, **options)
@@ -98,10 +94,6 @@ class Series(Source):
         """The files of all slices."""
         return list(self.slices)
 
-    def contents(self) -> Iterator[bytes]:
-        """The raw bytes of the files."""
-        return (path.read_bytes() for path in self.slices)
-
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """The volume of the series."""
         return read_image(list(self.slices), **options)
@@ -109,12 +101,7 @@ class Series(Source):
 
 @dataclass(frozen=True)
 class ZipMember(Source):
-    """A file inside a zip archive, as UK Biobank ships T1/T1.nii.gz in 1000223_20252_2_0.zip.
-
-    Attributes:
-        archive: the zip file.
-        member: the name of the file in it.
-    """
+    """A file (`member`) inside a zip archive, as UK Biobank ships T1/T1.nii.gz in 1000223_20252_2_0.zip."""
 
     archive: Path
     member: str

@@ -56,14 +56,12 @@ class Array:
         order: the image's axes in the order in which they are stored, 0 for x.
         window: the stored values that become -1 and 1; None: what is stored needs no scaling, as values in [-1, 1] or
             classes.
-        several: a file holds several images, one after the other.
     """
 
     size: tuple[int, ...]
     dtype: str
     order: tuple[int, ...]
     window: tuple[float, float] | None = None
-    several: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

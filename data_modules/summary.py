@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_modules.listing import READ, Tree, count_suffixes, suffix_of
+from data_modules.listing import READ, Tree, count_suffixes, stem_of, suffix_of
 from data_modules.records import Record
 from data_modules.sources import Rejected, Scan, Series, ZipMember, source_of
 
@@ -34,19 +34,10 @@ CONTRASTS = re.compile(r"(t1|t2|pd|flair|mprage)w?", re.IGNORECASE)
 """Words that, at the end of a name, say that it is an image all the same."""
 TEXTS = (".csv", ".tsv", ".json", ".txt", ".xml", ".md", ".yaml", ".yml", ".bval", ".bvec", ".html", ".pdf", ".log")
 """Suffixes of what is no image, however it is read."""
-BRAIN = "brain"
-"""The word of a stripped head."""
 
 
 def account(accepted: Sequence[Record], rejected: Sequence[Rejected], root: Path, folder: Path) -> str:
-    """How many images of how many people were accepted; of the others the first reason and where they are listed.
-
-    Args:
-        accepted: in the store.
-        rejected: not in it.
-        root: of the raw data.
-        folder: of the store.
-    """
+    """How many images of how many people are in the store; of the others the first reason and where they are listed."""
     line = counts(accepted, rejected)
     if rejected:
         line += f"; {len(rejected)} rejected, the first: {_nameless(rejected[0], root)}"
@@ -61,12 +52,9 @@ def counts(accepted: Sequence[Record], rejected: Sequence[Rejected]) -> str:
 
 
 def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:
-    """How many images there are in each folder directly below the root, and of each kind of name; what looks wrong.
+    """How many images were taken of each folder directly below the root, and of each kind of name; what looks wrong.
 
-    Args:
-        scans: what was taken.
-        root: folder of the raw data.
-        owner: name the folders.
+    `owner` names the folders.
     """
     paths = [_below(scan.path, root) for scan in scans]
     folders = Counter(f"{path.parts[0]}/" if len(path.parts) > 1 else "./" for path in paths)
@@ -78,7 +66,7 @@ def kinds(scans: Sequence[Scan], root: Path, owner: bool) -> list[str]:
             f"warning: masks are among the images: {labels.total()} of {len(scans)} names are those of label maps or "
             f"masks ({_counted(labels, True)}); give a data.init_args.pattern that leaves them out."
         )
-    brains = [BRAIN in map(str.lower, _words(path.name)) for path in paths if not _is_label(path)]
+    brains = ["brain" in map(str.lower, _words(path.name)) for path in paths if not _is_label(path)]
     if any(brains) and not all(brains):
         lines.append(
             f"warning: raw heads seem to be among the brains: {brains.count(False)} of {len(scans)} names do not say "
@@ -142,8 +130,7 @@ def _is_label(path: Path) -> bool:
 
 def _words(name: str) -> list[str]:
     """The words of a name, its suffix left out."""
-    stem = name[: len(name) - len(suffix_of(Path(name)))]
-    return re.split(r"[_\-+.\s]+", stem)
+    return re.split(r"[_\-+.\s]+", stem_of(Path(name)))
 
 
 def _counted(counts: Counter[str], named: bool) -> str:

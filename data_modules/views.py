@@ -71,9 +71,9 @@ class View(ABC, Generic[Selection]):
     def evaluated(self, grid: Grid, record: Record) -> Sequence[Selection]:
         """The parts of an image that evaluation looks at."""
 
-    @abstractmethod
     def every(self, grid: Grid, record: Record) -> Sequence[Selection]:
         """All parts of an image that training can see, for a latent store; InputError if they cannot be listed."""
+        return self.evaluated(grid, record)
 
     @abstractmethod
     def read(self, read: Read, grid: Grid, selection: Selection, padding: float) -> np.ndarray:
@@ -114,10 +114,6 @@ class Volume(View[None]):
         """None, which stands for the whole image."""
         return [None]
 
-    def every(self, grid: Grid, record: Record) -> Sequence[None]:
-        """None, which stands for the whole image."""
-        return [None]
-
     def read(self, read: Read, grid: Grid, selection: None, padding: float) -> np.ndarray:
         """The image x y z or x y."""
         return read(None)
@@ -139,16 +135,14 @@ class OneSlice(View[int]):
 
     def spec(self, stored: DataSpec, axis: str) -> DataSpec:
         """Images of the plane's size."""
-        refuse_2d(stored)
-        grid = Grid(stored.size, axis)
+        grid = grid_of_slices(stored, axis)
         self.evaluated_of(grid.num_slices)  # refused here, before a worker does
-        sources = Grid(sources_of_slices(stored, grid), axis)
         return replace(
             stored,
             size=tuple(stored.size[axis] for axis in grid.plane),
             spacing_mm=tuple(stored.spacing_mm[axis] for axis in grid.plane),
             orientation="",
-            source_size=tuple(sources.size[axis] for axis in sources.plane) if sources.size else (),
+            source_size=tuple(stored.source_size[axis] for axis in grid.plane) if stored.source_size else (),
         )
 
     def used(self, num_slices: int) -> np.ndarray:
@@ -298,17 +292,14 @@ class Crop(View[tuple[int, ...]]):
         return tuple(math.floor(middle - (side - 1) / 2 + 0.5) for middle, side in zip(centre, self.size, strict=True))
 
 
-def refuse_2d(stored: DataSpec) -> None:
-    """InputError if images have no slices."""
+def grid_of_slices(stored: DataSpec, axis: str) -> Grid:
+    """The voxels of images with slices along an axis; InputError if they are 2D or their sources have other slices."""
     if len(stored.size) != 3:
         raise InputError("data.init_args.view shows slices, but the images are 2D; set it to null.")
-
-
-def sources_of_slices(stored: DataSpec, grid: Grid) -> tuple[int, ...]:
-    """The size of the sources, which must have as many slices as the images; empty where there are none."""
+    grid = Grid(stored.size, axis)
     if stored.source_size and stored.source_size[grid.stacked] != grid.num_slices:
         raise InputError(
             f"data.init_args.view: slices need sources with as many {grid.axis} slices as the images, "
             f"{grid.num_slices}; theirs are {stored.source_size[grid.stacked]}."
         )
-    return stored.source_size
+    return grid

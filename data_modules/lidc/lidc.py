@@ -12,13 +12,12 @@ films and their XML are passed over. LIDC-IDRI is public: doi.org/10.7937/K9/TCI
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from data_modules.lidc.annotations import HIGHEST
 from data_modules.lidc.semantic_maps import CLASSES
 from data_modules.listing import is_dicom, suffix_of
 from data_modules.recipes.ct_slices import ANNOTATIONS, CTSlices
-from data_modules.records import Record, table, write_changed
+from data_modules.records import Record, sha256, table, write_changed
 from data_modules.sources import Raw, Rejected, Scan
 from data_modules.splits import Split
 from data_modules.views import Crop
@@ -85,13 +84,13 @@ class LIDCDataModule(MedicalDataModule):
         used: set[str] = set()
         for folder, files in self._series():
             try:
-                facts = _facts(files)
-                if facts.modality in OTHER_MODALITIES:
+                modality, series_uid, patient_id = _header(files)
+                if modality in OTHER_MODALITIES:
                     continue
-                used.add(facts.series_uid)
-                person = _person(folder, facts)
-                session = hashlib.sha256(facts.series_uid.encode()).hexdigest()[:8]
-                beside: dict[str, Raw] = {ANNOTATIONS: _annotations(folder, xml.get(facts.series_uid, []))}
+                used.add(series_uid)
+                person = _person(folder, patient_id)
+                session = sha256(series_uid.encode())[:8]
+                beside: dict[str, Raw] = {ANNOTATIONS: _annotations(folder, xml.get(series_uid, []))}
                 scans.append(Scan(files, person, session, {}, beside))
             except ValueError as error:
                 rejected.append(Rejected(str(folder), str(error)))
@@ -181,23 +180,17 @@ class LIDCDataModule(MedicalDataModule):
         return chosen
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What a folder's header says; none of it is kept but in hashes."""
-
-    modality: str
-    series_uid: str
-    patient_id: str
-
-
 def _are_several(files: list[Path]) -> bool:
     """Whether a folder's first, middle and last file are not of one series; all files of all scans take minutes."""
     headers = [header_of(path) for path in (files[0], files[len(files) // 2], files[-1])]
     return len({str(header.get("SeriesInstanceUID", "")) for header in headers if header is not None}) > 1
 
 
-def _facts(files: list[Path]) -> _Facts:
-    """From the first file that can be read; a bad one is named when the series is read. ValueError if none can be."""
+def _header(files: list[Path]) -> tuple[str, str, str]:
+    """Modality, UID of the series and ID of the patient; none of it is kept but in hashes.
+
+    From the first file that can be read; a bad one is named when the series is read. ValueError if none can be.
+    """
     import pydicom
 
     for path in files:
@@ -205,20 +198,20 @@ def _facts(files: list[Path]) -> _Facts:
             with pydicom.config.disable_value_validation():
                 header = read_dataset(path, stop_before_pixels=True)
                 names = ("Modality", "SeriesInstanceUID", "PatientID")
-                facts = _Facts(*(str(header.get(name) or "") for name in names))
+                modality, series_uid, patient_id = (str(header.get(name) or "") for name in names)
         except Exception:  # pydicom lets out whatever its parts raise
             continue
-        if facts.modality and facts.series_uid:
-            if facts.modality not in ("CT", *OTHER_MODALITIES):
-                raise ValueError(f"modality {facts.modality[:16]!r}; expected CT")
-            return facts
+        if modality and series_uid:
+            if modality not in ("CT", *OTHER_MODALITIES):
+                raise ValueError(f"modality {modality[:16]!r}; expected CT")
+            return modality, series_uid, patient_id
     raise ValueError("no file says modality and series; expected DICOM slices")
 
 
-def _person(folder: Path, facts: _Facts) -> str:
+def _person(folder: Path, patient_id: str) -> str:
     """Whose scan it is: by the folders' names, or the header."""
     named = [part for part in folder.parts if PATIENT.fullmatch(part)]
-    if not (person := named[-1] if named else facts.patient_id):
+    if not (person := named[-1] if named else patient_id):
         raise ValueError("neither a folder LIDC-IDRI-<number> nor a patient ID; expected to know whose scan it is")
     return person
 

@@ -8,12 +8,12 @@ drawing fills every field of view. Shapes are signed depths in mm, negative insi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from scipy import ndimage
 
 from data_modules.phantoms.chest_vessels import Tubes, distance
+from data_modules.phantoms.heads import spline
 
 SIZE = 512  # rows and columns
 MM = 370 / SIZE
@@ -166,15 +166,8 @@ def knots(num_slices: int, along: int, across: int, random: np.random.Generator)
 
 def spread(knots: np.ndarray, size: int) -> np.ndarray:
     """Cubic spline through square knots: size size. A product of matrices, far faster than a zoom."""
-    basis = _basis(len(knots), size)
+    basis = spline(len(knots), size).astype(np.float32)
     return basis @ knots @ basis.T
-
-
-@cache
-def _basis(num_knots: int, size: int) -> np.ndarray:
-    """size num_knots: what each knot adds to each point."""
-    unit = np.eye(num_knots, dtype=np.float32)
-    return ndimage.zoom(unit, (size / num_knots, 1), order=3, mode="nearest", grid_mode=True)
 
 
 def angle(place: Place) -> np.ndarray:

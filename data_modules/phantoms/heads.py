@@ -121,13 +121,13 @@ def smooth_field(shape: tuple[int, ...], knots: int, random: np.random.Generator
     """A smooth random field of unit variance at its knots: x y z."""
     field = random.normal(size=(knots,) * len(shape))
     for length in shape:  # a spline is separable: one small matrix for each axis, and the next axis comes first
-        field = np.tensordot(field, _spline(knots, length), axes=(0, 1))
+        field = np.tensordot(field, spline(knots, length), axes=(0, 1))
     return field.astype(np.float32)
 
 
 @lru_cache
-def _spline(knots: int, length: int) -> np.ndarray:
-    """length knots: what every knot of a cubic spline adds at every place."""
+def spline(knots: int, length: int) -> np.ndarray:
+    """length knots: what every knot of a cubic spline adds at every point."""
     return ndimage.zoom(np.eye(knots), (length / knots, 1), order=3, mode="nearest", grid_mode=True)
 
 

@@ -6,7 +6,7 @@ drawn around the outlines (`chests.py`). True lung masks stand in `truth/`, volu
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +19,7 @@ from data_modules.parallel import in_parallel
 from data_modules.phantoms.chests import INTERCEPT, PADDING, SIZE, Chest, draw, make
 from data_modules.phantoms.lidc_database import Annotation, Scan, read_scans
 from lit_medgen.errors import InputError
-from lit_medgen.files import Outputs
+from lit_medgen.files import Outputs, as_csv
 from lit_medgen.images.dicom_writer import Series, slice_dataset, write_slice
 from lit_medgen.seeds import mix
 
@@ -101,8 +101,9 @@ def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int |
     num_jobs = -1 if total > FEW_SLICES else 1
     jobs = (delayed(_write_subject)(root, subject) for subject in subjects)
     rows = list(in_parallel(jobs, len(subjects), "phantom", num_jobs))
-    _write_csv(root / "metadata.csv", METADATA.split(","), [row for metadata, _ in rows for row in metadata])
-    _write_csv(root / "phantom_truth.csv", list(rows[0][1]), [truth for _, truth in rows])
+    metadata = as_csv((row for metadata, _ in rows for row in metadata), METADATA.split(","))
+    (root / "metadata.csv").write_text(metadata, newline="")
+    (root / "phantom_truth.csv").write_text(as_csv((truth for _, truth in rows), list(rows[0][1])), newline="")
     outputs.end()
     print(f"{len(rows)} phantom scans, {total} slices in {root}")
 
@@ -253,11 +254,17 @@ def _add_nodule(session: ElementTree.Element, subject: Subject, annotation: Anno
     for name, value in annotation.ratings.items():
         _child(ratings, name, str(value))
     for contour in annotation.contours:
-        roi = _child(nodule, "roi")
-        _add_slice(roi, subject, subject.scan.slice_of(contour))
-        _child(roi, "inclusion", "TRUE" if contour.inclusion else "FALSE")
-        for x, y in contour.points:
-            _add_point(roi, "edgeMap", int(x), int(y))
+        _add_roi(nodule, subject, subject.scan.slice_of(contour), contour.points, contour.inclusion)
+
+
+def _add_roi(
+    nodule: ElementTree.Element, subject: Subject, index: int, points: Iterable[Sequence[int]], inclusion: bool = True
+) -> None:
+    roi = _child(nodule, "roi")
+    _add_slice(roi, subject, index)
+    _child(roi, "inclusion", "TRUE" if inclusion else "FALSE")
+    for x, y in points:
+        _add_point(roi, "edgeMap", x, y)
 
 
 def _add_marks(
@@ -273,13 +280,10 @@ def _add_marks(
         if kind == "nonNodule":
             _child(mark, "nonNoduleID", str(first_id + number))
             _add_slice(mark, subject, subject.indices[i])
-            _add_point(mark, "locus", int(x), int(y))
+            _add_point(mark, "locus", x, y)
         else:
             _child(mark, "noduleID", str(first_id + number))
-            roi = _child(mark, "roi")
-            _add_slice(roi, subject, subject.indices[i])
-            _child(roi, "inclusion", "TRUE")
-            _add_point(roi, "edgeMap", int(x), int(y))
+            _add_roi(mark, subject, subject.indices[i], [(x, y)])
 
 
 def _add_slice(parent: ElementTree.Element, subject: Subject, index: int) -> None:
@@ -329,10 +333,3 @@ def _metadata(
         "2000-01-01T00:00:00.0",
     )
     return dict(zip(METADATA.split(","), values, strict=True))
-
-
-def _write_csv(path: Path, header: list[str], rows: list[dict[str, str]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        writer.writerows(rows)

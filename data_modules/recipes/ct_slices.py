@@ -90,8 +90,8 @@ class CTSlices:
         low, high = self.numbers.window
         size, order = self.size[::-1], (1, 0)
         return {
-            IMAGE: Array(size, "int16", order, (float(low), float(high)), several=True),
-            LABEL_MAP: Array(size, "uint8", order, several=True),
+            IMAGE: Array(size, "int16", order, (float(low), float(high))),
+            LABEL_MAP: Array(size, "uint8", order),
         }
 
     def write(self, scan: Scan, path: Path, stacked: int) -> dict[str, Any]:

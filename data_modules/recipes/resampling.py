@@ -18,11 +18,7 @@ def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], targ
     coarser = np.linalg.norm(to_source[:-1, :-1], axis=1)  # new voxels, measured in old ones, along old axes
     sigma = np.sqrt(np.maximum(coarser**2 - 1, 0) / 12)
     smooth = ndimage.gaussian_filter(voxels.astype(np.float32), sigma, mode="nearest") if sigma.any() else voxels
-    # SciPy is zero beyond the outermost centres, so rounding, or a finer grid, would leave a dark rim: repeat the edge.
-    padded = np.pad(smooth.astype(np.float32), 1, mode="edge")
-    return ndimage.affine_transform(
-        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=1
-    )
+    return _moved(smooth.astype(np.float32), to_source, size, order=1)
 
 
 def resample_classes(
@@ -48,9 +44,13 @@ def resample_classes(
     if unknown:
         names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
         raise ValueError(f"values that are no class: {', '.join(unknown[:8])}; expected whole numbers, {names}")
-    to_source = np.linalg.inv(affine) @ target
-    padded = np.pad(labels.astype(np.uint8), 1, mode="edge")  # SciPy is 0 beyond the outermost centres, as above
-    found: np.ndarray = ndimage.affine_transform(
-        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=0
+    return _moved(labels.astype(np.uint8), np.linalg.inv(affine) @ target, size, order=0)
+
+
+def _moved(voxels: np.ndarray, to_source: np.ndarray, size: tuple[int, ...], order: int) -> np.ndarray:
+    # SciPy is zero beyond the outermost centres, so rounding, or a finer grid, would leave a dark rim: repeat the edge.
+    padded = np.pad(voxels, 1, mode="edge")
+    moved: np.ndarray = ndimage.affine_transform(
+        padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=order
     )
-    return found
+    return moved
