@@ -38,29 +38,22 @@ __all__ = [
     "ZipMember",
 ]
 
-_HOMES = {
-    "ADNIDataModule": "adni",
-    "CTSlices": "recipes.ct_slices",
-    "ContiguousDraw": "slice_sets",
-    "Crop": "views",
-    "FDMDraw": "slice_sets",
-    "FolderDataModule": "folder",
-    "LIDCDataModule": "lidc.lidc",
-    "MedicalDataModule": "base",
-    "OneSlice": "views",
-    "Preprocessing": "recipes.volumes",
-    "Rejected": "sources",
-    "Scan": "sources",
-    "SliceSets": "slice_sets",
-    "UniformDraw": "slice_sets",
-    "View": "views",
-    "Volume": "views",
-    "ZipMember": "sources",
+_FILES = {
+    "adni": ["ADNIDataModule"],
+    "base": ["MedicalDataModule"],
+    "folder": ["FolderDataModule"],
+    "lidc.lidc": ["LIDCDataModule"],
+    "recipes.ct_slices": ["CTSlices"],
+    "recipes.volumes": ["Preprocessing"],
+    "slice_sets": ["ContiguousDraw", "FDMDraw", "SliceSets", "UniformDraw"],
+    "sources": ["Rejected", "Scan", "ZipMember"],
+    "views": ["Crop", "OneSlice", "View", "Volume"],
 }
 
 
 def __getattr__(name: str) -> Any:
     """The class of that name, from its file."""
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{file}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

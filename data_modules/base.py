@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from data_modules.items import Items, Latents, StoreDataset
+from data_modules.items import Items, Latents
 from data_modules.listing import Tree, count_suffixes, walk
+from data_modules.loader import StoreDataset
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record, person_hash
+from data_modules.records import Record, known_values, person_hash
 from data_modules.resumable import ResumableLoaders
 from data_modules.sources import IMAGE, Rejected, Scan
 from data_modules.splits import SPLITS, Split, identity, split_of
@@ -36,8 +35,8 @@ from lit_medgen.output import say
 from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
-FEWEST: dict[Split, int] = {"train": 1, "val": 1, "test": 2}
-"""People of each part that a run and its evaluation need."""
+FEWEST = {"val": (1, "validation", "there is no val/loss"), "test": (2, "test", "`evaluate` refuses it")}
+"""People of a part that a run and its evaluation need; what the part is called, and what fewer people mean."""
 
 
 class MedicalDataModule(ResumableLoaders):
@@ -186,15 +185,14 @@ class MedicalDataModule(ResumableLoaders):
             )
         self._items = Items(self.store, self.view)
         people: dict[str, str] = {split: identity(self.people(split).values()) for split in SPLITS}
-        self.spec = replace(self.make_spec(), codes=_codes(self.records["train"]), people=people)
+        self.spec = replace(self.make_spec(), people=people)
 
     def _tell_of_few(self, split: Split) -> None:
         """Says that a part has fewer people than what is done with it needs."""
-        people = {record.person for record in self.records[split]}
-        if len(people) < FEWEST[split]:
-            name, lost = {"val": ("validation", "there is no val/loss")}.get(split, ("test", "`evaluate` refuses it"))
+        num, (fewest, name, lost) = len({record.person for record in self.records[split]}), FEWEST[split]
+        if num < fewest:
             say(
-                f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {len(people)} {name} "
+                f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {num} {name} "
                 f"people: {lost}; give a larger share, another seed or more people."
             )
 
@@ -223,7 +221,10 @@ class MedicalDataModule(ResumableLoaders):
 
     def make_spec(self) -> DataSpec:
         """The facts of the images, once people are split."""
-        return replace(self.shape(), attributes=_ranges(self.records["train"]))
+        known = known_values(self.records["train"])
+        ranges = {name: (min(values), max(values)) for name, values in known.items()}
+        codes = tuple(name for name, values in known.items() if values == {0.0, 1.0})
+        return replace(self.shape(), attributes=ranges, codes=codes)
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""
@@ -300,19 +301,3 @@ def _plain(view: Any) -> Any:
     if not hasattr(view, "__dict__"):
         return view
     return [type(view).__qualname__, {name: _plain(value) for name, value in vars(view).items()}]
-
-
-def _ranges(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
-    """Name -> (low, high) of every attribute that is known for anybody."""
-    ranges = {}
-    for name in records[0].attributes:
-        values = np.array([record.attributes[name] for record in records])
-        if np.isfinite(values).any():
-            ranges[name] = (float(np.nanmin(values)), float(np.nanmax(values)))
-    return ranges
-
-
-def _codes(records: Sequence[Record]) -> tuple[str, ...]:
-    """Names of the attributes that are 0 or 1 wherever they are known, and both somewhere."""
-    known = {name: {record.attributes[name] for record in records} for name in records[0].attributes}
-    return tuple(name for name, values in known.items() if {v for v in values if np.isfinite(v)} == {0.0, 1.0})

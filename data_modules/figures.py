@@ -13,6 +13,9 @@ from lit_medgen.images.grids import three_planes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = ["#101418", "#6b4f3a", "#b5651d", "#f2e3c6", "#3f7fbf", "#ffd92f", "#fc8d3c", "#e31a1c"]
+"""Of the classes of a CT slice; nodules are the warm ones at the end."""
+
 
 def preparation(raw: np.ndarray, affine: np.ndarray, prepared: np.ndarray, grid: np.ndarray) -> Figure:
     """The raw image with the outline of what is kept, above the prepared one.
@@ -57,10 +60,11 @@ def annotated_slice(
         centre: row and column of the nodule; None: no nodule.
         crop: side of the nodule's picture, pixels.
     """
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    colours = class_colours(len(classes))
+    colours = ListedColormap(COLOURS[: len(classes)])
     figure = Figure(figsize=(10.5, 4.2), facecolor="black", layout="constrained")
     slice_axis, map_axis, nodule_axis = figure.subplots(1, 3)
     slice_axis.imshow(image, cmap="gray", vmin=-1024, vmax=400)
@@ -78,22 +82,8 @@ def annotated_slice(
     return figure
 
 
-def class_colours(num: int) -> Any:
-    """A colour for each class; nodules are the warm ones at the end."""
-    from matplotlib.colors import ListedColormap
-
-    named = ["#101418", "#6b4f3a", "#b5651d", "#f2e3c6", "#3f7fbf", "#ffd92f", "#fc8d3c", "#e31a1c"]
-    return ListedColormap(named[:num])
-
-
 def ct_statistics(facts: Sequence[dict[str, Any]], classes: Sequence[str], ratings: Sequence[str]) -> Figure:
-    """Shares of classes, slice thickness, and histograms of the nodules' ratings.
-
-    Args:
-        facts: of every scan, as the store keeps them.
-        classes: names of the classes.
-        ratings: names of the ratings.
-    """
+    """Shares of classes, slice thickness, and histograms of the nodules' ratings, of the facts that the store keeps."""
     from matplotlib.figure import Figure
 
     nodules = [nodule for scan in facts for nodule in scan["nodules"]]

@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_modules.loader import WatchedDataset
-from data_modules.order import Sample
 from data_modules.records import Record
 from data_modules.sources import IMAGE, LABEL_MAP
 from data_modules.store import Store
 from data_modules.views import Grid, View
 from lit_medgen.batch import ABSENT_CLASS, Batch, Condition, Images, Request, Requests
-from lit_medgen.seeds import mix
 
 BACKGROUND = -1.0
 """Of images, where a view leaves them or a set holds no slice; of label maps that is class 0."""
@@ -78,10 +75,7 @@ class Items:
     def requests(self, records: Sequence[Record], num: int | None, attributes: bool) -> Requests:
         """Requests like the images that evaluation looks at, again from the first where more are asked for.
 
-        Args:
-            records: whose images they are.
-            num: how many; None: as many as images.
-            attributes: whether any attribute is known.
+        As many as images unless `num` is given; `attributes` says whether any attribute is known.
         """
         parts = self.evaluated(records)
         num = len(parts) if num is None else num
@@ -126,32 +120,3 @@ class Items:
             return None
         source = torch.cat([self._read(record, selection, name, BACKGROUND) for name in self.sources], dim=1)
         return source if set(self.sources) <= set(record.beside) else torch.full_like(source, torch.nan)
-
-
-class StoreDataset(WatchedDataset):
-    """Records of a store as batches of one.
-
-    Args:
-        items: reads them.
-        records: the records of one split.
-        seed: with the position it decides what the view shows.
-        latents: gives the latents of a batch, whose images are then not read; None: they are.
-    """
-
-    def __init__(self, items: Items, records: Sequence[Record], seed: int, latents: Latents | None = None) -> None:
-        super().__init__()
-        self.items, self.records, self.seed, self.latents = items, list(records), seed, latents
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def name(self, sample: Sample) -> str:
-        """The file of the store that a sample is read from."""
-        return str(self.items.store.path(self.records[sample[1]]))
-
-    def read(self, sample: Sample) -> Batch:
-        """The sample at a position of the order."""
-        position, index = sample
-        random = np.random.default_rng(mix("slices", self.seed, position))
-        record = self.records[index]
-        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents)

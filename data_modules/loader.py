@@ -9,37 +9,54 @@ from __future__ import annotations
 import os
 import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from data_modules.items import Items, Latents
 from data_modules.order import Sample
+from data_modules.records import Record
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, WorkerError, describe
+from lit_medgen.seeds import mix
 
 IDLE = -1
 CHECK_S = 0.5
 """How often the training process looks after its workers while it waits for a batch."""
 
 
-class WatchedDataset(Dataset[Batch], ABC):
-    """Samples by position and index; the one being read is known to the training process too."""
+class StoreDataset(Dataset[Batch]):
+    """Records of a store as batches of one; the sample being read is known to the training process too.
 
-    def __init__(self) -> None:
+    Args:
+        items: reads them.
+        records: the records of one split.
+        seed: with the position it decides what the view shows.
+        latents: gives the latents of a batch, whose images are then not read; None: they are.
+    """
+
+    def __init__(self, items: Items, records: Sequence[Record], seed: int, latents: Latents | None = None) -> None:
+        self.items, self.records, self.seed, self.latents = items, list(records), seed, latents
         self._reading = torch.empty(0, 3, dtype=torch.int64)  # for each worker: its process, position, index
 
-    @abstractmethod
+    def __len__(self) -> int:
+        return len(self.records)
+
     def read(self, sample: Sample) -> Batch:
         """The sample at a position of the order."""
+        position, index = sample
+        random = np.random.default_rng(mix("slices", self.seed, position))
+        record = self.records[index]
+        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents)
 
-    @abstractmethod
     def name(self, sample: Sample) -> str:
-        """What an error calls it: a file of the store."""
+        """The file of the store that a sample is read from, which an error names."""
+        return str(self.items.store.path(self.records[sample[1]]))
 
     def __getitem__(self, sample: Sample) -> Batch:
         worker = get_worker_info()
@@ -77,7 +94,7 @@ class WatchedLoader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        assert isinstance(self.dataset, WatchedDataset)
+        assert isinstance(self.dataset, StoreDataset)
         self.dataset.watch(self.num_workers)
         return self._watched(super().__iter__())
 
@@ -103,7 +120,7 @@ class WatchedLoader(DataLoader[Batch]):
         # Where a worker dies while it hands over a batch, PyTorch says nothing of a worker.
         broken = f"its connection broke off: {type(error).__name__}"
         text = describe(error) if isinstance(error, RuntimeError) else broken
-        assert isinstance(self.dataset, WatchedDataset)
+        assert isinstance(self.dataset, StoreDataset)
         reading = self.dataset.being_read()
         dead = {int(pid) for pids in re.findall(r"pid(?:\(s\))? ([\d, ]+)", text) for pid in pids.split(",")}
         names = ", ".join(sorted({name for pid, name in reading if pid in dead or not dead})) or "no sample"

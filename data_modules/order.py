@@ -23,13 +23,7 @@ Sample = tuple[int, int]
 
 
 class Order:
-    """Which sample stands at a position.
-
-    Args:
-        num: samples.
-        seed: of the order.
-        weights: of each sample, 0 or more; None: every sample once in each pass.
-    """
+    """Which of `num` samples stands at a position; without weights (0 or more), every one once in each pass."""
 
     def __init__(self, num: int, seed: int, weights: Sequence[float] | np.ndarray | None = None) -> None:
         self.num, self.seed = num, seed
@@ -58,14 +52,8 @@ class Order:
 class PositionBatches(Sampler[list[Sample]]):
     """Endless batches for one rank.
 
-    Batch k of w ranks with b samples each covers the b positions from first + (k w + rank) b on.
-
-    Args:
-        order: of the samples of the training split.
-        batch_size: samples of a batch on this rank.
-        rank: this process.
-        world_size: number of processes.
-        first: position to start from: how many samples the run has used, on all ranks together.
+    Batch k of w ranks with b samples each covers the b positions from first + (k w + rank) b on; `first` is how many
+    samples the run has used, on all ranks together.
     """
 
     def __init__(self, order: Order, batch_size: int, rank: int = 0, world_size: int = 1, first: int = 0) -> None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from joblib import delayed
@@ -16,13 +15,11 @@ from joblib import delayed
 from data_modules.parallel import in_parallel
 from data_modules.records import Record, images_of, person_hash, table, write_changed, write_records
 from data_modules.sources import IMAGE, Rejected, Scan
-from data_modules.volume_files import is_whole, take_over
+from data_modules.store import StoreAddress
+from data_modules.volume_files import take_over, whole_files
 from lit_medgen.errors import NO_SPACE, InputError, RunError, describe, raise_fault_of_machine
 from lit_medgen.files import Outputs, remove_stale, write_atomically
 from lit_medgen.images.png import write_figure
-
-if TYPE_CHECKING:
-    from data_modules.store import StoreAddress
 
 FILES = (
     *("preprocessing.json", "manifest.csv", "facts.npz", "rejected.csv", "keys.json", "nodules.csv"),
@@ -128,7 +125,7 @@ def _prepare_one(
         key = key or _key(address, scan)
         path = address.folder / "volumes" / f"{key}.npy"
         facts_path = path.with_suffix(".json")
-        if not is_whole(path, verify) and not take_over(path, others, verify):
+        if not whole_files(path, verify) and not take_over(path, others, verify):
             facts = address.preprocessing.write(scan, path, address.stacked)
             write_atomically(facts_path, json.dumps(facts))
         facts = json.loads(facts_path.read_text())

@@ -192,6 +192,13 @@ def images_of(record: Record, images: Iterable[dict[str, Any]]) -> tuple[Record,
     )
 
 
+def known_values(records: Sequence[Record]) -> dict[str, set[float]]:
+    """Name -> the values of every attribute that is known for anybody."""
+    values = {name: {record.attributes[name] for record in records} for name in records[0].attributes}
+    known = {name: {value for value in each if np.isfinite(value)} for name, each in values.items()}
+    return {name: each for name, each in known.items() if each}
+
+
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """Rows as CSV, these columns first."""
     names = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data_modules.items import StoreDataset
-from data_modules.loader import WatchedLoader
+from data_modules.loader import StoreDataset, WatchedLoader
 from data_modules.order import Order, PositionBatches, balanced
-from data_modules.records import Record
+from data_modules.records import Record, known_values
 from data_modules.splits import Split
 from data_modules.views import View
 from lit_medgen.batch import Batch
@@ -62,13 +61,12 @@ class ResumableLoaders(L.LightningDataModule, ABC):
         if self.balance not in records[0].attributes:
             known = ", ".join(records[0].attributes) or "none"
             raise InputError(f"data.init_args.balance is '{self.balance}'; attributes of this data set: {known}.")
-        values = [record.attributes[self.balance] for record in records]
-        if (num := len({value for value in values if np.isfinite(value)})) > MAX_VALUES:
+        if (num := len(known_values(records).get(self.balance, ()))) > MAX_VALUES:
             raise InputError(
                 f"data.init_args.balance is '{self.balance}', which has {num} values; give an attribute of at most "
                 f"{MAX_VALUES}."
             )
-        return balanced(values)
+        return balanced([record.attributes[self.balance] for record in records])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless batches, from the position that the run has reached."""

@@ -17,13 +17,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def split_of(person: str, fractions: Sequence[float], seed: int) -> Split:
-    """The split of a person.
-
-    Args:
-        person: an identifier that is equal for all visits of one person.
-        fractions: shares of train, val and test, summing to 1.
-        seed: another seed is another split.
-    """
+    """The split of a person, whose identifier is that of all visits, by the shares of train, val and test."""
     number = mix("split", seed, person) / 2**63
     # From the end, so that the test people stay put when validation is made larger or smaller.
     if number >= 1 - fractions[2]:

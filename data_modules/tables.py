@@ -189,11 +189,7 @@ class Numbers:
         return [math.nan if value is None else value for value in found]
 
     def lines(self, owner: bool) -> list[str]:
-        """A line for each column with cells that are no numbers.
-
-        Args:
-            owner: show one of the cells, which may say more than a log should.
-        """
+        """A line for each column with cells that are no numbers; `owner` shows one, which may be too much for a log."""
         return [
             f"column {column!r}: {len(unread)} of {total} cells are "
             + ("codes of unknown meaning" if NUMBER.fullmatch(unread[0].strip()) else "no numbers")

@@ -28,24 +28,14 @@ def save_array(path: Path, array: np.ndarray) -> dict[str, Any]:
     return {"sha256": file.sha256, "bytes": path.stat().st_size}
 
 
-def is_whole(path: Path, verify: bool = False) -> bool:
-    """Whether a volume's .npy file, its facts and what else belongs to it are there, in the size that the facts say.
-
-    Args:
-        path: the .npy file.
-        verify: compare the SHA-256 of every file as well.
-    """
-    return _files(path, verify) is not None
-
-
-def take_over(path: Path, others: Iterable[Path], verify: bool = False) -> bool:
+def take_over(path: Path, others: Iterable[Path], verify: bool) -> bool:
     """Links the files of a volume from the first of other folders where they are whole; whether one was found.
 
     A file system without hard links gets copies.
     """
     for folder in others:
-        files = _files(folder / path.name, verify)
-        for theirs in files or ():  # the facts last: they say that all is there
+        files = whole_files(folder / path.name, verify)
+        for theirs in files:  # the facts last: they say that all is there
             ours = path.with_name(theirs.name)
             part = temporary_name(ours)
             part.unlink(missing_ok=True)
@@ -59,15 +49,18 @@ def take_over(path: Path, others: Iterable[Path], verify: bool = False) -> bool:
     return False
 
 
-def _files(path: Path, verify: bool) -> list[Path] | None:
-    """All files of a volume, its facts last; None if one is missing or damaged."""
+def whole_files(path: Path, verify: bool) -> list[Path]:
+    """All files of a volume: its .npy file, what lies beside it, its facts last; none if one is missing or damaged.
+
+    Files must have the size that the facts say and, to `verify`, the SHA-256.
+    """
     facts_path = path.with_suffix(".json")
     if not (path.exists() and facts_path.exists()):
-        return None
+        return []
     try:
         facts = json.loads(facts_path.read_text())
     except ValueError:
-        return None
+        return []
     files = {path: facts} | {array_path(path, name): more for name, more in facts.get("beside", {}).items()}
     whole = all(
         file.is_file()
@@ -75,4 +68,4 @@ def _files(path: Path, verify: bool) -> list[Path] | None:
         and (not verify or hashlib.sha256(file.read_bytes()).hexdigest() == known["sha256"])
         for file, known in files.items()
     )
-    return [*files, facts_path] if whole else None
+    return [*files, facts_path] if whole else []

@@ -246,16 +246,12 @@ def _summary(facts: list[dict[str, Any]]) -> str:
 
 def _write_nodules(folder: Path, scans: Iterable[Record], facts: Mapping[str, dict[str, Any]]) -> None:
     """`nodules.csv`: every nodule with the key of its scan, where it lies, who rated it how."""
-    rows = [
-        {"scan": scan.key, "person": scan.person, "nodule": number, **_cells(nodule)}
-        for scan in scans
-        for number, nodule in enumerate(facts[scan.key]["nodules"])
-    ]
-    names = ["scan", "person", "nodule", "row", "column", "slice", "first", "last", "voxels", "num_readers"]
-    write_changed(folder / "nodules.csv", table(rows, [*names, "diameter_mm", *HIGHEST]))
-
-
-def _cells(nodule: dict[str, Any]) -> dict[str, Any]:
-    (row, column, number), (first, last) = nodule["centre"], nodule["slices"]
-    ratings = {name: nodule[name] for name in ("voxels", "num_readers", "diameter_mm", *HIGHEST)}
-    return {"row": row, "column": column, "slice": number, "first": first, "last": last, **ratings}
+    names = ("row", "column", "slice", "first", "last")
+    ratings = ("voxels", "num_readers", "diameter_mm", *HIGHEST)
+    rows = []
+    for scan in scans:
+        for number, nodule in enumerate(facts[scan.key]["nodules"]):
+            where = dict(zip(names, [*nodule["centre"], *nodule["slices"]], strict=True))
+            row = {"scan": scan.key, "person": scan.person, "nodule": number}
+            rows.append(row | where | {name: nodule[name] for name in ratings})
+    write_changed(folder / "nodules.csv", table(rows, ["scan", "person", "nodule", *names, *ratings]))

@@ -20,11 +20,9 @@ RIM_MM = 2.5  # of lung around a nodule that lies outside it
 
 @dataclass(frozen=True)
 class Nodule:
-    """One nodule, as all its readers see it.
+    """One nodule, as all its readers see it, in a patch of the image that begins at a row and a column.
 
     Attributes:
-        row: of the patch in the image.
-        column: of the patch in the image.
         outlined: slice index -> rows columns, bool: inside any reader's outline, the outline itself included.
         filled: slice index -> rows columns in [0, 1]: how much of the pixel is nodule, its edge as sharp as rated.
         calcified: slice index -> rows columns in [0, 1].

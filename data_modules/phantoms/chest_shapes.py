@@ -22,21 +22,13 @@ HEIGHT = 270.0
 
 @dataclass(frozen=True)
 class Place:
-    """A grid of points in one slice: where to evaluate shapes.
+    """A grid of points in one slice: where to evaluate shapes."""
 
-    Attributes:
-        columns: the columns' x, mm.
-        rows: the rows' y, mm.
-        x: rows columns, after the warp.
-        y: rows columns, after the warp.
-        z: mm below the top.
-    """
-
-    columns: np.ndarray
-    rows: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    z: float
+    columns: np.ndarray  # their x, mm
+    rows: np.ndarray  # their y, mm
+    x: np.ndarray  # rows columns, after the warp, mm
+    y: np.ndarray  # rows columns, after the warp, mm
+    z: float  # mm below the top
 
     @property
     def t(self) -> float:
@@ -61,21 +53,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Build:
-    """What shapes one person's chest.
+    """What shapes one person's chest."""
 
-    Attributes:
-        warp: 2 slice 9 9, knots of a smooth shift in mm: no two chests have one shape.
-        shift: of the whole chest in the image: to the left, to the back, mm.
-        scale: of the whole chest in the image.
-        great: aorta, great veins and pulmonary arteries.
-        swelling: balls that the lungs must hold.
-    """
-
-    warp: np.ndarray
-    shift: tuple[float, float]
-    scale: float
-    great: Tubes
-    swelling: Tubes
+    warp: np.ndarray  # 2 slice 9 9, knots of a smooth shift in mm: no two chests have one shape
+    shift: tuple[float, float]  # of the whole chest in the image: to the left, to the back, mm
+    scale: float  # of the whole chest in the image
+    great: Tubes  # aorta, great veins and pulmonary arteries
+    swelling: Tubes  # balls that the lungs must hold
 
     @property
     def num_slices(self) -> int:

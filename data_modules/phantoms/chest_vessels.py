@@ -91,12 +91,7 @@ def _straightened(nodes: np.ndarray, parent: np.ndarray) -> np.ndarray:
 def distance(tubes: Tubes, x: np.ndarray, y: np.ndarray, z: float, limit: float) -> np.ndarray:
     """Distance to the tubes' surfaces in the slice at z, negative inside, at most `limit`: rows columns.
 
-    Args:
-        tubes: what to measure from.
-        x: columns' positions, evenly spaced.
-        y: rows' positions, evenly spaced.
-        z: the slice's position.
-        limit: distances beyond it are not worked out.
+    x and y are the columns' and the rows' positions, evenly spaced.
     """
     field = np.full((len(y), len(x)), limit, dtype=np.float32)
     reach = tubes.radius + limit

@@ -71,31 +71,18 @@ NUM_ENDS = {"arteries": 1500, "veins": 1200, "bronchi": 40}  # of each lung
 
 @dataclass(frozen=True)
 class Chest:
-    """Everything about one phantom but its slices.
+    """Everything about one phantom but its slices."""
 
-    Attributes:
-        seed: of all that is random.
-        build: its surfaces.
-        contrast: whether blood is bright.
-        texture: slice 52 52, knots of a rough field of unit variance.
-        trees: the lungs' vessels and the nodules' strands.
-        bronchi: the lungs' airways.
-        nodules: what the readers outlined.
-        grain: SD of the noise in soft tissue, HU.
-        grain_px: width of the noise's grain, pixels.
-        padded: whether the image is `PADDING` outside the scanner's circle.
-    """
-
-    seed: int
+    seed: int  # of all that is random
     build: Build
-    contrast: bool
-    texture: np.ndarray
-    trees: Tubes
+    contrast: bool  # whether blood is bright
+    texture: np.ndarray  # slice 52 52, knots of a rough field of unit variance
+    trees: Tubes  # the lungs' vessels and the nodules' strands
     bronchi: Tubes
-    nodules: tuple[Nodule, ...]
-    grain: float
-    grain_px: float
-    padded: bool
+    nodules: tuple[Nodule, ...]  # what the readers outlined
+    grain: float  # SD of the noise in soft tissue, HU
+    grain_px: float  # width of the noise's grain, pixels
+    padded: bool  # whether the image is `PADDING` outside the scanner's circle
 
 
 def make(scan: Scan, seed: int) -> Chest:

@@ -31,21 +31,13 @@ FOLDER = "MPR__GradWarp__B1_Correction__N3__Scaled"
 
 @dataclass(frozen=True)
 class Template:
-    """The MNI152 brain on a 2 mm grid.
+    """The MNI152 brain on a 2 mm grid."""
 
-    Attributes:
-        voxels: x y z in [0, 1], skull-stripped.
-        affine: 4 4, mm.
-        ventricles: x y z, the ventricles' mask, float in [0, 1].
-        distance_mm: x y z, distance to the ventricles.
-        inwards: 3 x y z, unit vectors towards the ventricles, smooth.
-    """
-
-    voxels: np.ndarray
-    affine: np.ndarray
-    ventricles: np.ndarray
-    distance_mm: np.ndarray
-    inwards: np.ndarray
+    voxels: np.ndarray  # x y z in [0, 1], skull-stripped
+    affine: np.ndarray  # 4 4, mm
+    ventricles: np.ndarray  # x y z, mask as float in [0, 1]
+    distance_mm: np.ndarray  # x y z, to the ventricles
+    inwards: np.ndarray  # 3 x y z, unit vectors towards the ventricles, smooth
 
 
 @lru_cache(maxsize=1)

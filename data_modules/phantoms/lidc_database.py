@@ -27,17 +27,11 @@ NUM_SLICES = (100, 160)
 
 @dataclass(frozen=True)
 class Contour:
-    """One reader's outline in one slice.
-
-    Attributes:
-        z_mm: ImagePositionPatient's z of the slice.
-        inclusion: False for the outline of a hole.
-        points: n 2, column and row, pixels; lies just outside the nodule.
-    """
+    """One reader's outline in one slice, whose ImagePositionPatient has this z."""
 
     z_mm: float
-    inclusion: bool
-    points: np.ndarray
+    inclusion: bool  # False for the outline of a hole
+    points: np.ndarray  # n 2, column and row, pixels; just outside the nodule
 
 
 @dataclass(frozen=True)
@@ -62,26 +56,15 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Scan:
-    """One CT scan of the database.
+    """One CT scan of the database, with every reader's nodules."""
 
-    Attributes:
-        patient: LIDC-IDRI-dddd.
-        study_uid: StudyInstanceUID.
-        series_uid: SeriesInstanceUID.
-        thickness_mm: slice thickness.
-        spacing_mm: pixel spacing, the same both ways.
-        contrast: whether contrast agent was used.
-        z_mm: slices' positions, ascending, evenly spaced.
-        annotations: every reader's nodules.
-    """
-
-    patient: str
+    patient: str  # LIDC-IDRI-dddd
     study_uid: str
     series_uid: str
     thickness_mm: float
-    spacing_mm: float
-    contrast: bool
-    z_mm: tuple[float, ...]
+    spacing_mm: float  # of pixels, the same both ways
+    contrast: bool  # whether contrast agent was used
+    z_mm: tuple[float, ...]  # of slices, ascending, evenly spaced
     annotations: tuple[Annotation, ...]
 
     @cached_property

@@ -38,19 +38,12 @@ METADATA = (
 
 @dataclass(frozen=True)
 class Subject:
-    """One phantom and where its files go.
+    """One phantom and where its files go."""
 
-    Attributes:
-        scan: the real scan that lends its annotations.
-        indices: slices written, from the feet up.
-        seed: of the cohort.
-        number: of the subject in the cohort.
-    """
-
-    scan: Scan
-    indices: range
-    seed: int
-    number: int
+    scan: Scan  # the real one that lends its annotations
+    indices: range  # slices written, from the feet up
+    seed: int  # of the cohort
+    number: int  # of the subject in the cohort
 
     @property
     def layout(self) -> str:
@@ -72,10 +65,6 @@ class Subject:
     def uid(self, *parts: int | str) -> str:
         """A UID of our own, the same for the same seed and parts."""
         return f"2.25.{mix('uid', self.seed, self.scan.series_uid, *parts)}"
-
-    def sop_uid(self, index: int) -> str:
-        """SOP Instance UID of a slice."""
-        return self.uid("slice", index)
 
 
 def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int | None = None) -> None:
@@ -187,7 +176,9 @@ def _write_slices(folder: Path, subject: Subject, chest: Chest, number: int) -> 
         hu, lungs[i] = draw(chest, index)
         film[i] = hu.clip(INTERCEPT).mean(axis=0)
         place, spacing = (corner, corner, scan.z_mm[index]), (scan.spacing_mm, scan.spacing_mm)
-        data = slice_dataset(series, hu - np.int16(INTERCEPT), place, AXIAL, spacing, int(name), subject.sop_uid(index))
+        data = slice_dataset(
+            series, hu - np.int16(INTERCEPT), place, AXIAL, spacing, int(name), subject.uid("slice", index)
+        )
         data.ImageComments = COMMENT
         data.SpacingBetweenSlices = f"{scan.z_mm[1] - scan.z_mm[0]:.6g}"
         if chest.padded:
@@ -288,7 +279,7 @@ def _add_marks(
 
 def _add_slice(parent: ElementTree.Element, subject: Subject, index: int) -> None:
     _child(parent, "imageZposition", str(subject.scan.z_mm[index]))
-    _child(parent, "imageSOP_UID", subject.sop_uid(index))
+    _child(parent, "imageSOP_UID", subject.uid("slice", index))
 
 
 def _add_point(parent: ElementTree.Element, name: str, x: int, y: int) -> None:

@@ -43,8 +43,8 @@ FAT_HU = -50.0
 TISSUE_HU = (-200.0, 200.0)
 """Fat, fluid and muscle: a fiftieth of every slice at least."""
 MAPS_VERSION = 2  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
-FEATURES = ("malignancy", "lobulation", "spiculation", "texture", "subtlety")
-"""Ratings of the largest nodule of a slice that are its attributes, beside `diameter_mm`."""
+NODULE = ("malignancy", "lobulation", "spiculation", "texture", "subtlety", "diameter_mm")
+"""Facts of the largest nodule of a slice that are its attributes; NaN without one."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,13 @@ class CTSlices:
             rated = [(mask, found[k].ratings["malignancy"]) for k, mask in inside.items()]
             maps.append(label_map(image.astype(np.float32), ct.spacing_mm, self.numbers, rated))
             largest = max(inside, key=lambda k: int(inside[k].sum()), default=None)
+            nodule = dict.fromkeys(NODULE, np.nan) if largest is None else facts[largest]
             slices.append(
                 {
                     "slice": number,
                     "nodule": largest,
                     "affine": ct.affine(number).tolist(),
-                    "attributes": _attributes(None if largest is None else facts[largest]),
+                    "attributes": {name: float(nodule[name]) for name in NODULE},
                     "facts": {
                         "spacing_mm": [ct.spacing_mm],
                         "nodule": [np.nan, np.nan] if largest is None else facts[largest]["centre"][1::-1],
@@ -269,8 +270,3 @@ def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
     if not AIR_HU[0] <= min(darkest) <= AIR_HU[1]:
         raise ValueError(f"nothing is darker than {min(darkest):.0f} HU; expected air, about -1000 (a wrong rescale?)")
     return images
-
-
-def _attributes(nodule: dict[str, Any] | None) -> dict[str, float]:
-    """Of a slice, by the nodule that is largest in it; NaN without one."""
-    return {name: float("nan") if nodule is None else float(nodule[name]) for name in (*FEATURES, "diameter_mm")}

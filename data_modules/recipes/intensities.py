@@ -19,6 +19,9 @@ EVEN, EVEN_INSIDE = 0.999, 0.99
 """A volume is nearly constant if that share of its voxels, or of its foreground, lies within `EVEN_RANGE` of the range:
 around an outlier they do, while a brain of 100 mL still fills 0.6 % of a cube of 256 mm and has contrast."""
 
+LABEL_LEVELS = 16
+"""Whole numbers that a volume may consist of for it to be looked at as a label map."""
+
 
 def low_end(voxels: np.ndarray, percentile: float) -> float:
     """The value of a volume that becomes 0.
@@ -76,3 +79,20 @@ def is_nearly_constant(scaled: np.ndarray, brain: np.ndarray) -> bool:
     if inside.min() < inside.max():  # one level exactly is a drawn shape
         parts.append((inside, EVEN_INSIDE))
     return any(np.ptp(np.quantile(part, [(1 - share) / 2, (1 + share) / 2])) <= EVEN_RANGE for part, share in parts)
+
+
+def num_levels(voxels: np.ndarray) -> int:
+    """How many whole numbers a volume consists of, if they are as few as in a label map; else 0."""
+    for some in (voxels.ravel()[:: max(1, voxels.size // 50_000)], voxels):  # a few voxels tell of most volumes
+        levels = np.unique(some)
+        if len(levels) > LABEL_LEVELS or (levels != levels.round()).any():
+            return 0
+    return len(levels)
+
+
+def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
+    """First and one past the last index along each axis where the mask is true."""
+    found = [
+        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
+    ]
+    return [int(f[0]) for f in found], [int(f[-1]) + 1 for f in found]

@@ -80,11 +80,7 @@ class RawHead:
         return ", ".join([*found, *([_version(shlex.split(self.strip)[0])] if self._command else [])])
 
     def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The head's voxels after all steps, and the matrix from its world to that of the result, mm.
-
-        Args:
-            voxels: x y z of the scan.
-            affine: voxel to world.
+        """The head's voxels x y z after all steps, and the matrix from its world to that of the result, mm.
 
         ValueError if it is no head, or what is left cannot be a brain.
         """

@@ -75,14 +75,8 @@ class Template:
     """The MNI152 brain, brought affinely onto a head.
 
     The template has no skull, so the two are compared inside its mask and a rim around it. A narrow rim finds the
-    border of the brain best, a wide one finds the brain from further away.
-
-    Args:
-        head: x y z.
-        grid: its affine, along the axes of the world.
-
-    Attributes:
-        matrix: from the head's world to the template's, mm.
+    border of the brain best, a wide one finds the brain from further away. The head (x y z) lies along the axes of the
+    world; `matrix` leads from its world to the template's, mm.
 
     ValueError if the two do not come to agree; RuntimeError if SimpleITK cannot even begin.
     """
@@ -108,7 +102,8 @@ class Template:
 
     def _from(self, start: np.ndarray) -> tuple[float, sitk.AffineTransform]:
         """Agreement and transform (from the template to the head), the template's middle being put there first."""
-        centre = _middle(self.inside)
+        points = _points(self.inside)
+        centre = ((points.min(0) + points.max(0)) / 2).tolist()
         rigid = sitk.Euler3DTransform()
         rigid.SetCenter(centre)
         rigid.SetTranslation((start - centre).tolist())
@@ -123,10 +118,8 @@ class Template:
     def _register(self, transform: sitk.Transform, rim: int, levels: list[tuple[int, float]]) -> float:
         """Changes the transform so that template and head agree; returns their mutual information.
 
-        Args:
-            transform: where to start.
-            rim: voxels of the template around its mask that are compared too.
-            levels: for each: how many times coarser, and smoothed by how much, mm.
+        A rim of so many voxels around the template's mask is compared too, each level so many times coarser and
+        smoothed by so many mm.
         """
         method = sitk.ImageRegistrationMethod()
         method.SetMetricFixedMask(sitk.BinaryDilate(self.inside, [rim] * 3))
@@ -155,12 +148,6 @@ def _template() -> tuple[sitk.Image, sitk.Image]:
 def _points(mask: sitk.Image) -> np.ndarray:
     """Where a mask is set: n 3, mm."""
     return np.asarray(np.argwhere(_voxels(mask) > 0) * GRID_MM + mask.GetOrigin())
-
-
-def _middle(mask: sitk.Image) -> list[float]:
-    """The middle of a mask's bounding box."""
-    points = _points(mask)
-    return ((points.min(0) + points.max(0)) / 2).tolist()
 
 
 def _middle_of_skull(head: sitk.Image) -> list[float]:

@@ -24,16 +24,9 @@ def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], targ
 def resample_classes(
     labels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray, classes: Sequence[str]
 ) -> np.ndarray:
-    """The label map on another grid by nearest neighbour, uint8; 0 outside.
+    """The label map on another grid (`size`, affine `target`) by nearest neighbour, uint8; 0 outside.
 
-    Args:
-        labels: whole numbers, each the index of a class.
-        affine: of the labels.
-        size: of the grid.
-        target: affine of the grid.
-        classes: their names.
-
-    ValueError if a voxel is none of the classes.
+    Labels are whole numbers, each the index of a class; ValueError if a voxel is none of the classes.
     """
     values, counts = np.unique(labels, return_counts=True)
     unknown = [
@@ -54,3 +47,18 @@ def _moved(voxels: np.ndarray, to_source: np.ndarray, size: tuple[int, ...], ord
         padded, to_source[:-1, :-1], to_source[:-1, -1] + 1, output_shape=tuple(size), order=order
     )
     return moved
+
+
+def one_slice(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of one slice as a 2D image, in mm along its own sides; the second axis goes down, as in every image."""
+    axis = voxels.shape.index(1)
+    sides = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
+    return np.take(voxels, 0, axis)[:, ::-1], np.diag([*sides, 1.0])
+
+
+def affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
+    """The affine of 3D images as that of 2D images (3 3), or the other way round."""
+    shared = min(dim, len(affine) - 1)
+    full = np.eye(dim + 1)
+    full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
+    return full

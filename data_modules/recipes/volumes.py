@@ -17,13 +17,15 @@ from data_modules.recipes.intensities import (
     EVEN,
     EVEN_INSIDE,
     EVEN_RANGE,
+    bounding_box,
     inner_background,
     is_nearly_constant,
     low_end,
+    num_levels,
     without_specks,
 )
 from data_modules.recipes.raw_heads import RawHead
-from data_modules.recipes.resampling import resample, resample_classes
+from data_modules.recipes.resampling import affine_of, one_slice, resample, resample_classes
 from data_modules.sources import IMAGE, LABEL_MAP, Scan, Source
 from data_modules.store import Array, stored_first
 from data_modules.volume_files import array_path, save_array
@@ -40,8 +42,6 @@ Unsized = Literal["fit", "1mm"]
 
 NUM_CLASSES = 256
 """Of a label map, at most: it is stored in a byte a voxel."""
-LABEL_LEVELS = 16
-"""Whole numbers that a volume may consist of for it to be looked at as a label map."""
 VERSION = 3  # raised when the same options give other voxels, so that old stores are not taken for new
 
 
@@ -146,7 +146,7 @@ class Preprocessing:
                 raise ValueError("all voxels are NaN or infinite; expected an image")
             voxels = np.where(known, voxels, np.float32(self._base(voxels[known])))
         if flat and voxels.ndim == 3 and 1 in voxels.shape:
-            voxels, affine = _one_slice(voxels, affine)
+            voxels, affine = one_slice(voxels, affine)
         if voxels.ndim != len(self.size):
             raise ValueError(
                 f"an image of {voxels.ndim} dimensions; expected {len(self.size)}, as many as "
@@ -160,7 +160,8 @@ class Preprocessing:
         whole = self.centre == "grid"
         if self.raw_head:
             voxels, moved = self.raw_head(voxels, affine)
-        elif voxels.ndim == 2 and self.without_spacing == "fit" and _has_no_spacing(affine):
+        elif voxels.ndim == 2 and self.without_spacing == "fit" and np.allclose(np.abs(affine[:2, :2]), np.eye(2)):
+            # Pixels of 1 x 1 mm, which is what files say that know no size.
             moved, whole = np.diag([*[min(np.array(self.field_of_view_mm) / voxels.shape)] * 2, 1.0]), True
         affine = moved @ affine
         scaled, brain = self.normalise(voxels)
@@ -190,8 +191,8 @@ class Preprocessing:
         facts = {
             **save_array(path, np.moveaxis(_stored(prepared.voxels), stacked, 0)),
             "cut": prepared.cut,
-            "affine": _affine_of(3, prepared.affine).tolist(),
-            "moved": _affine_of(3, prepared.moved).tolist(),
+            "affine": affine_of(3, prepared.affine).tolist(),
+            "moved": affine_of(3, prepared.moved).tolist(),
             "levels": num_levels(raw),
         }
         return facts | tools | ({"beside": written} if written else {})
@@ -210,7 +211,7 @@ class Preprocessing:
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
         raw, affine = self.read(scan.sources[IMAGE])
-        moved, grid = (_affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
+        moved, grid = (affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
         return preparation(raw, moved @ affine, prepared, grid)
 
@@ -295,40 +296,3 @@ class Prepared:
 def _stored(voxels: np.ndarray) -> np.ndarray:
     """[0, 1] as it is stored."""
     return (2 * voxels - 1).astype(np.float16)
-
-
-def _has_no_spacing(affine: np.ndarray) -> bool:
-    """Whether pixels of a 2D image are 1 x 1 mm, which is what files say that know no size."""
-    return bool(np.allclose(np.abs(affine[:2, :2]), np.eye(2)))
-
-
-def _one_slice(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A volume of one slice as a 2D image, in mm along its own sides; the second axis goes down, as in every image."""
-    axis = voxels.shape.index(1)
-    sides = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
-    return np.take(voxels, 0, axis)[:, ::-1], np.diag([*sides, 1.0])
-
-
-def _affine_of(dim: int, affine: np.ndarray) -> np.ndarray:
-    """The affine of 3D images as that of 2D images (3 3), or the other way round."""
-    shared = min(dim, len(affine) - 1)
-    full = np.eye(dim + 1)
-    full[:shared, :shared], full[:shared, dim] = affine[:shared, :shared], affine[:shared, -1]
-    return full
-
-
-def num_levels(voxels: np.ndarray) -> int:
-    """How many whole numbers a volume consists of, if they are as few as in a label map; else 0."""
-    for some in (voxels.ravel()[:: max(1, voxels.size // 50_000)], voxels):  # a few voxels tell of most volumes
-        levels = np.unique(some)
-        if len(levels) > LABEL_LEVELS or (levels != levels.round()).any():
-            return 0
-    return len(levels)
-
-
-def bounding_box(mask: np.ndarray) -> tuple[list[int], list[int]]:
-    """First and one past the last index along each axis where the mask is true."""
-    found = [
-        np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)
-    ]
-    return [int(f[0]) for f in found], [int(f[-1]) + 1 for f in found]

@@ -18,7 +18,7 @@ from tiny_run import TinyRun, one_line
 from torch.multiprocessing import get_context
 from torch.utils.data import get_worker_info
 
-from data_modules.items import StoreDataset
+from data_modules.loader import StoreDataset
 from data_modules.order import Sample
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError, MissingDataError, NonFiniteError

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data_modules.recipes.volumes import Preprocessing, bounding_box
+from data_modules.recipes.intensities import bounding_box
+from data_modules.recipes.volumes import Preprocessing
 from data_modules.sources import File
 from data_modules.store import StoreAddress
 from lit_medgen.errors import InputError
