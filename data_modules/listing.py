@@ -74,8 +74,8 @@ def walk(root: Path) -> Tree:
     if not root.is_dir():
         return Tree(root)
     tree = Tree(root, folders=[root])
-    facts = root.stat()
-    waiting = [(root, frozenset({(facts.st_dev, facts.st_ino)}))]
+    top = root.stat()
+    waiting = [(root, frozenset({(top.st_dev, top.st_ino)}))]
     while waiting:
         folder, above = waiting.pop()
         try:
