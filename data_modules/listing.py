@@ -32,19 +32,12 @@ STORE = re.compile(r".+-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Tree:
-    """The files and folders below a root, sorted.
-
-    Attributes:
-        root: where it begins.
-        files: regular files, also behind links.
-        folders: the root and all folders below it.
-        lost: what cannot be reached: links without a target, folders that may not be read.
-    """
+    """The files and folders below a root, sorted."""
 
     root: Path
-    files: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-    lost: list[Rejected] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # regular files, also behind links
+    folders: list[Path] = field(default_factory=list)  # the root and all folders below it
+    lost: list[Rejected] = field(default_factory=list)  # links without a target, folders that may not be read
 
     @cached_property
     def of_folder(self) -> dict[Path, list[Path]]:

@@ -22,10 +22,8 @@ from lit_medgen.batch import PADDING, DataSpec
 class Slices:
     """A set of slices of a fixed length n, padded where it is smaller."""
 
-    index: np.ndarray
-    """n, int64; `PADDING` at the end where the set is smaller."""
-    observed: np.ndarray
-    """n, bool; true for condition slices."""
+    index: np.ndarray  # n, int64; `PADDING` at the end where the set is smaller
+    observed: np.ndarray  # n, bool; true for condition slices
 
     @classmethod
     def of(cls, condition: list[int], target: list[int], length: int) -> Slices:

@@ -37,19 +37,12 @@ MAX_LINES = 5
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a header, its cells as text without blanks around them.
-
-    Attributes:
-        path: the file.
-        columns: names, as in the header.
-        rows: column -> cell; rows that are empty are left out.
-        lines: the line of the file that each row ends on, from 1.
-    """
+    """A table with a header, its cells as text without blanks around them."""
 
     path: Path
-    columns: list[str]
-    rows: list[dict[str, str]]
-    lines: list[int]
+    columns: list[str]  # names, as in the header
+    rows: list[dict[str, str]]  # column -> cell; rows that are empty are left out
+    lines: list[int]  # the line of the file that each row ends on, from 1
 
     def require(self, *columns: str) -> None:
         """InputError unless the table has each of the columns once."""

@@ -30,15 +30,10 @@ Read = Callable[[np.ndarray | None], np.ndarray]
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxels of a stored image.
+    """The voxels of a stored image."""
 
-    Attributes:
-        size: along x, y, z, or along x, y of a 2D image.
-        axis: "axial", "coronal" or "sagittal", along which its slices are stacked; "" for 2D images.
-    """
-
-    size: tuple[int, ...]
-    axis: str
+    size: tuple[int, ...]  # along x, y, z, or along x, y of a 2D image
+    axis: str  # "axial", "coronal" or "sagittal", along which its slices are stacked; "" for 2D images
 
     @property
     def stacked(self) -> int:

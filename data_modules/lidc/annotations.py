@@ -40,72 +40,43 @@ HIGHEST = {
 
 @dataclass(frozen=True, eq=False)
 class Contour:
-    """An outline in one slice.
+    """An outline in one slice."""
 
-    Attributes:
-        z_mm: position of the slice, that of DICOM's ImagePositionPatient.
-        points: n 2, int64.
-        inclusion: whether the inside belongs to the nodule; else it is a hole.
-    """
-
-    z_mm: float
-    points: np.ndarray
-    inclusion: bool
+    z_mm: float  # position of the slice, that of DICOM's ImagePositionPatient
+    points: np.ndarray  # n 2, int64
+    inclusion: bool  # whether the inside belongs to the nodule; else it is a hole
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reader's drawing of one nodule of 3 mm or more.
+    """One reader's drawing of one nodule of 3 mm or more."""
 
-    Attributes:
-        session: which of the scan's reading sessions; readers have no name.
-        ratings: name -> rating.
-        contours: in the XML's order.
-    """
-
-    session: int
+    session: int  # which of the scan's reading sessions; readers have no name
     ratings: dict[str, int]
-    contours: tuple[Contour, ...]
+    contours: tuple[Contour, ...]  # in the XML's order
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What one XML file says of a scan.
-
-    Attributes:
-        study_uid: of the scan.
-        series_uid: of the scan.
-        readings: drawings of nodules of 3 mm or more, session by session.
-        num_small: marks of nodules below 3 mm, a point each.
-        num_unrated: outlines without ratings; they count for nothing, since nobody can say what they are.
-        num_others: marks of what is no nodule.
-    """
+    """What one XML file says of a scan."""
 
     study_uid: str
     series_uid: str
-    readings: tuple[Reading, ...]
-    num_small: int
-    num_unrated: int
-    num_others: int
+    readings: tuple[Reading, ...]  # of nodules of 3 mm or more, session by session
+    num_small: int  # marks of nodules below 3 mm, a point each
+    num_unrated: int  # outlines without ratings; they count for nothing, since nobody can say what they are
+    num_others: int  # marks of what is no nodule
 
 
 @dataclass(frozen=True, eq=False)
 class Nodule:
-    """What the readers of one nodule agree on.
-
-    Attributes:
-        readings: of those who drew it.
-        mask: rows columns slices, bool: inside at least half of the drawings.
-        origin: row, column and slice of the mask's first voxel.
-        ratings: name -> median over readers.
-        diameter_mm: greatest extent of an outline within a slice, median over readers.
-    """
+    """What the readers of one nodule agree on."""
 
     readings: tuple[Reading, ...]
-    mask: np.ndarray
-    origin: tuple[int, int, int]
-    ratings: dict[str, float]
-    diameter_mm: float
+    mask: np.ndarray  # rows columns slices, bool: inside at least half of the drawings
+    origin: tuple[int, int, int]  # row, column and slice of the mask's first voxel
+    ratings: dict[str, float]  # medians over readers
+    diameter_mm: float  # greatest extent of an outline within a slice, median over readers
 
     @property
     def num_readers(self) -> int:

@@ -42,17 +42,12 @@ SMALLEST_BODY_MM2 = 5000.0
 
 @dataclass(frozen=True)
 class Preset:
-    """The numbers of a source.
+    """The numbers of a source."""
 
-    Attributes:
-        window: HU that are kept, of image and map.
-        bands: HU of body, soft and dense tissue; where they overlap, the later one counts.
-        steps: malignancy from which a nodule is indeterminate, and from which (above) it is malignant.
-    """
-
-    window: tuple[float, float]
+    window: tuple[float, float]  # HU that are kept, of image and map
     bands: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-    steps: tuple[float, float]
+    """HU of body, soft and dense tissue; where they overlap, the later one counts."""
+    steps: tuple[float, float]  # malignancy from which a nodule is indeterminate, and above which it is malignant
 
     def nodule_class(self, malignancy: float) -> int:
         """5, 6 or 7."""

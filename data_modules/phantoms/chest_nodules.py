@@ -20,25 +20,16 @@ RIM_MM = 2.5  # of lung around a nodule that lies outside it
 
 @dataclass(frozen=True)
 class Nodule:
-    """One nodule, as all its readers see it, in a patch of the image that begins at a row and a column.
+    """One nodule, as all its readers see it; patches by the index of their slice."""
 
-    Attributes:
-        outlined: slice index -> rows columns, bool: inside any reader's outline, the outline itself included.
-        filled: slice index -> rows columns in [0, 1]: how much of the pixel is nodule, its edge as sharp as rated.
-        calcified: slice index -> rows columns in [0, 1].
-        hu: of its tissue, by texture.
-        balls: start and end the same, one for every slice, in the chest's mm: what holds the nodule.
-        strands: its spicules.
-    """
-
-    row: int
+    row: int  # of the patches in the image
     column: int
-    outlined: dict[int, np.ndarray]
-    filled: dict[int, np.ndarray]
-    calcified: dict[int, np.ndarray]
-    hu: float
-    balls: Tubes
-    strands: Tubes
+    outlined: dict[int, np.ndarray]  # rows columns, bool: inside any reader's outline, the outline itself included
+    filled: dict[int, np.ndarray]  # rows columns in [0, 1]: how much of the pixel is nodule, its edge as sharp as rated
+    calcified: dict[int, np.ndarray]  # rows columns in [0, 1]
+    hu: float  # of its tissue, by texture
+    balls: Tubes  # start and end the same, one for every slice, in the chest's mm: what holds the nodule
+    strands: Tubes  # its spicules
 
     def paint(self, hu: np.ndarray, index: int, texture: np.ndarray) -> None:
         """Draws the nodule's cut through slice `index` into hu: rows columns."""

@@ -15,17 +15,11 @@ DETOUR = 0.35  # how much a tree prefers short ways from the root to short branc
 
 @dataclass(frozen=True)
 class Tubes:
-    """Straight pieces with round ends.
+    """Straight pieces with round ends."""
 
-    Attributes:
-        start: n 3, mm.
-        end: n 3, mm.
-        radius: n, mm.
-    """
-
-    start: np.ndarray
-    end: np.ndarray
-    radius: np.ndarray
+    start: np.ndarray  # n 3, mm
+    end: np.ndarray  # n 3, mm
+    radius: np.ndarray  # n, mm
 
     def __add__(self, other: Tubes) -> Tubes:
         return Tubes(

@@ -278,19 +278,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume on the common grid.
+    """A volume on the common grid."""
 
-    Attributes:
-        voxels: x y z, float32 in [0, 1].
-        affine: voxel to world, mm.
-        cut: share of the brain's voxels that the grid cuts off.
-        moved: world of the raw volume to that of this one.
-    """
-
-    voxels: np.ndarray
-    affine: np.ndarray
-    cut: float
-    moved: np.ndarray
+    voxels: np.ndarray  # x y z, float32 in [0, 1]
+    affine: np.ndarray  # voxel to world, mm
+    cut: float  # share of the brain's voxels that the grid cuts off
+    moved: np.ndarray  # world of the raw volume to that of this one
 
 
 def _stored(voxels: np.ndarray) -> np.ndarray:
