@@ -31,40 +31,23 @@ PREFIX = "fact."
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a store.
+    """One image of a store."""
 
-    Attributes:
-        key: hash of the raw bytes and of all that was done to them; with the image's number where its file holds
-            several.
-        person: hash of whose it is.
-        session: name of the visit.
-        sha256: of the image's file.
-        cut: share of the foreground (brain, or what is not air) that the grid cuts off; NaN if images keep their grid.
-        affine: voxel to world, mm, 4 4.
-        attributes: numbers known about it; NaN where unknown.
-        tools: what treated a raw head, with versions.
-        levels: how many whole numbers the raw volume consists of, if they are as few as in a label map; else 0.
-        beside: names of the arrays that lie beside the image's.
-        facts: name -> other numbers, such as the point around which it is cropped; NaN where unknown.
-        index: number of the image in its file; None if the file holds it alone.
-        num_images: images in the file.
-        images: of a file that holds several, those; only while a store is made.
-    """
-
-    key: str
-    person: str
-    session: str
-    sha256: str
-    cut: float
-    affine: np.ndarray
-    attributes: dict[str, float]
-    tools: str = ""
-    levels: int = 0
-    beside: tuple[str, ...] = ()
+    key: str  # hash of the raw bytes and of all that was done to them; with the image's number where a file has several
+    person: str  # hash of whose it is
+    session: str  # name of the visit
+    sha256: str  # of the image's file
+    cut: float  # share of the foreground (brain, or not air) that the grid cuts off; NaN if images keep their grid
+    affine: np.ndarray  # voxel to world, mm, 4 4
+    attributes: dict[str, float]  # numbers known about it; NaN where unknown
+    tools: str = ""  # what treated a raw head, with versions
+    levels: int = 0  # how many whole numbers the raw volume consists of, if as few as in a label map; else 0
+    beside: tuple[str, ...] = ()  # names of the arrays that lie beside the image's
     facts: dict[str, np.ndarray] = field(default_factory=dict)
-    index: int | None = None
-    num_images: int = 1
-    images: tuple[Record, ...] = ()
+    """Name -> other numbers, such as the point around which it is cropped; NaN where unknown."""
+    index: int | None = None  # number of the image in its file; None if the file holds it alone
+    num_images: int = 1  # in the file
+    images: tuple[Record, ...] = ()  # of a file that holds several, those; only while a store is made
 
     @property
     def file(self) -> str:

@@ -48,20 +48,13 @@ FORMAT = 3  # raised when the files of volumes change, so that old ones are not 
 
 @dataclass(frozen=True)
 class Array:
-    """How one array of every image is stored.
+    """How one array of every image is stored."""
 
-    Attributes:
-        size: voxels of an image along x, y, z, or along x, y.
-        dtype: "float16", "int16" or "uint8".
-        order: the image's axes in the order in which they are stored, 0 for x.
-        window: the stored values that become -1 and 1; None: what is stored needs no scaling, as values in [-1, 1] or
-            classes.
-    """
-
-    size: tuple[int, ...]
-    dtype: str
-    order: tuple[int, ...]
+    size: tuple[int, ...]  # voxels of an image along x, y, z, or along x, y
+    dtype: str  # "float16", "int16" or "uint8"
+    order: tuple[int, ...]  # the image's axes in the order in which they are stored, 0 for x
     window: tuple[float, float] | None = None
+    """The stored values that become -1 and 1; None: what is stored needs no scaling (values in [-1, 1], classes)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,21 +126,13 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store lies and what makes it.
+    """Where a store lies and what makes it."""
 
-    Attributes:
-        parent: folder of all stores.
-        name: of the kind of data set.
-        preprocessing: what is done to each image.
-        axis: along which slices are stacked.
-        listing: what decides which images are listed, the root above all; only its hash is kept.
-    """
-
-    parent: Path
-    name: str
-    preprocessing: Recipe
-    axis: str
-    listing: str = ""
+    parent: Path  # folder of all stores
+    name: str  # of the kind of data set
+    preprocessing: Recipe  # what is done to each image
+    axis: str  # along which slices are stacked
+    listing: str = ""  # what decides which images are listed, the root above all; only its hash is kept
 
     @property
     def recipe(self) -> dict[str, Any]:
