@@ -210,8 +210,7 @@ class _CT:
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
         """Rows columns, seen from below."""
-        steps = tuple(-1 if flip else 1 for flip in self.flips)
-        return pixels[:: steps[0], :: steps[1]]
+        return np.flip(pixels, tuple(axis for axis, flip in enumerate(self.flips) if flip))
 
     def mask(self, nodule: Nodule, number: int) -> np.ndarray:
         """A nodule in a slice of that number, rows columns."""
