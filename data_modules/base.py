@@ -241,7 +241,7 @@ class MedicalDataModule(ResumableLoaders):
             intensity_window=recipe.window if recipe.intensity == "window" else (0.0, 1.0),
             intensity_unit="raw" if recipe.intensity == "window" else "normalised",
             classes=recipe.classes,
-            source_channels=len(recipe.sources),
+            sources=tuple(recipe.sources),
             source_size=(recipe.source_size or recipe.size) if recipe.sources else (),
         )
 

@@ -334,7 +334,8 @@ class DataSpec:
         codes: names of those attributes that are 0 or 1 and nothing between (sex).
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
         people: "train", "val", "test" -> one hash of all people of that part, so that another split is noticed.
-        source_channels: channels of the images that others are made from; 0 where there are none.
+        sources: names of the images that others are made from, one for each channel of `Condition.source`; empty where
+            there are none.
         source_size: their voxels along each axis.
     """
 
@@ -349,7 +350,7 @@ class DataSpec:
     slice_axis: str = ""
     codes: tuple[str, ...] = ()
     people: dict[str, str] = field(default_factory=dict)
-    source_channels: int = 0
+    sources: tuple[str, ...] = ()
     source_size: tuple[int, ...] = ()
 
     def affine(self) -> Tensor:

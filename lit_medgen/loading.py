@@ -74,13 +74,13 @@ def _refuse_unknown_method(config: dict[str, Any], path: Path | str) -> None:
         ) from error
 
 
-def refuse_other_method(path: Path, wanted: str) -> None:
-    """InputError if a checkpoint is of another method than the one wanted (the name of its class)."""
+def refuse_other_method(path: Path, expected: str) -> None:
+    """InputError if a checkpoint is of another method than the one expected (the name of its class)."""
     config = read_checkpoint(path)[FACTS]["config"]  # None if the model was made in Python
-    trained = config["model"]["class_path"].rpartition(".")[2] if config else wanted
-    if trained != wanted:
+    trained = config["model"]["class_path"].rpartition(".")[2] if config else expected
+    if trained != expected:
         raise InputError(
-            f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for {wanted}; leave out the model, "
+            f"--ckpt_path {path}: a checkpoint of {trained}, but the config asks for {expected}; leave out the model, "
             "or give the right checkpoint."
         )
 

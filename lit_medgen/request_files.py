@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.images import DICOM_SUFFIXES, read_image
 from lit_medgen.sample_files import read_voxels, scaled
 
+SAME_SPACING = 0.01
+"""Relative difference of voxel sizes that rounding in files may make."""
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".png", *DICOM_SUFFIXES)
 
 
@@ -37,12 +40,12 @@ def _visible(folder: Path) -> list[Path]:
 def _stem(name: str) -> str:
     """A file's name without the suffix of images, which may be a double one; other dots are of the name."""
     suffixes = [suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)]
-    return name[: -max(map(len, suffixes))]
+    return name[: -max(map(len, suffixes))] if suffixes else name
 
 
 def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """1 1 *s, int64, the classes in a file, and its affine, 1 4 4; InputError for another size or unknown classes."""
-    classes, affine = _read_file(path, len(spec.size))
+    classes, affine = _read_file(path, spec)
     if classes.shape != tuple(spec.size):
         raise InputError(f"{path}: a label map of {classes.shape}; expected {tuple(spec.size)}, as it was trained on.")
     values, counts = np.unique(classes, return_counts=True)
@@ -59,39 +62,68 @@ def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
 def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """1 c *s in [-1, 1], a source image, and its affine, 1 4 4.
 
-    A folder without DICOM slices in it holds one file for each channel, in the order of their names. InputError for
-    another size or number of channels than the model was trained on, and for values outside the data's window.
+    A folder without DICOM slices in it holds one file for each channel, named as the source that the model was trained
+    on. InputError for other names, another size or voxel size, and for values outside the data's window.
     """
-    size, num_channels = spec.source_size or tuple(spec.size), spec.source_channels or spec.channels
     files = [path]
     if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in _visible(path)):
-        files = _visible(path)
-    if len(files) != num_channels:
-        raise InputError(f"{path}: {len(files)} channels; expected {num_channels}, as it was trained on.")
-    channels = [_read_channel(file, size, spec) for file in files]
+        files = _named(path, spec.sources)
+    elif len(spec.sources) > 1:
+        raise InputError(f"{path}: a single image; expected a folder with files {', '.join(spec.sources)}.")
+    channels = [_read_channel(file, spec) for file in files]
     return torch.stack([image for image, _ in channels], dim=1), channels[0][1]
 
 
-def _read_channel(path: Path, size: tuple[int, ...], spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+def _named(folder: Path, sources: Sequence[str]) -> list[Path]:
+    """The file of each source in an image's folder; a single one may have any name."""
+    by_name = {_stem(file.name): file for file in _visible(folder)}
+    if len(sources) < 2 and len(by_name) == 1:
+        return list(by_name.values())
+    if sorted(by_name) != sorted(sources):
+        raise InputError(
+            f"{folder}: files {', '.join(sorted(by_name)) or '(none)'}; expected one for each source that the model "
+            f"was trained on: {', '.join(sources) or 'a single one'}."
+        )
+    return [by_name[name] for name in sources]
+
+
+def _read_channel(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+    size = spec.source_size or tuple(spec.size)
     try:
         values, affine, window = read_voxels(path, spec)
-        if values.shape != tuple(size):
-            raise ValueError(f"a source of {values.shape}; expected {tuple(size)}, as it was trained on")
+        if values.shape != size:
+            raise ValueError(f"a source of {values.shape}; expected {size}, as it was trained on")
+        if size == tuple(spec.size):
+            _refuse_other_spacing(affine, spec)
         return scaled(values, window, spec)[None], _as_affine(affine)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {describe(error)}.") from error
 
 
-def _read_file(path: Path, dim: int) -> tuple[np.ndarray, Tensor | None]:
+def _read_file(path: Path, spec: DataSpec) -> tuple[np.ndarray, Tensor | None]:
     """The values of a file or of a folder of DICOM slices, and the affine of a volume."""
+    dim = len(spec.size)
     try:
         if path.is_dir() and not _visible(path):
             raise ValueError("an empty folder; expected the slices of a DICOM series")
         values, affine = read_image(_visible(path) if path.is_dir() else path, flat=dim == 2)
+        if values.shape == tuple(spec.size):
+            _refuse_other_spacing(affine, spec)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {describe(error)}.") from error
     values = values[..., 0] if dim == 2 and values.ndim == 3 and values.shape[-1] == 1 else values
     return values, _as_affine(affine)
+
+
+def _refuse_other_spacing(affine: np.ndarray, spec: DataSpec) -> None:
+    """ValueError for a volume whose voxels have another size than those the model was trained on."""
+    if len(spec.size) == 3:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        if not np.allclose(spacing, spec.spacing_mm, rtol=SAME_SPACING):
+            raise ValueError(
+                f"voxels of {' x '.join(f'{side:.4g}' for side in spacing)} mm; expected "
+                f"{' x '.join(f'{side:.4g}' for side in spec.spacing_mm)} mm, as it was trained on"
+            )
 
 
 def _as_affine(affine: np.ndarray) -> Tensor | None:

@@ -27,7 +27,7 @@ PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestOptions:
     """What the options of `Verbs.sample` ask for, by their names (`table`: requests); None where one is not given."""
 
     num: int | None = None
@@ -56,25 +56,25 @@ class Asked:
             raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
 
 
-def requested(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
+def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
     """The requests that options make to a model trained on data of this spec; `like` needs data, set up.
 
     InputError for what the model cannot make images from; what the files hold is read later, one by one.
     """
-    if asked.given is not None:
-        _refuse_missing_slices(asked.given, spec, "--given")
-    if asked.table:
-        requests = _from_table(Path(asked.table), model, spec)
-    elif asked.like:
+    if options.given is not None:
+        _refuse_missing_slices(options.given, spec, "--given")
+    if options.table:
+        requests = _from_table(Path(options.table), model, spec)
+    elif options.like:
         if data is None:
-            raise InputError(f"--like {asked.like}: no data; add --config FILE with a `data` section.")
-        requests = _like(asked, model, spec, data)
-    elif asked.label_maps or asked.sources:
-        requests = _from_folders(asked, model, spec)
+            raise InputError(f"--like {options.like}: no data; add --config FILE with a `data` section.")
+        requests = _like(options, model, spec, data)
+    elif options.label_maps or options.sources:
+        requests = _from_folders(options, model, spec)
     else:
-        requests = without_conditions(asked.seeds or range(NUM if asked.num is None else asked.num))
-    if asked.attributes:
-        requests = _showing(requests, checked_attributes(model, asked.attributes, spec))
+        requests = without_conditions(options.seeds or range(NUM if options.num is None else options.num))
+    if options.attributes:
+        requests = _showing(requests, checked_attributes(model, options.attributes, spec))
     refuse_unfit_parts(model, requests.parts)
     return requests
 
@@ -92,13 +92,13 @@ def _showing(requests: Requests, values: Mapping[str, float]) -> Requests:
     return replace(requests, made_from=made_from, parts=requests.parts | {"attributes"}, read=read)
 
 
-def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) -> Requests:
+def _like(options: RequestOptions, model: Generator, spec: DataSpec, data: TrainingData) -> Requests:
     """Requests like people of the data, request i like the i-th; with `given`, some slices of their images."""
-    assert asked.like is not None
-    if asked.given is None:
-        requests = like_people(model, data, asked.like, None)
+    assert options.like is not None
+    if options.given is None:
+        requests = like_people(model, data, options.like, None)
     else:
-        own, slices = data.requests(asked.like), list(asked.given)
+        own, slices = data.requests(options.like), list(options.given)
 
         def read(index: int) -> Request:
             request = own.read(index)
@@ -109,8 +109,8 @@ def _like(asked: Asked, model: Generator, spec: DataSpec, data: TrainingData) ->
         requests = replace(own, made_from=rows, parts=own.parts | {"image"}, read=read)
         requests = requests.only({*model.required, *model.optional}, model.attributes)
     if not len(requests):
-        raise InputError(f"--like {asked.like}: there are no {asked.like} people; change data.init_args.fractions.")
-    seeds = asked.seeds or range(len(requests) if asked.num is None else asked.num)
+        raise InputError(f"--like {options.like}: there are no {options.like} people; change data.init_args.fractions.")
+    seeds = options.seeds or range(len(requests) if options.num is None else options.num)
     return requests.chosen([seed % len(requests) for seed in seeds], seeds)
 
 
@@ -139,9 +139,9 @@ def _refuse_missing_slices(slices: Sequence[int], spec: DataSpec, where: str) ->
 # Files.
 
 
-def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
+def _from_folders(options: RequestOptions, model: Generator, spec: DataSpec) -> Requests:
     """One request for each label map or source of a folder; of both, those of the same name belong together."""
-    folders = {"label_map": asked.label_maps, "source": asked.sources}
+    folders = {"label_map": options.label_maps, "source": options.sources}
     files = {name: listed_images(f"--{name}s", Path(folder)) for name, folder in folders.items() if folder}
     names = sorted(next(iter(files.values())))
     for name, listed in files.items():
@@ -151,12 +151,12 @@ def _from_folders(asked: Asked, model: Generator, spec: DataSpec) -> Requests:
                 f"--{name}s {folders[name]}: {other!r} is in one of the two folders only; name files alike."
             )
     rows: list[dict[str, Any]] = [{name: listed[stem] for name, listed in files.items()} for stem in names]
-    if asked.given is not None:
-        rows = [{**row, "given": list(asked.given)} for row in rows]
-    seeds = asked.seeds or range(len(rows) if asked.num is None else asked.num)
-    if asked.seeds and len(seeds) == 1:
+    if options.given is not None:
+        rows = [{**row, "given": list(options.given)} for row in rows]
+    seeds = options.seeds or range(len(rows) if options.num is None else options.num)
+    if options.seeds and len(seeds) == 1:
         seeds = [seeds[0]] * len(rows)
-    if asked.seeds and len(seeds) < len(rows):
+    if options.seeds and len(seeds) < len(rows):
         raise InputError(f"--seeds: {len(seeds)} for {len(rows)} files; give one for all, or one for each.")
     return _of_rows([rows[i % len(rows)] for i in range(len(seeds))], seeds, model, spec)
 
@@ -252,7 +252,7 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         condition = replace(condition, label_map=label_map)
     if path := row.get("source"):
         itself = "given" in row or model.reconstructs
-        source, own = read_source(path, replace(spec, source_channels=0, source_size=()) if itself else spec)
+        source, own = read_source(path, replace(spec, sources=(), source_size=()) if itself else spec)
         affine = own if source.shape[2:] == tuple(spec.size) else affine
         if "given" in row:
             condition = _giving(condition, source, row["given"], spec)

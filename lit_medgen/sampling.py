@@ -38,7 +38,7 @@ FACTS_OF_IMAGES = ("size", "channels")
 def facts_of_conditions(model: Generator) -> list[str]:
     """The same, with those of what the model makes images from."""
     parts = {*model.required, *model.optional}
-    sources = ["source_channels", "source_size"] if "source" in parts and not model.reconstructs else []
+    sources = ["sources", "source_size"] if "source" in parts and not model.reconstructs else []
     return [*FACTS_OF_IMAGES, *(["classes"] if "label_map" in parts else []), *sources]
 
 

@@ -18,7 +18,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.images.origin import WRITTEN
 from lit_medgen.loading import restore
 from lit_medgen.output import say
-from lit_medgen.requests import Asked, requested
+from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import Format, read_samples, spec_of
 from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, origin
 from lit_medgen.training.frozen import refuse_other_people
@@ -77,18 +77,18 @@ class Verbs(L.Trainer):
         _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
         listed = [seeds] if isinstance(seeds, int) else seeds
-        asked = Asked(num, listed, attributes, label_maps, sources, given, requests, like)
+        options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like)
         if generator.required and not (label_maps or sources or requests or like) and datamodule is not None:
-            asked = replace(asked, like="test")
+            options = replace(options, like="test")
         trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
-        data: MedicalDataModule | None = datamodule if asked.like else None  # type: ignore[assignment]
+        data: MedicalDataModule | None = datamodule if options.like else None  # type: ignore[assignment]
         if data is not None:
             data.prepare_data()
             data.setup("test")
             _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
-        wanted = requested(asked, generator, trained, data)
-        self._write_samples(generator, wanted, batch_size, Path(out), format, ckpt_path)
-        say(f"{len(wanted)} {WRITTEN[origin(wanted.parts)].format(out)}")
+        to_make = requested(options, generator, trained, data)
+        self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)
+        say(f"{len(to_make)} {WRITTEN[origin(to_make.parts)].format(out)}")
 
     def evaluate(
         self,

@@ -94,7 +94,7 @@ def least_condition(model: Any) -> Condition:
     """No more than a method must be given to make an image."""
     spec = model.needed_spec()
     parts = {
-        "source": torch.zeros(1, spec.source_channels or spec.channels, *(spec.source_size or spec.size)),
+        "source": torch.zeros(1, len(spec.sources) or spec.channels, *(spec.source_size or spec.size)),
         "label_map": torch.zeros(1, 1, *spec.size, dtype=torch.int64),
     }
     return Condition(**{part: parts[part] for part in model.required})  # type: ignore[arg-type]

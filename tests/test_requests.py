@@ -15,7 +15,7 @@ from lit_medgen.batch import Batch, Condition, DataSpec, Part, Request
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
-from lit_medgen.requests import Asked, requested
+from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import sample_names
 from lit_medgen.sampling import like_people
 from lit_medgen.training.generator import Generator
@@ -28,7 +28,7 @@ SPEC = DataSpec(
     attributes={"age": (50.0, 90.0), "sex": (0.0, 1.0)},
     codes=("sex",),
     slice_axis="axial",
-    source_channels=2,
+    sources=("t1", "t2"),
     source_size=(2, 2, 3),
 )
 AFFINE = np.array([[1.0, 0, 0, -7], [0, 1, 0, 3], [0, 0, 1, 11], [0, 0, 0, 1]])
@@ -77,7 +77,7 @@ def sources(tmp_path: Path) -> Path:
 
 
 def test_one_image_is_made_from_each_label_map(maps: Path) -> None:
-    requests = requested(Asked(label_maps=str(maps), attributes={"age": 70, "sex": None}), MAPS, SPEC, None)
+    requests = requested(RequestOptions(label_maps=str(maps), attributes={"age": 70, "sex": None}), MAPS, SPEC, None)
     assert list(requests.seeds) == [0, 1]
     assert requests.parts == {"label_map", "attributes"}
     assert list(requests.made_from) == [{"label_map": "a.nii.gz", "age": 70.0}, {"label_map": "b.nii.gz", "age": 70.0}]
@@ -92,7 +92,7 @@ def test_one_image_is_made_from_each_label_map(maps: Path) -> None:
 
 
 def test_a_source_has_a_size_and_channels_of_its_own(sources: Path) -> None:
-    requests = requested(Asked(sources=str(sources)), SOURCES, SPEC, None)
+    requests = requested(RequestOptions(sources=str(sources)), SOURCES, SPEC, None)
     request = requests.joined([0, 1])
     assert request.condition.source is not None
     assert request.condition.source.shape == (2, 2, 2, 2, 3)
@@ -104,7 +104,7 @@ def test_a_source_has_a_size_and_channels_of_its_own(sources: Path) -> None:
 def test_given_slices_of_a_source_are_kept(tmp_path: Path) -> None:
     write_nifti(tmp_path / "a.nii", np.full(SPEC.size, 0.5, dtype=np.float32), AFFINE)
     spec = DataSpec(1, SPEC.size, SPEC.spacing_mm, slice_axis="axial")
-    requests = requested(Asked(sources=str(tmp_path), given=[1, 4]), SLICES, spec, None)
+    requests = requested(RequestOptions(sources=str(tmp_path), given=[1, 4]), SLICES, spec, None)
     condition = requests.joined([0]).condition
     assert requests.parts == {"image"}
     assert condition.source is None
@@ -118,7 +118,7 @@ def test_given_slices_of_a_source_are_kept(tmp_path: Path) -> None:
     ("seeds", "num", "expected"), [([7], None, [7, 7]), ([3, 9], None, [3, 9]), (None, 5, [0, 1, 2, 3, 4])]
 )
 def test_seeds_of_files(maps: Path, seeds: list[int] | None, num: int | None, expected: list[int]) -> None:
-    requests = requested(Asked(num=num, seeds=seeds, label_maps=str(maps)), MAPS, SPEC, None)
+    requests = requested(RequestOptions(num=num, seeds=seeds, label_maps=str(maps)), MAPS, SPEC, None)
     assert list(requests.seeds) == expected
     assert [row["label_map"] for row in requests.made_from] == (["a.nii.gz", "b.nii.gz"] * 3)[: len(expected)]
     names = sample_names(requests.seeds, "synthetic")
@@ -128,7 +128,7 @@ def test_seeds_of_files(maps: Path, seeds: list[int] | None, num: int | None, ex
 def test_a_table_says_everything(maps: Path, tmp_path: Path) -> None:
     table = tmp_path / "wanted.csv"
     table.write_text("seed,label_map,age,sex\n5,maps/b.nii.gz,60,1\n5,maps/b.nii.gz,80,\n")
-    requests = requested(Asked(table=str(table)), MAPS, SPEC, None)
+    requests = requested(RequestOptions(table=str(table)), MAPS, SPEC, None)
     assert list(requests.seeds) == [5, 5]
     assert requests.made_from[1] == {"label_map": "b.nii.gz", "age": 80.0}
     assert requests.joined([0, 1]).condition.attributes["age"].tolist() == [60, 80]
@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: list[str])
     table = tmp_path / "wanted.csv"
     table.write_text(text)
     with pytest.raises((InputError, MissingDataError)) as error:
-        requested(Asked(table=str(table)), Toy((), ("attributes", "label_map", "image")), SPEC, None)
+        requested(RequestOptions(table=str(table)), Toy((), ("attributes", "label_map", "image")), SPEC, None)
     assert all(word in str(error.value) for word in [*words, str(table)]), error.value
 
 
@@ -173,7 +173,7 @@ def test_what_is_wrong_with_a_table(tmp_path: Path, text: str, words: list[str])
         (MAPS, {"label_maps": "three", "seeds": [1, 2]}, ["2 for 3 files"]),
         (MAPS, {"label_maps": "unknown"}, ["7 (1 voxels)", "0 to 2", "nodule"]),
         (MAPS, {"label_maps": "small"}, ["(2, 2, 3)", "(4, 5, 6)"]),
-        (SOURCES, {"sources": "maps"}, ["1 channels; expected 2"]),
+        (SOURCES, {"sources": "maps"}, ["a single image", "t1, t2"]),
         (Toy(), {"like": "test"}, ["--config FILE"]),
         (MAPS, {"table": "t.csv", "num": 3}, ["--requests", "leave out"]),
     ],
@@ -193,12 +193,12 @@ def test_what_cannot_be_asked(
     for key in ("label_maps", "sources"):
         if key in options:
             options = options | {key: str(tmp_path / options[key])}
-    spec = SPEC if model is SOURCES else DataSpec(**{**vars(SPEC), "source_channels": 0, "source_size": ()})
+    spec = SPEC if model is SOURCES else DataSpec(**{**vars(SPEC), "sources": (), "source_size": ()})
     if words is None:
-        assert len(requested(Asked(**options), model, spec, None)) == 3
+        assert len(requested(RequestOptions(**options), model, spec, None)) == 3
         return
     with pytest.raises((InputError, MissingDataError)) as error:
-        requested(Asked(**options), model, spec, None)
+        requested(RequestOptions(**options), model, spec, None)
     assert all(word in str(error.value) for word in words), error.value
 
 
@@ -206,14 +206,14 @@ def test_every_row_needs_what_the_model_needs(maps: Path) -> None:
     table = maps / "some.csv"
     table.write_text("seed,label_map\n1,a.nii.gz\n2,\n")
     with pytest.raises(InputError, match="row 3: no label_map"):
-        requested(Asked(table=str(table)), MAPS, SPEC, None)
-    requests = requested(Asked(table=str(table)), Toy((), ("label_map",)), SPEC, None).joined([0, 1])
+        requested(RequestOptions(table=str(table)), MAPS, SPEC, None)
+    requests = requested(RequestOptions(table=str(table)), Toy((), ("label_map",)), SPEC, None).joined([0, 1])
     assert requests.affine is not None
     np.testing.assert_allclose(requests.affine, np.stack([AFFINE, SPEC.affine()]))
 
 
 def test_fewer_images_than_files(maps: Path) -> None:
-    requests = requested(Asked(num=1, label_maps=str(maps)), MAPS, SPEC, None)
+    requests = requested(RequestOptions(num=1, label_maps=str(maps)), MAPS, SPEC, None)
     assert [row["label_map"] for row in requests.made_from] == ["a.nii.gz"]
 
 
@@ -222,16 +222,16 @@ def test_folders_of_files_as_systems_leave_them(maps: Path) -> None:
     (maps / "b.nii.gz").rename(maps / "case.2.nii.gz")
     (maps / "._a.nii.gz").write_text("hidden")
     (maps / "notes.txt").write_text("no image")
-    assert len(requested(Asked(label_maps=str(maps)), MAPS, SPEC, None)) == 2
+    assert len(requested(RequestOptions(label_maps=str(maps)), MAPS, SPEC, None)) == 2
     (maps / "empty").mkdir()
     with pytest.raises(InputError, match="empty folder"):
-        requested(Asked(label_maps=str(maps)), MAPS, SPEC, None)
+        requested(RequestOptions(label_maps=str(maps)), MAPS, SPEC, None)
 
 
 def test_label_maps_of_slices_are_pictures(tmp_path: Path) -> None:
     flat = DataSpec(1, (4, 6), (1.0, 1.0), orientation="", classes=("air", "lung"))
     write_png(tmp_path / "a.png", np.arange(24).reshape(4, 6) % 2 / 255)
-    requests = requested(Asked(label_maps=str(tmp_path)), Toy(("label_map",), ()), flat, None)
+    requests = requested(RequestOptions(label_maps=str(tmp_path)), Toy(("label_map",), ()), flat, None)
     label_map = requests.joined([0]).condition.label_map
     assert label_map is not None
     assert label_map[0, 0].tolist() == (torch.arange(24).view(4, 6) % 2).tolist()
@@ -243,7 +243,9 @@ def test_names_of_sources_with_capitals_and_dots(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         write_png(path.with_name("small.png"), np.ones((4, 6)))
         path.with_name("small.png").rename(path)
-    assert [row["source"] for row in requested(Asked(sources=str(tmp_path)), SOURCES, flat, None).made_from] == [
+    assert [
+        row["source"] for row in requested(RequestOptions(sources=str(tmp_path)), SOURCES, flat, None).made_from
+    ] == [
         "1.2.840",
         "A.PNG",
     ]
@@ -272,3 +274,22 @@ def test_an_attribute_that_the_data_lacks_is_named() -> None:
 
     with pytest.raises(InputError, match="no 'sex' of the test people"):
         like_people(Toy(), Data(), "test", None)  # type: ignore[arg-type]
+
+
+def test_channels_of_a_source_go_by_their_names(sources: Path) -> None:
+    for name in ("a", "b"):
+        (sources / name / "t1.nii.gz").rename(sources / name / "zz.nii.gz")
+    with pytest.raises(InputError, match=r"files t2, zz; expected .* t1, t2"):
+        requested(RequestOptions(sources=str(sources)), SOURCES, SPEC, None)
+    for name in ("a", "b"):
+        (sources / name / "t2.nii.gz").rename(sources / name / "t1.nii.gz")
+        (sources / name / "zz.nii.gz").rename(sources / name / "t2.nii.gz")
+    source = requested(RequestOptions(sources=str(sources)), SOURCES, SPEC, None).joined([0]).condition.source
+    assert source is not None
+    assert source[0, :, 0, 0, 0].tolist() == [1.0, -0.5]
+
+
+def test_voxels_of_another_size_are_refused(maps: Path) -> None:
+    write_nifti(maps / "a.nii.gz", np.ones(SPEC.size, dtype=np.float32), np.diag([3.0, 1.0, 1.0, 1.0]))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: voxels of 3 x 1 x 1 mm; expected 1 x 1 x 1 mm"):
+        requested(RequestOptions(label_maps=str(maps)), MAPS, SPEC, None)

@@ -300,7 +300,7 @@ def test_label_maps_that_do_not_fit(painter: Toy, tmp_path: Path, capsys: pytest
 
 def test_sources_that_do_not_fit(translator: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single, large = write_sources(tmp_path / "single", channels=["t2"]), write_sources(tmp_path / "large", SIZE)
-    for folder, words in ((single, ("1 channels", "expected 2")), (large, ("(8, 8, 8)", "expected (4, 4, 4)"))):
+    for folder, words in ((single, ("files t2;", "t2, flair")), (large, ("(8, 8, 8)", "expected (4, 4, 4)"))):
         refused(translator.on_checkpoint("sample", f"--sources={folder}"), capsys, str(folder / "a"), *words)
     other = "--data.init_args.preprocessing.source_size=[8, 8, 8]"
     for verb in ("evaluate", "sample"):

@@ -75,7 +75,7 @@ def stored(data: MedicalDataModule, name: str) -> dict[str, np.ndarray]:
 
 def test_what_lies_beside_an_image_comes_on_its_grid(root: Path, tmp_path: Path) -> None:
     data = opened(root, tmp_path)
-    assert (data.spec.classes, data.spec.source_channels, data.spec.source_size) == (CLASSES, 2, SOURCE_SIZE)
+    assert (data.spec.classes, len(data.spec.sources), data.spec.source_size) == (CLASSES, 2, SOURCE_SIZE)
     batch = batch_of(data)
     assert batch.image.shape == (6, 1, *SIZE)
     labels, source = batch.condition.label_map, batch.condition.source
@@ -194,7 +194,7 @@ def test_crops_that_cannot_be_are_refused(root: Path, tmp_path: Path) -> None:
     ("size", "view"), [((5, 6, 3), OneSlice()), ((5, 6, 3), UniformDraw()), ((5, 6, 9), Crop((2, 2, 2)))]
 )
 def test_sources_that_a_view_cannot_follow_are_refused(size: tuple[int, ...], view: View[Any]) -> None:
-    spec = DataSpec(1, SIZE, (4.0, 4.0, 4.0), source_channels=1, source_size=size)
+    spec = DataSpec(1, SIZE, (4.0, 4.0, 4.0), sources=("t2",), source_size=size)
     with pytest.raises(InputError, match=r"data\.init_args\.view: .* sources"):
         view.spec(spec, "axial")
 

@@ -30,8 +30,8 @@ class Translator(Generator):
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError for sources of another number of channels."""
-        if (expected := self.network.in_channels - 1) != shape.source_channels:
-            raise InputError(f"model.init_args.num_channels is {expected}; the sources have {shape.source_channels}.")
+        if (expected := self.network.in_channels - 1) != len(shape.sources):
+            raise InputError(f"model.init_args.num_channels is {expected}; the sources have {len(shape.sources)}.")
 
     def loss(self, batch: Batch) -> Tensor:
         """Squared error of the translation."""
