@@ -180,6 +180,8 @@ class Scales:
         left = torch.arange(self.num_y)
         bound, best = torch.ones(self.num_y), left[0]
         for j in reversed(range(1, self.num)):
+            if not len(left):  # an earlier block of y has reached more than any of this one can
+                return best, reached
             bound[left] *= self.term(i, left, j).cpu()
             if j == self.num // 2:
                 likely = left[bound[left].argmax()]

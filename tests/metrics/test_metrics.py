@@ -110,6 +110,16 @@ def test_the_nearest_image_is_the_same_as_by_all_pairs(size: tuple[int, ...], mo
         assert finest < every.numel() / 2
 
 
+@pytest.mark.parametrize("size", [(112, 112), (64, 64)])
+def test_a_block_that_holds_nothing_nearer_is_left(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = smooth(2, size)
+    y = torch.cat([x, -x, torch.full_like(x, -1.0)])
+    monkeypatch.setattr("lit_medgen.metrics.ms_ssim.BLOCK_VOXELS", 2 * x[0].numel())
+    nearest, values = nearest_by_ms_ssim(x, y)
+    assert nearest.tolist() == [0, 1]
+    torch.testing.assert_close(values, torch.ones(2), atol=1e-5, rtol=0)
+
+
 def test_only_wanted_pairs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     x = smooth(7, (16, 16, 16))
     wanted = torch.zeros(7, 7, dtype=torch.bool)
