@@ -119,7 +119,7 @@ def smooth_field(shape: tuple[int, ...], knots: int, random: np.random.Generator
 
 @lru_cache
 def spline(knots: int, length: int) -> np.ndarray:
-    """length knots: what every knot of a cubic spline adds at every point."""
+    """Weights of the knots of a cubic spline at every point: length knots."""
     return ndimage.zoom(np.eye(knots), (length / knots, 1), order=3, mode="nearest", grid_mode=True)
 
 

@@ -153,7 +153,7 @@ class Scales:
         self.y = self.x if y is x else self._moments(y)
 
     def face(self, y: Tensor) -> None:
-        """Takes another y."""
+        """Takes the moments of another y in the place of those before."""
         self.y = []  # one block of y is in memory at a time
         self.num_y, self.y = len(y), self._moments(y)
 

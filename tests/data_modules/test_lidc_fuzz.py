@@ -39,7 +39,7 @@ def outcome(address: StoreAddress, scan: Scan) -> str | None:
     """Prepares one scan: None if it was taken and is sound, else why it was refused."""
     start = time.monotonic()
     with warnings.catch_warnings(action="ignore"):
-        result = _prepare_one(address, scan, verify=False, figures=False)
+        result = _prepare_one(address, scan, verify=False, figures=False, key="", others=[])
     assert time.monotonic() - start < 10
     if isinstance(result, Rejected):
         assert "\n" not in result.reason

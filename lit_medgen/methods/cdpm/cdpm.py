@@ -52,7 +52,7 @@ from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
 NO_SLICES = (
-    "data.init_args.view is not set, or gives no sets of slices; cDPM needs them, e.g. data_modules.UniformDraw."
+    "data.init_args.view is not set, or of another kind: cDPM needs sets of slices, e.g. data_modules.UniformDraw."
 )
 
 
