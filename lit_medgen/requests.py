@@ -59,7 +59,8 @@ class RequestOptions:
 def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
     """The requests that options make to a model trained on data of this spec; `like` needs data, set up.
 
-    InputError for what the model cannot make images from; what the files hold is read later, one by one.
+    InputError for what the model cannot make images from. Every file is read once to see that it fits, and again when
+    its image is made, so that one is in memory at a time.
     """
     if options.given is not None:
         _refuse_missing_slices(options.given, spec, "--given")
@@ -231,7 +232,8 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Gen
     def read(index: int) -> Request:
         return _read(rows[index], seeds[index], model, spec)
 
-    for index in range(len(rows)):  # all files, before hours are spent on the images of the first of them
+    last_of = {id(row): index for index, row in enumerate(rows)}  # with more seeds than files, rows come again
+    for index in last_of.values():  # all files, before hours are spent on the images of the first of them
         read(index)
     shown = [
         {name: value.name if isinstance(value, Path) else value for name, value in row.items() if value == value}

@@ -174,7 +174,7 @@ class _Requested(L.LightningDataModule):
         self.requests, self.batch_size = requests, batch_size
 
     def predict_dataloader(self) -> DataLoader[Request]:
-        """This process's share."""
+        """The requests that this process answers: every n-th of them on n processes."""
         assert self.trainer is not None
         mine = range(self.trainer.global_rank, len(self.requests), self.trainer.world_size)
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
