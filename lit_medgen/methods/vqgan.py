@@ -130,7 +130,15 @@ class VQGAN(Adversarial, FirstStage):
 
     def encode(self, images: Tensor) -> Tensor:
         """The embedded codes of images, b c *s -> b d *z."""
-        return self.quantizer.embed(self.codes(images))
+        return self.latents(self.kept(images))
+
+    def kept(self, images: Tensor) -> Tensor:
+        """The codes of images, b c *s -> b *z, int32."""
+        return self.codes(images).int()
+
+    def latents(self, kept: Tensor, sample: bool = False) -> Tensor:
+        """The embedded codes, b *z -> b d *z; there is nothing to sample."""
+        return self.quantizer.embed(kept.long())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latent maps, b d *z -> b c *s in [-1, 1]."""

@@ -32,6 +32,19 @@ class FirstStage(Generator):
     def encode(self, images: Tensor) -> Tensor:
         """b c *s in [-1, 1] -> b d *z, the latents that `decode` takes."""
 
+    def kept(self, images: Tensor) -> Tensor:
+        """What a latent store keeps of images b c *s: latents b d *z, codes b *z, or means and log-variances b 2d *z."""
+        return self.encode(images)
+
+    def latents(self, kept: Tensor, sample: bool = False) -> Tensor:
+        """The latents that `decode` takes, b d *z, from what a latent store keeps of images.
+
+        Args:
+            kept: what `kept` gave.
+            sample: whether a latent that is a distribution is sampled; else it is its mean.
+        """
+        return kept
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""
