@@ -33,7 +33,7 @@ class FirstStage(Generator):
         """b c *s in [-1, 1] -> b d *z, the latents that `decode` takes."""
 
     def kept(self, images: Tensor) -> Tensor:
-        """What a latent store keeps of images b c *s: latents b d *z, codes b *z, or means and log-variances b 2d *z."""
+        """What a latent store keeps of images b c *s: latents b d *z, codes b *z or means and log-variances b 2d *z."""
         return self.encode(images)
 
     def latents(self, kept: Tensor, sample: bool = False) -> Tensor:
