@@ -125,7 +125,9 @@ def one_for_each_level(entries: Sequence[bool], channels: Sequence[int], name: s
 
 
 def num_heads(channels: int, head_channels: int) -> int:
-    """Number of attention heads of the given width; ValueError if the channels are no multiple of it."""
+    """Number of attention heads of a width, one where there are fewer channels; ValueError unless it divides them."""
+    if channels < head_channels:
+        return 1
     if channels % head_channels:
         raise ValueError(
             f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels."

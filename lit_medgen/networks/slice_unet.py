@@ -156,6 +156,11 @@ class SliceUNet(UNet):
         )
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
+    @property
+    def divisor(self) -> int:
+        """The number that both sides of a slice must be a multiple of."""
+        return int(2 ** (len(self.channels) - 1))
+
     def attend(self, channels: int, level: int | None) -> nn.Module | None:
         """Attention across slices and within them where the level has them, both in the middle; None for neither."""
         across = None

@@ -1,7 +1,8 @@
 """The U-Net of denoising diffusion (Ho et al. 2020, appendix B), in 2D and 3D.
 
 Residual blocks at every level, self-attention at chosen levels and in the middle, a skip connection from every
-block of the way down to its twin on the way up. Shapes: b batch, c channels, *s spatial axes, e embedding.
+block of the way down to its twin on the way up. An odd side is halved upwards, and its double is cut to the size of
+the twin, so that images may have any size. Shapes: b batch, c channels, *s spatial axes, e embedding.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class UNet(nn.Module):
         channels: width of each level; every level but the last halves the size.
         attention: which levels have attention; the middle always has.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
-        head_channels: width of an attention head.
+        head_channels: width of an attention head; a level that is narrower has a single head.
         dropout: between the convolutions of a block.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
     """
@@ -57,6 +58,7 @@ class UNet(nn.Module):
         super().__init__()
         one_for_each_level(attention, channels)
         self.dim, self.channels, self.attention = dim, tuple(channels), tuple(attention)
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.head_channels = head_channels
         self.gradient_checkpointing = gradient_checkpointing
         embedding = 4 * channels[0]
@@ -95,11 +97,6 @@ class UNet(nn.Module):
         """The attention module of a block of so many channels at a level, or None; level None: the middle."""
         return Attention(channels, self.head_channels) if level is None or self.attention[level] else None
 
-    @property
-    def divisor(self) -> int:
-        """The number that every spatial size must be a multiple of."""
-        return int(2 ** (len(self.channels) - 1))
-
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
         return self.run(x, self.time(t))
@@ -123,8 +120,13 @@ class UNet(nn.Module):
         for block in self.middle:
             h = call(block, h)
         for block in self.up:
-            h = call(block, cat([h, skips.pop()], dim=1) if isinstance(block, Step) else h)
+            h = call(block, joined(h, skips.pop()) if isinstance(block, Step) else h)
         return self.conv_out(silu(self.norm_out(h)))
+
+
+def joined(h: Tensor, skip: Tensor) -> Tensor:
+    """Features of the way up, cut to the size of their twins of the way down, with these as further channels."""
+    return cat([h[..., *map(slice, skip.shape[2:])], skip], dim=1)
 
 
 class Step(nn.Module):

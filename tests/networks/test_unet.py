@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lit_medgen.networks import UNet
-from lit_medgen.networks.blocks import ResidualBlock, attend
+from lit_medgen.networks.blocks import Attention, ResidualBlock, attend
 
 
 def randomise(network: nn.Module, std: float = 0.05) -> None:
@@ -49,10 +49,17 @@ each_dim = pytest.mark.parametrize("dim", [2, 3])
 
 @each_dim
 def test_the_result_has_the_size_of_the_input(dim: int) -> None:
-    """b c *s -> b c' *s, for sizes that are multiples of the divisor and need not be equal."""
+    """b c *s -> b c' *s, for sizes that need be neither equal nor even."""
     network, (x, t) = small(dim), example(dim)
-    assert network.divisor == 2
     assert network(x, t).shape == (2, 1, *x.shape[2:])
+    odd = x[..., *[slice(1, None)] * dim]
+    assert network(odd, t).shape == (2, 1, *odd.shape[2:])
+
+
+def test_a_level_narrower_than_a_head_has_a_single_one() -> None:
+    network = UNet(channels=(8, 16, 24), attention=(False, True, True), num_res_blocks=1, head_channels=24)
+    heads = [step.attention.heads for step in network.down if isinstance(getattr(step, "attention", None), Attention)]
+    assert heads == [1, 1]
 
 
 @each_dim
