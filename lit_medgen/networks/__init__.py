@@ -3,7 +3,7 @@
 from lit_medgen.networks.autoencoder import Autoencoder
 from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
-from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, SliceNetwork
+from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, LatentNetwork, SliceNetwork
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
 from lit_medgen.networks.slice_unet import SliceUNet
 from lit_medgen.networks.transformer import CodeTransformer
@@ -16,6 +16,7 @@ __all__ = [
     "Discriminator",
     "FactorPriorSliceUNet",
     "ImageAutoencoder",
+    "LatentNetwork",
     "NearestNeighbour",
     "PatchDiscriminator",
     "Quantizer",

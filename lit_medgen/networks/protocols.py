@@ -26,6 +26,18 @@ class SliceNetwork(Protocol):
         ...
 
 
+class LatentNetwork(Protocol):
+    """A network over latents (LDM's), called as network(z_t, t, condition).
+
+    Attributes are read where a network has them: `dim`, `in_channels` and `out_channels`, which are compared with the
+    first stage's latents, and `divisor`, a number that every side of a latent must be a multiple of (else 1).
+    """
+
+    def forward(self, z_t: Any, t: Any, condition: Any, /) -> Any:
+        """b d *z from noisy latents z_t: b d *z, their times t: b in [0, 1], and a `Condition`."""
+        ...
+
+
 class ImageAutoencoder(Protocol):
     """An encoder and a decoder (VQGAN's).
 

@@ -1,0 +1,196 @@
+r"""LDM: latent diffusion, images made in the latents of an autoencoder, in 2D and 3D, from any subset of covariates.
+
+Pinaya, Graham, Kerfoot et al. "Generative AI for Medical Imaging: extending the MONAI Framework". arXiv 2307.15208,
+experiments I and II, appendix B; after Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models"
+(CVPR 2022), and with the covariates of Pinaya et al., "Brain Imaging Generation with Latent Diffusion Models" (2022).
+
+A frozen first stage turns images into latents, which a denoiser learns to make out of noise:
+
+    z      = (E(x) - shift) / scale                                              the normalised latent
+    z_t    = alpha_t z + sigma_t eps,                    v = alpha_t eps - sigma_t z
+    loss   = E |v - v_theta(z_t, t, c)|^2                                        (Rombach et al., eq. 3, with v for eps)
+    sample   x = D(shift + scale z_0), z_0 by a sampler from z_1 ~ N(0, I), guided by eq. 6 of Ho & Salimans (2022)
+
+What differs from the paper, and from the code of its authors where they disagree:
+
+- Scale of the latents: [paper] none is named, [code] multiplies by 0.3 whatever the autoencoder. Here mean and standard
+  deviation of the training latents are measured, kept in the checkpoint and said.
+- Latents: [code] encodes and samples them in every step. Here what the encoder gives of an image is made once, and a
+  latent is the mean, or sampled from it in every step (`latent`).
+- Condition: [paper] a text, replaced by "" in 10 % of the images; sentences of it are optional here, and numbers,
+  categories and sets of labels stand beside it, each with a null of its own, so that any subset can be asked for.
+- Learning: [paper] and [code] have neither averaged weights nor a schedule of the rate; the config has the first.
+- Times: continuous in [1/T, 1] and spread evenly over the batch rather than T discrete ones drawn one by one.
+
+Beyond the paper, and in the config: eps and rectified flow, weights and times of the loss, coupling of noise and latents
+by optimal transport (Tong et al. 2024), guidance with interval and rescale. Nothing is clipped while sampling: a latent
+has no range, as an image has, and cutting z to some would cost the contrast of the strongest features.
+
+Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of the latent map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_medgen.batch import Batch, Condition, sent
+from lit_medgen.diffusion import (
+    DDIM,
+    Denoiser,
+    Denoises,
+    LossWeight,
+    ParametrisationName,
+    Sampler,
+    ScaledLinearBeta,
+    Schedule,
+)
+from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.errors import InputError
+from lit_medgen.networks.protocols import LatentNetwork, as_module
+from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.first_stage import FirstStage
+from lit_medgen.training.frozen import FrozenPart
+from lit_medgen.training.generator import Generator
+from lit_medgen.training.latents import LatentStore, encoded
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
+
+NUM_SHOWN = 8
+"""Estimates that a trajectory shows."""
+
+
+class LDM(Generator):
+    """Latent diffusion (Pinaya et al. 2023).
+
+    Args:
+        network: `UNet`, or any module called as network(z_t, t, condition), as `LatentNetwork` describes.
+        first_stage: checkpoint of a `VQGAN` or an `AutoencoderKL`.
+        schedule: noise schedule; None: `ScaledLinearBeta`, from 0.0015 to 0.0205.
+        parametrisation: what the network predicts.
+        weight: weight of the loss over time; None: `UniformWeight`.
+        sampler: integrates the reverse process; None: 200 steps of `DDIM`.
+        latent: of a first stage whose latents are distributions: their mean, or a sample of them in every step.
+        optimizer: makes the optimizer from the trained parameters.
+        learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
+    """
+
+    first_stage: FirstStage
+    reads_images = False
+
+    def __init__(
+        self,
+        network: LatentNetwork,
+        first_stage: str,
+        schedule: Schedule | None = None,
+        parametrisation: ParametrisationName = "v",
+        weight: LossWeight | None = None,
+        sampler: Sampler | None = None,
+        latent: Literal["mean", "sample"] = "mean",
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate_schedule: Constant | None = None,
+    ) -> None:
+        super().__init__(optimizer, learning_rate_schedule)
+        make = "python -m lit_medgen fit --config configs/autoencoder_kl.yaml"
+        self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}
+        schedule = schedule or ScaledLinearBeta(beta_end=0.0205)
+        self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)
+        self.sampler: Sampler = sampler or DDIM(200)
+        self.latent = latent
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """The denoising network, which `trainer.speed` may compile."""
+        return [self.denoiser.network]
+
+    def build(self) -> None:
+        """InputError if the first stage's latents do not fit the network."""
+        channels, *size = self.first_stage.latent_shape
+        network, path = self.denoiser.network, self.frozen_parts["first_stage"].path
+        for name, found in (("in_channels", channels), ("out_channels", channels), ("dim", len(size))):
+            if getattr(network, name, found) != found:
+                raise InputError(
+                    f"model.init_args.network.init_args.{name} is {getattr(network, name)}, but the latents of {path} "
+                    f"have {channels} channels and {len(size)} axes; give {found}."
+                )
+        divisor = getattr(network, "divisor", 1)
+        if any(side % divisor for side in size):
+            raise InputError(
+                f"model.init_args.first_stage: the latents of {path} are {' x '.join(map(str, size))}, but the network "
+                f"takes multiples of {divisor}; give images of another size, or a network of fewer levels."
+            )
+
+    # Latents.
+
+    def on_fit_start(self) -> None:
+        """Has training and validation batches hold latents instead of images; measures their scale."""
+        table = LatentStore.of_data(self.first_stage, self.encode, self.data, self.trainer)
+        self.data.read_latents(table)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """What the first stage keeps of images, n c *s."""
+        return encoded(self.first_stage.kept, images, self.first_stage.device)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """The normalised latents of a batch, b d *z: of what it holds, or else of its images."""
+        if not self.built:
+            raise InputError("LDM has no first stage yet; give --ckpt_path, or fit it.")
+        kept = self.encode(batch.image) if batch.latent is None else batch.latent
+        with torch.autocast(self.device.type, enabled=False):
+            return self.first_stage.latents(kept, sample=self.latent == "sample")
+
+    # The loss.
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted squared error of the prediction, averaged over all voxels of the latents."""
+        z = self.latents(batch)
+        t, share = self.times_and_shares(len(z), self.denoiser.schedule.t_min)
+        error = self.denoiser.weighted_error(z, t, torch.randn_like(z), batch.condition)
+        return {"loss": (broadcast(share, error) * error).mean()}
+
+    # Sampling.
+
+    @property
+    def sampling_denoiser(self) -> Denoises:
+        """The denoiser that the sampler calls."""
+        return self.denoiser
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]."""
+        return self.decoded(self.walked(self.sampling_denoiser, condition, seeds))
+
+    def walked(self, denoiser: Denoises, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """Normalised latents that the sampler makes, b d *z."""
+        noise = SeededNoise(seeds)
+        start = sent(noise(self.first_stage.latent_shape), self.device)
+        return self.sampler(denoiser, start, condition.to(self.device), noise.like)
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """The images of normalised latents, b d *z -> b c *size in [-1, 1]."""
+        return self.first_stage.decode(z)
+
+    @torch.no_grad()
+    def trajectory(self, condition: Condition, seed: int) -> Tensor:
+        """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, the sample last."""
+        watched = _Watched(self.sampling_denoiser)
+        last = self.walked(watched, condition, [seed])
+        num, found = NUM_SHOWN - 1, watched.found
+        shown = sorted({len(found) * i // num for i in range(num)})
+        return torch.cat([self.decoded(z) for z in [*(found[i] for i in shown), last]])
+
+
+class _Watched:
+    """A denoiser that keeps what it gave."""
+
+    def __init__(self, denoiser: Denoises) -> None:
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.found: list[Tensor] = []
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.found.append(self.denoiser(x_t, t, condition))
+        return self.found[-1]
