@@ -22,9 +22,9 @@ What differs from the paper, and from the code of its authors where they disagre
 - Learning: [paper] and [code] have neither averaged weights nor a schedule of the rate; the config has the first.
 - Times: continuous in [1/T, 1] and spread evenly over the batch rather than T discrete ones drawn one by one.
 
-Beyond the paper, and in the config: eps and rectified flow, weights and times of the loss, coupling of noise and latents
-by optimal transport (Tong et al. 2024), guidance with interval and rescale. Nothing is clipped while sampling: a latent
-has no range, as an image has, and cutting z to some would cost the contrast of the strongest features.
+Beyond the paper, and in the config: eps and rectified flow, weights and times of the loss, coupling of noise and
+latents by optimal transport (Tong et al. 2024), guidance with interval and rescale. Nothing is clipped while sampling:
+a latent has no range, as an image has, and cutting z to some would cost the contrast of the strongest features.
 
 Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of the latent map.
 """

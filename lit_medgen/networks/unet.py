@@ -126,7 +126,7 @@ class UNet(nn.Module):
 
 def joined(h: Tensor, skip: Tensor) -> Tensor:
     """Features of the way up, cut to the size of their twins of the way down, with these as further channels."""
-    return cat([h[..., *map(slice, skip.shape[2:])], skip], dim=1)
+    return cat([h[(..., *[slice(side) for side in skip.shape[2:]])], skip], dim=1)
 
 
 class Step(nn.Module):
