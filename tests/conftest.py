@@ -37,6 +37,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ukbiobank_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six phantom people as bulk zips of UK Biobank; read only."""
+    folder = tmp_path_factory.mktemp("ukbiobank")
+    assert main(["phantom", "ukbiobank", "--out", str(folder), "--num_subjects", "6", "--seed", "1"]) == 0
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands name configs as in the README, from the root of the checkout."""

@@ -9,7 +9,7 @@ import jsonargparse
 
 from lit_medgen.errors import InputError
 
-DATA_SETS = ("adni", "lidc")
+DATA_SETS = ("adni", "lidc", "ukbiobank")
 
 
 def phantom(args: list[str]) -> None:
@@ -42,6 +42,10 @@ def _writer(name: str) -> Callable[..., None]:
         from data_modules.phantoms.lidc_tree import write_lidc  # each writer loads what it needs
 
         return write_lidc
+    if name == "ukbiobank":
+        from data_modules.phantoms.ukbiobank import write_ukbiobank  # as above
+
+        return write_ukbiobank
     from data_modules.phantoms.heads import write_adni  # as above
 
     return write_adni

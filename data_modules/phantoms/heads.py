@@ -93,20 +93,37 @@ def draw(person: Person, age_years: float, scan_seed: int) -> tuple[np.ndarray, 
     random = np.random.default_rng(person.seed)
     growth_mm = 0.08 * (age_years - 55) + random.normal(0, 0.5)
     scale = (1.03 if person.sex == "M" else 0.97) * random.normal(1, 0.025, 3)
+    source = deformation(growth_mm, scale, random)
+    voxels = ndimage.map_coordinates(brain.voxels, source, order=1)
+    ventricles_ml = float(ndimage.map_coordinates(brain.ventricles, source, order=1).sum()) * SPACING_MM**3 / 1000
+    return scanned(voxels, np.random.default_rng(scan_seed)), ventricles_ml
+
+
+def deformation(growth_mm: float, scale: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Where in the template each voxel of a head is looked up: 3 x y z, in voxels.
+
+    Args:
+        growth_mm: how far the walls of the ventricles have moved outwards.
+        scale: 3, size of the head relative to the template along x, y, z.
+        random: what makes this head another than everybody else's.
+    """
+    brain = template()
     wanted = np.indices(brain.voxels.shape).astype(np.float32)
     middle = (np.array(brain.voxels.shape).reshape(3, 1, 1, 1) - 1) / 2
-    source = middle + (wanted - middle) / scale.reshape(3, 1, 1, 1)
+    source: np.ndarray = middle + (wanted - middle) / scale.reshape(3, 1, 1, 1)
     source += np.stack([smooth_field(brain.voxels.shape, 5, random) for _ in range(3)]) * 3.0 / SPACING_MM
     # Near the ventricles, look further inside them: they and what lies around them move outwards.
     # Never further than 1 mm inside, or the view would reach the tissue on their other side.
     shift_mm = np.minimum(growth_mm * np.exp(-brain.distance_mm / 15), brain.distance_mm + 1)
     source += brain.inwards * shift_mm / SPACING_MM
-    voxels = ndimage.map_coordinates(brain.voxels, source, order=1)
-    ventricles_ml = float(ndimage.map_coordinates(brain.ventricles, source, order=1).sum()) * SPACING_MM**3 / 1000
-    scan = np.random.default_rng(scan_seed)
-    bias = np.exp(0.08 * smooth_field(voxels.shape, 3, scan))
-    noisy = voxels * bias + (voxels > 0.02) * scan.normal(0, 0.015, voxels.shape)
-    return noisy.clip(0, None).astype(np.float32), ventricles_ml
+    return source
+
+
+def scanned(voxels: np.ndarray, random: np.random.Generator, bias: float = 0.08) -> np.ndarray:
+    """A head x y z in [0, 1] as a scanner shows it: with noise, and under a bias field unless `bias` is 0."""
+    field = np.exp(bias * smooth_field(voxels.shape, 3, random)) if bias else 1.0
+    noisy = voxels * field + (voxels > 0.02) * random.normal(0, 0.015, voxels.shape)
+    return noisy.clip(0, None).astype(np.float32)
 
 
 def smooth_field(shape: tuple[int, ...], knots: int, random: np.random.Generator) -> np.ndarray:

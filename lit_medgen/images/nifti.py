@@ -157,11 +157,16 @@ def _check_stream(path: Path) -> None:
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, description: str = "") -> None:
-    """Writes x y z voxels with their affine; both codes say "aligned" (2). `description`: at most 79 bytes."""
+    """Writes what `nifti_bytes` makes of the voxels, compressed if the name ends in .gz."""
+    write_atomically(path, nifti_bytes(voxels, affine, description, compressed=path.suffix == ".gz"))
+
+
+def nifti_bytes(voxels: np.ndarray, affine: np.ndarray, description: str = "", compressed: bool = False) -> bytes:
+    """A NIfTI file of x y z voxels and their affine; both codes say "aligned" (2). `description`: at most 79 bytes."""
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine, code=2)
     image.set_qform(affine, code=2)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode()[:79]
-    content = image.to_bytes()
-    write_atomically(path, gzip.compress(content, compresslevel=1, mtime=0) if path.suffix == ".gz" else content)
+    content: bytes = image.to_bytes()
+    return gzip.compress(content, compresslevel=1, mtime=0) if compressed else content
