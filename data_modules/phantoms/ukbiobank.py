@@ -91,7 +91,7 @@ class Participant:
         return self.age_years + (2 + self.seed % 97 / 97 if instance == 3 else 0)
 
     def date(self, instance: int) -> datetime.date:
-        """Of a visit."""
+        """The day of a visit: instance 2 or 3."""
         return self.first_visit + datetime.timedelta(days=round(365.25 * (self.age(instance) - self.age_years)))
 
     def build(self, instance: int) -> Build:
