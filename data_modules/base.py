@@ -282,9 +282,13 @@ class MedicalDataModule(ResumableLoaders):
             raise InputError(f"data.init_args.fractions {list(self.fractions)} leave no {split} people to ask for.")
         return self._items.requests(records, num, bool(self.spec.attributes))
 
-    def stored(self, split: Split) -> Iterator[Batch]:
+    def stored(self, split: Split, first: int = 0) -> Iterator[Batch]:
         """Of each record all images that training can see; see `TrainingData.stored`."""
-        return map(self._items.stored, self.records[split])
+        return map(self._items.stored, self.records[split][first:])
+
+    def seen(self, split: Split) -> list[tuple[str, int]]:
+        """Which images these are; see `TrainingData.seen`."""
+        return [image for record in self.records[split] for image in self._items.seen(record)]
 
     def read_latents(self, latents: Latents | None) -> None:
         """Latents instead of images from now on; see `TrainingData.read_latents`."""

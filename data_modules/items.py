@@ -104,6 +104,11 @@ class Items:
         parts = self.view.every(self.grid, record)
         return Batch.join([self.batch(record, part) for part in parts])
 
+    def seen(self, record: Record) -> list[tuple[str, int]]:
+        """Key of the record and number of the slice of each of these; -1 where they are no slices."""
+        indices = [self.view.slice_index(part) for part in self.view.every(self.grid, record)]
+        return [(record.key, -1 if index is None else int(index[0])) for index in indices]
+
     def _read(self, record: Record, selection: Any, name: str, padding: float) -> Tensor:
         array = self.store.arrays[name]
         if name != IMAGE and name not in record.beside:

@@ -415,8 +415,16 @@ class TrainingData(Protocol):
         again with the first person. `source` is the image itself where the data has no other.
         """
 
-    def stored(self, split: Split) -> Iterator[Batch]:
-        """For each record a batch of all images that training can see of it: all its slices where it has such."""
+    def stored(self, split: Split, first: int = 0) -> Iterator[Batch]:
+        """For each record a batch of all images that training can see of it: all its slices where it has such.
+
+        Args:
+            split: the part of the people.
+            first: how many records are passed over, unread.
+        """
+
+    def seen(self, split: Split) -> list[tuple[str, int]]:
+        """Store key and number of the slice of every image that `stored` gives, in order; -1 if it is no slice."""
 
     def read_latents(self, latents: Callable[[Batch], Tensor] | None) -> None:
         """From now on training and validation batches hold what `latents` gives of them, and no images; None: images.

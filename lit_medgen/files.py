@@ -9,13 +9,14 @@ writes to $TMPDIR and copies: a kill then leaves half a file under the final nam
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -81,6 +82,27 @@ def replacing(path: Path, num_bytes: int | None = None) -> Iterator[HashingFile]
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def growing(path: Path, num_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """A file to append to, and to read, that takes the place of `path` at the end.
+
+    After an exception or a kill, what was written stays under its temporary name, and the next process that makes the
+    file goes on from it. NoSpaceError, which says about how many bytes are needed, if the disk is full.
+    """
+    temporary = temporary_name(path)
+    for part in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{PART}")):
+        if not temporary.exists() and _left_behind(part):
+            with suppress(FileNotFoundError):  # another process took it
+                part.rename(temporary)
+    with space_for(path, num_bytes):
+        with temporary.open("a+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
 
 
 def temporary_name(path: Path) -> Path:
@@ -209,12 +231,17 @@ def remove_stale(folder: Path, single_writer: bool = False) -> None:
     Those of live processes and of other machines stay, unless nobody else writes there (`single_writer`).
     """
     for part in folder.glob(f".*{PART}"):
-        owner = re.search(rf"\.(\d+)@(.+){re.escape(PART)}$", part.name)
-        if owner is None:
-            continue
-        pid, here = int(owner[1]), owner[2] == os.uname().nodename
-        if single_writer or (here and (pid == os.getpid() or not _alive(pid))):
+        if _left_behind(part, single_writer):
             part.unlink(missing_ok=True)
+
+
+def _left_behind(part: Path, single_writer: bool = False) -> bool:
+    """Whether nobody else writes this temporary file any more: its process has ended, or is this one."""
+    owner = re.search(rf"\.(\d+)@(.+){re.escape(PART)}$", part.name)
+    if owner is None:
+        return False
+    pid, here = int(owner[1]), owner[2] == os.uname().nodename
+    return single_writer or (here and (pid == os.getpid() or not _alive(pid)))
 
 
 def _sync(folder: Path) -> None:

@@ -27,7 +27,7 @@ from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.generator import Generator
-from lit_medgen.training.latents import LatentStore, encoded
+from lit_medgen.training.latents import LatentStore, kept_of
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -147,18 +147,14 @@ class CodeMaps(Generator):
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold codes instead of images."""
-        self.table = LatentStore.of_data(self.first_stage, self.encode, self.data, self.trainer)
+        self.table = LatentStore.of_data(self.first_stage, self.data, self.trainer)
         self.data.read_latents(self.table)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The codes of images n c *s: n *z, int32."""
-        return encoded(self.first_stage.codes, images, self.first_stage.device).int()
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z: those that it holds, or else the first stage's."""
         if not self.built:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
-        return (self.encode(batch.image) if batch.latent is None else batch.latent).long()
+        return kept_of(self.first_stage, batch).long()
 
     def scaled(self, condition: Condition) -> Condition:
         """The attributes that the transformer reads, with the range of the training people brought to [-1, 1]."""

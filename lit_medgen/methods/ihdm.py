@@ -26,9 +26,9 @@ from lit_medgen.diffusion.discrete import HeatProcess
 from lit_medgen.diffusion.heat import BlurSchedule
 from lit_medgen.errors import InputError
 from lit_medgen.methods.code_maps import CodeMaps
-from lit_medgen.networks.quantizer import usage
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.latents import moments
 
 
 class IHDM(CodeMaps):
@@ -98,22 +98,16 @@ class IHDM(CodeMaps):
         if self.prior is not None:  # a resumed run
             return
         assert self.table is not None
-        codes = sent(self.table.of(self.data.people("train")).long(), self.device)  # n *z
-        self.scale.fill_(1 / self._deviation(codes).clamp(min=1e-6))
+        people = self.data.people("train")
+        _, deviation = moments(self.first_stage, self.table.pieces(people))
+        self.scale.fill_(1 / deviation.clamp(min=1e-6))
         say(
             f"scale of codes: {self.scale.item():.4g}; the checkpoint will hold {self.num_priors} blurred code maps of "
             "training people, with little blur near copies of them"
         )
-        prior = codes[_spread(len(codes), self.num_priors)]
+        rows = self.table.rows(people)
+        prior = sent(self.table.read(rows[_spread(len(rows), self.num_priors).numpy()]).long(), self.device)
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
-
-    def _deviation(self, codes: Tensor) -> Tensor:
-        """Standard deviation of the embedded training maps over all channels, from how often each code is used."""
-        every = torch.arange(self.first_stage.quantizer.num_codes, device=self.device)
-        share = usage(codes, len(every)) / codes.numel()
-        embedded = self.first_stage.quantizer.embed(every[None])[0].float()  # d k
-        mean = (share * embedded.mean(0)).sum()
-        return ((share * embedded.square().mean(0)).sum() - mean**2).sqrt()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Section 3.3: mean cross-entropy of the codes, nats per position; for K steps at uniformly spread levels."""

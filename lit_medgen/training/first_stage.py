@@ -45,6 +45,13 @@ class FirstStage(Generator):
         """
         return kept
 
+    def variance(self, kept: Tensor) -> Tensor:
+        """Variance of the distributions that `latents` samples from, b d *z; zeros where a latent is none."""
+        latents = self.latents(kept)
+        channels = latents.shape[1]
+        is_distribution = kept.is_floating_point() and kept.shape[1] == 2 * channels
+        return kept[:, channels:].exp() if is_distribution else torch.zeros_like(latents)
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""

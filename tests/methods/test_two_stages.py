@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.methods import IHDM
 from lit_medgen.training.frozen import weights_hash
-from lit_medgen.training.latents import LatentStore, encoded
+from lit_medgen.training.latents import LatentStore
 
 
 @pytest.fixture(scope="module")
@@ -77,23 +76,18 @@ def test_samples_do_not_depend_on_the_batch(ihdm: TinyRun) -> None:
     torch.testing.assert_close(both[1:], model.sample(Condition(), [6]), atol=1e-4, rtol=0)
 
 
-def encode(model: Any, images: torch.Tensor) -> torch.Tensor:
-    return encoded(model.codes, images, model.device)
-
-
 def test_codes_are_those_of_the_first_stage_and_kept(phantoms: Path, data: ADNIDataModule, tmp_path: Path) -> None:
     model: Any = lit_medgen.load(first_stage(phantoms))
-    codes = partial(encode, model)
-    path = tmp_path / "codes.npz"
-    LatentStore.make(codes, data, path)
+    path = tmp_path / "codes.npy"
+    LatentStore.make(model, data, path)
     table = LatentStore(path)
     batch = next(iter(data.train_dataloader()))
-    assert torch.equal(table(batch), encode(model, batch.image))
+    assert torch.equal(table(batch), model.kept(batch.image))
     written = path.stat().st_mtime_ns
-    LatentStore.make(codes, data, path)
+    LatentStore.make(model, data, path)
     assert path.stat().st_mtime_ns == written
     path.write_bytes(path.read_bytes()[:-50])  # cut off
-    LatentStore.make(codes, data, path)
+    LatentStore.make(model, data, path)
     assert torch.equal(LatentStore(path)(batch), table(batch))
 
 
@@ -102,14 +96,14 @@ def test_a_second_stage_reads_codes_in_place_of_images(
 ) -> None:
     """The loader's batches hold the codes of the slices that would have been read; a whole run reads no image."""
     model: Any = lit_medgen.load(first_stage(phantoms))
-    LatentStore.make(partial(encode, model), data, tmp_path / "codes.npz")
+    LatentStore.make(model, data, tmp_path / "codes.npy")
     read = next(iter(data.train_dataloader()))
-    data.read_latents(LatentStore(tmp_path / "codes.npz"))
+    data.read_latents(LatentStore(tmp_path / "codes.npy"))
     found = next(iter(data.train_dataloader()))
     assert found.image.shape == (len(read.key), 0)
     assert (found.key, read.latent) == (read.key, None)
     assert found.latent is not None
-    assert torch.equal(found.latent, encode(model, read.image))
+    assert torch.equal(found.latent, model.kept(read.image))
     assert next(iter(data.test_dataloader())).latent is None  # of them none are kept
     data.read_latents(None)
     assert next(iter(data.train_dataloader())).latent is None
