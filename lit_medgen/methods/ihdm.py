@@ -28,7 +28,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.latents import moments
+from lit_medgen.training.latent_scale import moments
 
 
 class IHDM(CodeMaps):

@@ -57,7 +57,7 @@ from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.generator import Generator
-from lit_medgen.training.latents import LatentStore, encoded
+from lit_medgen.training.latents import LatentStore, kept_of
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -128,18 +128,14 @@ class LDM(Generator):
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold latents instead of images; measures their scale."""
-        table = LatentStore.of_data(self.first_stage, self.encode, self.data, self.trainer)
+        table = LatentStore.of_data(self.first_stage, self.data, self.trainer)
         self.data.read_latents(table)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """What the first stage keeps of images, n c *s."""
-        return encoded(self.first_stage.kept, images, self.first_stage.device)
 
     def latents(self, batch: Batch) -> Tensor:
         """The normalised latents of a batch, b d *z: of what it holds, or else of its images."""
         if not self.built:
             raise InputError("LDM has no first stage yet; give --ckpt_path, or fit it.")
-        kept = self.encode(batch.image) if batch.latent is None else batch.latent
+        kept = kept_of(self.first_stage, batch)
         with torch.autocast(self.device.type, enabled=False):
             return self.first_stage.latents(kept, sample=self.latent == "sample")
 

@@ -50,7 +50,7 @@ class LatentStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with np.load(_index_of(path)) as index:
+        with _index_of(path).open("rb") as file, np.load(file) as index:
             keys, counts = index["keys"].tolist(), index["counts"]
             self.slices, self._sha256 = index["slices"], str(index["sha256"])
         self.array = np.load(path, mmap_mode="r")
@@ -148,30 +148,6 @@ class LatentStore:
                 yield done
             file.flush()
             _write_index(path, images, file_hash(Path(file.name)))
-
-
-@torch.no_grad()
-def moments(
-    first_stage: FirstStage, pieces: Iterable[Tensor], per_channel: bool = False, sample: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of latents, each of no axes, or d if they are taken per channel; float64.
-
-    Args:
-        first_stage: gives the latents of what a store keeps.
-        pieces: what a store keeps of all images, some at a time.
-        per_channel: whether each channel has its own; else one for all values.
-        sample: whether latents are sampled: then the variance of the encoder's distributions is part of theirs.
-    """
-    device, count = first_stage.device, 0
-    total = torch.zeros(3, first_stage.latent_shape[0], dtype=torch.float64, device=device)
-    for piece in pieces:
-        kept = sent(piece, device)
-        latents = first_stage.latents(kept).double()
-        parts = [latents, latents.square(), first_stage.variance(kept).double() if sample else 0 * latents]
-        total += torch.stack([part.transpose(0, 1).flatten(1).sum(1) for part in parts])
-        count += latents[:, 0].numel()
-    mean, square, noise = total / count if per_channel else (total / count).mean(1)
-    return mean, (square - mean.square() + noise).clamp(min=0).sqrt()
 
 
 @torch.no_grad()
