@@ -40,11 +40,11 @@ class LatentScale(nn.Module):
         self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
 
     def normalise(self, latents: Tensor) -> Tensor:
-        """(z - shift) / scale, b d *z."""
+        """Latents of mean 0 and standard deviation 1, (z - shift) / scale, b d *z."""
         return (latents - self._wide(self.shift, latents)) / self._wide(self.scale, latents)
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """shift + scale z, b d *z: the inverse of `normalise`."""
+        """The inverse of `normalise`, shift + scale z, b d *z."""
         return self._wide(self.shift, latents) + self._wide(self.scale, latents) * latents
 
     @staticmethod
