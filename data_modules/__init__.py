@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from data_modules.recipes.volumes import Preprocessing
     from data_modules.slice_sets import ContiguousDraw, FDMDraw, SliceSets, UniformDraw
     from data_modules.sources import Rejected, Scan, ZipMember
+    from data_modules.ukbiobank import UKBiobankDataModule
     from data_modules.views import Crop, OneSlice, View, Volume
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Rejected",
     "Scan",
     "SliceSets",
+    "UKBiobankDataModule",
     "UniformDraw",
     "View",
     "Volume",
@@ -47,6 +49,7 @@ _FILES = {
     "recipes.volumes": ["Preprocessing"],
     "slice_sets": ["ContiguousDraw", "FDMDraw", "SliceSets", "UniformDraw"],
     "sources": ["Rejected", "Scan", "ZipMember"],
+    "ukbiobank": ["UKBiobankDataModule"],
     "views": ["Crop", "OneSlice", "View", "Volume"],
 }
 

@@ -7,6 +7,7 @@ loaders        store -> `Batch`, in an order that is a function of (seed, positi
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from abc import abstractmethod
@@ -21,17 +22,19 @@ from data_modules.listing import Tree, count_suffixes, walk
 from data_modules.loader import StoreDataset
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record, known_values, person_hash
+from data_modules.records import Record, known_values
 from data_modules.resumable import ResumableLoaders
-from data_modules.sources import IMAGE, Rejected, Scan
+from data_modules.sources import ANY_NAME, IMAGE, Rejected, Scan
 from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Store, StoreAddress
 from data_modules.summary import account, contents, kinds, lacking, passed_over
-from data_modules.tables import Numbers, identifier
+from data_modules.tables import Numbers
 from data_modules.views import View, Volume
+from data_modules.withdrawals import LeftOut, clean, note, read_ids, write_note
 from lit_medgen.batch import Batch, DataSpec, Images, Requests
-from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.output import say
+from lit_medgen.people import sum_of
 from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
@@ -57,11 +60,14 @@ class MedicalDataModule(ResumableLoaders):
         num_jobs: processes of the preparation; -1 is one per core.
         balance: attribute (a code, such as sex) of which every value is trained on as often; None: every image is.
         exclude: text file of people who are left out, such as those who withdrew, an id a line as the data set names
-            them. Nobody else changes sides. What was prepared of them before stays in the store until it is deleted.
+            them. Nobody else changes sides. All that was made of them goes from every store of this data set in
+            `store_dir`, before anything is read, so runs that share a store should share the file.
     """
 
     anatomy: Anatomy = ""
     """What images show; brains (T1-weighted) have scores of their own."""
+    ids_are_unique: bool = True
+    """Whether an id names one person in all copies and parts of this data set; else only below one root."""
     spec: DataSpec
 
     def __init__(
@@ -91,7 +97,11 @@ class MedicalDataModule(ResumableLoaders):
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
+        self.left_out = LeftOut()
+        """Who is left out, read anew by every preparation and `setup`."""
         self._scans: list[Scan] = []
+        self._set_aside: list[Scan] = []
+        self._told: list[str] = []
 
     @abstractmethod
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
@@ -128,12 +138,15 @@ class MedicalDataModule(ResumableLoaders):
         """
         if not self.root.is_dir():
             raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
-        self._tree, self.unread = None, Numbers()
-        scans, refused = self.scans()
+        self._tree, self.unread, self._told = None, Numbers(), []
+        self._remove_left_out()
+        scans, refused = self._without_left_out(*self.scans())
         if not scans and not refused:
             there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
             raise MissingDataError(f"data.init_args.root: no images under '{self.root}'{there}. {self.remedy}")
         accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
+        if not note(self.address.folder):
+            write_note(self.address.folder, self.left_out, self._root_hash)
         if not accepted:
             raise InputError(
                 f"{self.root}: all {len(rejected)} images were rejected; the first: {rejected[0].source}: "
@@ -152,28 +165,31 @@ class MedicalDataModule(ResumableLoaders):
             source = str(scan.sources[IMAGE])  # of several series in a folder as many are left out as were rejected
             taken += [scan] if refused[source] < 1 else []
             refused[source] -= 1
-        lines = kinds(taken, self.root, owner)
+        lines = [*self._told, *kinds(taken, self.root, owner)]
         beside = [name for name in self.address.preprocessing.arrays(0) if name != IMAGE]
         lines += [
             contents(accepted),
             lacking(accepted, beside),
-            passed_over(self.tree(), self._scans, rejected),
+            self.passed_over(rejected),
             *self.unread.lines(owner),
         ]
         return [line for line in lines if line]
+
+    def passed_over(self, rejected: Sequence[Rejected]) -> str:
+        """What the last preparation neither took nor rejected, in a line; "" if that is nothing."""
+        return passed_over(self.tree(), [*self._scans, *self._set_aside], rejected)
 
     remedy: str = "Give the folder that holds the raw data."
     """What to do when there is no data."""
 
     def setup(self, stage: str) -> None:
         """Opens the store, splits people, derives `spec`."""
+        self._remove_left_out()
         self.store = Store(self.address)
         self.records = {split: [] for split in SPLITS}
-        self._excluded = {person_hash(identifier(person)) for person in self.excluded()}
-        kept = [record for record in self.store.records if record.person not in self._excluded]
-        self._tell_of_excluded(len(self.store.records) - len(kept))
+        kept = [record for record in self.store.records if record.person not in self.left_out.people]
         for record in kept:
-            self.records[split_of(record.person, self.fractions, self.seed)].append(record)
+            self.records[self._split_of(record.person)].append(record)
         tested: tuple[Split, ...] = ("test",) if self.trainer else ()  # not `evaluate` and `sample`, which refuse it
         needed: dict[str, tuple[Split, ...]] = {"fit": ("val", "test"), "validate": ("val",), "test": tested}
         for split in needed.get(stage, ()):
@@ -184,8 +200,18 @@ class MedicalDataModule(ResumableLoaders):
                 f"{len({record.person for record in kept})} there are; change fractions or seed."
             )
         self._items = Items(self.store, self.view)
-        people: dict[str, str] = {split: identity(self.people(split).values()) for split in SPLITS}
-        self.spec = replace(self.make_spec(), people=people)
+        people = {split: set(self.people(split).values()) for split in SPLITS}
+        leaving = {split: {each for each in self.left_out.people if self._split_of(each) == split} for split in SPLITS}
+        self.spec = replace(
+            self.make_spec(),
+            people={split: identity(people[split]) for split in SPLITS},
+            people_sums={split: sum_of(people[split]) for split in SPLITS},
+            left_out=self.left_out.digest,
+            leaving={split: tuple(sorted(leaving[split])) for split in SPLITS},
+        )
+
+    def _split_of(self, person: str) -> Split:
+        return split_of(person, self.fractions, self.seed)
 
     def _tell_of_few(self, split: Split) -> None:
         """Says that a part has fewer people than what is done with it needs."""
@@ -198,26 +224,40 @@ class MedicalDataModule(ResumableLoaders):
 
     def excluded(self) -> set[str]:
         """People who are left out, as `Scan.person` names them: the ids in the file `exclude`."""
-        if self.exclude is None:
-            return set()
-        try:
-            lines = Path(self.exclude).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"data.init_args.exclude: {self.exclude} cannot be read ({describe(error)}); give a text file with an "
-                "id of a person in each line."
-            ) from error
-        return {line.strip() for line in lines if line.strip()}
+        return set() if self.exclude is None else read_ids(Path(self.exclude), "data.init_args.exclude")
 
-    def _tell_of_excluded(self, num_images: int) -> None:
-        """Says how many people are left out, without their ids."""
-        if self._excluded:
-            known = len(self._excluded & {record.person for record in self.store.records})
+    def _remove_left_out(self) -> None:
+        """Reads who is left out, and removes all that was made of them; before anything else is read."""
+        self.left_out = LeftOut(frozenset(self.excluded()))
+        own, num = self.address.folder, 0
+        others = self.store_dir.glob(f"{glob.escape(self.address.name)}-*") if self.left_out.people else ()
+        for folder in sorted({own, *others}):
+            theirs = note(folder).get("root") == self._root_hash
+            if (folder / "preprocessing.json").is_file() and (folder == own or self.ids_are_unique or theirs):
+                num = max(num, clean(folder, self.left_out, self._root_hash))
+        if num:
             say(
-                f"left out: {num_images} images of {known} people, of {len(self._excluded)} that "
-                f"{self.exclude or 'the data set'} names"
-                + ("" if known else "; none of its ids is one of this data set, is it the right file?")
+                f"removed from {self.store_dir}: all that was made of {num} people who are left out, and what was "
+                "derived from the images. Samples made like them (`--like`) and reports made before may show them: "
+                "make those again."
             )
+
+    @property
+    def _root_hash(self) -> str:
+        return hashlib.sha256(str(self.root.resolve()).encode(errors=ANY_NAME)).hexdigest()[:16]
+
+    def _without_left_out(self, scans: list[Scan], refused: list[Rejected]) -> tuple[list[Scan], list[Rejected]]:
+        """The scans and rejections of all others; how many people are left out is told, without their ids."""
+        self._set_aside = [scan for scan in scans if scan.person in self.left_out.ids]
+        if not self.left_out.ids:
+            return scans, refused
+        num = len({scan.person for scan in self._set_aside})
+        self._told.append(
+            f"left out: {len(self._set_aside)} images of {num} people, of {len(self.left_out.ids)} who are listed"
+            + ("" if num else "; none of the ids is one of this data set, is it the right file?")
+        )
+        kept = [scan for scan in scans if scan.person not in self.left_out.ids]
+        return kept, [row for row in refused if not self.left_out.named_in(row.source)]
 
     def make_spec(self) -> DataSpec:
         """The facts of the images, once people are split."""
@@ -261,9 +301,9 @@ class MedicalDataModule(ResumableLoaders):
 
     @property
     def digest(self) -> str:
-        """Hash of the prepared data, of who is left out and of the view; see `TrainingData.digest`."""
+        """Hash of the prepared data, which has nobody who is left out, and of the view; see `TrainingData.digest`."""
         view = json.dumps(_plain(self.view), sort_keys=True)
-        return hashlib.sha256(f"{self.store.digest} {sorted(self._excluded)} {view}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.store.digest} {view}".encode()).hexdigest()
 
     @property
     def cache(self) -> Path:

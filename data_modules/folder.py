@@ -33,6 +33,8 @@ class FolderDataModule(MedicalDataModule):
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
+    ids_are_unique = False  # sub-01 of one folder is another person than sub-01 of the next
+
     def __init__(
         self,
         root: str,

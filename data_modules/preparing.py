@@ -23,6 +23,7 @@ from lit_medgen.images.png import write_figure
 
 FILES = (
     *("preprocessing.json", "manifest.csv", "facts.npz", "rejected.csv", "keys.json", "nodules.csv"),
+    "left_out.json",
     *("volumes/*.npy", "volumes/*.json", "figures/*.png"),
 )
 
@@ -127,7 +128,7 @@ def _prepare_one(
         facts_path = path.with_suffix(".json")
         if not whole_files(path, verify) and not take_over(path, others, verify):
             facts = address.preprocessing.write(scan, path, address.stacked)
-            write_atomically(facts_path, json.dumps(facts))
+            write_atomically(facts_path, json.dumps(facts | {"person": person_hash(scan.person)}))
         facts = json.loads(facts_path.read_text())
         if figures:
             figure = address.preprocessing.plot(scan, path, address.stacked, facts)

@@ -14,7 +14,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from lit_medgen.files import SHOWN, as_csv, write_atomically
 
 MANIFEST, FACTS = "manifest.csv", "facts.npz"
 PREFIX = "fact."
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What a file of facts raises that is damaged, or of another manifest."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,56 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
     write_changed(folder / MANIFEST, manifest)  # last: it says that the store is complete
 
 
+@dataclass(frozen=True)
+class Remainder:
+    """What is left of a store without some people: names of files of images; and how many people went."""
+
+    files: set[str]
+    people: int
+
+
+def drop_people(folder: Path, people: Collection[str], dry: bool = False) -> Remainder:
+    """Takes people (hashed) out of the manifest and the facts; nothing is written if `dry`.
+
+    A store without a manifest that can be read has no files.
+    """
+    try:
+        names, *rows = csv.reader(io.StringIO((folder / MANIFEST).read_bytes().decode(), newline=""))
+        key, person = names.index("key"), names.index("person")
+        kept = [k for k, row in enumerate(rows) if row[person] not in people]
+        left = Remainder({rows[k][key] for k in kept}, len({row[person] for row in rows} & set(people)))
+    except (OSError, ValueError, IndexError):
+        kept, names, rows, left = [], [], [], Remainder(set(), 0)
+    if dry or (names and len(kept) == len(rows)):
+        return left
+    if not names:
+        for name in (MANIFEST, FACTS):
+            (folder / name).unlink(missing_ok=True)
+        return left
+    manifest = as_csv([dict(zip(names, rows[k], strict=True)) for k in kept], names).encode(errors=SHOWN)
+    if facts := _facts_of(folder / FACTS, kept, sha256(manifest)):
+        write_changed(folder / FACTS, facts)
+    else:
+        (folder / FACTS).unlink(missing_ok=True)
+    write_changed(folder / MANIFEST, manifest)
+    return left
+
+
+def _facts_of(path: Path, rows: Sequence[int], manifest: str) -> bytes:
+    """The content of a file of facts with some rows of the manifest alone; nothing if it cannot be read."""
+    try:
+        with np.load(path) as kept:
+            arrays: dict[str, Any] = {name: kept[name] for name in kept.files}
+        chosen = np.isin(arrays["row"], rows)
+        whole = ("manifest", "attribute_names", "beside_names")
+        arrays = {name: each if name in whole else each[chosen] for name, each in arrays.items()}
+    except UNREADABLE:
+        return b""
+    content = io.BytesIO()
+    np.savez(content, **arrays | {"row": np.searchsorted(rows, arrays["row"]).astype(np.int32), "manifest": manifest})
+    return content.getvalue()
+
+
 def read_records(folder: Path) -> tuple[str, list[Record]]:
     """The manifest's SHA-256 and the images of a store; InputError if it is not whole."""
     path = folder / MANIFEST
@@ -109,7 +161,7 @@ def read_records(folder: Path) -> tuple[str, list[Record]]:
         if str(arrays["manifest"]) != digest:
             raise ValueError("it is not of the manifest beside it")
         records = _records(_files(content), arrays)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(f"{folder / FACTS}: cannot be read ({describe(error)}); run `prepare` again.") from error
     return digest, records
 

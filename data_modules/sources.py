@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_modules import archives
 from data_modules.tables import identifier
 from lit_medgen.errors import InputError
 from lit_medgen.images import read_image
@@ -22,8 +21,6 @@ ANY_NAME = "surrogatepass"
 """So that names of files and people, which need not be UTF-8, can be hashed."""
 IMAGE, LABEL_MAP = "image", "label_map"
 """Names of sources: the image itself, and the classes of its voxels. Others are images that it can be made from."""
-MAX_BYTES = 4 * 1024**3
-"""A member of an archive may say that it is of any size; one larger than this is refused before it is unpacked."""
 
 
 class Source(ABC):
@@ -117,8 +114,15 @@ class ZipMember(Source):
         return [self.archive]
 
     def contents(self) -> Iterator[bytes]:
-        """The raw bytes of the member alone, so that an archive packed anew holds the same image."""
-        yield self._unpacked()
+        """The raw bytes of the member alone, so that an archive packed anew holds the same image; in parts."""
+        try:
+            yield from archives.chunks(self.archive, self.member)
+        except KeyError:
+            raise ValueError(self.lacking(archives.names(self.archive))) from None
+
+    def lacking(self, names: Collection[str]) -> str:
+        """What to say of an archive that has these members, but not the one that is wanted."""
+        return f"no '{self.member}' in this archive"
 
     def stamp(self) -> str:
         """That of the archive, and the member."""
@@ -127,23 +131,10 @@ class ZipMember(Source):
     def read(self, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """The image in the member, unpacked into a folder of the system's for the time it is read."""
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, Path(self.member).name)
-            file.write_bytes(self._unpacked())
-            return read_image(file, **options)
-
-    def _unpacked(self) -> bytes:
-        try:
-            with zipfile.ZipFile(self.archive) as archive:
-                size = archive.getinfo(self.member).file_size
-                if size > MAX_BYTES:
-                    raise ValueError(f"{self.member}: {size:,} bytes; expected at most {MAX_BYTES:,}")
-                return archive.read(self.member)
-        except KeyError:
-            raise ValueError(f"no '{self.member}' in this archive") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(
-                f"'{self.member}' cannot be unpacked ({error}); is it damaged, or locked by a password?"
-            ) from error
+            path = Path(folder, Path(self.member).name)
+            with path.open("wb") as file:
+                file.writelines(self.contents())
+            return read_image(path, **options)
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"

@@ -10,6 +10,7 @@
     <store>/rejected.csv                  what was not accepted, and why
     <store>/keys.json                     the keys of raw files by path, size and time, so that they are not read again
     <store>/preprocessing.json            how it was made
+    <store>/left_out.json                 the list (its hash) of people of whom nothing is left; see `withdrawals`
     <store>/figures/<key>.png             raw and prepared image, if asked for
 
 A store belongs to one root and one way of listing its images: preparing another changes nothing in it. A key is the

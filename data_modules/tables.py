@@ -11,10 +11,10 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lit_medgen.errors import InputError, MissingDataError, describe
 
@@ -31,6 +31,8 @@ NO_YEARS = {"day", "days", "week", "weeks", "month", "months"}
 Key = TypeVar("Key", bound=Hashable)
 END = "the end of the table"
 """A last row of our own, which a quote without an end swallows."""
+MAX_HEADER = 1024**2
+"""Bytes of a table's first line."""
 MAX_LINES = 5
 """Lines that an error names."""
 
@@ -97,35 +99,63 @@ class Table:
         return first
 
 
-def read_table(path: Path) -> Table:
-    """A CSV, TSV or semicolon-separated file; InputError if it is missing or no table."""
+def columns_of(path: Path) -> list[str]:
+    """Names in the first line of a file, as `read_table` would read them; none if it is no table."""
+    with path.open("rb") as file:
+        head = file.readline(MAX_HEADER)
+    try:
+        return _trimmed([name.strip() for name in next(_reader(_decoded(path, head), path), [])], 0)
+    except (InputError, csv.Error):
+        return []
+
+
+def read_table(path: Path, keep: Callable[[str], bool] | None = None) -> Table:
+    """A CSV, TSV or semicolon-separated file; InputError if it is missing or no table.
+
+    Args:
+        path: the file.
+        keep: whether a column of that name is kept (a table may have thousands); None: all are.
+    """
     if not path.is_file():
         raise MissingDataError(f"{path}: no such table; give the path of a CSV or TSV file.")
-    text = _decoded(path)
+    text = _decoded(path, path.read_bytes())
+    rows, lines = [], []
     try:
-        separator = max(("\t", ",", ";") if path.suffix == ".tsv" else (",", "\t", ";"), key=lambda s: _width(text, s))
-        reader = csv.reader(io.StringIO(f"{text}\n{END}", newline=""), delimiter=separator, skipinitialspace=True)
-        header = [name.strip() for name in next(reader, [])]
-        numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+        reader = _reader(f"{text}\n{END}", path)
+        columns = _trimmed([name.strip() for name in next(reader, [])], 0)
+        kept = [(k, name) for k, name in enumerate(columns) if keep is None or keep(name)]
+        for line, row in _rows(reader, path):
+            cells = _trimmed(row, len(columns))
+            if len(cells) > max(len(columns), 1):
+                raise InputError(
+                    f"{path}: not a table (line {line} has {len(cells)} cells, the header {len(columns)} names); "
+                    "expected a name for every column, and text that holds the separator in quotes."
+                )
+            if any(cells):
+                rows.append({name: cells[k] if k < len(cells) else "" for k, name in kept})
+                lines.append(line)
     except csv.Error as error:
         raise InputError(f"{path}: not a table ({describe(error)}); expected CSV or TSV with a header.") from error
-    if not numbered or numbered.pop()[1] != [END]:
-        raise InputError(f"{path}: not a table (no header, or a quote without its end); expected CSV or TSV.")
-    columns = _trimmed(header, 0)
     if not columns:
         raise InputError(f"{path}: not a table (no header); expected CSV or TSV with a header.")
-    rows, lines = [], []
-    for line, cells in numbered:
-        cells = _trimmed(cells, len(columns))
-        if len(cells) > len(columns):
-            raise InputError(
-                f"{path}: not a table (line {line} has {len(cells)} cells, the header {len(columns)} names); expected "
-                "a name for every column, and text that holds the separator in quotes."
-            )
-        if any(cells):
-            rows.append(dict(zip(columns, cells + [""] * (len(columns) - len(cells)), strict=True)))
-            lines.append(line)
-    return Table(path, columns, rows, lines)
+    return Table(path, [name for _, name in kept], rows, lines)
+
+
+def _reader(text: str, path: Path) -> Iterator[list[str]]:
+    """Reads the rows of a text, by the separator that gives its header the most names."""
+    separator = max(("\t", ",", ";") if path.suffix == ".tsv" else (",", "\t", ";"), key=lambda s: _width(text, s))
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+
+
+def _rows(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The line that each row ends on, and its cells; all but the last row, which must be `END`."""
+    before: tuple[int, list[str]] = (0, [])
+    for row in reader:
+        if before[0]:
+            yield before
+        before = reader.line_num, [cell.strip() for cell in row]
+    if before[1] != [END]:
+        raise InputError(f"{path}: not a table (no header, or a quote without its end); expected CSV or TSV.")
 
 
 def identifier(text: str) -> str:
@@ -199,8 +229,7 @@ def named(lines: Sequence[int]) -> str:
     return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:MAX_LINES]))}{more}"
 
 
-def _decoded(path: Path) -> str:
-    content = path.read_bytes()
+def _decoded(path: Path, content: bytes) -> str:
     encodings = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "latin-1")
     for encoding in encodings:
         try:

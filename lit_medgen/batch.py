@@ -337,6 +337,9 @@ class DataSpec:
         sources: names of the images that others are made from, one for each channel of `Condition.source`; empty where
             there are none.
         source_size: their voxels along each axis.
+        people_sums: the same as `people`, of which can be told who left; see `lit_medgen.people`.
+        left_out: hash of the list of people who are left out (withdrawals); "" without one.
+        leaving: "train", "val", "test" -> hashes of the listed people who fall into that part; kept in no file.
     """
 
     channels: int
@@ -352,6 +355,9 @@ class DataSpec:
     people: dict[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     source_size: tuple[int, ...] = ()
+    people_sums: dict[str, str] = field(default_factory=dict)
+    left_out: str = ""
+    leaving: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""
@@ -368,7 +374,7 @@ class DataSpec:
 
     def plain(self) -> dict[str, Any]:
         """As plain data, for a checkpoint."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "leaving"}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> DataSpec:

@@ -15,7 +15,7 @@ from tiny_run import ROOT
 
 from lit_medgen.methods import Method
 
-LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "seeds", "signals"}
+LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "people", "seeds", "signals"}
 TEXTS = {"errors", "arguments", "options"}
 TRAINING = LEAVES | {"checkpoints", "loading", "diffusion", "images", "metrics", "networks"}
 METHODS = TRAINING | {"training"}
@@ -50,6 +50,7 @@ ARROWS = {
     "lit_medgen/networks": {"batch"},
     "lit_medgen/options": {"errors"},
     "lit_medgen/output": set[str](),
+    "lit_medgen/people": set[str](),
     "lit_medgen/resuming": CALLBACKS | {"callbacks"},
     "lit_medgen/request_files": LEAVES | {"images", "sample_files"},
     "lit_medgen/requests": USES | {"request_files", "sampling"},

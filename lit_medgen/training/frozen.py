@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.loading import load
+from lit_medgen.output import say
+from lit_medgen.people import who_left
 
 SAME_SECTIONS = ("axis", "preprocessing")
 """Arguments of the data module that a part of the same data must have been trained with."""
@@ -73,7 +76,7 @@ class FrozenPart:
 
 
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
-    """InputError if two specs are known to be of different splits.
+    """InputError if two specs are known to be of different splits; people who have left since are told, by number.
 
     Args:
         trained: of the data that a model, or what made some samples, was trained on.
@@ -83,13 +86,34 @@ def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source:
     if trained is None or data is None or not (trained.people and data.people):
         return
     other = [part for part in trained.people if trained.people[part] != data.people.get(part)]
-    if other:
-        hashes = ", ".join(f"{part} {trained.people[part][:8]}, here {data.people.get(part, '')[:8]}" for part in other)
+    left = {
+        part: who_left(trained.people_sums.get(part, ""), data.people_sums.get(part, ""), data.leaving.get(part, ()))
+        for part in other
+    }
+    unknown = [part for part in other if left[part] is None]
+    if unknown:
+        hashes = ", ".join(
+            f"{part} {trained.people[part][:8]}, here {data.people.get(part, '')[:8]}" for part in unknown
+        )
         raise InputError(
             f"{source}: trained on another split of people than that of this data (hashes: {hashes}), so some who "
             "count as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions and "
-            "data.init_args.root; give those it was trained with, so that the same people are unseen."
+            "data.init_args.root; give those it was trained with, so that the same people are unseen. A list of people "
+            "who are left out may only have grown."
         )
+    if other:
+        num = ", ".join(f"{len(people or ())} {part}" for part, people in left.items())
+        _tell_of_left(str(source).removeprefix("--ckpt_path "), num)
+
+
+@lru_cache
+def _tell_of_left(source: str, num: str) -> None:
+    """Says it once of a source."""
+    say(
+        f"{source}: trained when people were there who are left out now ({num}): its weights have seen those of train. "
+        "Whether it may be used further is for the data's terms to say.",
+        warning=True,
+    )
 
 
 def weights_hash(module: torch.nn.Module) -> str:

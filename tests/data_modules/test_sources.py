@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data_modules.sources
+from data_modules import archives
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
 from data_modules.sources import Scan, ZipMember, source_of
@@ -59,7 +59,7 @@ def test_an_archive_is_read_once_until_it_is_written_again(
         pytest.fail("the archive was read again")
 
     with monkeypatch.context() as context:
-        context.setattr(ZipMember, "_unpacked", forbidden)
+        context.setattr(archives, "chunks", forbidden)
         prepare(address, [scan], num_jobs=1)
     stamp = scan.stamp()
     assert stamp != Scan(ZipMember(archive, "T1/T1.json"), "a").stamp()
@@ -88,7 +88,7 @@ def test_faults_of_an_archive_are_rejections_that_name_it(
     assert reasons[f"{archive}: T1/T2.nii.gz"] == "no 'T1/T2.nii.gz' in this archive"
     assert len(rejected) == 5
     assert not any("\n" in row.reason for row in rejected)
-    monkeypatch.setattr(data_modules.sources, "MAX_BYTES", 100)
+    monkeypatch.setattr(archives, "MAX_BYTES", 100)
     (row,) = prepare(address, [Scan(ZipMember(archive, MEMBER), "c")], num_jobs=1, verify=True)[1]
     assert "expected at most 100" in row.reason
 
