@@ -101,7 +101,8 @@ class MedicalDataModule(ResumableLoaders):
         """Who is left out, read anew by every preparation and `setup`."""
         self._scans: list[Scan] = []
         self._set_aside: list[Scan] = []
-        self._told: list[str] = []
+        self.remarks: list[str] = []
+        """What the last preparation has to say besides what it took."""
 
     @abstractmethod
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
@@ -138,7 +139,7 @@ class MedicalDataModule(ResumableLoaders):
         """
         if not self.root.is_dir():
             raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
-        self._tree, self.unread, self._told = None, Numbers(), []
+        self._tree, self.unread, self.remarks = None, Numbers(), []
         self._remove_left_out()
         scans, refused = self._without_left_out(*self.scans())
         if not scans and not refused:
@@ -165,7 +166,7 @@ class MedicalDataModule(ResumableLoaders):
             source = str(scan.sources[IMAGE])  # of several series in a folder as many are left out as were rejected
             taken += [scan] if refused[source] < 1 else []
             refused[source] -= 1
-        lines = [*self._told, *kinds(taken, self.root, owner)]
+        lines = [*self.remarks, *kinds(taken, self.root, owner)]
         beside = [name for name in self.address.preprocessing.arrays(0) if name != IMAGE]
         lines += [
             contents(accepted),
@@ -252,7 +253,7 @@ class MedicalDataModule(ResumableLoaders):
         if not self.left_out.ids:
             return scans, refused
         num = len({scan.person for scan in self._set_aside})
-        self._told.append(
+        self.remarks.append(
             f"left out: {len(self._set_aside)} images of {num} people, of {len(self.left_out.ids)} who are listed"
             + ("" if num else "; none of the ids is one of this data set, is it the right file?")
         )

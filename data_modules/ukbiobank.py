@@ -114,7 +114,7 @@ class UKBiobankDataModule(MedicalDataModule):
         if not visits and not rejected:
             return [], []
         known = of_people(self.root, self.table, self.tree().files, self.volumes, self.unread, self.left_out.ids)
-        self._told += known.lines
+        self.remarks += known.lines
         scans = []
         for (person, instance), path in visits.items():
             if person in self.left_out.ids:
