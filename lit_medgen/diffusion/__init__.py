@@ -2,12 +2,15 @@
 
 from lit_medgen.diffusion.denoisers import Denoiser, Denoises, LossWeight, MinSNR, UniformWeight
 from lit_medgen.diffusion.discrete import AbsorbingProcess, DiscreteProcess, HeatProcess
+from lit_medgen.diffusion.flow_samplers import FlowEuler, FlowHeun
 from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.guidance import ClassifierFree, Clipped, Guidance, guided
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
-from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, X
+from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, Velocity, X
+from lit_medgen.diffusion.rectified_flow import RectifiedFlow, resolution_shift
 from lit_medgen.diffusion.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun, Sampler, times
 from lit_medgen.diffusion.schedules import Cosine, Derivatives, LinearBeta, ScaledLinearBeta, Schedule
+from lit_medgen.diffusion.zero_terminal_snr import ZeroTerminalSNR
 
 __all__ = [
     "DDIM",
@@ -23,6 +26,8 @@ __all__ = [
     "Derivatives",
     "DiscreteProcess",
     "Eps",
+    "FlowEuler",
+    "FlowHeun",
     "GaussianProcess",
     "Guidance",
     "HeatProcess",
@@ -32,13 +37,17 @@ __all__ = [
     "MinSNR",
     "Parametrisation",
     "ParametrisationName",
+    "RectifiedFlow",
     "Sampler",
     "ScaledLinearBeta",
     "Schedule",
     "UniformWeight",
     "V",
+    "Velocity",
     "X",
+    "ZeroTerminalSNR",
     "dissipate",
     "guided",
+    "resolution_shift",
     "times",
 ]

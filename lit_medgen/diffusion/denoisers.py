@@ -49,7 +49,8 @@ class UniformWeight(LossWeight):
 class MinSNR(LossWeight):
     """min(SNR, gamma) as the weight of |x̂ - x|^2, whatever is predicted.
 
-    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", eq. 7 and section 3.4.
+    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", eq. 7 and section 3.4. Where the
+    schedule ends in pure noise, the weight falls to 0 towards t = 1; `UniformWeight` trains those times as well.
 
     Args:
         gamma: the SNR above which all times count alike.
@@ -64,13 +65,17 @@ class MinSNR(LossWeight):
 
 
 class Denoiser(nn.Module):
-    """A network that predicts x, eps or v, wrapped to give x̂.
+    """A network that predicts x, eps, v or a velocity, wrapped to give x̂.
 
     Args:
         network: called as network(x_t, t, condition), t: b in [0, 1]; returns the shape of x_t.
         schedule: the noise schedule.
-        parametrisation: what the network's output means: "x", "eps" or "v".
+        parametrisation: what the network's output means: "x", "eps", "v" or "velocity".
         weight: weight of the loss over time; None: `UniformWeight`.
+
+    Raises:
+        ValueError: "eps" on a schedule that ends in pure noise: x_1 is eps itself, which says nothing of x̂ (Lin et al.
+            2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.2).
     """
 
     def __init__(
@@ -84,6 +89,11 @@ class Denoiser(nn.Module):
         self.network, self.schedule = network, schedule
         self.process = GaussianProcess(schedule)
         self.parametrisation = Parametrisation.named(parametrisation)
+        if parametrisation == "eps" and schedule.ends_in_noise:
+            raise ValueError(
+                f"parametrisation is 'eps', but schedule {type(schedule).__name__} ends in pure noise (alpha(1) = 0), "
+                "where eps says nothing of the data; give 'v', 'velocity' or 'x'."
+            )
         self.weight = weight or UniformWeight()
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -91,7 +101,7 @@ class Denoiser(nn.Module):
         return self.parametrisation.to_x(self.predict(x_t, t, condition).to(x_t.dtype), x_t, t, self.process)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The network's output: x, eps or v, as trained."""
+        """The network's output: x, eps, v or a velocity, as trained."""
         prediction: Tensor = self.network(x_t, t, condition)
         return prediction
 

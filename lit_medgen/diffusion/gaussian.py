@@ -1,7 +1,8 @@
 r"""The Gaussian process q: perturbation, posterior and score.
 
     q(x_t | x)      = N(alpha_t x, sigma_t^2 I),                 x_t = alpha_t x + sigma_t eps
-    q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), sigma_s^2 c I),   c = 1 - SNR_t / SNR_s,   s < t
+    q(x_s | x_t, x) = N(alpha_s c x + alpha_t sigma_s^2 / (alpha_s sigma_t^2) x_t, sigma_s^2 c I),   s < t,
+                      c = 1 - SNR_t / SNR_s; also where alpha_t = 0
     score(x_t)      = the gradient of log q(x_t | x) = -eps / sigma_t
 
 (Kingma et al. 2021, "Variational Diffusion Models", appendix A; Song et al. 2021, "Score-Based Generative Modeling
@@ -55,10 +56,10 @@ class GaussianProcess:
 
     def posterior(self, x_t: Tensor, x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (b c *s) and standard deviation (broadcastable) of q(x_s | x_t, x)."""
-        alpha_t, _ = self.coefficients(t, x_t)
+        alpha_t, sigma_t = self.coefficients(t, x_t)
         alpha_s, sigma_s = self.coefficients(s, x_t)
         c = broadcast(self.fresh(t, s), x_t)
-        return alpha_s * ((1 - c) * x_t / alpha_t + c * x), sigma_s * c.sqrt()
+        return alpha_s * c * x + alpha_t / alpha_s * (sigma_s / sigma_t) ** 2 * x_t, sigma_s * c.sqrt()
 
     def score_from_x(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The score at x_t, b c *s, given the data."""

@@ -3,12 +3,17 @@ r"""Parametrisations: what a network predicts, and what that says of the data.
     x      the data
     eps    the noise                     (Ho et al. 2020, "Denoising Diffusion Probabilistic Models", section 3.2)
     v      alpha_t eps - sigma_t x       (Salimans & Ho 2022, "Progressive Distillation", appendix D)
+    velocity   u = dx_t/dt = alpha'_t x + sigma'_t eps   (Lipman et al. 2023, "Flow Matching for Generative Modeling",
+           theorem 3); eps - x for rectified flow without a shift
 
-Each is a linear function of the other two, given x_t. An error of the prediction is an error of x̂ times a gain,
+Each is a linear function of any two others, on any schedule; alpha_t^2 + sigma_t^2 need not be 1. An error of the
+prediction is an error of x̂ times a gain,
 
-    |x̂ - x|^2 = |x̂ - x|^2,    |epŝ - eps|^2 = SNR |x̂ - x|^2,    |v̂ - v|^2 = (SNR + 1) |x̂ - x|^2,
+    |epŝ - eps|^2 = SNR |x̂ - x|^2,    |v̂ - v|^2 = ((alpha_t^2 + sigma_t^2) / sigma_t)^2 |x̂ - x|^2,
+    |û - u|^2 = (alpha_t lambda'(t) / 2)^2 |x̂ - x|^2,
 
-so a weight of |x̂ - x|^2 divided by the gain is the weight of the same loss written for the prediction.
+so a weight of |x̂ - x|^2 divided by the gain is the weight of the same loss written for the prediction. With variance
+preserved the gain of v is SNR + 1.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_medgen.diffusion.gaussian import GaussianProcess
+from lit_medgen.diffusion.gaussian import GaussianProcess, broadcast
 from lit_medgen.diffusion.schedules import Schedule
 
-ParametrisationName = Literal["x", "eps", "v"]
+ParametrisationName = Literal["x", "eps", "v", "velocity"]
 """How configs write a parametrisation; `Parametrisation.named` gives the object."""
 
 
@@ -87,18 +92,54 @@ class V(Parametrisation):
     """The network predicts v = alpha_t eps - sigma_t x."""
 
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
-        """x̂ = alpha_t x_t - sigma_t v, given the prediction of v."""
+        """x̂ = (alpha_t x_t - sigma_t v) / (alpha_t^2 + sigma_t^2), given the prediction of v."""
         alpha_t, sigma_t = process.coefficients(t, x_t)
-        return alpha_t * x_t - sigma_t * prediction
+        return (alpha_t * x_t - sigma_t * prediction) / (alpha_t**2 + sigma_t**2)
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
         """v of the data x and noise eps."""
         alpha_t, sigma_t = process.coefficients(t, x_t)
-        return (alpha_t * x_t - x) / sigma_t  # alpha_t^2 + sigma_t^2 = 1
+        return (alpha_t * x_t - (alpha_t**2 + sigma_t**2) * x) / sigma_t
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """SNR + 1, of the shape of t."""
-        return schedule.log_snr(t).exp() + 1
+        """((alpha_t^2 + sigma_t^2) / sigma_t)^2, of the shape of t."""
+        alpha_t, sigma_t = schedule.alpha_sigma(t)
+        return ((alpha_t**2 + sigma_t**2) / sigma_t) ** 2
 
 
-PARAMETRISATIONS: dict[ParametrisationName, Parametrisation] = {"x": X(), "eps": Eps(), "v": V()}
+class Velocity(Parametrisation):
+    """The network predicts the velocity u = dx_t/dt = alpha'_t x + sigma'_t eps, along which flow samplers walk."""
+
+    def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """x̂ = (sigma'_t x_t - sigma_t u) / (alpha_t sigma'_t - sigma_t alpha'_t), given the prediction of u."""
+        _, sigma_t = process.coefficients(t, x_t)
+        _, d_sigma, pace = _rates(t, x_t, process.schedule)
+        return (d_sigma * x_t - sigma_t * prediction) / pace
+
+    def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
+        """u of the data x and noise eps, which x_t and x give."""
+        alpha_t, sigma_t = process.coefficients(t, x_t)
+        d_alpha, d_sigma, _ = _rates(t, x_t, process.schedule)
+        return d_alpha * x + d_sigma * (x_t - alpha_t * x) / sigma_t
+
+    def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """(alpha'_t - alpha_t sigma'_t / sigma_t)^2, of the shape of t: (alpha_t lambda'(t) / 2)^2, finite at t = 1."""
+        _, sigma_t = schedule.alpha_sigma(t)
+        _, _, pace = _rates(t, sigma_t, schedule)
+        return (pace / sigma_t) ** 2
+
+
+def _rates(t: Tensor, like: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha'_t, sigma'_t and alpha_t sigma'_t - sigma_t alpha'_t, which is positive; shaped to multiply `like`."""
+    rates = schedule.derivatives(t)
+    alpha_t, sigma_t = schedule.alpha_sigma(t)
+    pace = alpha_t * rates.sigma - sigma_t * rates.alpha
+    return broadcast(rates.alpha, like), broadcast(rates.sigma, like), broadcast(pace, like)
+
+
+PARAMETRISATIONS: dict[ParametrisationName, Parametrisation] = {
+    "x": X(),
+    "eps": Eps(),
+    "v": V(),
+    "velocity": Velocity(),
+}

@@ -9,7 +9,7 @@ Each step goes from t to s < t, with x̂ = denoiser(x_t, t) and epŝ = (x_t - a
     2M         exponential integrator in log(alpha / sigma) with a linear extrapolation of x̂; the same as DDIM from
                that x̂ (Lu et al. 2022, "DPM-Solver++", algorithm 2; with eta = 1 their SDE form)
 
-The times a sampler visits matter more than its order: see `Spacing`.
+Samplers that walk x itself: `flow_samplers`. The times a sampler visits matter more than its order: see `Spacing`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ LOG_SNR_FLOOR = -10.5
 """Where log_snr and karras start at the lowest: sigma / alpha = 190, pure noise to any eye (Karras et al. start at 80).
 
 The linear schedules end above it. The cosine schedule goes on to -20; even steps would spend a third of themselves
-there, where x̂ is the mean image.
+there, where x̂ is the mean image. Schedules that end in pure noise take one step from t = 1 to the floor: x_1 says
+nothing of the data, so the mean image must come in there.
 """
 
 NoiseLike = Callable[[Tensor], Tensor]
@@ -46,13 +47,20 @@ def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1
     """num_steps + 1 falling times from start to stop, float64, on the CPU.
 
     With stop = 0 the last step goes from t_min (the first discrete noise level) to 0: the log-SNR is infinite
-    there, so no even spacing reaches it. log_snr and karras begin at `LOG_SNR_FLOOR` where `start` is below it. At
-    num_steps = T, uniform and trailing both visit the T discrete times.
+    there, so no even spacing reaches it. log_snr and karras begin at `LOG_SNR_FLOOR` where `start` is below it; where
+    `start` is pure noise (alpha = 0) they begin there all the same, and the floor comes second. At num_steps = T,
+    uniform and trailing both visit the T discrete times.
     """
     lowest = stop if stop > 0 or spacing == "trailing" else schedule.t_min
     count = num_steps + 1 if lowest == stop else num_steps
     ends = torch.tensor([start, lowest], dtype=torch.float64)
-    log_snr = _on_cpu(schedule, schedule.log_snr, ends).clamp(min=LOG_SNR_FLOOR)
+    log_snr = _on_cpu(schedule, schedule.log_snr, ends)
+    if log_snr[0] == -math.inf and spacing in ("log_snr", "karras"):
+        if num_steps == 1:
+            return torch.tensor([start, stop], dtype=torch.float64)
+        floor = _on_cpu(schedule, schedule.time, torch.full_like(ends, LOG_SNR_FLOOR))[0]
+        return torch.cat([ends[:1], times(schedule, num_steps - 1, spacing, float(floor), stop)])
+    log_snr = log_snr.clamp(min=LOG_SNR_FLOOR)
     match spacing:
         case "uniform" | "trailing":
             t = _line(ends, count)
@@ -87,6 +95,9 @@ class Sampler(ABC):
         spacing: which times are visited.
     """
 
+    divides_by_alpha: bool = False
+    """Whether its steps divide by alpha_t, which is 0 at t = 1 of some schedules."""
+
     def __init__(self, num_steps: int = 50, spacing: Spacing = "log_snr") -> None:
         if num_steps < 1:
             raise ValueError(f"sampler.init_args.num_steps is {num_steps}; give at least 1.")
@@ -94,6 +105,23 @@ class Sampler(ABC):
             raise ValueError(f"sampler.init_args.spacing is {spacing!r}; choose from {', '.join(get_args(Spacing))}.")
         self.num_steps = num_steps
         self.spacing: Spacing = spacing
+
+    def check(self, schedule: Schedule) -> None:
+        """ValueError if it does not suit a schedule that ends in pure noise; methods call it when they are made."""
+        self._refuse_division(schedule)
+        if schedule.ends_in_noise and self.spacing in ("log_snr", "karras"):
+            raise ValueError(
+                f"sampler.init_args.spacing is {self.spacing!r}, which leaves only one step for all of schedule "
+                f"{type(schedule).__name__} below log-SNR {LOG_SNR_FLOOR}, where a sample gets its brightness; "
+                "give 'trailing' or 'uniform'."
+            )
+
+    def _refuse_division(self, schedule: Schedule) -> None:
+        if schedule.ends_in_noise and self.divides_by_alpha:
+            raise ValueError(
+                f"sampler is {type(self).__name__}, which divides by alpha(1): it is 0 with schedule "
+                f"{type(schedule).__name__}; give FlowHeun, FlowEuler, DPMSolverPP2M, DDIM or Ancestral."
+            )
 
     @torch.no_grad()
     def __call__(
@@ -106,6 +134,8 @@ class Sampler(ABC):
         stop: float = 0.0,
     ) -> Tensor:
         """x at `stop`, from x at `start`: b c *s each. `noise` supplies the randomness of stochastic samplers."""
+        if start == 1:
+            self._refuse_division(denoiser.schedule)
         grid = times(denoiser.schedule, self.num_steps, self.spacing, start, stop)
         return self.walk(Walker(denoiser, condition or Condition()), x, grid, noise)
 
@@ -191,7 +221,12 @@ class Ancestral(DDIM):
 
 
 class Heun(Sampler):
-    """Second-order deterministic sampler (Karras et al. 2022, algorithm 1); two evaluations a step, one in the last."""
+    """Second-order deterministic sampler (Karras et al. 2022, algorithm 1); two evaluations a step, one in the last.
+
+    It divides by alpha_t, so a schedule that ends in pure noise is refused; `FlowHeun` walks it.
+    """
+
+    divides_by_alpha = True
 
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
         """x at grid[-1], from x at grid[0]."""

@@ -12,13 +12,15 @@ The papers give T discrete noise levels beta_1 ... beta_T (Ho et al. 2020, "Deno
 Models", section 2). Level i stands at t = i / T, where log alpha_bar is exact; between two levels it is linear
 in t, that is, the noise rate is constant there. At t = 0 the log-SNR is infinite.
 
-A new schedule gives `formula`, in float64, and `t_min`; casting, the inverse and the derivatives are here.
+A new schedule gives `formula`, in float64, and `t_min`; casting, the inverse and the derivatives are here. Schedules
+that end in pure noise, rectified flow and zero terminal SNR, have files of their own.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -74,6 +76,9 @@ class Schedule(nn.Module, ABC):
     t_min: float
     """The least time at which the log-SNR is finite; training and sampling stay at or above it."""
 
+    ends_in_noise: bool = False
+    """Whether alpha(1) = 0: x_1 is pure noise, its log-SNR minus infinity, and what divides by alpha(1) is refused."""
+
     @abstractmethod
     def formula(self, t: Tensor) -> Tensor:
         """The log-SNR at t in [0, 1]: float64 of any shape -> float64 of that shape, by differentiable operations."""
@@ -91,12 +96,12 @@ class Schedule(nn.Module, ABC):
     @final
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha_t^2 / sigma_t^2), of the shape of t; t of any shape in [0, 1]."""
-        return _at_least_float32(self.formula(t.double()), t)
+        return at_least_float32(self.formula(t.double()), t)
 
     @final
     def time(self, log_snr: Tensor) -> Tensor:
         """The inverse of `log_snr`: t in [0, 1], of the shape of its argument."""
-        return _at_least_float32(self.inverse(log_snr.double()), log_snr)
+        return at_least_float32(self.inverse(log_snr.double()), log_snr)
 
     def forward(self, t: Tensor) -> Tensor:
         """The log-SNR at times t, as `log_snr` gives it."""
@@ -120,17 +125,23 @@ class Schedule(nn.Module, ABC):
 
         Parameters of the schedule get gradients through it unless gradients are switched off.
         """
-        learned = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():
-            time = t.double().clone()
-            time = time if time.requires_grad else time.requires_grad_()
-            (rate,) = torch.autograd.grad(self.formula(time).sum(), time, create_graph=learned)
+        rate = slope(self.formula, t)
         alpha, sigma = self.alpha_sigma(t.double())
         d_alpha, d_sigma = alpha * sigma**2 * rate / 2, -sigma * alpha**2 * rate / 2
-        return Derivatives(*(_at_least_float32(value, t) for value in (rate, d_alpha, d_sigma)))
+        return Derivatives(*(at_least_float32(value, t) for value in (rate, d_alpha, d_sigma)))
 
 
-def _at_least_float32(value: Tensor, like: Tensor) -> Tensor:
+def slope(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The derivative of a function of each time by itself, float64 of the shape of t, by automatic differentiation."""
+    learned = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        time = t.double().clone()
+        time = time if time.requires_grad else time.requires_grad_()
+        (rate,) = torch.autograd.grad(function(time).sum(), time, create_graph=learned)
+    return rate
+
+
+def at_least_float32(value: Tensor, like: Tensor) -> Tensor:
     """The value in the dtype of `like`, but not below float32."""
     return value.to(torch.promote_types(like.dtype, torch.float32))
 
@@ -158,17 +169,24 @@ class DiscreteSchedule(Schedule):
 
     def formula(self, t: Tensor) -> Tensor:
         """The log-SNR at t, any shape; infinite at 0."""
-        level = t.clamp(0, 1) * self.num_steps
-        before = level.floor().long().clamp(max=self.num_steps - 1)
-        table = self.log_alpha_bar.on(t.device)
-        # Not table[before]: without dimensions that is a Python number, for which the CPU waits.
-        log_alpha_bar = torch.lerp(table.take(before), table.take(before + 1), level - before)
+        log_alpha_bar = self.log_alpha_bar_at(t)
         return log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar))
 
     def inverse(self, log_snr: Tensor) -> Tensor:
         """The t at which the log-SNR has the given value, clamped to [0, 1]."""
-        log_alpha_bar = nn.functional.logsigmoid(log_snr)
-        table = -self.log_alpha_bar.on(log_snr.device)  # ascending, from 0
+        return self.time_of(nn.functional.logsigmoid(log_snr))
+
+    def log_alpha_bar_at(self, t: Tensor) -> Tensor:
+        """The logarithm of alpha_t^2 at t, float64 of any shape; linear in t between two levels."""
+        level = t.clamp(0, 1) * self.num_steps
+        before = level.floor().long().clamp(max=self.num_steps - 1)
+        table = self.log_alpha_bar.on(t.device)
+        # Not table[before]: without dimensions that is a Python number, for which the CPU waits.
+        return torch.lerp(table.take(before), table.take(before + 1), level - before)
+
+    def time_of(self, log_alpha_bar: Tensor) -> Tensor:
+        """The inverse of `log_alpha_bar_at`, clamped to [0, 1]."""
+        table = -self.log_alpha_bar.on(log_alpha_bar.device)  # ascending, from 0
         before = (torch.searchsorted(table, -log_alpha_bar, right=True) - 1).clamp(0, self.num_steps - 1)
         low, high = table.take(before), table.take(before + 1)
         return ((before + (-log_alpha_bar - low) / (high - low)) / self.num_steps).clamp(0, 1)

@@ -16,17 +16,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from lit_medgen.diffusion import Cosine, Eps, GaussianProcess, LinearBeta, ScaledLinearBeta, V, X
+from lit_medgen.diffusion import (
+    Cosine,
+    Eps,
+    GaussianProcess,
+    LinearBeta,
+    RectifiedFlow,
+    ScaledLinearBeta,
+    Schedule,
+    V,
+    Velocity,
+    X,
+    ZeroTerminalSNR,
+)
 from lit_medgen.diffusion.schedules import DiscreteSchedule
 
 ONE, ZERO = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
 T = 1000
 
+PRESERVING: list[Schedule] = [LinearBeta(), ScaledLinearBeta(), Cosine()]
+PURE_NOISE: list[Schedule] = [RectifiedFlow(), RectifiedFlow(3.0), *map(ZeroTerminalSNR, PRESERVING)]  # type: ignore[arg-type]
 each_process = pytest.mark.parametrize(
     "process",
-    [GaussianProcess(kind()) for kind in (LinearBeta, ScaledLinearBeta, Cosine)],
+    [GaussianProcess(schedule) for schedule in PRESERVING + PURE_NOISE],
     ids=lambda p: type(p.schedule).__name__,
 )
+each_of_the_papers = pytest.mark.parametrize("process", [GaussianProcess(schedule) for schedule in PRESERVING])
 assert_exact = partial(assert_close, rtol=1e-10, atol=1e-10)
 
 value = st.floats(-3, 3)
@@ -54,18 +69,27 @@ def posterior_moments(process: GaussianProcess, t: Tensor, s: Tensor) -> tuple[T
 @each_process
 @given(x=value, eps=value, t=st.floats(1 / T, 1))
 @settings(deadline=None)
-def test_x_eps_v_and_score_are_one_knowledge(process: GaussianProcess, x: float, eps: float, t: float) -> None:
-    """x_t made from x and eps gives back eps, v = alpha eps - sigma x and score = -eps / sigma; each gives back x."""
+def test_all_parametrisations_and_the_score_are_one_knowledge(
+    process: GaussianProcess, x: float, eps: float, t: float
+) -> None:
+    """x_t made from x and eps gives back eps, v = alpha eps - sigma x, the velocity and score = -eps / sigma.
+
+    Each gives back x, but for noise and score where x_t holds nothing of the data.
+    """
     data, noise, time = scalars(x, eps, t)
     alpha_t, sigma_t = process.schedule.alpha_sigma(time)
     x_t = process.perturb(data, time, noise)
     v, score = alpha_t * noise - sigma_t * data, -noise / sigma_t
     assert_exact(x_t, alpha_t * data + sigma_t * noise)
-    for kind, truth in ((X(), data), (Eps(), noise), (V(), v)):
+    rates = process.schedule.derivatives(time)
+    velocity = rates.alpha * data + rates.sigma * noise
+    for kind, truth in ((X(), data), (Eps(), noise), (V(), v), (Velocity(), velocity)):
         assert_exact(kind.target(data, x_t, time, process), truth)
-        assert_exact(kind.to_x(truth, x_t, time, process), data)
+        if not isinstance(kind, Eps) or alpha_t > 1e-3:
+            assert_exact(kind.to_x(truth, x_t, time, process), data)
     assert_exact(process.score_from_x(data, x_t, time), score)
-    assert_exact(process.x_from_score(score, x_t, time), data)
+    if alpha_t > 1e-3:
+        assert_exact(process.x_from_score(score, x_t, time), data)
 
 
 @each_process
@@ -121,7 +145,7 @@ def test_posterior_follows_bayes_rule(process: GaussianProcess, pair: tuple[int,
     assert_close(from_x, expected * alpha_s / sigma_s**2, rtol=1e-7, atol=1e-10)
 
 
-@each_process
+@each_of_the_papers
 def test_neighbouring_levels_are_those_of_ddpm(process: GaussianProcess) -> None:
     """Ho et al. 2020: eq. 2 for q(x_t | x_{t-1}) and eq. 7 for q(x_{t-1} | x_t, x), from the betas, at all T levels."""
     assert isinstance(process.schedule, DiscreteSchedule)

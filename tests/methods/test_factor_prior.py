@@ -11,7 +11,7 @@ from test_factor_model import SHAPE, expected
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
-from lit_medgen.diffusion import Cosine, DPMSolverPP2M, ParametrisationName
+from lit_medgen.diffusion import Cosine, DPMSolverPP2M, ParametrisationName, RectifiedFlow, Schedule, ZeroTerminalSNR
 from lit_medgen.errors import InputError
 from lit_medgen.methods import FactorPriorCDPM
 from lit_medgen.methods.cdpm.factor_model import FactorModel, fit_without
@@ -113,6 +113,12 @@ def test_without_a_factor_model_nothing_is_predicted() -> None:
 def test_a_network_that_does_not_read_the_prior_is_refused() -> None:
     with pytest.raises(ValueError, match=r"network: SliceUNet .*FactorPriorSliceUNet"):
         FactorPriorCDPM(SliceUNet((8, 16), (True, True), (False, True), head_channels=8), num_factors=3)
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), ZeroTerminalSNR(Cosine())])
+def test_pure_noise_of_which_the_prior_knows_no_data_is_refused(schedule: Schedule) -> None:
+    with pytest.raises(ValueError, match=r"schedule: .* ends in pure noise .*; give Cosine"):
+        FactorPriorCDPM(untrained(), schedule=schedule, parametrisation="v")
 
 
 def test_a_negative_number_of_factors_is_refused() -> None:

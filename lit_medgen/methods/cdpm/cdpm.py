@@ -89,6 +89,7 @@ class CDPM(Generator):
         self.divisor = getattr(network, "divisor", 1)
         self.denoiser = self.denoiser_type(as_module(network), schedule or Cosine(), parametrisation, weight)
         self.sampler: Sampler = sampler or DPMSolverPP2M(20)
+        self.sampler.check(self.denoiser.schedule)
         self.scheme = scheme or Autoregressive()
 
     def networks_for_speed(self) -> list[nn.Module]:

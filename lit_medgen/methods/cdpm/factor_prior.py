@@ -104,6 +104,11 @@ class FactorPriorCDPM(CDPM):
                 f"model.init_args.network: {type(network).__name__} does not read the factor prior; give "
                 "lit_medgen.networks.FactorPriorSliceUNet, or take lit_medgen.methods.CDPM as the model."
             )
+        if self.denoiser.schedule.ends_in_noise:
+            raise ValueError(
+                f"model.init_args.schedule: {type(self.denoiser.schedule).__name__} ends in pure noise (alpha(1) = 0), "
+                "and the factor prior reads x_t / alpha_t; give Cosine, LinearBeta or ScaledLinearBeta."
+            )
         if num_factors < 0:
             raise ValueError(f"model.init_args.num_factors is {num_factors}; give 0 or more.")
         self.num_factors = num_factors
