@@ -40,7 +40,7 @@ class RectifiedFlow(Schedule):
         if not (0 < shift < math.inf):
             raise ValueError(f"shift is {shift}; give a number above 0, 1 for none.")
         self.shift = float(shift)
-        self.t_min = SIGMA_MIN / (self.shift - (self.shift - 1) * LEAST_NOISE)
+        self.t_min = SIGMA_MIN / (self.shift - (self.shift - 1) * SIGMA_MIN)
 
     def formula(self, t: Tensor) -> Tensor:
         """The log-SNR at t, any shape; infinite at 0 and 1."""
