@@ -86,6 +86,10 @@ class Condition:
         dropped = {name: self.attributes[name].masked_fill(rows[name], torch.nan) for name in rows}
         return replace(self, attributes=self.attributes | dropped)
 
+    def drop_text(self, rows: Tensor) -> Condition:
+        """Makes the text of the given rows (b, bool) absent; all else stays."""
+        return replace(self, text=_fill(self.text, rows, ABSENT["text"]))
+
     def only(self, parts: Collection[Part], attributes: Collection[str]) -> Condition:
         """Without the parts, and the attributes, that are not named."""
         belongs_to = {"observed": "image", "slice_index": "image"}

@@ -68,7 +68,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs h
             "parametrisation": "v",
         },
     ),
-    "guided": ("absorbing", {"conditioning": {"attributes": ["age_years"], "guidance_scale": 2.0}}),
+    "guided": (
+        "absorbing",
+        {"network": {"covariates": {"numbers": ["age_years"]}}, "conditioning": {"guidance_scale": 2.0}},
+    ),
     "canvas": ("absorbing", {"canvas": [12, 8], "loss_kind": "mlm"}),
     "indices": ("ihdm", {"space": "index", "guess": "draw"}),
     "augmented": ("vqgan", {"diff_augment": True, "spectral_weight": 1.0}),

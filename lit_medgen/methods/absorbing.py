@@ -94,6 +94,10 @@ class Absorbing(CodeMaps):
         bits = (last / level * error).mean() / (numel * math.log(2))
         return {"loss": (weight.to(error) * error).mean(), "bits_per_dim": bits.detach()}
 
+    def hidden(self, state: Tensor) -> Tensor:
+        """The masked codes."""
+        return (state == self.process.mask).float()
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The bound at all levels, in bits per code."""
         super().test_step(batch, batch_idx)

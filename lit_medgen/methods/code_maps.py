@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.nn import functional
 
 from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion import guided
@@ -23,10 +24,11 @@ from lit_medgen.diffusion.discrete import DiscreteProcess, descending, draw
 from lit_medgen.diffusion.noise_levels import levels
 from lit_medgen.errors import InputError
 from lit_medgen.methods.vqgan import VQGAN
+from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.frozen import FrozenPart
-from lit_medgen.training.generator import Generator
 from lit_medgen.training.latents import LatentStore, kept_of
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
@@ -37,70 +39,38 @@ NUM_SHOWN = 8
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """Size of the transformer.
+    """Size of the transformer, and what it is told.
 
     Attributes:
         width: 512 in the paper.
         num_heads: 8 in the paper.
         num_layers: 24 in the paper.
         dropout: after attention and in the perceptrons.
+        covariates: what it is told of an image; the paper's future work.
     """
 
     width: int = 512
     num_heads: int = 8
     num_layers: int = 24
     dropout: float = 0.0
+    covariates: Covariates = field(default_factory=Covariates)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What images are made from.
-
-    Attributes:
-        attributes: names of attributes of the data, e.g. age_years, sex.
-        drop_probability: probability that all attributes of a training image are dropped.
-        drop_each_probability: probability that one attribute of a training image is dropped, independently for each of
-            several, so that images can be asked for by any of them alone.
-        guidance_scale: scale of classifier-free guidance on the logits; 1 is the conditional model.
-    """
-
-    attributes: Sequence[str] = ()
-    drop_probability: float = 0.1
-    drop_each_probability: float = 0.1
-    guidance_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        """ValueError for what is no probability below 1."""
-        for name in ("drop_probability", "drop_each_probability"):
-            if not 0 <= (share := getattr(self, name)) < 1:
-                raise ValueError(f"model.init_args.conditioning.{name} is {share}; give a number from 0 to below 1.")
-
-    def dropped(self, condition: Condition, num: int, device: torch.device) -> Condition:
-        """The condition of `num` images as training sees it: some attributes, or all of them, dropped at random."""
-        if not self.attributes:
-            return condition
-        if len(self.attributes) > 1:
-            rows = {name: torch.rand(num, device=device) < self.drop_each_probability for name in condition.attributes}
-            condition = condition.drop_attributes(rows)
-        return condition.drop(torch.rand(num, device=device) < self.drop_probability)
-
-
-class CodeMaps(Generator):
+class CodeMaps(Conditional):
     """A transformer on the code maps of a VQGAN.
 
     Args:
         first_stage: checkpoint of the VQGAN.
         num_steps: number of sampling steps.
         temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
-        network: size of the transformer.
-        conditioning: attributes that images are made from.
+        network: size of the transformer, and its covariates.
+        conditioning: how covariates are learned, and guide.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
     first_stage: VQGAN
     reads_images = False
-    optional = ("attributes",)
     process: DiscreteProcess
     reads_embeddings: bool
     """Whether the transformer reads embedded codes, or codes."""
@@ -115,20 +85,19 @@ class CodeMaps(Generator):
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
-        super().__init__(optimizer, learning_rate_schedule)
+        super().__init__(network.covariates, conditioning, optimizer, learning_rate_schedule)
         if temperature < 0:
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
-        if conditioning.guidance_scale != 1 and not conditioning.attributes:
+        if conditioning.guidance_rescale:
             raise ValueError(
-                f"model.init_args.conditioning.guidance_scale is {conditioning.guidance_scale}, but "
-                "conditioning.attributes is empty; there is nothing to guide to."
+                f"model.init_args.conditioning.guidance_rescale is {conditioning.guidance_rescale}, but logits of "
+                "codes have no standard deviation to keep; leave it out."
             )
         make = "python -m lit_medgen fit --config configs/vqgan.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
-        self.size, self.conditioning, self.attributes = network, conditioning, tuple(conditioning.attributes)
-        self.num_steps, self.temperature = num_steps, temperature
+        self.size, self.num_steps, self.temperature = network, num_steps, temperature
         self.table: LatentStore | None = None
 
     def build(self) -> None:
@@ -136,9 +105,7 @@ class CodeMaps(Generator):
         self.map_size = self.first_stage.latent_shape[1:]
         quantizer = self.first_stage.quantizer
         channels = quantizer.channels if self.reads_embeddings else 0
-        self.network = CodeTransformer(
-            self.map_size, quantizer.num_codes, channels, **asdict(self.size), attributes=self.conditioning.attributes
-        )
+        self.network = CodeTransformer(self.map_size, quantizer.num_codes, channels, **vars(self.size))
         self.process = self.make_process(quantizer.num_codes)
 
     @abstractmethod
@@ -156,15 +123,6 @@ class CodeMaps(Generator):
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
         return kept_of(self.first_stage, batch).long()
 
-    def scaled(self, condition: Condition) -> Condition:
-        """The attributes that the transformer reads, with the range of the training people brought to [-1, 1]."""
-        ranges, scaled = self.needed_spec().attributes, {}
-        for name in self.conditioning.attributes:
-            low, high = ranges[name]
-            if name in condition.attributes:
-                scaled[name] = (condition.attributes[name] - low) / max(high - low, 1e-6) * 2 - 1
-        return Condition(attributes=scaled)
-
     def time(self, level: Tensor) -> Tensor:
         """The level as the transformer reads it: b, in [0, 1]."""
         return sent(level / self.process.num_levels, self.device)
@@ -175,16 +133,27 @@ class CodeMaps(Generator):
         return guided(lambda given: self.network(state, time, given), condition, Condition(), scale)
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
-        """Logits b *z k for the loss, without guidance; in training some attributes are dropped at random."""
-        condition = self.scaled(batch.condition)
-        if self.training:
-            condition = self.conditioning.dropped(condition, len(state), self.device)
+        """Logits b *z k for the loss, without guidance; in training some covariates are dropped at random."""
+        condition = self.training_condition(batch.condition, len(state))
         logits: Tensor = self.network(state, self.time(level), condition)
         return logits.float()
 
     def levels(self, num: int) -> Tensor:
         """Levels from 1 to T for `num` images, b, evenly spread over batch and ranks."""
         return levels(self.times(num, 0.0), self.process.num_levels)
+
+    def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Probabilities b *z k of the codes that the state hides, and their mean cross-entropy in each map, b."""
+        codes = self.codes(batch)
+        level = self.levels(len(codes))
+        state = self.process.corrupt(codes, level)
+        logits, hidden = self.network(state, self.time(level), condition).float(), self.hidden(state)
+        error = functional.cross_entropy(logits.movedim(-1, 1), codes, reduction="none") * hidden
+        return logits.softmax(-1) * hidden[..., None], error.flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp(min=1)
+
+    def hidden(self, state: Tensor) -> Tensor:
+        """Which codes of a state are not known from it, b *z of 0 and 1: all, unless a method says otherwise."""
+        return torch.ones(len(state), *self.map_size, device=state.device)
 
     # Sampling.
 

@@ -112,11 +112,16 @@ class IHDM(CodeMaps):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Section 3.3: mean cross-entropy of the codes, nats per position; for K steps at uniformly spread levels."""
         codes = self.codes(batch)
-        every, last = self.num_steps > 1, self.process.num_levels
-        level = self.levels(len(codes)) if every else torch.full((len(codes),), last, device=self.device)
+        level = self.levels(len(codes))
         logits = self.training_logits(self.process.corrupt(codes, level), level, batch)
         loss = functional.cross_entropy(logits.movedim(-1, 1), codes)
         return {"loss": loss, "accuracy": (logits.argmax(-1) == codes).float().mean()}
+
+    def levels(self, num: int) -> Tensor:
+        """Level T for `num` images, b; for K steps, levels from 1 to T."""
+        if self.num_steps > 1:
+            return super().levels(num)
+        return torch.full((num,), self.process.num_levels, device=self.device)
 
     def start(self, noise: SeededNoise, num: int) -> Tensor:
         """Algorithm 1: a blurred training map with noise."""

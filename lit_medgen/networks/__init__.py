@@ -1,6 +1,7 @@
 """Networks: parametrised functions in 2D and 3D. PyTorch and einops only; no Lightning, no diffusion."""
 
 from lit_medgen.networks.autoencoder import Autoencoder
+from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, LatentNetwork, SliceNetwork
@@ -13,6 +14,8 @@ __all__ = [
     "FSQ",
     "Autoencoder",
     "CodeTransformer",
+    "ConditionEncoder",
+    "Covariates",
     "Discriminator",
     "FactorPriorSliceUNet",
     "ImageAutoencoder",

@@ -79,12 +79,20 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(functional.silu(self.norm2(h))))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Attention, softmax(q k^T / sqrt(d)) v; each of q, k and v is ... p d (Vaswani et al. 2017, eq. 1)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:
+    """Attention, softmax(q k^T / sqrt(d)) v; each of q, k and v is ... p d (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        dropout: share of the weights that are left out.
+        mask: bool, shaped to broadcast to the weights, ... p p': which keys a query attends to; None: all.
+    """
     if q.dtype != torch.bfloat16 or q.device.type != "cpu":
-        return functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return functional.scaled_dot_product_attention(q, k, v, mask, dropout)
     with torch.autocast("cpu", enabled=False):  # a CPU takes four times longer over it in bfloat16
-        return functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), dropout_p=dropout)
+        return functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, dropout)
 
 
 class Attention(nn.Module):
@@ -105,6 +113,47 @@ class Attention(nn.Module):
         return x + rearrange(self.out(rearrange(mixed, "b h p d -> b p (h d)")), "b p c -> b c p").view(x.shape)
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of all positions of an image to tokens, around a skip connection (Rombach et al. 2022, 3.3).
+
+    Args:
+        channels: of the image's features.
+        head_channels: width of an attention head.
+        token_channels: width of a token.
+    """
+
+    def __init__(self, channels: int, head_channels: int, token_channels: int) -> None:
+        super().__init__()
+        self.heads = num_heads(channels, head_channels)
+        self.norm = group_norm(channels)
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(token_channels, 2 * channels)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The image after attention to tokens b n e, of which b n, bool, are no padding; b c *s -> b c *s."""
+        q = rearrange(self.q(rearrange(self.norm(x), "b c ... -> b (...) c")), "b p (h d) -> b h p d", h=self.heads)
+        k, v = rearrange(self.kv(tokens), "b n (k h d) -> k b h n d", k=2, h=self.heads)
+        mixed = attend(q, k, v, mask=None if mask is None else mask[:, None, None])
+        return x + rearrange(self.out(rearrange(mixed, "b h p d -> b p (h d)")), "b p c -> b c p").view(x.shape)
+
+
+class SelfAndCrossAttention(nn.Module):
+    """Attention of an image's positions to each other, then to tokens.
+
+    The residual blocks around it stand for the perceptron of a transformer's block.
+    """
+
+    def __init__(self, within: Attention, across: CrossAttention) -> None:
+        super().__init__()
+        self.within, self.across = within, across
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The image after both; b c *s -> b c *s."""
+        result: Tensor = self.across(self.within(x), tokens, mask)
+        return result
+
+
 def downsample(dim: int, channels: int) -> nn.Module:
     """Halves the size by a convolution of stride 2: b c *s -> b c *s/2."""
     return conv(dim, channels, channels, stride=2)
@@ -115,7 +164,7 @@ def upsample(dim: int, channels: int) -> nn.Module:
     return nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), conv(dim, channels, channels))
 
 
-def one_for_each_level(entries: Sequence[bool], channels: Sequence[int], name: str = "attention") -> None:
+def one_for_each_level(entries: Sequence[float], channels: Sequence[int], name: str = "attention") -> None:
     """ValueError unless there is an entry of the argument `name` for each level's width."""
     if len(entries) != len(channels):
         raise ValueError(
@@ -128,7 +177,7 @@ def num_heads(channels: int, head_channels: int) -> int:
     """Number of attention heads of a width, one where there are fewer channels; ValueError unless it divides them."""
     if channels < head_channels:
         return 1
-    if channels % head_channels:
+    if head_channels < 1 or channels % head_channels:
         raise ValueError(
             f"network.init_args.head_channels is {head_channels}, which does not divide {channels} channels."
         )

@@ -119,7 +119,7 @@ class SliceUNet(UNet):
         slice_attention: which levels attend across slices; the middle always does.
         attention: which levels attend within each slice; the middle always does.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
-        head_channels: width of an attention head.
+        head_channels: width of an attention head; or one for each level, of which the middle has the last.
         dropout: between the convolutions of a block.
         absolute_position: add the slice's index to the time embedding.
         image_channels: channels of a slice.
@@ -135,7 +135,7 @@ class SliceUNet(UNet):
         slice_attention: Sequence[bool] = (False, False, True, True),
         attention: Sequence[bool] = (False, False, True, True),
         num_res_blocks: int = 2,
-        head_channels: int = 64,
+        head_channels: int | Sequence[int] = 64,
         dropout: float = 0.0,
         absolute_position: bool = True,
         image_channels: int = 1,
@@ -165,7 +165,7 @@ class SliceUNet(UNet):
         """Attention across slices and within them where the level has them, both in the middle; None for neither."""
         across = None
         if level is None or self.slice_attention[level]:
-            across = SliceAttention(channels, self.head_channels, 4 * self.channels[0])
+            across = SliceAttention(channels, self.head_channels[-1 if level is None else level], 4 * self.channels[0])
         within = super().attend(channels, level)
         return SliceAndPlaneAttention(across, within) if across or within else None
 

@@ -1,20 +1,24 @@
 """The bidirectional transformer over code maps (Devlin et al. 2018; Bond-Taylor et al. 2022, appendix).
 
 Every position of the map attends to every other. Each has a learned embedding of its own; the level of corruption and
-the attributes have one that is added at all positions. Shapes: b batch, *z spatial axes of the map, p positions, d
-channels of an embedded code, e width, k codes.
+the covariates have one that is added at all positions, and the tokens of the covariates stand before those of the map
+(as in-context conditioning, Peebles & Xie 2023, section 3.2). Shapes: b batch, *z spatial axes of the map, p positions,
+d channels of an embedded code, e width, k codes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lit_medgen.batch import Condition
 from lit_medgen.networks.blocks import TimeEmbedding, attend
+from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 
 
 class CodeTransformer(nn.Module):
@@ -27,7 +31,7 @@ class CodeTransformer(nn.Module):
         width: 512 in the paper.
         num_heads: 8 in the paper.
         num_layers: 24 in the paper.
-        attributes: names of the attributes that it reads; all others are ignored.
+        covariates: what it is told of an image; all else is ignored.
         dropout: after attention and in the perceptron.
     """
 
@@ -39,42 +43,37 @@ class CodeTransformer(nn.Module):
         width: int = 512,
         num_heads: int = 8,
         num_layers: int = 24,
-        attributes: Sequence[str] = (),
+        covariates: Covariates | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.size, self.attributes = tuple(size), tuple(attributes)
+        self.size, self.covariates = tuple(size), covariates or Covariates()
         self.embed: nn.Module = nn.Linear(channels, width) if channels else nn.Embedding(num_codes + 1, width)
         self.position = nn.Parameter(0.02 * torch.randn(*size, width))
         self.time = TimeEmbedding(width, width)
-        self.known = nn.Linear(len(attributes), width, bias=False) if attributes else None
-        self.unknown = nn.Parameter(0.02 * torch.randn(len(attributes), width)) if attributes else None
         self.blocks = nn.ModuleList([TransformerBlock(width, num_heads, dropout) for _ in range(num_layers)])
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Linear(width, num_codes, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        self.encoder = ConditionEncoder(self.covariates, width) if self.covariates else None
 
     def forward(self, z: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """Codes b *z, or embedded codes b d *z, at level t (b, in [0, 1]) -> logits b *z k."""
         embedded = self.embed(z.movedim(1, -1) if isinstance(self.embed, nn.Linear) else z)
-        given = self.time(t) + (self._attributes(condition, len(z)) if self.attributes else 0)
-        h = rearrange(embedded + self.position, "b ... e -> b (...) e") + given[:, None]
+        h, time = rearrange(embedded + self.position, "b ... e -> b (...) e"), self.time(t)
+        mask: Tensor | None = None
+        if self.encoder is None:
+            h = h + time[:, None]
+        else:
+            covariates, tokens, mask = self.encoder(condition, len(z))
+            h = torch.cat([tokens.to(h), h + (time + covariates)[:, None]], dim=1)
+            mask = None if mask is None else functional.pad(mask, (0, h.shape[1] - mask.shape[1]), value=True)
         for block in self.blocks:
-            h = block(h)
-        logits: Tensor = self.head(self.norm_out(h))
+            h = block(h, mask)
+        logits: Tensor = self.head(self.norm_out(h[:, -math.prod(self.size) :]))
         return logits.unflatten(1, self.size)
-
-    def _attributes(self, condition: Condition | None, num: int) -> Tensor:
-        """b e; an attribute that is absent or NaN is the learned unknown of its name."""
-        assert self.known is not None
-        assert self.unknown is not None
-        absent = self.position.new_full((num,), torch.nan)
-        given = condition.attributes if condition else {}
-        values = torch.stack([given.get(name, absent).to(absent) for name in self.attributes], dim=1)
-        unknown = values.isnan()
-        return self.known(values.nan_to_num()) + unknown.to(absent) @ self.unknown
 
 
 class TransformerBlock(nn.Module):
@@ -91,11 +90,11 @@ class TransformerBlock(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
 
-    def forward(self, h: Tensor) -> Tensor:
-        """The sequence after both branches; b p e -> b p e."""
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The sequence after both branches, b p e -> b p e; b p, bool: which positions are attended to, None: all."""
         q, k, v = rearrange(self.qkv(self.norm1(h)), "b p (k h d) -> k b h p d", k=3, h=self.heads)
         dropout = self.dropout if self.training else 0.0
-        mixed = attend(q, k, v, dropout)
+        mixed = attend(q, k, v, dropout, None if mask is None else mask[:, None, None])
         h = h + self.out(rearrange(mixed, "b h p d -> b p (h d)"))
         result: Tensor = h + self.perceptron(self.norm2(h))
         return result

@@ -2,7 +2,8 @@
 
 Residual blocks at every level, self-attention at chosen levels and in the middle, a skip connection from every
 block of the way down to its twin on the way up. An odd side is halved upwards, and its double is cut to the size of
-the twin, so that images may have any size. Shapes: b batch, c channels, *s spatial axes, e embedding.
+the twin, so that images may have any size. Covariates join the embedding of the time, and are attended to after
+self-attention (Rombach et al. 2022, section 3.3). Shapes: b batch, c channels, *s spatial axes, e embedding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from lit_medgen.batch import Condition
 from lit_medgen.networks.blocks import (
     Attention,
+    CrossAttention,
     ResidualBlock,
+    SelfAndCrossAttention,
     TimeEmbedding,
     conv,
     downsample,
@@ -26,6 +29,7 @@ from lit_medgen.networks.blocks import (
     upsample,
     zero,
 )
+from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 
 
 class UNet(nn.Module):
@@ -38,9 +42,13 @@ class UNet(nn.Module):
         channels: width of each level; every level but the last halves the size.
         attention: which levels have attention; the middle always has.
         num_res_blocks: residual blocks per level on the way down (one more on the way up).
-        head_channels: width of an attention head; a level that is narrower has a single head.
+        head_channels: width of an attention head, or one for each level, of which the middle has the last; a level that
+            is narrower has a single head.
         dropout: between the convolutions of a block.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
+        covariates: what it is told of an image; all else is ignored.
+        cross_attention: whether it attends to the covariates wherever it has attention; their sum joins the embedding
+            of the time in any case.
     """
 
     def __init__(
@@ -51,17 +59,22 @@ class UNet(nn.Module):
         channels: Sequence[int] = (64, 128, 256),
         attention: Sequence[bool] = (False, False, True),
         num_res_blocks: int = 2,
-        head_channels: int = 32,
+        head_channels: int | Sequence[int] = 32,
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
+        covariates: Covariates | None = None,
+        cross_attention: bool = True,
     ) -> None:
         super().__init__()
         one_for_each_level(attention, channels)
+        heads = [head_channels] * len(channels) if isinstance(head_channels, int) else head_channels
+        one_for_each_level(heads, channels, "head_channels")
         self.dim, self.channels, self.attention = dim, tuple(channels), tuple(attention)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.head_channels = head_channels
-        self.gradient_checkpointing = gradient_checkpointing
-        embedding = 4 * channels[0]
+        self.head_channels, self.gradient_checkpointing = tuple(heads), gradient_checkpointing
+        self.covariates = covariates or Covariates()
+        self.cross_attention = cross_attention and bool(self.covariates)
+        self.embedding_channels = embedding = 4 * channels[0]
         self.time = TimeEmbedding(channels[0], embedding)
         self.conv_in = conv(dim, in_channels, channels[0])
 
@@ -92,14 +105,24 @@ class UNet(nn.Module):
         self.norm_out = group_norm(width)
         self.conv_out = zero(conv(dim, width, out_channels))
         self.channels_last = channels_last if dim == 2 else channels_last_3d
+        self.encoder = ConditionEncoder(self.covariates, embedding) if self.covariates else None
 
     def attend(self, channels: int, level: int | None) -> nn.Module | None:
         """The attention module of a block of so many channels at a level, or None; level None: the middle."""
-        return Attention(channels, self.head_channels) if level is None or self.attention[level] else None
+        if level is not None and not self.attention[level]:
+            return None
+        width = self.head_channels[-1 if level is None else level]
+        within = Attention(channels, width)
+        if not self.cross_attention:
+            return within
+        return SelfAndCrossAttention(within, CrossAttention(channels, width, self.embedding_channels))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
-        return self.run(x, self.time(t))
+        if self.encoder is None:
+            return self.run(x, self.time(t))
+        embedding, *tokens = self.encoder(condition, len(x))
+        return self.run(x, self.time(t) + embedding, *(tokens if self.cross_attention else ()))
 
     def run(self, x: Tensor, embedding: Tensor, *context: Any) -> Tensor:
         """The network without its interface; attention is called as attention(h, *context)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,17 @@ from lit_medgen.checkpoints import num_bytes
 from lit_medgen.errors import InputError
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
 from lit_medgen.methods.absorbing import windows
-from lit_medgen.methods.code_maps import Conditioning, TransformerSize
+from lit_medgen.methods.code_maps import TransformerSize
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, frechet_distance
 from lit_medgen.metrics.extractors import AllViews, extractors
 from lit_medgen.metrics.paired import spectral_distance
-from lit_medgen.networks import Autoencoder, NearestNeighbour, PatchDiscriminator
+from lit_medgen.networks import Autoencoder, Covariates, NearestNeighbour, PatchDiscriminator
 from lit_medgen.networks.quantizer import perplexity
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.conditional import Conditioning
 
 SMALL = TransformerSize(16, 2, 1)
+AGED = replace(SMALL, covariates=Covariates(("age_years",)))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_one_network_evaluation_per_step(vqgan: VQGAN) -> None:
     [
         lambda: Absorbing("", 8, 8, network=SMALL),
         lambda: IHDM("", num_steps=4, num_priors=3, network=SMALL),
-        lambda: Absorbing("", 8, 8, network=SMALL, conditioning=Conditioning(("age_years",), guidance_scale=2.0)),
+        lambda: Absorbing("", 8, 8, network=AGED, conditioning=Conditioning(guidance_scale=2.0)),
     ],
 )
 def test_a_sample_depends_on_its_seed_and_condition_alone(make: Any, vqgan: VQGAN) -> None:
@@ -333,39 +334,3 @@ def test_vqgan_in_3d() -> None:
     assert model.codes(images).shape == (2, 4, 4, 4)
     assert model.reconstruct(images).shape == images.shape
     assert model.loss(Batch(images, ["a", "b"], torch.eye(4).expand(2, 4, 4)))["loss"].isfinite()
-
-
-def test_attributes_are_left_out_together_and_one_by_one(vqgan: VQGAN, monkeypatch: Any) -> None:
-    """Every subset of the attributes is trained on, at the stated rates; so any of them can be asked for alone."""
-    conditioning = Conditioning(("age_years", "sex"), drop_probability=0.2, drop_each_probability=0.3)
-    model, num = built(Absorbing("", 8, 8, network=SMALL, conditioning=conditioning), vqgan), 20_000
-    model.spec = replace(vqgan.needed_spec(), attributes={"age_years": (60.0, 80.0), "sex": (0.0, 1.0)})
-    seen: list[Condition] = []
-    monkeypatch.setattr(model.network, "forward", lambda *given: seen.append(given[2]) or torch.zeros(1))
-    attributes = {"age_years": torch.full((num,), 70.0), "sex": torch.ones(num)}
-    images = Batch(torch.zeros(num, 1), ["key"] * num, torch.eye(4), Condition(attributes))
-    torch.manual_seed(0)
-    for training in (True, False):
-        model.train(training)
-        model.training_logits(torch.zeros(num, 1), torch.ones(num), images)
-    known = [torch.stack([c.attributes[name].isfinite() for name in conditioning.attributes], 1).tolist() for c in seen]
-    shares = {pair: known[0].count([*pair]) / num for pair in product((False, True), repeat=2)}
-    kept, dropped = 0.8 * 0.7, 0.8 * 0.3
-    expected = {(True, True): kept * 0.7, (True, False): kept * 0.3, (False, True): dropped * 0.7}
-    for pair, share in expected.items():
-        assert shares[pair] == pytest.approx(share, abs=0.015)
-    assert shares[False, False] == pytest.approx(0.2 + dropped * 0.3, abs=0.015)
-    assert all(map(all, known[1]))  # in evaluation all are conditioning
-
-
-def test_one_attribute_is_left_out_as_often_as_stated() -> None:
-    conditioning = Conditioning(("age_years",), drop_probability=0.2, drop_each_probability=0.9)
-    torch.manual_seed(0)
-    drawn = conditioning.dropped(Condition(attributes={"age_years": torch.ones(20_000)}), 20_000, torch.device("cpu"))
-    assert drawn.attributes["age_years"].isnan().float().mean().item() == pytest.approx(0.2, abs=0.015)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_impossible_shares_are_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=rf"conditioning\.drop_each_probability is {share}"):
-        Conditioning(drop_each_probability=share)

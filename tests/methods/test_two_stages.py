@@ -212,14 +212,15 @@ def test_testing_without_a_checkpoint_is_one_line(
 
 def test_unknown_attribute_is_refused(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
-    assert run.fit("--model.init_args.conditioning.attributes=[shoe_size]") == 2
+    assert run.fit("--model.init_args.network.covariates.numbers=[shoe_size]") == 2
     assert "no 'shoe_size' in the data, which has 'age_years'" in one_line(capsys)
 
 
 def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/absorbing.yaml",))
     guided = [
-        "--model.init_args.conditioning.attributes=[age_years,sex]",
+        "--model.init_args.network.covariates.numbers=[age_years]",
+        "--model.init_args.network.covariates.categories={sex: 2}",
         "--model.init_args.conditioning.guidance_scale=2",
     ]
     assert run.fit(*guided, "--config", "configs/with/report.yaml") == 0
@@ -237,7 +238,7 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
     low, high = model.spec.attributes["age_years"]
     conditioning = model.scaled(Condition(attributes={"age_years": torch.tensor([low, high, torch.nan])}))
     torch.testing.assert_close(
-        conditioning.attributes["age_years"], torch.tensor([-1.0, 1.0, torch.nan]), equal_nan=True
+        conditioning.attributes["age_years"], torch.tensor([0.0, 1.0, torch.nan]), equal_nan=True
     )
     state = torch.full((3, 8, 8), model.process.mask)
     with torch.no_grad():

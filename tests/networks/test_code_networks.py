@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lit_medgen.batch import Condition
-from lit_medgen.networks import Autoencoder, CodeTransformer, PatchDiscriminator
+from lit_medgen.networks import Autoencoder, CodeTransformer, Covariates, PatchDiscriminator
 from lit_medgen.networks.discriminator import diff_augment
 
 
@@ -90,7 +90,7 @@ def test_transformer_looks_both_ways_and_knows_places() -> None:
 
 def test_absent_attributes_are_one_null() -> None:
     torch.manual_seed(0)
-    network = CodeTransformer((2, 2), 5, width=8, num_heads=2, num_layers=1, attributes=("age", "sex"))
+    network = CodeTransformer((2, 2), 5, width=8, num_heads=2, num_layers=1, covariates=Covariates(("age", "sex")))
     z, t = torch.zeros(3, 2, 2, dtype=torch.int64), torch.zeros(3)
     out = network(z, t, told(age=[0.3, torch.nan, -0.3], sex=[1.0, torch.nan, 1.0]))
     assert not torch.allclose(out[0], out[2])
