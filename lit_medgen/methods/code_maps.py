@@ -64,7 +64,7 @@ class CodeMaps(Conditional):
         num_steps: number of sampling steps.
         temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
         network: size of the transformer, and its covariates.
-        conditioning: how covariates are learned, and guide.
+        conditioning: how covariates are learned, and guide; None: dropped as often as its defaults say, no guidance.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
@@ -81,7 +81,7 @@ class CodeMaps(Conditional):
         num_steps: int,
         temperature: float = 1.0,
         network: TransformerSize = TransformerSize(),
-        conditioning: Conditioning = Conditioning(),
+        conditioning: Conditioning | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
@@ -90,9 +90,9 @@ class CodeMaps(Conditional):
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
         if num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
-        if conditioning.guidance_rescale:
+        if rescale := self.conditioning.guidance_rescale:
             raise ValueError(
-                f"model.init_args.conditioning.guidance_rescale is {conditioning.guidance_rescale}, but logits of "
+                f"model.init_args.conditioning.guidance_rescale is {rescale}, but logits of "
                 "codes have no standard deviation to keep; leave it out."
             )
         make = "python -m lit_medgen fit --config configs/vqgan.yaml"

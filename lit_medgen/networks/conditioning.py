@@ -76,8 +76,8 @@ class Covariates:
 class ConditionEncoder(nn.Module):
     """Condition to tokens, one for each covariate and those of the text, and to the embedding that sums them up.
 
-    Numbers arrive scaled to [0, 1] over the training people; categories and labels as the data has them. Attributes that
-    the condition does not name are absent.
+    Numbers arrive scaled to [0, 1] over the training people; categories and labels as the data has them. Attributes
+    that the condition does not name are absent.
 
     Args:
         covariates: what is read; all else of a condition is ignored.

@@ -149,7 +149,9 @@ class UNet(nn.Module):
 
 def joined(h: Tensor, skip: Tensor) -> Tensor:
     """Features of the way up, cut to the size of their twins of the way down, with these as further channels."""
-    return cat([h[(..., *[slice(side) for side in skip.shape[2:]])], skip], dim=1)
+    for axis, side in enumerate(skip.shape[2:], start=2):
+        h = h.narrow(axis, 0, side)
+    return cat([h, skip], dim=1)
 
 
 class Step(nn.Module):

@@ -63,7 +63,7 @@ class Conditional(Generator):
 
     Args:
         covariates: those of its network.
-        conditioning: how they are learned, and guide.
+        conditioning: how they are learned, and guide; None: dropped as often as its defaults say, without guidance.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
@@ -71,15 +71,15 @@ class Conditional(Generator):
     def __init__(
         self,
         covariates: Covariates | None,
-        conditioning: Conditioning,
+        conditioning: Conditioning | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
-        self.covariates, self.conditioning = covariates or Covariates(), conditioning
-        if conditioning.guidance_scale != 1 and not self.covariates:
+        self.covariates, self.conditioning = covariates or Covariates(), conditioning or Conditioning()
+        if self.conditioning.guidance_scale != 1 and not self.covariates:
             raise ValueError(
-                f"{KEY}.guidance_scale is {conditioning.guidance_scale}, but the network has no covariates "
+                f"{KEY}.guidance_scale is {self.conditioning.guidance_scale}, but the network has no covariates "
                 "(model.init_args.network, key covariates); there is nothing to guide to."
             )
         self.attributes = self.covariates.names
