@@ -95,7 +95,7 @@ class Absorbing(CodeMaps):
         return {"loss": (weight.to(error) * error).mean(), "bits_per_dim": bits.detach()}
 
     def hidden(self, state: Tensor) -> Tensor:
-        """The masked codes."""
+        """The masked codes alone, b *z of 0 and 1."""
         return (state == self.process.mask).float()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
