@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -21,6 +22,7 @@ from lit_medgen.networks.blocks import (
     one_for_each_level,
     upsample,
 )
+from lit_medgen.networks.slabs import in_slabs
 
 
 class Autoencoder(nn.Module):
@@ -85,6 +87,11 @@ class Autoencoder(nn.Module):
         """The images of latent maps, b d *z -> b c *s."""
         image: Tensor = self.conv_out(silu(self.norm_out(self.decoder(latent))))
         return image
+
+    def decode_in_slabs(self, latent: Tensor, thickness: int, storage: torch.device | str | None = None) -> Tensor:
+        """The same images within 1e-5, for volumes whose feature maps do not fit; arguments: see `in_slabs`."""
+        layers = nn.Sequential(self.decoder, self.norm_out, nn.SiLU(), self.conv_out)
+        return in_slabs(layers, latent, thickness, storage)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -56,6 +56,13 @@ class FirstStage(Generator):
     def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""
 
+    def decode_in_slabs(self, latents: Tensor, thickness: int) -> Tensor:
+        """The same images within 1e-5, decoded in slabs of so many planes, for volumes too large for one piece.
+
+        InputError if this first stage's decoder cannot be applied in slabs.
+        """
+        raise InputError(f"{type(self).__name__} decodes in one piece only; leave model.init_args.slabs empty.")
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """b c *s in [-1, 1] -> b c *s in [-1, 1]."""
         return self.decode(self.encode(images))
