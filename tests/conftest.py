@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
-from tiny_run import ROOT, TinyRun
+from tiny_run import ROOT, TinyRun, ukbiobank
 
 from lit_medgen.__main__ import main
 
@@ -38,11 +38,9 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ukbiobank_phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ukbiobank_phantoms(phantoms: Path) -> Path:
     """Six phantom people as bulk zips of UK Biobank; read only."""
-    folder = tmp_path_factory.mktemp("ukbiobank")
-    assert main(["phantom", "ukbiobank", "--out", str(folder), "--num_subjects", "6", "--seed", "1"]) == 0
-    return folder
+    return ukbiobank(phantoms)
 
 
 @pytest.fixture(autouse=True)

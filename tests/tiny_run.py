@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lit_medgen.__main__ import main
+from lit_medgen.seeds import mix
 
 ROOT = Path(__file__).parents[1]
 BASES = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml")))
@@ -24,17 +25,55 @@ def frozen_parts(config: str) -> dict[str, str]:
 TWO_STAGES = tuple(config for config in BASES if frozen_parts(config))
 
 
-def first_stage(phantoms: Path) -> Path:
-    """The checkpoint of a VQGAN after two steps, made once."""
-    return trained(phantoms, "configs/vqgan.yaml")
+def first_stage(phantoms: Path, *configs: str) -> Path:
+    """The checkpoint of a first stage after two steps, made once; a VQGAN unless told otherwise."""
+    return trained(phantoms, configs or ("configs/vqgan.yaml",))
 
 
 @cache
-def trained(phantoms: Path, config: str) -> Path:
+def trained(phantoms: Path, configs: tuple[str, ...]) -> Path:
     """The checkpoint of a method that others build on, after two steps, made once."""
-    run = TinyRun(phantoms.with_name(f"{phantoms.name}_{Path(config).stem}"), phantoms, (config,))
+    name = "_".join([phantoms.name, *(config.removeprefix("configs/").replace("/", "_") for config in configs)])
+    run = TinyRun(phantoms.with_name(name), phantoms, configs)
     assert run.fit() == 0
     return run.last
+
+
+# Raw data, in the layout that the data module of an experiment reads.
+
+
+@cache
+def ukbiobank(phantoms: Path) -> Path:
+    """Six phantom people as bulk zips of UK Biobank, beside the others, written once."""
+    folder = phantoms.with_name(f"{phantoms.name}_ukbiobank")
+    assert main(["phantom", "ukbiobank", "--out", str(folder), "--num_subjects", "6", "--seed", "1"]) == 0
+    return folder
+
+
+@cache
+def table_of(folder: Path) -> Path:
+    """A table of images and people as that of IXI, of the phantoms of ADNI, which serve as a plain folder."""
+    rows = ["participant_id\tperson\tage\tsex\tventricles_ml\tbrain_ml"]
+    for path in sorted(folder.rglob("*.nii")):
+        name = path.relative_to(folder).as_posix()
+        person, number = name.split("/")[0], mix(name) % 40
+        rows.append(f"{name}\t{person}\t{30 + number}\t{'FM'[number % 2]}\t{9 + number}\t{1100 + number}")
+    table = folder.parent.with_name(f"{folder.parent.name}.tsv")
+    table.write_text("\n".join(rows))
+    return table
+
+
+def raw_data(phantoms: Path, configs: tuple[str, ...]) -> dict[str, str]:
+    """Arguments of the data module of an experiment that name its raw data."""
+    sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
+    match [section["class_path"] for section in sections if "class_path" in section][-1]:
+        case "data_modules.UKBiobankDataModule":
+            folder = ukbiobank(phantoms)
+            return {"root": str(folder), "withdrawals": str(folder / "withdrawals.txt")}
+        case "data_modules.FolderDataModule":  # no IXI here
+            folder = phantoms / "ADNI"
+            return {"root": str(folder), "pattern": "**/*.nii", "table": str(table_of(folder)), "person": "person"}
+    return {"root": str(phantoms)}
 
 
 class TinyRun:
@@ -42,13 +81,25 @@ class TinyRun:
 
     def __init__(self, folder: Path, phantoms: Path, configs: tuple[str, ...] = ("configs/cdpm.yaml",)) -> None:
         self.folder = folder
-        parts = frozen_parts(configs[0])
+        raw = raw_data(phantoms, configs)
+        parts = {
+            name: trained(phantoms, self._of_same_people(part, raw, phantoms))
+            for name, part in frozen_parts(configs[0]).items()
+        }
         # What is made small: all of them, and each config by the file of the same name.
         tiny = [name.replace("configs/", "tests/tiny/") for name in configs]
         configs = (*configs, "tests/tiny/any.yaml", *[name for name in tiny if (ROOT / name).is_file()])
         self.configs = [word for name in configs for word in ("--config", name)]
-        self.options = [f"--data.init_args.root={phantoms}", f"--data.init_args.store_dir={phantoms / 'store'}"]
-        self.options += [f"--model.init_args.{name}={trained(phantoms, part)}" for name, part in parts.items()]
+        self.options = [f"--data.init_args.{name}={value}" for name, value in raw.items()]
+        self.options += [f"--data.init_args.store_dir={phantoms / 'store'}"]
+        self.options += [f"--model.init_args.{name}={path}" for name, path in parts.items()]
+
+    @staticmethod
+    def _of_same_people(part: str, raw: dict[str, str], phantoms: Path) -> tuple[str, ...]:
+        """The configs that train a part on the people of some raw data, with IXI's overlay where its own differ."""
+        if Path(raw["root"]).is_relative_to(raw_data(phantoms, (part,))["root"]):
+            return (part,)
+        return part, part.replace("configs/", "configs/ixi/")
 
     @property
     def last(self) -> Path:
