@@ -14,8 +14,11 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from data_modules.items import Items, Latents
 from data_modules.listing import Tree, count_suffixes, walk
@@ -29,6 +32,7 @@ from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Store, StoreAddress
 from data_modules.summary import account, contents, kinds, lacking, passed_over
 from data_modules.tables import Numbers
+from data_modules.texts import ImageTexts, name_of
 from data_modules.views import View, Volume
 from data_modules.withdrawals import LeftOut, clean, note, read_ids, write_note
 from lit_medgen.batch import Batch, DataSpec, Images, Requests
@@ -62,6 +66,9 @@ class MedicalDataModule(ResumableLoaders):
         exclude: text file of people who are left out, such as those who withdrew, an id a line as the data set names
             them. Nobody else changes sides. All that was made of them goes from every store of this data set in
             `store_dir`, before anything is read, so runs that share a store should share the file.
+        text: file of text embeddings (see docs/text.md). A text is that of the image whose path below the root, without
+            suffix, is its name, unless the data set says otherwise; texts of a single name are everybody's. Of several
+            texts of an image training draws one, evaluation takes the first.
     """
 
     anatomy: Anatomy = ""
@@ -85,6 +92,7 @@ class MedicalDataModule(ResumableLoaders):
         num_jobs: int = -1,
         balance: str | None = None,
         exclude: str | None = None,
+        text: str | None = None,
     ) -> None:
         super().__init__(view or Volume(), batch_size, num_workers, worker_timeout_s, seed, balance)
         if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
@@ -93,6 +101,7 @@ class MedicalDataModule(ResumableLoaders):
             raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
         self.root, self.preprocessing, self.fractions = Path(root), preprocessing, fractions
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
+        self.text = text
         self._latents: Latents | None = None
         self._tree: Tree | None = None
         self.unread = Numbers()
@@ -145,6 +154,9 @@ class MedicalDataModule(ResumableLoaders):
         if not scans and not refused:
             there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
             raise MissingDataError(f"data.init_args.root: no images under '{self.root}'{there}. {self.remedy}")
+        scans = [replace(scan, text=name_of(scan, self.root)) for scan in scans]
+        if verify and self.texts:
+            self.texts.embeddings.verify()
         accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
         if not note(self.address.folder):
             write_note(self.address.folder, self.left_out, self._root_hash)
@@ -200,7 +212,9 @@ class MedicalDataModule(ResumableLoaders):
                 f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
                 f"{len({record.person for record in kept})} there are; change fractions or seed."
             )
-        self._items = Items(self.store, self.view)
+        if self.texts:
+            self.texts.tell_of(kept)
+        self._items = Items(self.store, self.view, self.texts)
         people = {split: set(self.people(split).values()) for split in SPLITS}
         leaving = {split: {each for each in self.left_out.people if self._split_of(each) == split} for split in SPLITS}
         self.spec = replace(
@@ -269,7 +283,17 @@ class MedicalDataModule(ResumableLoaders):
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""
-        return self.view.spec(self.stored_spec(), self.axis)
+        shape = self.view.spec(self.stored_spec(), self.axis)
+        return self.texts.embeddings.described_in(shape) if self.texts else shape
+
+    @cached_property
+    def texts(self) -> ImageTexts | None:
+        """The texts of the file `text`, opened when they are first asked for."""
+        return ImageTexts(self.text) if self.text else None
+
+    def text_null(self) -> Tensor | None:
+        """The embedded empty text; see `TrainingData.text_null`."""
+        return self.texts.embeddings.null if self.texts else None
 
     def stored_spec(self) -> DataSpec:
         """The same of stored images, before the view; a data set with a recipe of its own says it in its own way."""
@@ -286,10 +310,15 @@ class MedicalDataModule(ResumableLoaders):
             source_size=(recipe.source_size or recipe.size) if recipe.sources else (),
         )
 
+    def order(self) -> dict[str, Any]:
+        """What decides which samples a step sees, their texts among them; see `ResumableLoaders.order`."""
+        return super().order() | ({"text": self.texts.embeddings.digest} if self.texts else {})
+
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""
         seed = self.seed if split == "train" else mix(split, self.seed)
-        return StoreDataset(self._items, self.records[split], seed, None if split == "test" else self._latents)
+        latents = None if split == "test" else self._latents
+        return StoreDataset(self._items, self.records[split], seed, latents, draws_texts=split == "train")
 
     @property
     def voxels_per_batch(self) -> int:

@@ -10,6 +10,7 @@ from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, stem_of, suffix_of
 from data_modules.sources import Rejected, Scan, partner_of
 from data_modules.tables import identifier, is_missing, read_table
+from lit_medgen.errors import InputError
 from lit_medgen.images.dicom import group_by_series, header_of
 
 
@@ -30,6 +31,8 @@ class FolderDataModule(MedicalDataModule):
         attributes: the table's columns to keep; text columns give the codes of `codes`.
         codes: column -> text -> number, for text columns, upper and lower case alike. Columns called sex or gender have
             F 0, M 1, also in words, unless codes are given for them.
+        text_column: the table's column with the name of each image's text in the file `text`; None: that is the image's
+            path below the root, without suffix.
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
@@ -44,13 +47,16 @@ class FolderDataModule(MedicalDataModule):
         person: str | None = None,
         attributes: list[str] | None = None,
         codes: dict[str, dict[str, float]] | None = None,
+        text_column: str | None = None,
         anatomy: Anatomy = "",
         **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
     ) -> None:
         super().__init__(root, **common)
         self.pattern, self.table, self.key, self.person = pattern, table, key, person or key
         self.attributes, self.anatomy = attributes or [], anatomy
-        self.codes = codes or {}
+        self.codes, self.text_column = codes or {}, text_column
+        if text_column and table is None:
+            raise InputError("data.init_args.text_column: a column of no table; add data.init_args.table.")
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each file (each DICOM series of a folder)."""
@@ -67,14 +73,16 @@ class FolderDataModule(MedicalDataModule):
                 continue
             best = max(matches, key=len)
             seen.add(best)
-            scans.append(Scan(source, facts[best][0], "", facts[best][1]))
+            person, attributes, text = facts[best]
+            scans.append(Scan(source, person, "", attributes, text=text))
         rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in facts if key not in seen]
         return scans, rejected + without_key
 
     def listing(self) -> dict[str, Any]:
         """All arguments of its own."""
         names = ("pattern", "table", "key", "person", "attributes", "codes")
-        return {name: getattr(self, name) for name in names}
+        decisive = {name: getattr(self, name) for name in names}
+        return decisive | ({"text_column": self.text_column} if self.text_column else {})
 
     @property
     def remedy(self) -> str:  # type: ignore[override]
@@ -116,17 +124,23 @@ class FolderDataModule(MedicalDataModule):
                 sources.append(([folder] if alone else [folder, one[0]], one))
         return sources
 
-    def _facts(self) -> tuple[dict[str, tuple[str, dict[str, float]]], list[Rejected]]:
-        """Key -> the person and the attributes of a row; and the rows that have no key."""
+    def _facts(self) -> tuple[dict[str, tuple[str, dict[str, float], str | None]], list[Rejected]]:
+        """Key -> the person, the attributes and the text's name of a row; and the rows that have no key."""
         table = read_table(self.root / str(self.table))
-        table.require(self.key, self.person, *self.attributes)
+        texts = [self.text_column] if self.text_column else []
+        table.require(self.key, self.person, *self.attributes, *texts)
         columns = [self.unread.read(name, table.cells(name), self.codes.get(name)) for name in self.attributes]
         with_key = [k for k, key in enumerate(table.cells(self.key)) if not is_missing(key)]
         keys = dict(zip(with_key, table.ids(self.key, with_key), strict=True))
         people = dict(zip(with_key, table.ids(self.person, with_key), strict=True))
-        firsts = table.one_each(keys, {self.person, *self.attributes}, self.key)
+        firsts = table.one_each(keys, {self.person, *self.attributes, *texts}, self.key)
+        names = [("" if is_missing(cell) else cell) for cell in table.cells(texts[0])] if texts else None
         facts = {
-            key: (people[k], {name: column[k] for name, column in zip(self.attributes, columns, strict=True)})
+            key: (
+                people[k],
+                {name: column[k] for name, column in zip(self.attributes, columns, strict=True)},
+                names[k] if names else None,
+            )
             for key, k in firsts.items()
         }
         lost = [line for k, line in enumerate(table.lines) if k not in keys]

@@ -14,6 +14,7 @@ from torch import Tensor
 from data_modules.records import Record
 from data_modules.sources import IMAGE, LABEL_MAP
 from data_modules.store import Store
+from data_modules.texts import ImageTexts
 from data_modules.views import Grid, View
 from lit_medgen.batch import ABSENT_CLASS, Batch, Condition, Images, Request, Requests
 
@@ -25,8 +26,8 @@ Latents = Callable[[Batch], Tensor]
 class Items:
     """The images of a prepared store, and what they are made from, as a view shows them."""
 
-    def __init__(self, store: Store, view: View[Any]) -> None:
-        self.store, self.view = store, view
+    def __init__(self, store: Store, view: View[Any], texts: ImageTexts | None = None) -> None:
+        self.store, self.view, self.texts = store, view, texts
         self.grid = Grid(store.arrays[IMAGE].size, store.axis)
         self.sources = sorted(store.arrays.keys() - {IMAGE, LABEL_MAP})
 
@@ -34,8 +35,8 @@ class Items:
         """1 1 *s in [-1, 1]."""
         return self._read(record, selection, IMAGE, BACKGROUND)
 
-    def condition(self, record: Record, selection: Any) -> Condition:
-        """What the image is made from, of all that the store knows of it."""
+    def condition(self, record: Record, selection: Any, choice: int = 0) -> Condition:
+        """What the image is made from, of all that the store knows of it, and one of its texts; 0 is the first."""
         label_map = None
         if LABEL_MAP in self.store.arrays:
             label_map = self._read(record, selection, LABEL_MAP, 0).long()
@@ -46,16 +47,18 @@ class Items:
             source=self._source(record, selection),
             slice_index=None if slice_index is None else torch.from_numpy(slice_index)[None],
             observed=None if observed is None else torch.from_numpy(observed)[None],
+            text=self.texts.read(record, choice) if self.texts else None,
         )
 
     def affine(self, record: Record, selection: Any) -> Tensor:
         """1 4 4, voxel to world of the part shown, mm."""
         return torch.from_numpy(self.view.affine(record.affine, self.grid, selection))[None]
 
-    def batch(self, record: Record, selection: Any, latents: Latents | None = None) -> Batch:
-        """A batch of one; with `latents`, what that gives of it, and no image."""
+    def batch(self, record: Record, selection: Any, latents: Latents | None = None, choice: int = 0) -> Batch:
+        """A batch of one; with `latents`, what that gives of it, and no image. `choice`: see `condition`."""
         image = torch.empty(1, 0) if latents else self.image(record, selection)
-        batch = Batch(image, [record.key], self.affine(record, selection), self.condition(record, selection))
+        condition = self.condition(record, selection, choice)
+        batch = Batch(image, [record.key], self.affine(record, selection), condition)
         return replace(batch, latent=latents(batch)) if latents else batch
 
     def evaluated(self, records: Sequence[Record]) -> list[tuple[Record, Any]]:
@@ -81,6 +84,7 @@ class Items:
         num = len(parts) if num is None else num
         made_from = [self._made_from(*parts[index % len(parts)]) for index in range(num)]
         there = {"attributes": attributes, "label_map": LABEL_MAP in self.store.arrays, "source": True}
+        there["text"] = self.texts is not None
         names: frozenset[Any] = frozenset(name for name, known in there.items() if known)
         return Requests(range(num), made_from, names, lambda index: self._request(index, *parts[index % len(parts)]))
 

@@ -38,10 +38,19 @@ class StoreDataset(Dataset[Batch]):
         records: the records of one split.
         seed: with the position it decides what the view shows.
         latents: gives the latents of a batch, whose images are then not read; None: they are.
+        draws_texts: whether any text of an image that has several may be read, or the first alone.
     """
 
-    def __init__(self, items: Items, records: Sequence[Record], seed: int, latents: Latents | None = None) -> None:
+    def __init__(
+        self,
+        items: Items,
+        records: Sequence[Record],
+        seed: int,
+        latents: Latents | None = None,
+        draws_texts: bool = False,
+    ) -> None:
         self.items, self.records, self.seed, self.latents = items, list(records), seed, latents
+        self.draws_texts = draws_texts
         self._reading = torch.empty(0, 3, dtype=torch.int64)  # for each worker: its process, position, index
 
     def __len__(self) -> int:
@@ -52,7 +61,8 @@ class StoreDataset(Dataset[Batch]):
         position, index = sample
         random = np.random.default_rng(mix("slices", self.seed, position))
         record = self.records[index]
-        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents)
+        choice = mix("text", self.seed, position) if self.draws_texts else 0
+        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents, choice)
 
     def name(self, sample: Sample) -> str:
         """The file of the store that a sample is read from, which an error names."""

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.sources import ANY_NAME
+from data_modules.tables import identifier
 from lit_medgen.errors import InputError, describe
 from lit_medgen.files import SHOWN, as_csv, write_atomically
 
@@ -49,6 +50,7 @@ class Record:
     """Name -> other numbers, such as the point around which it is cropped; NaN where unknown."""
     index: int | None = None  # number of the image in its file; None if the file holds it alone
     num_images: int = 1  # in the file
+    text: str = ""  # hash of the name of its text; "" if it has none
     images: tuple[Record, ...] = ()  # of a file that holds several, those; only while a store is made
 
     @property
@@ -60,6 +62,12 @@ class Record:
 def person_hash(person: str) -> str:
     """What stands in a store for a person."""
     return sha256(f"person/{person}".encode(errors=ANY_NAME))[:16]
+
+
+def text_hash(name: str) -> str:
+    """What stands in a store for the name of a text, which may be a path that says whose image it is."""
+    name = identifier(name)
+    return sha256(f"text/{name}".encode(errors=ANY_NAME))[:16] if name else ""
 
 
 def sha256(content: bytes) -> str:
@@ -83,6 +91,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
         "index": np.array([-1 if image.index is None else image.index for image in images], dtype=np.int32),
         "num_images": np.array([image.num_images for image in images], dtype=np.int32),
         "levels": np.array([image.levels for image in images], dtype=np.int32),
+        "text": np.array([image.text for image in images], dtype="S16"),
         "affine": np.array([image.affine for image in images]).reshape(-1, 4, 4),
         "attribute_names": np.array(attributes, dtype=str),
         "attributes": np.array([[image.attributes.get(name, np.nan) for name in attributes] for image in images]),
@@ -182,6 +191,7 @@ def _records(files: list[tuple[str, str, str, str, float, str]], arrays: dict[st
     names, beside_names = arrays["attribute_names"].tolist(), arrays["beside_names"].tolist()
     facts = {name.removeprefix(PREFIX): values for name, values in arrays.items() if name.startswith(PREFIX)}
     beside = [tuple(name for name, there in zip(beside_names, each, strict=True) if there) for each in arrays["beside"]]
+    texts = np.char.decode(arrays["text"], "ascii").tolist() if "text" in arrays else [""] * len(arrays["row"])
     records = []
     columns = (arrays[name].tolist() for name in ("row", "index", "num_images", "levels", "attributes"))
     for k, (row, index, num_images, levels, values) in enumerate(zip(*columns, strict=True)):
@@ -200,6 +210,7 @@ def _records(files: list[tuple[str, str, str, str, float, str]], arrays: dict[st
             {name: each[k] for name, each in facts.items()},
             None if index < 0 else index,
             num_images,
+            texts[k],
         )
         records.append(record)
     return records

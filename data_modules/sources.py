@@ -161,6 +161,7 @@ class Scan:
         session: name of the visit.
         attributes: numbers known about it; NaN where unknown.
         beside: name -> what belongs to the image: "label_map", or another image that it can be made from ("flair").
+        text: name of its text; "" if it has none, None for its path below the root without suffix.
     """
 
     source: Raw
@@ -168,6 +169,7 @@ class Scan:
     session: str = ""
     attributes: dict[str, float] = field(default_factory=dict)
     beside: dict[str, Raw] = field(default_factory=dict)
+    text: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "person", identifier(self.person))  # a blank more or less is no other person

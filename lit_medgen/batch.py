@@ -219,7 +219,7 @@ class Requests:
     Attributes:
         seeds: n, one an image.
         made_from: n, what the manifest says of each: attributes by name, "label_map", "source" and "given" by file or
-            slices, "key" of the data's own image.
+            slices, "text" by name, "key" of the data's own image.
         parts: what the conditions hold.
         read: index -> the `Request` of that image alone.
     """
@@ -265,7 +265,7 @@ class Requests:
             request = self.read(index)
             return replace(request, condition=request.condition.only(parts, attributes))
 
-        all_parts = {"label_map": "label_map", "source": "source", "given": "image"}
+        all_parts = {"label_map": "label_map", "source": "source", "given": "image", "text": "text"}
         gone = {name for name, part in all_parts.items() if part not in parts}
         kept = {"key", *all_parts, *attributes} - gone
         made_from = [{name: value for name, value in row.items() if name in kept} for row in self.made_from]
@@ -344,6 +344,9 @@ class DataSpec:
         people_sums: the same as `people`, of which can be told who left; see `lit_medgen.people`.
         left_out: hash of the list of people who are left out (withdrawals); "" without one.
         leaving: "train", "val", "test" -> hashes of the listed people who fall into that part; kept in no file.
+        text_encoder: name of what embedded the texts; empty where there are none.
+        text_encoder_sha256: hash of its weights, in hexadecimal.
+        text_size: tokens of a text, channels of a token.
     """
 
     channels: int
@@ -362,6 +365,9 @@ class DataSpec:
     people_sums: dict[str, str] = field(default_factory=dict)
     left_out: str = ""
     leaving: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    text_encoder: str = ""
+    text_encoder_sha256: str = ""
+    text_size: tuple[int, ...] = ()
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""
@@ -423,6 +429,12 @@ class TrainingData(Protocol):
 
         Seeds are 0, 1, ... None: one request for each image that `images` gives of one visit of each person; more begin
         again with the first person. `source` is the image itself where the data has no other.
+        """
+
+    def text_null(self) -> Tensor | None:
+        """The embedded empty text, n d with NaN for padding, which a network reads where a text is absent.
+
+        None where the data has no texts.
         """
 
     def stored(self, split: Split, first: int = 0) -> Iterator[Batch]:

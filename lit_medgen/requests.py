@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.request_files import listed_images, read_label_map, read_source
 from lit_medgen.sampling import checked_attributes, like_people, refuse_unfit_parts, without_conditions
+from lit_medgen.text_requests import ALL, of_every_text, open_texts, with_texts
 from lit_medgen.training.generator import Generator
 
 NUM = 8
 """Images that are made where neither their number nor anything that they are made from is given."""
-COLUMNS = ("seed", "label_map", "source", "given")
+COLUMNS = ("seed", "label_map", "source", "given", "text")
 """Columns of a table of requests that are no attributes."""
-PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given": "image"}
+PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given": "image", "text": "text"}
 """Column -> the part of a condition that it gives."""
 
 
@@ -38,6 +39,10 @@ class RequestOptions:
     given: Sequence[int] | None = None
     table: str | None = None
     like: Split | None = None
+    text: str | None = None
+    text_embeddings: str | None = None
+    texts_of_data: str | None = None
+    """The file of embeddings that the data has, where none is given."""
 
     def __post_init__(self) -> None:
         seeds = self.seeds
@@ -47,13 +52,19 @@ class RequestOptions:
             )
         if self.num is not None and self.num < 1:
             raise InputError(f"--num is {self.num}: give at least one seed, so 1 or more.")
-        others = (self.num, seeds, self.attributes, self.label_maps, self.sources, self.given, self.like)
+        others = (self.num, seeds, self.attributes, self.label_maps, self.sources, self.given, self.like, self.text)
         if self.table and any(other is not None for other in others):
             raise InputError("--requests: the table says all that is asked for; leave out the other options.")
         if self.like and (self.label_maps or self.sources):
             raise InputError(f"--like {self.like}: the data's own label maps and sources are taken; give one or other.")
         if self.given is not None and not (self.sources or self.like):
             raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
+        if self.text_embeddings and self.text is None and not self.table:
+            raise InputError(
+                "--text_embeddings: not which of its texts; add --text NAME, or all, or --requests with a column text."
+            )
+        if self.text == ALL and (self.label_maps or self.sources or self.like):
+            raise InputError("--text all: an image for each text, without other files or people; give the name of one.")
 
 
 def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: TrainingData | None) -> Requests:
@@ -64,6 +75,9 @@ def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: T
     """
     if options.given is not None:
         _refuse_missing_slices(options.given, spec, "--given")
+    text, texts = options.text, None
+    if text is not None:
+        texts = open_texts(options.text_embeddings, options.texts_of_data, model, spec)
     if options.table:
         requests = _from_table(Path(options.table), model, spec)
     elif options.like:
@@ -72,12 +86,23 @@ def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: T
         requests = _like(options, model, spec, data)
     elif options.label_maps or options.sources:
         requests = _from_folders(options, model, spec)
+    elif texts and text == ALL:
+        requests = of_every_text(texts, options.seeds, options.num)
     else:
         requests = without_conditions(options.seeds or range(NUM if options.num is None else options.num))
+    if options.table and "text" in requests.parts:
+        texts = open_texts(options.text_embeddings, options.texts_of_data, model, spec)
+    if texts:
+        requests = with_texts(requests, texts, text, _naming(options.table))
     if options.attributes:
         requests = _showing(requests, checked_attributes(model, options.attributes, spec))
     refuse_unfit_parts(model, requests.parts)
     return requests
+
+
+def _naming(table: str | None) -> Callable[[int], str]:
+    """Number of a request -> the option or the cell that names its text, for messages."""
+    return lambda index: f"--requests {table}, row {index + 2}: text" if table else "--text"
 
 
 def _showing(requests: Requests, values: Mapping[str, float]) -> Requests:
@@ -154,6 +179,8 @@ def _from_folders(options: RequestOptions, model: Generator, spec: DataSpec) -> 
     rows: list[dict[str, Any]] = [{name: listed[stem] for name, listed in files.items()} for stem in names]
     if options.given is not None:
         rows = [{**row, "given": list(options.given)} for row in rows]
+    if options.text is not None:
+        rows = [{**row, "text": options.text} for row in rows]
     seeds = options.seeds or range(len(rows) if options.num is None else options.num)
     if options.seeds and len(seeds) == 1:
         seeds = [seeds[0]] * len(rows)
@@ -201,6 +228,8 @@ def _read_row(
             made_from[name] = folder / cell
             if not made_from[name].exists():
                 raise MissingDataError(f"{where}: no file '{made_from[name]}'; paths are relative to the table.")
+    if cell := cells.get("text"):
+        made_from["text"] = cell
     if cell := cells.get("given"):
         if not all(word.isdecimal() for word in cell.split()):
             raise InputError(f"{where}: given is {cell!r}; give numbers of slices with blanks between.")
@@ -226,6 +255,7 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Gen
     for row in rows:
         parts |= {"label_map"} if "label_map" in row else set()
         parts |= {"image"} if "given" in row else {"source"} if "source" in row else set()
+        parts |= {"text"} if "text" in row else set()
         parts |= {"attributes"} if any(name in row for name in model.attributes) else set()
     refuse_unfit_parts(model, parts)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import Origin
+from lit_medgen.text_embeddings import refuse_other_encoder
 from lit_medgen.training.generator import Generator
 
 FLAGS: dict[Part, str] = {
@@ -20,7 +21,7 @@ FLAGS: dict[Part, str] = {
     "label_map": "--label_maps DIR",
     "source": "--sources DIR",
     "image": "--sources DIR with --given SLICES",
-    "text": "--requests FILE.csv",
+    "text": "--text NAME with --text_embeddings FILE",
 }
 """How the command line gives each part of a condition."""
 WORDS: dict[Part, str] = {
@@ -40,6 +41,12 @@ def facts_of_conditions(model: Generator) -> list[str]:
     parts = {*model.required, *model.optional}
     sources = ["sources", "source_size"] if "source" in parts and not model.reconstructs else []
     return [*FACTS_OF_IMAGES, *(["classes"] if "label_map" in parts else []), *sources]
+
+
+def refuse_other_texts(model: Generator, trained: DataSpec | None, spec: DataSpec) -> None:
+    """InputError if a model is made from texts, and those of the data are embedded in another way than in training."""
+    if model.reads_text and trained:
+        refuse_other_encoder(trained, spec, "data.init_args.text")
 
 
 def samples(model: Generator, requests: Requests, batch_size: int) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import Format, read_samples, spec_of
-from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, origin
+from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, origin, refuse_other_texts
 from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -48,6 +48,8 @@ class Verbs(L.Trainer):
         given: list[int] | None = None,
         requests: str | None = None,
         like: Split | None = None,
+        text: str | None = None,
+        text_embeddings: str | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -65,9 +67,12 @@ class Verbs(L.Trainer):
             label_maps: a folder of label maps, one image is made from each.
             sources: a folder of source images, one image is made from each; with several channels a folder for each.
             given: numbers of the slices of each source that are given; the others are made to fit them.
-            requests: a CSV file with a row for each image: columns seed, label_map, source (files), given, and
-                attributes by name.
+            requests: a CSV file with a row for each image: columns seed, label_map, source (files), given, text
+                (a name), and attributes by name.
             like: images like the people of this part of the data, from what theirs are made from.
+            text: the name of the text that all images are made from, or `all`: an image for each text.
+            text_embeddings: the file of embeddings that has the texts of `text` or of the table's column text, see
+                docs/text.md; None: the file `data.init_args.text` of training.
         """
         if ckpt_path is None:
             raise InputError(
@@ -77,8 +82,10 @@ class Verbs(L.Trainer):
         _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
         listed = [seeds] if isinstance(seeds, int) else seeds
-        options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like)
-        if generator.required and not (label_maps or sources or requests or like) and datamodule is not None:
+        texts = (text, text_embeddings, getattr(datamodule, "text", None))
+        options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like, *texts)
+        asked = label_maps or sources or requests or like or text
+        if generator.required and not asked and datamodule is not None:
             options = replace(options, like="test")
         trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
         data: MedicalDataModule | None = datamodule if options.like else None  # type: ignore[assignment]
@@ -86,6 +93,7 @@ class Verbs(L.Trainer):
             data.prepare_data()
             data.setup("test")
             _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
+            refuse_other_texts(generator, trained, data.spec)
         to_make = requested(options, generator, trained, data)
         self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)
         say(f"{len(to_make)} {WRITTEN[origin(to_make.parts)].format(out)}")
@@ -143,6 +151,7 @@ class Verbs(L.Trainer):
                 requests = like_people(model, data, "test", num)
                 refuse_unfit(model, data, requests, features)
                 _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
+                refuse_other_texts(model, trained, data.spec)
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
             if not self.is_global_zero:
                 return

@@ -15,7 +15,7 @@ from tiny_run import ROOT
 
 from lit_medgen.methods import Method
 
-LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "people", "seeds", "signals"}
+LEAVES = {"__init__", "axes", "batch", "errors", "files", "output", "people", "seeds", "signals", "text_embeddings"}
 TEXTS = {"errors", "arguments", "options"}
 TRAINING = LEAVES | {"checkpoints", "loading", "diffusion", "images", "metrics", "networks"}
 METHODS = TRAINING | {"training"}
@@ -53,7 +53,7 @@ ARROWS = {
     "lit_medgen/people": set[str](),
     "lit_medgen/resuming": CALLBACKS | {"callbacks"},
     "lit_medgen/request_files": LEAVES | {"images", "sample_files"},
-    "lit_medgen/requests": USES | {"request_files", "sampling"},
+    "lit_medgen/requests": USES | {"request_files", "sampling", "text_requests"},
     "lit_medgen/sample_files": LEAVES | {"images"},
     "lit_medgen/sampling": USES,
     "lit_medgen/seeds": {"batch"},
@@ -62,6 +62,8 @@ ARROWS = {
     "lit_medgen/stopping": LEAVES,
     "lit_medgen/sweep": CALLBACKS | {"callbacks", "stopping", "trust"},
     "lit_medgen/trainer": TRAINER | {"verbs"},
+    "lit_medgen/text_requests": USES | {"sampling"},
+    "lit_medgen/text_embeddings": {"batch", "errors"},
     "lit_medgen/training": TRAINING,
     "lit_medgen/trust": TEXTS,
     "lit_medgen/verbs": CALLBACKS | {"callbacks"},

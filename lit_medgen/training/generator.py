@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_medgen.batch import Condition, DataSpec, Part, Request
 from lit_medgen.diffusion import DPMSolverPP2M
 from lit_medgen.errors import InputError
+from lit_medgen.text_embeddings import refuse_other_encoder
 from lit_medgen.training.method import Method
 
 
@@ -37,13 +38,29 @@ class Generator(Method):
     """How often networks were called for each image of the last request; None before, and where they are compiled."""
 
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
-        """InputError too for data without the label maps that images are made from."""
+        """InputError too for data without the label maps or texts that images are made from."""
         if "label_map" in self.required and not shape.classes:
             raise InputError(
                 f"data.init_args: no label maps, from which {type(self).__name__} makes images; name their classes in "
                 "preprocessing.classes, or take a data set that has some."
             )
+        if self.reads_text and not shape.text_encoder:
+            raise InputError(
+                f"data.init_args.text: no texts, from which {type(self).__name__} makes images; give a file of text "
+                "embeddings (docs/text.md), or a model without them."
+            )
         super().before_data(shape, resumed_from)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether images are made from texts."""
+        return "text" in {*self.required, *self.optional}
+
+    def take_record(self, record: dict[str, Any], source: Any) -> None:
+        """InputError too for texts that another encoder has embedded."""
+        if self.reads_text and record["spec"] and self.spec:
+            refuse_other_encoder(DataSpec.from_plain(record["spec"]), self.spec, "data.init_args.text")
+        super().take_record(record, source)
 
     def check(self, spec: DataSpec) -> None:
         """InputError too for data that lacks an attribute which images are made from."""
