@@ -54,8 +54,8 @@ class ImageTexts:
         if not any(there):
             raise InputError(
                 f"{KEY}: none of the {len(self._rows)} names in {self.embeddings.path} is that of an image; give a "
-                "text the name of the image's file, with folders below data.init_args.root and without suffix, or that in "
-                "the table's column data.init_args.text_column."
+                "text the name of its image's file, with folders below data.init_args.root, without suffix, or that "
+                "in the table's column data.init_args.text_column."
             )
         if not all(there):
             say(f"{sum(there)} of {len(there)} images have a text in {self.embeddings.path}; that of others is absent")
