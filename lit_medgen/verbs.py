@@ -108,6 +108,7 @@ class Verbs(L.Trainer):
         batch_size: int = 4,
         out: str = "report",
         features: str = "learned",
+        strips: bool = True,
     ) -> None:
         """Score samples against the test people and write report.json, report.md and figures.
 
@@ -122,6 +123,8 @@ class Verbs(L.Trainer):
             features: what Fréchet distance and other scores of features are made of: `learned` (a network trained on
                 the training people, kept beside the prepared data), a TorchScript file (inception-2015-12-05.pt gives
                 what papers call FID), or `none`.
+            strips: show what each attribute does that the checkpoint's images are made from: up to 7 more images of one
+                seed for each.
         """
         if (ckpt_path is None) == (samples is None):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
@@ -156,8 +159,9 @@ class Verbs(L.Trainer):
             if not self.is_global_zero:
                 return
             source, has_weights = ckpt_path or str(folder), ckpt_path is not None
-            written = read_samples(folder, data.spec)
-            report = score(written, model, data, Path(out), source, features, seconds, device, has_weights)
+            written, num_at_once = read_samples(folder, data.spec), batch_size if strips and has_weights else None
+            where = Path(out), source, features, seconds, device, has_weights, num_at_once
+            report = score(written, model.to(device).eval(), data, *where)
         for logger in self.loggers:
             logger.log_metrics(logged(report))
 

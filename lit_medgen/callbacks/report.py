@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.evaluation import checks
 from lit_medgen.evaluation.report import CPU, Maker, evaluate
+from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.sample_files import Samples
-from lit_medgen.sampling import like_people, paired, samples
+from lit_medgen.sampling import like_people, paired
+from lit_medgen.sampling import samples as samples_of
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
@@ -32,10 +35,13 @@ class Report(Callback):
         num: how many samples, seeds 0, 1, ...; None: as many as there are images of test people.
         batch_size: images made at once.
         features: as `evaluate --features`.
+        strips: as `evaluate --strips`.
     """
 
-    def __init__(self, num: int | None = None, batch_size: int = 16, features: str = "learned") -> None:
-        self.num, self.batch_size, self.features = num, batch_size, features
+    def __init__(
+        self, num: int | None = None, batch_size: int = 16, features: str = "learned", strips: bool = True
+    ) -> None:
+        self.num, self.batch_size, self.features, self.strips = num, batch_size, features, strips
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """InputError before the first step for what the report would refuse after the last."""
@@ -71,9 +77,11 @@ class Report(Callback):
 
     def _of_samples(self, trainer: Trainer, model: Generator, folder: Path) -> dict[str, Any]:
         requests = like_people(model, model.data, "test", self.num)
-        images = torch.cat(list(samples(model, requests, self.batch_size)))
+        images = torch.cat(list(samples_of(model, requests, self.batch_size)))
         made, device = Samples(Images.of(images), requests.made_from), trainer.strategy.root_device
-        return score(made, model, model.data, folder, source(trainer), self.features, device=device)
+        num_at_once = self.batch_size if self.strips else None
+        said = source(trainer), self.features
+        return score(made, model, model.data, folder, *said, device=device, num_at_once=num_at_once)
 
 
 def check_report(folder: Path) -> None:
@@ -96,12 +104,14 @@ def score(
     seconds_per_image: float | None = None,
     device: torch.device | None = None,
     has_weights: bool = True,
+    num_at_once: int | None = None,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.report` writes it into the folder.
 
     A sample's target is found by the key of the data's image that it was made from. `source` says where the samples
     came from, `features` is that of `evaluate`, `seconds_per_image` are over all processes together. Scores are
-    computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own.
+    computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own. With
+    `num_at_once` it also shows what each attribute does, so many images made at once.
     """
     maker = Maker(
         type(model).__name__,
@@ -110,6 +120,9 @@ def score(
         seams=model.seams(),
         prior=model.prior_samples,
         scores=model.scores if has_weights else None,
+        show=partial(samples_of, model, batch_size=num_at_once) if num_at_once and not model.required else None,
+        attributes=model.attributes,
+        covariates=getattr(model, "covariates", Covariates()),
     )
     completed = any("given" in row for row in samples.made_from)
     images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) or completed else None
@@ -118,7 +131,7 @@ def score(
     if targets is not None:
         people = data.images("test", one_per_person=True).people
         images = replace(images, people=["" if target is None else people[target] for target in targets])
-    return evaluate(images, data, folder, maker, source, features, targets, device or CPU)
+    return evaluate(images, data, folder, maker, source, features, targets, device or CPU, samples.made_from)
 
 
 def score_alone(model: Method, data: TrainingData, folder: Path, source: str) -> dict[str, Any]:
@@ -142,6 +155,6 @@ def refuse_unfit(model: Generator, data: TrainingData, requests: Requests, featu
 
 
 def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """What loggers get of a report: every score, also those of pairs and the method's own."""
-    parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "own")}
+    """What loggers get of a report: every score, also those of pairs, of agreement and the method's own."""
+    parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "agreement", "own")}
     return {f"{part}.{name}.value": row["value"] for part, rows in parts.items() for name, row in rows.items()}

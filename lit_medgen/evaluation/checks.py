@@ -17,7 +17,7 @@ from lit_medgen.metrics.torchscript import from_file
 
 NONE = "none"
 """Of `--features`: no scores of features."""
-FILES = ("report.json", "report.md", "scores.png", "samples.png", "map.png")
+FILES = ("report.json", "report.md", "scores.png", "samples.png", "map.png", "agreement.png", "attributes/*.png")
 """What a report consists of."""
 RANGE_TOLERANCE = 1e-3
 """By which samples may lie outside [-1, 1]."""

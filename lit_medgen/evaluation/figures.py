@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
+from lit_medgen.evaluation.agreement import Agreement, line_through
 from lit_medgen.evaluation.held import Sets
 from lit_medgen.evaluation.markdown import as_markdown
+from lit_medgen.evaluation.strips import Strip, strip_file
 from lit_medgen.files import write_atomically
-from lit_medgen.images.grids import save_figure
-from lit_medgen.images.plots import save_map, save_scores
+from lit_medgen.images.grids import save_figure, save_strip
+from lit_medgen.images.plots import save_agreement, save_map, save_scores
 from lit_medgen.metrics.extractors import AllViews, CentreSlice
 from lit_medgen.metrics.features import features_of
 from lit_medgen.metrics.known import Known, centred, products
@@ -26,8 +28,17 @@ NUM_SHOWN = 6
 """Images of each kind in the figure."""
 
 
-Figures = tuple[Mapping[str, Tensor], Mapping[str, np.ndarray[Any, Any]]]
-"""What the figures of a report show: `rows_of` and `points_of`."""
+class Figures(NamedTuple):
+    """What the figures of a report show."""
+
+    rows: Mapping[str, Tensor]
+    """As `rows_of` gives them."""
+    points: Mapping[str, np.ndarray[Any, Any]]
+    """As `points_of` gives them."""
+    agreed: Mapping[str, Agreement]
+    """Attribute -> agreement of the samples with what was asked for."""
+    swept: Mapping[str, Strip]
+    """Attribute -> images of one seed that differ in it."""
 
 
 def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) -> None:
@@ -36,12 +47,35 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) 
     write_atomically(out / "report.md", as_markdown(report))
     names = ""
     if figures:
-        rows, points = figures
         save_scores(out / "scores.png", report)
-        save_figure(out / "samples.png", rows, NUM_SHOWN)
-        save_map(out / "map.png", points)
+        save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
+        save_map(out / "map.png", figures.points)
         names = f"; figures: {out / 'samples.png'}, scores.png, map.png"
+        if figures.agreed:
+            save_agreement(out / "agreement.png", [_panel(name, of) for name, of in figures.agreed.items()])
+            names += ", agreement.png"
+        for name, strip in figures.swept.items():
+            save_strip(out / strip_file(name), strip.images, name, strip.values)
+        names += f", {len(figures.swept)} in attributes" if figures.swept else ""
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
+
+
+def _panel(name: str, agreement: Agreement) -> dict[str, Any]:
+    """What `save_agreement` shows of an attribute."""
+    asked, shown = (f" ({unit})" if unit else "" for unit in agreement.unit)
+    sets = {}
+    for title, points, value, interval in (
+        ("samples", agreement.samples, "value", "ci95"),
+        ("real people", agreement.real, "real", "real_ci95"),
+    ):
+        row = agreement.rows[f"{name}_r"]
+        low, high = row[interval]
+        label = f"{title}: r {row[value]:.2f} ({low:.2f} to {high:.2f})"
+        lines = tuple(part.numpy() for part in line_through(points))
+        sets[label] = (points.requested.numpy(), points.measured.numpy(), lines)
+    title = name.removesuffix(f"_{agreement.unit[0].lower()}")
+    diagonal = agreement.unit[0] == agreement.unit[1]
+    return {"x": f"{title} asked for{asked}", "y": f"{title} measured{shown}", "sets": sets, "diagonal": diagonal}
 
 
 def rows_of(

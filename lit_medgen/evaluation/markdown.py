@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_medgen.evaluation.nulls import DEFINITIONS
+from lit_medgen.evaluation.strips import strip_file
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
@@ -13,6 +14,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     parts = [[f"# Evaluation of {report['source']}"], _facts(report)]
     if "metrics" in report:
         parts.append(_of_images(report))
+    if report.get("agreement"):
+        parts += _agreement(report["agreement"])
     if report["own"]:
         own = [[name, *(row[key] for key in ("value", "ci95", "num", "of"))] for name, row in report["own"].items()]
         parts.append(_table(["the method's own score", "value", "95 % interval", "n", "of"], own))
@@ -71,6 +74,22 @@ def _of_images(report: Mapping[str, Any]) -> list[str]:
     return _table(columns, rows)
 
 
+def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each score of what was asked for and what is shown, beside the same of real people."""
+    keys = ("value", "ci95", "real", "real_ci95")
+    rows = [
+        [name, *(row[key] for key in keys), f"{row['num']} vs {row['num_real']}", row["features"]]
+        for name, row in agreement.items()
+    ]
+    columns = ["asked for and measured", "samples", "95 % interval", "real people", "95 % interval", "n", "measured"]
+    what = (
+        "r: correlation of what was asked for with what is measured on the images; slope: of the line through them, 1 "
+        "if a unit more is shown for a unit more; error: mean absolute difference. Real people: what the rule that "
+        "measures reaches on the people whose attributes were asked for."
+    )
+    return [_table(columns, rows), [what]]
+
+
 def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]]:
     """A row for each view and distortion: whether more of it is further away."""
     rows = [
@@ -106,6 +125,8 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
         "![samples](samples.png)",
         "![scores](scores.png)",
         "![map](map.png)",
+        *(["![agreement](agreement.png)"] if report.get("agreement") else []),
+        *[f"![{name}]({strip_file(name)})" for name in report.get("strips", [])],
     ]
 
 

@@ -10,16 +10,17 @@ Images stream, statistics stay: images are read in blocks, as often as they are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Images, Score, TrainingData
+from lit_medgen.batch import Images, Requests, Score, TrainingData
 from lit_medgen.errors import InputError
+from lit_medgen.evaluation.agreement import agreements
 from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
 from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_report
 from lit_medgen.evaluation.floors import measure, real_vs_real
@@ -27,10 +28,12 @@ from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
+from lit_medgen.evaluation.strips import strips
 from lit_medgen.metrics import TwoSampleMetric, nearest_by_ms_ssim
 from lit_medgen.metrics.base import images_of_people
 from lit_medgen.metrics.extractors import LEARNED, CentreSlice, extractors, ranking
 from lit_medgen.metrics.known import Known
+from lit_medgen.networks.conditioning import Covariates
 
 CPU = torch.device("cpu")
 MIN_FOR_FEATURES = 8
@@ -52,6 +55,10 @@ class Maker:
         seams: where the parts of a sample meet, as `Generator.seams` gives it.
         prior: seeds -> what it makes of its prior alone, or None, as `Generator.prior_samples` gives it.
         scores: scores of its own, as `Method.scores` gives them.
+        show: makes the images of requests, a batch at a time, for pictures of what each attribute does; None: there
+            are none.
+        attributes: those that images can be asked to show.
+        covariates: which of them are categories and labels.
     """
 
     method: str = ""
@@ -60,6 +67,9 @@ class Maker:
     seams: tuple[int, list[int]] | None = None
     prior: Callable[[Sequence[int]], Tensor | None] | None = None
     scores: Callable[[TrainingData], Mapping[str, Score]] | None = None
+    show: Callable[[Requests], Iterable[Tensor]] | None = None
+    attributes: Sequence[str] = ()
+    covariates: Covariates = field(default_factory=Covariates)
 
 
 def evaluate(
@@ -71,6 +81,7 @@ def evaluate(
     features: str = LEARNED,
     targets: Sequence[int | None] | None = None,
     device: torch.device = CPU,
+    made_from: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Writes report.json, report.md and figures; returns the report.
 
@@ -85,6 +96,7 @@ def evaluate(
         targets: for each sample the index of the image that it should be, among `data.images("test",
             one_per_person=True)`, or None; None: none has such.
         device: where scores are computed; on the CPU what needs float64 and a device that has none (MPS).
+        made_from: for each sample what it was made from, as `Requests.made_from` says it; empty: nothing is known.
     """
     outputs, maker = report_files(out), maker or Maker()
     outputs.check()
@@ -102,7 +114,7 @@ def evaluate(
     figures: Figures | None = None
     with Scratch(data.cache) as scratch:
         if samples is not None:
-            more, figures = _of_images(samples, data, maker, features, targets, device, scratch)
+            more, figures = _of_images(samples, data, maker, features, targets, device, made_from, scratch)
             report |= more
         report["verdict"] = verdict(report)
         outputs.claim()
@@ -118,6 +130,7 @@ def _of_images(
     features: str,
     targets: Sequence[int | None] | None,
     device: torch.device,
+    made_from: Sequence[Mapping[str, Any]],
     scratch: Scratch,
 ) -> tuple[dict[str, Any], Figures]:
     """What a report says of samples, and what its figures show."""
@@ -143,6 +156,8 @@ def _of_images(
     if targets is not None:
         report["pairs"], missing = of_pairs(sets.samples, sets.real, targets, given)
         notes += missing
+    agreed = agreements(sets.samples, sets.real, made_from, data, known)
+    report["agreement"] = {name: row for of in agreed.values() for name, row in of.rows.items()}
     if notes:
         report["note"] = " ".join(notes)
     nearest, likeness = (part.tolist() for part in known(nearest_by_ms_ssim, sets.samples, sets.train, device))
@@ -150,7 +165,10 @@ def _of_images(
         {"sample": i, "training_image": index, "ms_ssim": value}
         for i, (index, value) in enumerate(zip(nearest, likeness, strict=True))
     ]
-    return report, (rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known))
+    swept = strips(maker.show, maker.attributes, data.spec, maker.covariates) if maker.show else {}
+    report["strips"] = list(swept)
+    rows, points = rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known)
+    return report, Figures(rows, points, agreed, swept)
 
 
 def _sets(samples: Images, data: TrainingData, scratch: Scratch) -> tuple[Sets, int, str]:

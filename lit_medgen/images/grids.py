@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,23 @@ def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int) -> None:
         axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
         axis.set_title(label, color="white", fontsize=11, loc="left")
         axis.axis("off")
+    write_figure(path, figure)
+
+
+def save_strip(path: Path, images: Tensor, name: str, values: Sequence[float]) -> None:
+    """A PNG of images (b 1 x y z or b 1 x y in [-1, 1]) side by side, each below the value of an attribute it shows."""
+    from matplotlib.figure import Figure
+
+    block = mosaic(images)
+    rows, columns = block.shape
+    figure = Figure(figsize=(10, 10 * rows / columns + 0.5), facecolor="black", layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+    width = columns / len(values)
+    axis.set_xticks([width * (k + 0.5) - 0.5 for k in range(len(values))], [f"{value:.4g}" for value in values])
+    axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, colors="white", length=0)
+    axis.set_yticks([])
+    axis.set_title(name, color="white", fontsize=11, loc="left")
     write_figure(path, figure)
 
 

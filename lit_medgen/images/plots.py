@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,32 @@ def save_scores(path: Path, report: Mapping[str, Any]) -> None:
     columns = 2 + len(report["nulls"])
     style = {"fontsize": 7, "columnspacing": 1.2, "handletextpad": 0.1, "frameon": False}
     axes[0].legend(ncols=columns, loc="lower center", bbox_to_anchor=(0.4, 1), **style)
+    write_figure(path, figure)
+
+
+def save_agreement(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
+    """A PNG with a panel for each attribute: what was measured on images against what they were asked to show.
+
+    Args:
+        path: the file.
+        panels: of each attribute the names of its axes `x` and `y`, `sets` (label -> requested values, measured values,
+            and the line through them with its standard errors), and whether a perfect model lies on the `diagonal`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        colours = zip(("tab:blue", "gray"), "o^", (3, 2), panel["sets"].items(), strict=False)
+        for colour, marker, order, (label, (requested, measured, (at, line, error))) in colours:
+            axis.plot(requested, measured, marker, color=colour, markersize=4, alpha=0.7, zorder=order)
+            axis.plot(at, line, color=colour, label=label, zorder=order)
+            band = 1.96 * error
+            axis.fill_between(at, line - band, line + band, color=colour, alpha=0.2, linewidth=0, zorder=order - 1)
+        if panel["diagonal"]:
+            axis.axline((at[0], at[0]), slope=1, color="black", linewidth=0.8, linestyle=":", label="as asked for")
+        axis.set_xlabel(panel["x"])
+        axis.set_ylabel(panel["y"])
+        axis.legend(fontsize=7, loc="upper left")
     write_figure(path, figure)
 
 

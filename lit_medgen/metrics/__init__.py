@@ -1,5 +1,6 @@
 """Scores of generated images, as torchmetrics classes with jackknife intervals."""
 
+from lit_medgen.metrics.agreement import AgreementMetric, Correlation, MeanAbsoluteError, Slope
 from lit_medgen.metrics.anatomy import VentricleSpread
 from lit_medgen.metrics.base import Estimate, TwoSampleMetric
 from lit_medgen.metrics.diversity import (
@@ -27,6 +28,8 @@ from lit_medgen.metrics.texture import SeamRatio, Sharpness
 
 __all__ = [
     "RBFMMD",
+    "AgreementMetric",
+    "Correlation",
     "Coverage",
     "Density",
     "Estimate",
@@ -36,6 +39,7 @@ __all__ = [
     "KernelDistance",
     "LinearMMD",
     "MSSSIMGap",
+    "MeanAbsoluteError",
     "ModeSpread",
     "NearestTraining",
     "PairedMSSSIM",
@@ -49,6 +53,7 @@ __all__ = [
     "Recall",
     "SeamRatio",
     "Sharpness",
+    "Slope",
     "TwoSampleMetric",
     "VentricleSpread",
     "frechet_distance",
