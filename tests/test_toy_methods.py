@@ -206,6 +206,8 @@ def test_made_from_partly_given_attributes(portrait: Toy, tmp_path: Path) -> Non
     assert made_from == [{}]
     np.testing.assert_allclose(unasked[0], images[4], atol=1e-4)
     report = portrait.evaluate()
+    pictures = {path.name for path in (portrait.folder / "report" / "attributes").glob("*.png")}
+    assert pictures == {"age_years.png", "sex.png"}
     assert "pairs" not in report
     assert report["metrics"]
 

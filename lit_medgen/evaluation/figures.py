@@ -55,6 +55,7 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) 
             save_agreement(out / "agreement.png", [_panel(name, of) for name, of in figures.agreed.items()])
             names += ", agreement.png"
         for name, strip in figures.swept.items():
+            (out / strip_file(name)).parent.mkdir(exist_ok=True)
             save_strip(out / strip_file(name), strip.images, name, strip.values)
         names += f", {len(figures.swept)} in attributes" if figures.swept else ""
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")

@@ -117,6 +117,7 @@ def evaluate(
             more, figures = _of_images(samples, data, maker, features, targets, device, made_from, scratch)
             report |= more
         report["verdict"] = verdict(report)
+        outputs.clear()  # pictures of an earlier report need not be replaced by others
         outputs.claim()
         write_report(out, report, figures)
     outputs.end()

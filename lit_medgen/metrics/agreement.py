@@ -80,7 +80,7 @@ class Correlation(AgreementMetric):
     limits = (-1.0, 1.0)
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
-        """Pearson's r."""
+        """Pearson's r of n pairs of values."""
         a, m = requested - requested.mean(), measured - measured.mean()
         return (a * m).sum() / (a.square().sum() * m.square().sum()).sqrt().clamp(min=TINY)
 
@@ -89,7 +89,7 @@ class Slope(AgreementMetric):
     """Slope of the least-squares line of measured over requested values; 0 where all that is requested is the same."""
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
-        """The slope."""
+        """The slope of the line through n pairs."""
         a = requested - requested.mean()
         return (a * measured).sum() / a.square().sum().clamp(min=TINY)
 
@@ -100,5 +100,5 @@ class MeanAbsoluteError(AgreementMetric):
     limits = (0.0, float("inf"))
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
-        """The mean absolute difference."""
+        """The mean absolute difference of n pairs."""
         return (measured - requested).abs().mean()

@@ -11,9 +11,10 @@ import torch
 from test_metrics import measured
 from torch import Tensor
 
+from data_modules import OneSlice
 from lit_medgen.images import read_image
 from lit_medgen.metrics import VentricleSpread
-from lit_medgen.metrics.anatomy import ventricle_size
+from lit_medgen.metrics.anatomy import brain_volume, ventricle_size, ventricle_volume
 
 
 def brains(widths: Tensor) -> Tensor:
@@ -54,16 +55,87 @@ def test_images_without_a_brain_have_a_size() -> None:
     assert ventricle_size(torch.cat([black, grey, noise])).isfinite().all()
 
 
-@pytest.mark.data
-def test_size_follows_segmented_ventricles(shared_data: Path) -> None:
-    """The 138 brains of IXI, averaged to 4 mm, against the volumes in their table."""
+def ellipsoid(size: tuple[int, ...], centre: tuple[float, ...], radii_mm: tuple[float, ...], spacing: float) -> Tensor:
+    """*size, share of each voxel inside an ellipsoid around a point (mm from the middle of the grid)."""
+    fine = 2  # points along each axis of a voxel
+    axes = [(torch.arange(n * fine) - (n * fine - 1) / 2) * spacing / fine for n in size]
+    place = torch.meshgrid(*axes, indexing="ij")
+    inside = sum(((p - c) / r) ** 2 for p, c, r in zip(place, centre, radii_mm, strict=True)) < 1
+    pool = torch.nn.functional.avg_pool3d if len(size) == 3 else torch.nn.functional.avg_pool2d
+    return pool(inside[None, None].float(), fine)[0, 0]
+
+
+@pytest.mark.parametrize("spacing", [2.0, 4.0])
+def test_volumes_of_ellipsoids_are_those_of_the_formula(spacing: float) -> None:
+    """4/3 pi a b c, in mL, whatever the voxel size; fluid at 0.6 of the brain is all fluid, at 0.3 no tissue."""
+    size = tuple(round(extent / spacing) for extent in (160, 192, 160))
+    whole, fluid = (64.0, 80.0, 60.0), (22.0, 24.0, 12.0)
+    brain, ventricles = ellipsoid(size, (0, 0, 0), whole, spacing), ellipsoid(size, (0, -4, 8), fluid, spacing)
+    volume = [4 / 3 * np.pi * np.prod(radii) / 1000 for radii in (whole, fluid)]
+    dark, image = ((0.6 * brain - depth * ventricles)[None, None] * 2 - 1 for depth in (0.42, 0.24))
+    assert float(ventricle_volume(image, [spacing] * 3)) == pytest.approx(volume[1], rel=0.03)
+    assert float(brain_volume(dark, [spacing] * 3)) == pytest.approx(volume[0] - volume[1], rel=0.03)
+    assert float(ventricle_volume(image, [2 * spacing] * 3)) == pytest.approx(
+        8 * float(ventricle_volume(image, [spacing] * 3))
+    )
+
+
+def test_areas_of_ellipses_are_those_of_the_formula() -> None:
+    """The same in cm² of an axial slice, whose second axis goes to the back: turned round, the fluid lies outside."""
+    brain, fluid = ellipsoid((80, 96), (0, 0), (64, 80), 2.0), ellipsoid((80, 96), (0, 10), (20, 12), 2.0)
+    dark, image = ((0.6 * brain - depth * fluid)[None, None] * 2 - 1 for depth in (0.42, 0.24))
+    assert float(ventricle_volume(image, [2.0, 2.0])) == pytest.approx(np.pi * 2.0 * 1.2, rel=0.03)
+    assert float(brain_volume(dark, [2.0, 2.0])) == pytest.approx(np.pi * (6.4 * 8.0 - 2.0 * 1.2), rel=0.03)
+    front = ellipsoid((80, 96), (0, 35), (20, 12), 2.0)
+    behind, before = ((0.6 * brain - 0.4 * part)[None, None] * 2 - 1 for part in (front, front.flip(1)))
+    assert float(ventricle_volume(behind, [2.0, 2.0])) > 1.5 * float(ventricle_volume(before, [2.0, 2.0]))
+
+
+@pytest.fixture(scope="module")
+def ixi(shared_data: Path) -> tuple[Tensor, pd.DataFrame]:
+    """The brains of IXI, 138 1 80 96 80 in [-1, 1] at 2 mm, and the rows of their table."""
     folder = shared_data / "brain" / "ixi"
-    known = pd.read_csv(folder / "participants.tsv", sep="\t").set_index("participant_id")["ventricles_ml"]
-    images, volumes = [], []
-    for path in sorted((folder / "brain").glob("*.nii.gz")):
-        voxels = read_image(path)[0]
-        coarse = voxels.reshape(40, 2, 48, 2, 40, 2).mean((1, 3, 5))
-        images.append(torch.from_numpy(coarse / coarse.max() * 2 - 1).float())
-        volumes.append(known[path.name.split("_T1")[0]])
-    assert len(images) == 138
-    assert np.corrcoef(ventricle_size(torch.stack(images)[:, None]), volumes)[0, 1] > 0.95
+    table = pd.read_csv(folder / "participants.tsv", sep="\t").set_index("participant_id")
+    paths = sorted((folder / "brain").glob("*.nii.gz"))
+    images = torch.stack([torch.from_numpy(read_image(path)[0]).float() for path in paths])[:, None]
+    return images / 255 * 2 - 1, table.loc[[path.name.split("_T1")[0] for path in paths]]
+
+
+def ratio(measured: Tensor, known: pd.Series) -> tuple[float, float]:
+    """Correlation of measured with known volumes, and mean absolute error."""
+    values = measured.numpy()
+    return float(np.corrcoef(values, known)[0, 1]), float(np.abs(values - known).mean())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("spacing", "errors"), [(2, (4, 40)), (4, (5, 40))])
+def test_volumes_follow_segmented_ones(
+    spacing: int, errors: tuple[float, float], ixi: tuple[Tensor, pd.DataFrame]
+) -> None:
+    """At both sizes of our configs: 80 x 96 x 80 voxels of 2 mm, 40 x 48 x 40 of 4 mm."""
+    images, table = ixi
+    coarse = torch.nn.functional.avg_pool3d(images, spacing // 2)
+    r, error = ratio(ventricle_volume(coarse, [float(spacing)] * 3), table["ventricles_ml"])
+    assert r > 0.95
+    assert error < errors[0]
+    r, error = ratio(brain_volume(coarse, [float(spacing)] * 3), table["brain_ml"])
+    assert r > 0.98
+    assert error < errors[1]
+
+
+@pytest.mark.data
+def test_areas_of_four_slices_follow_segmented_volumes(ixi: tuple[Tensor, pd.DataFrame]) -> None:
+    """Slices as `OneSlice(middle=32)` has them, averaged over a person."""
+    images, table = ixi
+    slices = [images[..., z].flip(3) for z in OneSlice(middle=32).evaluated_of(80)]
+    for measure, name in ((ventricle_volume, "ventricles_ml"), (brain_volume, "brain_ml")):
+        mean = torch.stack([measure(some, [2.0, 2.0]) for some in slices]).mean(0)
+        assert ratio(mean, table[name])[0] > 0.85, name
+
+
+@pytest.mark.data
+def test_size_follows_segmented_ventricles(ixi: tuple[Tensor, pd.DataFrame]) -> None:
+    """In voxels of 4 mm, each brain relative to its brightest voxel."""
+    coarse = (torch.nn.functional.avg_pool3d(ixi[0], 2) + 1) / 2
+    bright = coarse / coarse.amax((1, 2, 3, 4), keepdim=True) * 2 - 1
+    assert ratio(ventricle_size(bright), ixi[1]["ventricles_ml"])[0] > 0.95
