@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion import (
     DDIM,
+    ClassifierFree,
     Denoiser,
     Denoises,
     LossWeight,
@@ -54,33 +55,39 @@ from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.networks.protocols import LatentNetwork, as_module
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
-from lit_medgen.training.generator import Generator
+from lit_medgen.training.latent_scale import LatentScale
 from lit_medgen.training.latents import LatentStore, kept_of
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
 NUM_SHOWN = 8
-"""Estimates that a trajectory shows."""
+"""Images that a trajectory shows."""
 
 
-class LDM(Generator):
+class LDM(Conditional):
     """Latent diffusion (Pinaya et al. 2023).
 
     Args:
-        network: `UNet`, or any module called as network(z_t, t, condition), as `LatentNetwork` describes.
-        first_stage: checkpoint of a `VQGAN` or an `AutoencoderKL`.
-        schedule: noise schedule; None: `ScaledLinearBeta`, from 0.0015 to 0.0205.
+        network: `UNet`, or any module called as network(z_t, t, condition), as `LatentNetwork` describes; its
+            `covariates` are what images can be made from.
+        first_stage: checkpoint of a `VQGAN`, an `AutoencoderKL` or another `FirstStage`.
+        schedule: noise schedule; None: `ScaledLinearBeta` from 0.0015 to 0.0205.
         parametrisation: what the network predicts.
         weight: weight of the loss over time; None: `UniformWeight`.
         sampler: integrates the reverse process; None: 200 steps of `DDIM`.
-        latent: of a first stage whose latents are distributions: their mean, or a sample of them in every step.
+        conditioning: how covariates are learned, and guide.
+        latent: of a first stage whose latents are distributions: the mean, or a sample drawn in every step.
+        latent_scale: whether latents are brought to mean 0 and variance 1 as a whole, or each channel by itself.
+        slabs: planes of the latents that are decoded at once, for volumes whose feature maps do not fit; None: all.
         optimizer: makes the optimizer from the trained parameters.
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
 
     first_stage: FirstStage
+    scale: LatentScale
     reads_images = False
 
     def __init__(
@@ -91,31 +98,37 @@ class LDM(Generator):
         parametrisation: ParametrisationName = "v",
         weight: LossWeight | None = None,
         sampler: Sampler | None = None,
+        conditioning: Conditioning | None = None,
         latent: Literal["mean", "sample"] = "mean",
+        latent_scale: Literal["global", "channel"] = "global",
+        slabs: int | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
-        super().__init__(optimizer, learning_rate_schedule)
+        super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
         make = "python -m lit_medgen fit --config configs/autoencoder_kl.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}
         schedule = schedule or ScaledLinearBeta(beta_end=0.0205)
         self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)
         self.sampler: Sampler = sampler or DDIM(200)
-        self.latent = latent
+        self.sampler.check(schedule)
+        if slabs is not None and slabs < 1:
+            raise ValueError(f"model.init_args.slabs is {slabs}; give at least 1, or leave it out to decode at once.")
+        self.latent, self.latent_scale, self.slabs = latent, latent_scale, slabs
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The denoising network, which `trainer.speed` may compile."""
         return [self.denoiser.network]
 
     def build(self) -> None:
-        """InputError if the first stage's latents do not fit the network."""
+        """Makes room for the scale of the latents; InputError if these do not fit the network."""
         channels, *size = self.first_stage.latent_shape
         network, path = self.denoiser.network, self.frozen_parts["first_stage"].path
-        for name, found in (("in_channels", channels), ("out_channels", channels), ("dim", len(size))):
-            if getattr(network, name, found) != found:
+        for name, expected in (("dim", len(size)), ("in_channels", channels), ("out_channels", channels)):
+            if (found := getattr(network, name, expected)) != expected:
                 raise InputError(
-                    f"model.init_args.network.init_args.{name} is {getattr(network, name)}, but the latents of {path} "
-                    f"have {channels} channels and {len(size)} axes; give {found}."
+                    f"model.init_args.network.init_args.{name} is {found}, but the latents of {path} have {channels} "
+                    f"channels and {len(size)} axes; give {expected}."
                 )
         divisor = getattr(network, "divisor", 1)
         if any(side % divisor for side in size):
@@ -123,37 +136,55 @@ class LDM(Generator):
                 f"model.init_args.first_stage: the latents of {path} are {' x '.join(map(str, size))}, but the network "
                 f"takes multiples of {divisor}; give images of another size, or a network of fewer levels."
             )
+        self.scale = LatentScale(channels if self.latent_scale == "channel" else 1)
 
     # Latents.
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold latents instead of images; measures their scale."""
-        table = LatentStore.of_data(self.first_stage, self.data, self.trainer)
-        self.data.read_latents(table)
+        store = LatentStore.of_data(self.first_stage, self.data, self.trainer)
+        self.scale.measure(store, self.first_stage, self.data.people("train"), self.trainer, self.latent == "sample")
+        self.data.read_latents(store)
 
     def latents(self, batch: Batch) -> Tensor:
-        """The normalised latents of a batch, b d *z: of what it holds, or else of its images."""
+        """The normalised latents z of a batch, b d *z in float32: of what it holds, or else of its images."""
         if not self.built:
             raise InputError("LDM has no first stage yet; give --ckpt_path, or fit it.")
-        kept = kept_of(self.first_stage, batch)
         with torch.autocast(self.device.type, enabled=False):
-            return self.first_stage.latents(kept, sample=self.latent == "sample")
+            kept = kept_of(self.first_stage, batch)
+            return self.scale.normalise(self.first_stage.latents(kept, sample=self.latent == "sample"))
 
     # The loss.
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted squared error of the prediction, averaged over all voxels of the latents."""
+        """The weighted squared error of the prediction, averaged over all values of the latents."""
+        condition = self.training_condition(batch.condition, len(batch.key))
+        z, t, share, eps = self.draws(batch)
+        error = self.denoiser.weighted_error(z, t, eps, condition)
+        return {"loss": (broadcast(share, error) * error).mean()}
+
+    def draws(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents b d *z, times b, the share of each in a mean, b, and noise b d *z, which the coupling may reorder."""
         z = self.latents(batch)
         t, share = self.times_and_shares(len(z), self.denoiser.schedule.t_min)
-        error = self.denoiser.weighted_error(z, t, torch.randn_like(z), batch.condition)
-        return {"loss": (broadcast(share, error) * error).mean()}
+        return z, t, share, torch.randn_like(z)
+
+    def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
+        """What the network predicts of the loss's latents, b d *z, and its mean squared error in each, b."""
+        z, t, _, eps = self.draws(batch)
+        z_t = self.denoiser.process.perturb(z, t, eps)
+        predicted = self.denoiser.predict(z_t, t, condition).float()
+        return predicted, (predicted - self.denoiser.target(z, z_t, t)).square().flatten(1).mean(1)
 
     # Sampling.
 
     @property
     def sampling_denoiser(self) -> Denoises:
         """The denoiser that the sampler calls."""
-        return self.denoiser
+        how = self.conditioning
+        if how.guidance_scale == 1:
+            return self.denoiser
+        return ClassifierFree(self.denoiser, how.guidance_scale)
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
@@ -164,15 +195,16 @@ class LDM(Generator):
         """Normalised latents that the sampler makes, b d *z."""
         noise = SeededNoise(seeds)
         start = sent(noise(self.first_stage.latent_shape), self.device)
-        return self.sampler(denoiser, start, condition.to(self.device), noise.like)
+        return self.sampler(denoiser, start, self.scaled(condition.to(self.device)), noise.like)
 
     def decoded(self, z: Tensor) -> Tensor:
         """The images of normalised latents, b d *z -> b c *size in [-1, 1]."""
-        return self.first_stage.decode(z)
+        latents = self.scale.denormalise(z)
+        return self.first_stage.decode_in_slabs(latents, self.slabs) if self.slabs else self.first_stage.decode(latents)
 
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:
-        """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, the sample last."""
+        """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, and the sample at last."""
         watched = _Watched(self.sampling_denoiser)
         last = self.walked(watched, condition, [seed])
         num, found = NUM_SHOWN - 1, watched.found
