@@ -24,8 +24,8 @@ MAX_BYTES = 4 * 1024**3
 """Of a member, unpacked; a larger one is refused before it is unpacked."""
 MAX_DIRECTORY = 1024**2
 """Bytes of an archive's table of contents, about 10,000 members; UK Biobank's have 40."""
-MAX_RATIO = 1032
-"""Bytes that one byte can be unpacked to by DEFLATE, at most."""
+UNPACKED_FREELY, MAX_RATIO = 512 * 1024**2, 200
+"""Bytes to which any member may be unpacked, and the ratio beyond; DEFLATE reaches 1032 with zeros alone."""
 CHUNK = 1024**2
 """Bytes that are unpacked at once."""
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
@@ -122,7 +122,5 @@ def _refuse_member(info: zipfile.ZipInfo) -> None:
         )
     if size > MAX_BYTES:
         raise ValueError(f"'{name}' says that it has {size:,} bytes; expected at most {MAX_BYTES:,}")
-    if size > MAX_RATIO * info.compress_size + 1024:
-        raise ValueError(
-            f"'{name}' says that {info.compress_size:,} bytes unpack to {size:,}, which none do; it is damaged"
-        )
+    if size > max(UNPACKED_FREELY, MAX_RATIO * info.compress_size):
+        raise ValueError(f"'{name}' says that {info.compress_size:,} bytes unpack to {size:,}; expected an image")

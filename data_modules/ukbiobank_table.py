@@ -28,6 +28,10 @@ VOLUME_FIELDS: dict[str, dict[Volumes, int]] = {
     "brain_ml": {"normalised": 25009, "measured": 25010},
 }
 MM3_PER_ML = 1000
+PLAUSIBLE = {AGE_FIELD: (0.0, 120.0)} | {
+    number: (0.0, 1e7) for each in VOLUME_FIELDS.values() for number in each.values()
+}
+"""Field -> what its values lie between, years and mm3; others are unknown."""
 NAMES = (
     re.compile(r"(?P<field>\d+)-(?P<instance>\d+)\.(?P<array>\d+)"),
     re.compile(r"f\.(?P<field>\d+)\.(?P<instance>\d+)\.(?P<array>\d+)"),
@@ -146,7 +150,8 @@ def _values(table: Table, volumes: Volumes, numbers: Numbers) -> dict[str, dict[
 
     def read(number: int, codes: Mapping[str, float] | None = None) -> dict[str, list[float]]:
         of_field = {str(column.instance): name for column, name in columns.items() if column.field == number}
-        return {instance: _read(table, name, numbers, codes) for instance, name in sorted(of_field.items())}
+        bounds = PLAUSIBLE.get(number)
+        return {instance: _read(table, name, numbers, codes, bounds) for instance, name in sorted(of_field.items())}
 
     sexes = read(SEX_FIELD, SEX)
     values = {"sex": {"": sexes[min(sexes)]} if sexes else {}, "age_years": read(AGE_FIELD)}
@@ -157,8 +162,11 @@ def _values(table: Table, volumes: Volumes, numbers: Numbers) -> dict[str, dict[
     return values
 
 
-def _read(table: Table, column: str, numbers: Numbers, codes: Mapping[str, float] | None) -> list[float]:
-    """Numbers of a column; negative ones are codes (-1 do not know, -3 prefer not to answer), 0 of amounts is none."""
+def _read(
+    table: Table, column: str, numbers: Numbers, codes: Mapping[str, float] | None, bounds: tuple[float, float] | None
+) -> list[float]:
+    """Numbers of a column; negative ones are codes (-1 do not know, -3 prefer not to answer), and are unknown."""
     cells = ["" if cell.startswith("-") else cell for cell in table.cells(column)]
     found: Sequence[float] = numbers.read(column, cells, codes, coded=codes is not None)
-    return [math.nan if codes is None and value == 0 else value for value in found]
+    low, high = bounds or (-math.inf, math.inf)
+    return [value if low < value <= high else math.nan for value in found]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import struct
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,14 @@ PREPROCESSING = "data.init_args.preprocessing"
 """Where a config has the options that the texts below name."""
 MM_PER_UNIT = {1: 1000.0, 3: 1e-3}
 """By the code of `xyzt_units`: metres and micrometres; any other code, 0 (unknown) among them, is taken as mm."""
+MAX_OFFSET = 64 * 1024**2
+"""Bytes of header and extensions before the voxels; and those after them, such as the footer of MGH."""
+UNPACKED_FREELY, MAX_RATIO = 512 * 1024**2, 200
+"""Bytes to which any file may be unpacked, and the ratio beyond; empty label maps shrink to a thousandth."""
+EXTENSION = 16
+"""Bytes of an extension, at least; its first four say how many it has."""
+HEADERS = {348: ("f", 108, 352), 540: ("q", 168, 544)}
+"""Size of the header of NIfTI-1 and 2 -> type and place of the voxels' offset, and where extensions begin."""
 SAME_PLACE = 2e-2
 """The share of a voxel's side by which qform and sform may differ: more than what rounding to float32 explains."""
 
@@ -45,10 +54,11 @@ def read_nifti(
     """
     _check_suffix(path)
     try:
+        _check_extensions(path)
         image = nib.load(path)
         _check_header(image, flat)
         affine = _affine(image, form)
-        _check_stream(path)
+        _check_stream(path, image)
         canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
     except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ValueError(
@@ -148,12 +158,51 @@ def _check_suffix(path: Path) -> None:
                 )
 
 
-def _check_stream(path: Path) -> None:
-    """Reads a compressed file to its end, where its checksum is compared; nibabel stops after the last voxel."""
-    if path.suffix.lower() in (".gz", ".mgz"):
-        with gzip.open(path) as file:
-            while file.read(1 << 20):
-                pass
+def _check_extensions(path: Path) -> None:
+    """ValueError for extensions that do not end before the voxels of NIfTI; nibabel reads all that they claim."""
+    if path.suffix.lower() not in (".nii", ".gz"):
+        return
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        header = file.read(max(first for *_, first in HEADERS.values()))
+        orders = [order for order in "<>" if len(header) > 4 and struct.unpack_from(f"{order}i", header)[0] in HEADERS]
+        if not orders:  # as nibabel will say
+            return
+        order = orders[0]
+        kind, place, at = HEADERS[struct.unpack_from(f"{order}i", header)[0]]
+        if len(header) < at:
+            return
+        offset = struct.unpack_from(f"{order}{kind}", header, place)[0]
+        if not 0 <= offset <= MAX_OFFSET:
+            raise ValueError(f"header claims that voxels begin at byte {offset:.6g}; expected at most {MAX_OFFSET:,}")
+        file.seek(at)
+        while header[at - 4] and offset - at >= EXTENSION and (start := file.read(8)):
+            size = struct.unpack(f"{order}i", start[:4])[0] if len(start) == 8 else 0
+            if not EXTENSION <= size <= offset - at:
+                raise ValueError(
+                    f"an extension of the header claims {size:,} bytes, and does not end before the voxels"
+                )
+            at += size
+            file.seek(at)
+
+
+def _check_stream(path: Path, image: Any) -> None:
+    """Reads a compressed file to its end, where its checksum is compared; nibabel stops after the last voxel.
+
+    ValueError for a small file that is unpacked to any size.
+    """
+    if path.suffix.lower() not in (".gz", ".mgz"):
+        return
+    voxels = int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
+    most, packed, size = voxels + image.dataobj.offset + MAX_OFFSET, path.stat().st_size, 0
+    with gzip.open(path) as file:
+        while part := file.read(1 << 20):
+            size += len(part)
+            if size > most:
+                raise ValueError(f"goes on long after the last voxel of shape {image.shape}; expected one volume")
+            if size > max(UNPACKED_FREELY, MAX_RATIO * packed):
+                raise ValueError(
+                    f"its {packed:,} bytes are unpacked to more than {MAX_RATIO} times as many; expected an image"
+                )
 
 
 def write_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray, description: str = "") -> None:

@@ -29,6 +29,7 @@ def brain(seed: int) -> np.ndarray:
 
 def nifti(folder: Path, seed: int) -> bytes:
     """A compressed NIfTI file of it."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "image.nii.gz"
     write_nifti(path, brain(seed), np.diag([2.0, 2.0, 2.0, 1.0]))
     content = path.read_bytes()
