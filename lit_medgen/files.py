@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -24,6 +25,8 @@ from typing import Any, BinaryIO
 from lit_medgen.errors import InputError, describe, space_for
 
 PART = ".part"
+ABANDONED_S = 1800.0
+"""A file that nobody has appended to for so long is written no more, by whatever machine."""
 SHOWN = "backslashreplace"
 """How text shows the bytes of a file's name that are not UTF-8: as \\udce4, which every tool can read."""
 
@@ -92,10 +95,10 @@ def growing(path: Path, num_bytes: int | None = None) -> Iterator[BinaryIO]:
     file goes on from it. NoSpaceError, which says about how many bytes are needed, if the disk is full.
     """
     temporary = temporary_name(path)
-    for part in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{PART}")):
-        if not temporary.exists() and _left_behind(part):
-            with suppress(FileNotFoundError):  # another process took it
-                part.rename(temporary)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        with suppress(FileNotFoundError):  # another process took it
+            if part != temporary and (_left_behind(part) or time.time() - part.stat().st_mtime > ABANDONED_S):
+                part.unlink() if temporary.exists() else part.rename(temporary)
     with space_for(path, num_bytes):
         with temporary.open("a+b") as file:
             yield file

@@ -7,13 +7,24 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lit_medgen import files
 from lit_medgen.errors import NoSpaceError
-from lit_medgen.files import HashingFile, file_hash, remove_stale, replacing, temporary_name, write_atomically
+from lit_medgen.files import (
+    ABANDONED_S,
+    HashingFile,
+    file_hash,
+    growing,
+    remove_stale,
+    replacing,
+    temporary_name,
+    write_atomically,
+)
 
 OLD, NEW = b"old\n" * 1000, bytes(range(256)) * 100
 
@@ -141,3 +152,29 @@ def test_content_is_synced_before_the_rename_and_the_folder_after(
     path = tmp_path / "file"
     write_atomically(path, NEW)
     assert events == [f"sync {temporary_name(path).name}", "rename", f"sync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "age_s", "taken"),
+    [
+        ("999999999@{here}", 0, True),
+        ("1@{here}", 0, False),
+        ("1@elsewhere", 0, False),
+        ("1@elsewhere", ABANDONED_S + 9, True),
+    ],
+)
+def test_a_file_grows_from_what_a_killed_process_wrote(owner: str, age_s: float, taken: bool, tmp_path: Path) -> None:
+    path, part = tmp_path / "file", tmp_path / f".file.{owner.format(here=os.uname().nodename)}.part"
+    part.write_bytes(OLD)
+    os.utime(part, (time.time() - age_s,) * 2)
+    with suppress(KeyboardInterrupt), growing(path) as file:
+        file.write(NEW)
+        raise KeyboardInterrupt
+    begun = temporary_name(path).name
+    assert names(tmp_path) == sorted([begun] if taken else [begun, part.name])
+    with growing(path) as file:
+        file.seek(0)
+        assert file.read() == (OLD if taken else b"") + NEW
+        file.write(OLD)
+    assert path.read_bytes() == (OLD if taken else b"") + NEW + OLD
+    assert names(tmp_path) == sorted(["file"] if taken else [part.name, "file"])

@@ -56,9 +56,8 @@ class LatentScale(nn.Module):
     ) -> None:
         """Takes mean and standard deviation of the latents of some records; those of a checkpoint stay.
 
-        All processes call this and take what the first one measures, which is said and logged as `latent/shift` and
-        `latent/scale`, or of many channels as the least and the largest. InputError for a channel that is constant or
-        not finite.
+        All processes call this, in `on_fit_start`, and take what the first one measures, which it says. InputError for
+        a channel that is constant or not finite.
 
         Args:
             store: what is kept of the images.
@@ -77,10 +76,19 @@ class LatentScale(nn.Module):
         self.shift.copy_(shift)
         self.scale.copy_(scale)
         self.measured.fill_(True)
-        values = {"shift": shift.tolist(), "scale": scale.tolist()}
-        say("latents: " + ", ".join(f"{name} {' '.join(f'{each:.4g}' for each in of)}" for name, of in values.items()))
+        say("latents: " + ", ".join(f"{name} {value:.4g}" for name, value in self.values().items()))
+
+    def values(self) -> dict[str, float]:
+        """What is logged: `shift` and `scale`, or of one for each channel the least and the largest."""
+        found = {name: getattr(self, name).tolist() for name in ("shift", "scale")}
+        if len(self.scale) == 1:
+            return {name: values[0] for name, values in found.items()}
+        return {f"{name}_{end.__name__}": end(values) for name, values in found.items() for end in (min, max)}
+
+    def log(self, trainer: L.Trainer) -> None:
+        """Logs these as `latent/scale` and so on; for `on_train_start`, as a run drops what was logged before that."""
         for logger in trainer.loggers:
-            logger.log_metrics(_few(values), step=0)
+            logger.log_metrics({f"latent/{name}": value for name, value in self.values().items()}, trainer.global_step)
 
 
 @torch.no_grad()
@@ -95,15 +103,15 @@ def moments(
         per_channel: whether each channel has its own; else one for all values.
         sample: whether latents are sampled: then the variance of the encoder's distributions is part of theirs.
     """
-    device, count = first_stage.device, 0
+    device, num = first_stage.device, 0
     total = torch.zeros(3, first_stage.latent_shape[0], dtype=torch.float64, device=device)
     for piece in pieces:
         kept = sent(piece, device)
-        latents = first_stage.latents(kept).double()
-        parts = [latents, latents.square(), first_stage.variance(kept).double() if sample else 0 * latents]
-        total += torch.stack([part.transpose(0, 1).flatten(1).sum(1) for part in parts])
-        count += latents[:, 0].numel()
-    mean, square, noise = total / count if per_channel else (total / count).mean(1)
+        variance, mean = torch.var_mean(first_stage.latents(kept).double().flatten(2), dim=2, correction=0)  # b d
+        noise = first_stage.variance(kept).double().flatten(2).mean(2) if sample else torch.zeros_like(mean)
+        total += torch.stack([mean, mean.square() + variance, noise]).sum(1)
+        num += len(kept)
+    mean, square, noise = total / num if per_channel else (total / num).mean(1)
     return mean, (square - mean.square() + noise).clamp(min=0).sqrt()
 
 
@@ -117,10 +125,3 @@ def _refuse_constant(shift: Tensor, scale: Tensor) -> None:
             f"standard deviation {scale[bad].tolist()}, which must be finite and above 0; give a first stage that was "
             "trained longer, or one of fewer latent channels."
         )
-
-
-def _few(values: dict[str, list[float]]) -> dict[str, float]:
-    """Numbers to be logged: each, or of many the least and the largest."""
-    few = {f"latent/{name}": of[0] for name, of in values.items() if len(of) == 1}
-    many = {name: of for name, of in values.items() if len(of) > 1}
-    return few | {f"latent/{name}_{end.__name__}": end(of) for name, of in many.items() for end in (min, max)}

@@ -38,7 +38,7 @@ VOXELS_AT_ONCE = 2**20
 BYTES_AT_ONCE = 2**26
 """Of latents that are read together to be measured."""
 TURN_S = 60.0
-"""Processes that wait for latents are told so often that these are being made; PyTorch ends a wait of half an hour."""
+"""Processes that wait for latents are told so often that these are being made; none waits longer than `PATIENCE`."""
 
 
 class LatentStore:

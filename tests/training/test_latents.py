@@ -103,7 +103,7 @@ class Strategy:
 class Trainer:
     """What a store and a scale ask of a trainer."""
 
-    is_global_zero = True
+    is_global_zero, global_step = True, 0
 
     def __init__(self, local_rank: int = 0, strategy: Strategy | None = None) -> None:
         self.local_rank, self.strategy, self.loggers = local_rank, strategy or Strategy(1), [self]
@@ -242,6 +242,7 @@ def test_normalised_training_latents_have_mean_0_and_deviation_1(
     torch.testing.assert_close(of.mean(1), torch.zeros(channels).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(of.std(1, correction=0), torch.ones(channels).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(scale.denormalise(scale.normalise(z)), z)
+    scale.log(trainer)  # type: ignore[arg-type]
     logged = trainer.logged["latent/scale" if channels == 1 else "latent/scale_max"]
     assert logged == scale.scale.max().item()
 
