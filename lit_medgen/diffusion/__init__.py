@@ -1,11 +1,13 @@
 """The mathematics of diffusion: schedules, processes, denoisers, samplers. No networks, files or Lightning."""
 
+from lit_medgen.diffusion.coupling import OptimalTransport
 from lit_medgen.diffusion.denoisers import Denoiser, Denoises, LossWeight, MinSNR, UniformWeight
 from lit_medgen.diffusion.discrete import AbsorbingProcess, DiscreteProcess, HeatProcess
 from lit_medgen.diffusion.flow_samplers import FlowEuler, FlowHeun
 from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.guidance import ClassifierFree, Clipped, Guidance, guided
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
+from lit_medgen.diffusion.noise_levels import LogitNormal, TrainingTimes, UniformTimes
 from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, Velocity, X
 from lit_medgen.diffusion.rectified_flow import RectifiedFlow, resolution_shift
 from lit_medgen.diffusion.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun, Sampler, times
@@ -33,14 +35,18 @@ __all__ = [
     "HeatProcess",
     "Heun",
     "LinearBeta",
+    "LogitNormal",
     "LossWeight",
     "MinSNR",
+    "OptimalTransport",
     "Parametrisation",
     "ParametrisationName",
     "RectifiedFlow",
     "Sampler",
     "ScaledLinearBeta",
     "Schedule",
+    "TrainingTimes",
+    "UniformTimes",
     "UniformWeight",
     "V",
     "Velocity",

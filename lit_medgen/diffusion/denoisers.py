@@ -6,7 +6,7 @@ Training minimises weight(t) |prediction - target|^2, where prediction and targe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,20 @@ class Denoises(Protocol):
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x̂ of the shape of x_t, b c *s; t: b."""
         ...
+
+
+@runtime_checkable
+class KnowsTime(Protocol):
+    """A denoiser that needs less where the CPU knows the time, as in sampling; for a tensor's values it would wait."""
+
+    def at(self, t: float) -> Denoises:
+        """What gives the same x̂ at the time t, in as few evaluations as that time needs."""
+        ...
+
+
+def at_time(denoiser: Denoises, t: float) -> Denoises:
+    """What a sampler calls at a time t: the denoiser itself unless it `KnowsTime`."""
+    return denoiser.at(t) if isinstance(denoiser, KnowsTime) else denoiser
 
 
 class LossWeight(ABC):

@@ -5,6 +5,9 @@ All are pure functions; `Method.times` knows the rank, the seed and the step. Ti
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -58,3 +61,49 @@ def dense_near_data(even: Tensor, t_min: float) -> tuple[Tensor, Tensor]:
 def levels(even: Tensor, num_levels: int) -> Tensor:
     """Whole levels 1 to T = `num_levels`, int64, from times evenly spread in [0, 1]; b -> b."""
     return (even * num_levels).ceil().long().clamp(1, num_levels)
+
+
+class TrainingTimes(ABC):
+    """Which times a network is trained at: a map of evenly spread positions, whose strata it keeps.
+
+    Evaluation keeps its own times (`dense_near_data`), so that validation losses compare whatever was trained at.
+    """
+
+    @abstractmethod
+    def quantile(self, position: Tensor) -> Tensor:
+        """The time in [0, 1] below which a share of all times lies; any shape in [0, 1], float64."""
+
+    def __call__(self, even: Tensor, t_min: float) -> Tensor:
+        """Times in [t_min, 1], float32, from positions evenly spread in [0, 1]; b -> b."""
+        return (t_min + (1 - t_min) * self.quantile(even.double())).float()
+
+
+class UniformTimes(TrainingTimes):
+    """All times alike."""
+
+    def quantile(self, position: Tensor) -> Tensor:
+        """The position itself."""
+        return position
+
+
+class LogitNormal(TrainingTimes):
+    """More of the times between data and noise: log(t / (1 - t)) ~ N(mean, std^2).
+
+    Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section 3.1: mean 0 and
+    std 1 for rectified flow. A shift of `RectifiedFlow` comes on top: it adds log shift to the mean.
+
+    Args:
+        mean: above 0 for more noise.
+        std: the smaller, the more alike the times.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        if not math.isfinite(mean):
+            raise ValueError(f"mean is {mean}; give a number, 0 for as many times below 1/2 as above.")
+        if not 0 < std < math.inf:
+            raise ValueError(f"std is {std}; give a number above 0.")
+        self.mean, self.std = mean, std
+
+    def quantile(self, position: Tensor) -> Tensor:
+        """The logistic function of a normal quantile."""
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(position))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Condition
-from lit_medgen.diffusion.denoisers import Denoises
+from lit_medgen.diffusion.denoisers import Denoises, at_time
 from lit_medgen.diffusion.schedules import Schedule
 
 Spacing = Literal["uniform", "trailing", "log_snr", "karras"]
@@ -169,7 +169,8 @@ class Walker:
     def x_hat(self, x_t: Tensor, t: NoiseLevel) -> Tensor:
         """x̂ at a scalar time."""
         dtype = torch.promote_types(x_t.dtype, torch.float32)
-        return self.denoiser(x_t, torch.full((len(x_t),), t.t, dtype=dtype, device=x_t.device), self.condition)
+        times = torch.full((len(x_t),), t.t, dtype=dtype, device=x_t.device)
+        return at_time(self.denoiser, t.t)(x_t, times, self.condition)
 
 
 def eps_from_x(x_hat: Tensor, x_t: Tensor, t: NoiseLevel) -> Tensor:

@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, DataSpec, Request, Score, TrainingData, sent
-from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, stratified_times
+from lit_medgen.diffusion.noise_levels import TrainingTimes, dense_near_data, evaluation_times, stratified_times
 from lit_medgen.errors import InputError, NonFiniteError, describe
 from lit_medgen.seeds import mix
 from lit_medgen.training.frozen import refuse_other_people
@@ -258,10 +258,16 @@ class Method(Recorded, ABC):
         offset = mix("times", self._run_seed, "train" if self.training else "eval", self._step) / 2**63
         return sent(stratified_times(num, num * world_size, rank * num, offset, t_min), self.device)
 
-    def times_and_shares(self, num: int, t_min: float) -> tuple[Tensor, Tensor]:
-        """Times in [t_min, 1], b, and the share of each in a mean, b: alike in training, else as `dense_near_data`."""
+    def times_and_shares(
+        self, num: int, t_min: float, training_times: TrainingTimes | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Times in [t_min, 1], b, and the share of each in a mean, b: alike in training, else as `dense_near_data`.
+
+        `training_times` says where training looks, None: everywhere alike; an evaluation is the same mean for all.
+        """
         if self.training:
-            return self.times(num, t_min), torch.ones(num, device=self.device)
+            t = training_times(self.times(num, 0.0), t_min) if training_times else self.times(num, t_min)
+            return t, torch.ones(num, device=self.device)
         return dense_near_data(self.times(num, 0.0), t_min)
 
     @property

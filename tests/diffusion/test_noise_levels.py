@@ -9,7 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_medgen.diffusion.noise_levels import dense_near_data, evaluation_times, levels, stratified_times
+from lit_medgen.diffusion import RectifiedFlow
+from lit_medgen.diffusion.noise_levels import (
+    LogitNormal,
+    TrainingTimes,
+    UniformTimes,
+    dense_near_data,
+    evaluation_times,
+    levels,
+    stratified_times,
+)
 
 
 @given(
@@ -64,3 +73,46 @@ def test_levels_are_visited_alike(num_levels: int) -> None:
     even = (torch.arange(num_levels * 4, dtype=torch.float64) + 0.5) / (num_levels * 4)
     assert torch.bincount(levels(even, num_levels)).tolist() == [0] + [4] * num_levels
     assert levels(torch.tensor([0.0, 1.0]), num_levels).tolist() == [1, num_levels]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.8), (-2.0, 1.7)])
+def test_logit_normal_times_have_its_density(mean: float, std: float) -> None:
+    """Quantiles are those of a normal log(t / (1 - t)), and the density is that of Esser et al. 2024, section 3.1."""
+    position = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    t = LogitNormal(mean, std).quantile(position)
+    torch.testing.assert_close(torch.special.ndtr((torch.logit(t) - mean) / std), position, rtol=1e-9, atol=1e-12)
+    step = 1e-6
+    density = 2 * step / LogitNormal(mean, std).quantile(torch.stack([position - step, position + step])).diff(dim=0)[0]
+    expected = torch.distributions.Normal(mean, std).log_prob(torch.logit(t)).exp() / (t * (1 - t))
+    torch.testing.assert_close(density, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("training_times", [LogitNormal(), LogitNormal(-1, 0.3), LogitNormal(0, 4), UniformTimes()])
+def test_training_times_keep_strata_and_ends(training_times: TrainingTimes) -> None:
+    """A map that rises from t_min to 1 keeps one time in each stratum, however many ranks share them."""
+    t = training_times(torch.linspace(0, 1, 1001), 0.01)
+    assert t.dtype == torch.float32
+    assert [t[0].item(), t[-1].item()] == pytest.approx([0.01, 1])
+    assert (t.diff() > 0).sum() > 900
+    assert (t.diff() >= 0).all()
+
+
+def test_a_shift_of_the_flow_is_one_of_the_mean() -> None:
+    """Noise levels of a shifted flow at logit-normal times are logit-normal, with log shift more in the mean."""
+    position = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    shifted = RectifiedFlow(3.0).sigma(LogitNormal(0.2, 0.7).quantile(position))
+    plain = LogitNormal(0.2 + torch.tensor(3.0).log().item(), 0.7).quantile(position)
+    torch.testing.assert_close(shifted, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_uniform_times_are_those_without_a_distribution() -> None:
+    position = torch.linspace(0, 1, 20)
+    torch.testing.assert_close(UniformTimes()(position, 0.001), 0.001 + 0.999 * position)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"), [(0, 0, "std is 0"), (0, -1, "std is -1"), (float("nan"), 1, "mean")]
+)
+def test_impossible_logit_normals_are_refused(mean: float, std: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LogitNormal(mean, std)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lit_medgen.batch import Batch, Condition, DataSpec
-from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.diffusion import DPMSolverPP2M, LogitNormal
 from lit_medgen.methods import CDPM
 from lit_medgen.networks import SliceUNet
 from lit_medgen.trainer import Trainer
@@ -73,6 +73,20 @@ def test_times_depend_on_no_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated(one, batches(32, 2), "validate", 0, monkeypatch)
     evaluated(other, batches(8, 8), "validate", 0, monkeypatch)
     assert torch.equal(torch.cat(one.seen), torch.cat(other.seen))
+
+
+def test_where_training_looks_changes_no_evaluation() -> None:
+    """Training times are quantiles of the strata; a validation loss is a mean over the same times for all."""
+    method, density = Timed(), LogitNormal(0.5, 0.8)
+    t, share = method.times_and_shares(64, 0.001, density)
+    even, _ = method.times_and_shares(64, 0.0)
+    assert torch.equal(t, density(even, 0.001))
+    assert share.tolist() == [1] * 64
+    method.eval()
+    for plain, found in zip(
+        method.times_and_shares(64, 0.001), method.times_and_shares(64, 0.001, density), strict=True
+    ):
+        assert torch.equal(plain, found)
 
 
 def test_what_has_no_times_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> None:
