@@ -79,18 +79,18 @@ class TrainingTimes(ABC):
 
 
 class UniformTimes(TrainingTimes):
-    """All times alike."""
+    """All times in [t_min, 1] alike, the default of methods."""
 
     def quantile(self, position: Tensor) -> Tensor:
-        """The position itself."""
+        """The time itself, which is the share of those below it."""
         return position
 
 
 class LogitNormal(TrainingTimes):
     """More of the times between data and noise: log(t / (1 - t)) ~ N(mean, std^2).
 
-    Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section 3.1: mean 0 and
-    std 1 for rectified flow. A shift of `RectifiedFlow` comes on top: it adds log shift to the mean.
+    Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", section 3.1, take mean
+    0 and std 1 for rectified flow. A shift of `RectifiedFlow` comes on top: it adds log shift to the mean.
 
     Args:
         mean: above 0 for more noise.
