@@ -60,7 +60,9 @@ ARROWS = {
     "lit_medgen/signals": {"errors"},
     "lit_medgen/speed": LEAVES,
     "lit_medgen/stopping": LEAVES,
-    "lit_medgen/sweep": CALLBACKS | {"callbacks", "stopping", "trust"},
+    "lit_medgen/sweep": LEAVES | {"stopping", "sweep_file", "sweep_results"},
+    "lit_medgen/sweep_file": TEXTS | {"trust"},
+    "lit_medgen/sweep_results": LEAVES | {"callbacks", "images"},
     "lit_medgen/trainer": TRAINER | {"verbs"},
     "lit_medgen/text_requests": USES | {"sampling"},
     "lit_medgen/text_embeddings": {"batch", "errors"},
@@ -77,7 +79,7 @@ LAZY = {
     "lit_medgen/__init__": "a face",
     "lit_medgen/__main__": "verbs",
     "lit_medgen/images/__init__": "a face: not all who read images need pydicom",
-    "lit_medgen/sweep": "a verb",
+    "lit_medgen/sweep_results": "a verb",
 }
 """Files whose functions may import what is ours, and why; each such import gives its reason in a comment."""
 

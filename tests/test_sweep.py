@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from tiny_run import ROOT, TinyRun, one_line
 
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError
-from lit_medgen.sweep import command, expand, read
+from lit_medgen.sweep_file import command, expand, read
+from lit_medgen.sweep_results import pareto_front
 
 SWEEPS = sorted(ROOT.glob("configs/sweeps/*.yaml"))
 GRID: dict[str, Any] = {
@@ -173,6 +176,101 @@ def test_a_misspelt_metric_ends_the_sweep_after_its_first_run(
     assert main([*line, "--resume"]) == 2
     assert "table.csv: not written by this verb, or changed since" in one_line(capsys)
     assert (tmp_path / "out" / "table.csv").read_text() == "with my notes"
+
+
+SCALES = [1.0, 2.0, 4.0, 8.0]
+GUIDANCE = {
+    "method": "grid",
+    "metric": {"name": "metrics.frechet_axial.value", "goal": "minimize"},
+    "parameters": {"model.init_args.conditioning.guidance_scale": {"values": SCALES}},
+    "command": ["${env}", "python", "-m", "lit_medgen", "evaluate", "--ckpt_path", "last.ckpt", "${args}"],
+}
+PARETO = {"metrics.frechet_axial.value": "minimize", "agreement.ventricles_ml_r.value": "maximize"}
+
+
+class Evaluated:
+    """Stands for a run of `evaluate`: of four scales, 1 is beaten by 2, 8 by 4."""
+
+    def __init__(self, line: list[str], **_: Any) -> None:
+        scale = float(next(word.partition("=")[2] for word in line if "guidance_scale" in word))
+        out = Path(next(word.partition("=")[2] for word in line if word.startswith("--out=")))
+        distance, r = {1.0: (3.0, 0.2), 2.0: (2.0, 0.4), 4.0: (5.0, 0.8), 8.0: (9.0, 0.7)}[scale]
+        report = {
+            "metrics": {"frechet_axial": {"value": distance, "ci95": [distance - 1, distance + 1]}},
+            "agreement": {"ventricles_ml_r": {"value": r, "ci95": [r - 0.1, r + 0.15]}},
+            "own": {"bits": {"value": 3.5, "ci95": None}},
+        }
+        (out / "report.json").write_text(json.dumps(report))
+
+    def wait(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def guidance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that run a sweep whose runs are done at once."""
+    monkeypatch.setattr("lit_medgen.sweep.subprocess.Popen", Evaluated)
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(GUIDANCE))
+    return ["sweep", str(tmp_path / "sweep.yaml"), f"--out={tmp_path / 'out'}"]
+
+
+def test_two_scores_are_set_against_each_other(guidance: list[str], tmp_path: Path) -> None:
+    """The table holds the intervals of what is plotted, and a sweep that is done is plotted again without a run."""
+    out = tmp_path / "out"
+    assert main(guidance) == 0
+    assert not (out / "pareto.png").exists()
+    assert "agreement.ventricles_ml_r.value.low" not in table(out)[0]
+    assert main([*guidance, "--resume", f"--pareto={json.dumps(PARETO)}", "--plot=[own.bits.value]"]) == 0
+    rows = table(out)
+    assert [row["model.init_args.conditioning.guidance_scale"] for row in rows] == [str(scale) for scale in SCALES]
+    for row, r in zip(rows, (0.2, 0.4, 0.8, 0.7), strict=True):
+        assert float(row["agreement.ventricles_ml_r.value"]) == r
+        assert float(row["agreement.ventricles_ml_r.value.low"]) == pytest.approx(r - 0.1)
+        assert float(row["agreement.ventricles_ml_r.value.high"]) == pytest.approx(r + 0.15)
+    assert "own.bits.value.low" not in rows[0]
+    assert all((out / name).stat().st_size > 5000 for name in ("plot.png", "pareto.png"))
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (['--pareto={"metrics.frechet_axial.value": "minimize"}'], "--pareto is .*give two scores"),
+        ([f"--pareto={json.dumps(PARETO | {'own.bits.value': 'minimize'})}"], "--pareto is .*give two scores"),
+        (['--pareto={"a": "minimise", "b": "maximize"}'], "pareto"),
+        (
+            [f"--pareto={json.dumps(PARETO).replace('_ml_r', '_r')}"],
+            "--pareto names 'agreement.ventricles_r.value'.*_ml_r",
+        ),
+        (["--plot=[agreement.ventricles_ml_slope.value]"], "--plot names 'agreement.ventricles_ml_slope.value'"),
+    ],
+)
+def test_scores_that_are_not_there_are_one_line(
+    words: list[str], match: str, guidance: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*guidance, *words]) == 2
+    assert re.search(match, one_line(capsys))
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    """Against the definition, point by point: no other is at least as good in both and better in one."""
+    points = np.random.default_rng(0).integers(0, 8, (40, 2)).astype(float)
+    for goals in product(("minimize", "maximize"), repeat=2):
+        signs = np.array([1 if goal == "minimize" else -1 for goal in goals])
+        costs = points * signs
+        expected = {i for i, cost in enumerate(costs) if not ((costs <= cost).all(1) & (costs < cost).any(1)).any()}
+        found = pareto_front(points.tolist(), goals)  # type: ignore[arg-type]
+        assert set(found) == expected
+        assert points[found, 0].tolist() == sorted(points[found, 0])
+    assert pareto_front([(1.0, float("nan")), (2.0, 1.0)], ("minimize", "minimize")) == [1]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda path: path.stem)
+def test_wandb_takes_every_key(file: Path) -> None:
+    """Its schema of 2026 refuses all others, and names of parameters with other signs."""
+    content = read(file)
+    assert content.keys() <= {"method", "metric", "parameters", "command", "name", "description", "run_cap"}
+    assert content["metric"].keys() <= {"name", "goal", "target"}
+    assert all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name) for name in content["parameters"])
 
 
 def test_random_draws_stay_in_their_range_and_repeat() -> None:

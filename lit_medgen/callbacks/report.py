@@ -154,7 +154,17 @@ def refuse_unfit(model: Generator, data: TrainingData, requests: Requests, featu
     checks.refuse_unfit(data, num, features)
 
 
-def logged(report: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+def logged(report: Mapping[str, Any]) -> dict[str, float]:
     """What loggers get of a report: every score, also those of pairs, of agreement and the method's own."""
+    return {name: row["value"] for name, row in _rows(report).items()}
+
+
+def intervals(report: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The 95 % intervals of the scores that have one, by the names that loggers get."""
+    return {name: list(row["ci95"]) for name, row in _rows(report).items() if row.get("ci95")}
+
+
+def _rows(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The row of every score of a report, by the name that loggers get."""
     parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "agreement", "own")}
-    return {f"{part}.{name}.value": row["value"] for part, rows in parts.items() for name, row in rows.items()}
+    return {f"{part}.{name}.value": row for part, rows in parts.items() for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""Plots: scores with floors and nulls, a map of samples among people, the use of a codebook, sweeps."""
+"""Plots: scores with floors and nulls, agreement with requests, a map of samples among people, use of a codebook."""
 
 from __future__ import annotations
 
@@ -76,22 +76,6 @@ def save_usage(path: Path, counts: np.ndarray) -> None:
     axis.loglog(np.arange(1, len(used) + 1), np.where(used > 0, used, np.nan) / used.sum())
     axis.set_xlabel(f"code, by use; {np.count_nonzero(used)} of {len(used)} are used")
     axis.set_ylabel("share of positions")
-    write_figure(path, figure)
-
-
-def save_sweep(path: Path, varied: Mapping[str, list[Any]], values: list[float], metric: str) -> None:
-    """A PNG with one panel for each parameter (name -> its value in every run): the metric of each run against it."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4 * len(varied), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(varied), squeeze=False, sharey=True)[0]
-    for axis, (name, settings) in zip(axes, varied.items(), strict=True):
-        numbers = all(isinstance(value, int | float) for value in settings)
-        axis.plot(settings if numbers else [str(value) for value in settings], values, "o")
-        if numbers and min(settings) > 0 and max(settings) > 10 * min(settings):
-            axis.set_xscale("log")
-        axis.set_xlabel(name.rpartition(".")[2])
-    axes[0].set_ylabel(metric)
     write_figure(path, figure)
 
 
