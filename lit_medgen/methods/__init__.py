@@ -1,6 +1,7 @@
 """Methods: one file per paper, each a `LightningModule` that reads beside it."""
 
 from lit_medgen.methods.absorbing import Absorbing
+from lit_medgen.methods.autoencoder_kl import AutoencoderKL
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.ihdm import IHDM
@@ -9,4 +10,4 @@ from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
-__all__ = ["CDPM", "IHDM", "LDM", "VQGAN", "Absorbing", "FactorPriorCDPM", "Generator", "Method"]
+__all__ = ["CDPM", "IHDM", "LDM", "VQGAN", "Absorbing", "AutoencoderKL", "FactorPriorCDPM", "Generator", "Method"]

@@ -124,10 +124,20 @@ class PerceptualDistance(PairedMetric):
         """The score of every pair, n."""
         return self.distance(outputs, targets)
 
-    def distance(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """n: of every pair, with gradients, as a loss needs them."""
+    def distance(self, outputs: Tensor, targets: Tensor, share: float = 1.0) -> Tensor:
+        """The distance of every pair, n, with gradients, as a loss needs them.
+
+        Args:
+            outputs: n c *s in [-1, 1].
+            targets: what each should be, n c *s in [-1, 1].
+            share: of volumes, the share of the slices of each view that is compared, at least one, drawn with torch's
+                generator: the 2.5D distance of Pinaya et al. 2023 (MONAI's `fake_3d_ratio`), for the sake of memory.
+        """
         axes = range(2, outputs.ndim) if outputs.ndim == 5 else [None]
-        views = [(_slices(outputs, axis), _slices(targets, axis)) for axis in axes]
+        views = [
+            (_slices(outputs, axis, chosen), _slices(targets, axis, chosen))
+            for axis, chosen in ((axis, _chosen(outputs, axis, share)) for axis in axes)
+        ]
         return torch.stack([self._of_slices(f, g, len(outputs)) for f, g in views]).mean(0)
 
     def _of_slices(self, outputs: Tensor, targets: Tensor, num: int) -> Tensor:
@@ -148,9 +158,19 @@ def spectral_distance(x: Tensor, y: Tensor) -> Tensor:
     return functional.mse_loss(ours, theirs)
 
 
-def _slices(images: Tensor, axis: int | None) -> Tensor:
-    """The slices of volumes b c x y z along an axis, (b n) c a b; 2D images as they are."""
-    return images if axis is None else images.movedim(axis, 1).flatten(0, 1)
+def _slices(images: Tensor, axis: int | None, chosen: Tensor | None) -> Tensor:
+    """The slices of volumes b c x y z along an axis, or those chosen, (b n) c a b; 2D images as they are."""
+    if axis is None:
+        return images
+    return (images if chosen is None else images.index_select(axis, chosen)).movedim(axis, 1).flatten(0, 1)
+
+
+def _chosen(images: Tensor, axis: int | None, share: float) -> Tensor | None:
+    """Indices of a random share of the slices along an axis, the same for all images; None: all slices."""
+    if axis is None or share >= 1:
+        return None
+    length = images.shape[axis]
+    return torch.rand(length, device=images.device).argsort()[: max(1, round(share * length))]
 
 
 def _unit(activations: Tensor) -> Tensor:

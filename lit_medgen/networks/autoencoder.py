@@ -1,8 +1,9 @@
 """Encoder and decoder of a two-stage model, in 2D and 3D (Esser et al. 2021, "Taming Transformers", table 7).
 
 Residual blocks at every level, attention at chosen levels and in the middle, a factor of two between levels. The
-autoencoder of VQGAN and of latent diffusion alike. Shapes: b batch, c channels, *s spatial axes, d latent channels,
-*z latent spatial axes.
+autoencoder of VQGAN and of latent diffusion alike. The code of both has convolutions of one voxel before and after the
+bottleneck, linear maps next to linear maps, which are left out here. Shapes: b batch, c channels, *s spatial axes,
+d latent channels, *z latent spatial axes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from lit_medgen.networks.blocks import (
     Attention,
@@ -25,6 +27,28 @@ from lit_medgen.networks.blocks import (
 from lit_medgen.networks.slabs import in_slabs
 
 
+class Layers(nn.Sequential):
+    """Layers one after the other.
+
+    Args:
+        layers: b c *s -> b c' *s'.
+        recompute: whether the activations within a layer are computed again in the backward pass rather than kept.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], recompute: bool = False) -> None:
+        super().__init__(*layers)
+        self.recompute = recompute
+
+    def forward(self, x: Tensor) -> Tensor:
+        """b c *s -> b c' *s'."""
+        for layer in self:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)  # nothing is random in them
+            else:
+                x = layer(x)
+        return x
+
+
 class Autoencoder(nn.Module):
     """An encoder to a latent map, and a decoder that mirrors it.
 
@@ -33,9 +57,13 @@ class Autoencoder(nn.Module):
         in_channels: channels of the image.
         latent_channels: channels of the latent map.
         channels: width of each level; every level but the last halves the size.
-        attention: which levels have self-attention over their voxels; the middle always has.
+        attention: which levels have self-attention over their voxels.
         num_res_blocks: residual blocks per level of the encoder (one more in the decoder).
         head_channels: width of an attention head.
+        middle_attention: whether there is self-attention between the two residual blocks in the middle.
+        log_variance: whether the encoder gives a log-variance for each latent channel too, as `AutoencoderKL` needs.
+        gradient_checkpointing: whether the activations within a layer are computed again in the backward pass: less
+            memory, and about a third more time.
     """
 
     def __init__(
@@ -47,10 +75,14 @@ class Autoencoder(nn.Module):
         attention: Sequence[bool] = (False, False, False, False, True),
         num_res_blocks: int = 2,
         head_channels: int = 64,
+        middle_attention: bool = True,
+        log_variance: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         one_for_each_level(attention, channels)
         self.dim, self.latent_channels = dim, latent_channels
+        self.encoded_channels = 2 * latent_channels if log_variance else latent_channels
         self.divisor = int(2 ** (len(channels) - 1))
 
         def stage(wide: int, narrow: int, attends: bool, num: int) -> list[nn.Module]:
@@ -61,7 +93,7 @@ class Autoencoder(nn.Module):
             return layers
 
         def middle(width: int) -> list[nn.Module]:
-            return [*stage(width, width, True, 1), ResidualBlock(dim, width, width)]
+            return [*stage(width, width, middle_attention, 1), ResidualBlock(dim, width, width)]
 
         encoder: list[nn.Module] = [conv(dim, in_channels, channels[0])]
         width = channels[0]
@@ -69,17 +101,17 @@ class Autoencoder(nn.Module):
             encoder += stage(width, level_width, attention[level], num_res_blocks)
             width = level_width
             encoder += [downsample(dim, width)] if level < len(channels) - 1 else []
-        encoder += [*middle(width), group_norm(width), nn.SiLU(), conv(dim, width, latent_channels)]
+        encoder += [*middle(width), group_norm(width), nn.SiLU(), conv(dim, width, self.encoded_channels)]
         decoder: list[nn.Module] = [conv(dim, latent_channels, width), *middle(width)]
         for level, level_width in reversed(list(enumerate(channels))):
             decoder += stage(width, level_width, attention[level], num_res_blocks + 1)
             width = level_width
             decoder += [upsample(dim, width)] if level else []
-        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.encoder, self.decoder = (Layers(part, gradient_checkpointing) for part in (encoder, decoder))
         self.norm_out, self.conv_out = group_norm(width), conv(dim, width, in_channels)
 
     def encode(self, image: Tensor) -> Tensor:
-        """The latent map of images, b c *s -> b d *z, every side divided by `divisor`."""
+        """The latent map of images, b c *s -> b d *z (with `log_variance` b 2d *z), every side divided by `divisor`."""
         latent: Tensor = self.encoder(image)
         return latent
 

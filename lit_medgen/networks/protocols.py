@@ -39,7 +39,7 @@ class LatentNetwork(Protocol):
 
 
 class ImageAutoencoder(Protocol):
-    """An encoder and a decoder (VQGAN's).
+    """An encoder and a decoder (those of VQGAN and of the KL autoencoder).
 
     Attributes:
         dim: spatial axes of an image, 2 or 3.
@@ -58,7 +58,7 @@ class ImageAutoencoder(Protocol):
         ...
 
     def encode(self, image: Any, /) -> Any:
-        """The map of an image; b c *s -> b d *z."""
+        """The map of an image; b c *s -> b d *z; for a KL autoencoder b 2d *z, means and then log-variances."""
         ...
 
     def decode(self, latent: Any, /) -> Any:
@@ -67,7 +67,7 @@ class ImageAutoencoder(Protocol):
 
 
 class Discriminator(Protocol):
-    """A network that tells real images from synthetic ones (VQGAN's discriminator)."""
+    """A network that tells real images from synthetic ones (an autoencoder's discriminator)."""
 
     def forward(self, image: Any, /) -> Any:
         """Logits of any shape, one or many for each image, from b c *s; high where it seems real."""
