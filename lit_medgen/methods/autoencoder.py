@@ -325,7 +325,7 @@ class AdversarialAutoencoder(Adversarial, FirstStage):
         images = data.images("test")
         if not len(images):
             return {}
-        sums = torch.stack([self.sums(encoded(self.kept, some, self.device)).cpu() for some in blocks(images)]).sum(0)
+        sums = torch.stack([self.sums(encoded(self, some)).cpu() for some in blocks(images)]).sum(0)
         return {
             name: Score(float(score), f"{self.bottleneck_scores[_without_number(name)]}; test images", num=len(images))
             for name, score in self.scores_of_sums(sums).items()
