@@ -48,7 +48,8 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.diffusion.samplers import Spacing
 from lit_medgen.evaluation.report import Maker, evaluate
-from lit_medgen.methods import IHDM, VQGAN, FactorPriorCDPM, Generator, Method
+from lit_medgen.methods import IHDM, FactorPriorCDPM, Generator, Method
+from lit_medgen.methods.autoencoder import AdversarialAutoencoder
 from lit_medgen.methods.cdpm.factor_model import FactorModel
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
@@ -112,8 +113,8 @@ def built(name: str) -> Any:
         model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
     if isinstance(model, IHDM):
         model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
-    if isinstance(model, VQGAN):
-        model._perceptual = [perceptual("learned", noisy(9, (16, 16), 3)).requires_grad_(False)]
+    if isinstance(model, AdversarialAutoencoder):
+        model._perceptual = [perceptual("learned", noisy(9, model.spec.size, 3)).requires_grad_(False)]
         model.discriminator_start = 0
     return model
 
@@ -169,7 +170,7 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)
     model._trainer = type("Trainer", (), {"precision": "32-true"})
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
-    for suspects in [losses, *([model.discriminator_loss] if isinstance(model, VQGAN) else [])]:
+    for suspects in [losses, *([model.discriminator_loss] if isinstance(model, AdversarialAutoencoder) else [])]:
         with counted() as waits:
             if callable(suspects):
                 suspects = suspects(sent)
@@ -189,7 +190,7 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     model = built(name).eval()
     assert isinstance(model, Generator)
     condition = Condition(
-        attributes=AGES if model.attributes else {}, source=noisy(2, (16, 16), 2) if model.required else None
+        attributes=AGES if model.attributes else {}, source=noisy(2, model.spec.size, 2) if model.required else None
     )
     seeds = [2, 1]
     steps(model, 2)
@@ -218,8 +219,8 @@ def test_validation_waits_for_its_results_alone(name: str, monkeypatch: pytest.M
     model = built(name).eval()
     logged: dict[str, Tensor] = {}
     monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
-    if isinstance(model, VQGAN):
-        people = noisy(12, (16, 16), 3)
+    if isinstance(model, AdversarialAutoencoder):
+        people = noisy(12, model.needed_spec().size, 3)
         model._measures = {"psnr": PairedPSNR(), "ms_ssim": PairedMSSSIM()}
         model._views = AllViews(tuple(extractors("learned", people, 8).values()))
     model._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "num_val_batches": [2]})
@@ -234,7 +235,9 @@ def test_validation_waits_for_its_results_alone(name: str, monkeypatch: pytest.M
         with counted() as waits:
             model.on_validation_epoch_end()
     assert len(waits.found) <= 6
-    names = ["loss", *(["psnr", "ms_ssim", "frechet", "perceptual", "code_usage"] if isinstance(model, VQGAN) else [])]
+    names = ["loss"]
+    if isinstance(model, AdversarialAutoencoder):
+        names += ["psnr", "ms_ssim", "frechet", "perceptual", next(iter(model.bottleneck_scores))]
     for name in names:
         value = logged[f"val/{name}"]
         assert torch.as_tensor(value.inner if isinstance(value, StandIn) else value).isfinite()
