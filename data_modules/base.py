@@ -151,6 +151,11 @@ class MedicalDataModule(ResumableLoaders):
         self._tree, self.unread, self.remarks = None, Numbers(), []
         self._remove_left_out()
         scans, refused = self._without_left_out(*self.scans())
+        if not scans and self._set_aside:
+            raise InputError(
+                f"{self.root}: all people who have images are left out ({len(self.left_out.ids)} are listed); look at "
+                "the list that data.init_args names."
+            )
         if not scans and not refused:
             there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
             raise MissingDataError(f"data.init_args.root: no images under '{self.root}'{there}. {self.remedy}")

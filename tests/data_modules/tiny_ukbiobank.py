@@ -66,11 +66,16 @@ def write_table(path: Path, header: Any, rows: Any, delimiter: str = ",") -> Non
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])
 
 
+def preprocessing(**options: Any) -> Preprocessing:
+    """A grid onto which the small brains fit."""
+    return Preprocessing(size=(10, 12, 9), field_of_view_mm=(40.0, 48.0, 36.0), **options)
+
+
 def module(root: Path, store: Path, **options: Any) -> UKBiobankDataModule:
     """The data module of a small root, with a grid onto which its brains fit."""
     common: dict[str, Any] = {
         "withdrawals": str(root / "withdrawals.txt"),
-        "preprocessing": Preprocessing(size=(10, 12, 9), field_of_view_mm=(40.0, 48.0, 36.0)),
+        "preprocessing": preprocessing(),
         "store_dir": str(store),
         "num_jobs": 1,
         "fractions": (0.6, 0.2, 0.2),
