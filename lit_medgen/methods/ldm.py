@@ -81,7 +81,7 @@ class LDM(Conditional):
         conditioning: how covariates are learned, and guide.
         latent: of a first stage whose latents are distributions: the mean, or a sample drawn in every step.
         latent_scale: whether latents are brought to mean 0 and variance 1 as a whole, or each channel by itself.
-        slabs: planes of the latents that are decoded at once, for volumes whose feature maps do not fit; None: all.
+        slabs: planes of each feature map that are decoded at once, for volumes that do not fit; None: all.
         optimizer: makes the optimizer from the trained parameters.
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
@@ -136,6 +136,11 @@ class LDM(Conditional):
                 f"model.init_args.first_stage: the latents of {path} are {' x '.join(map(str, size))}, but the network "
                 f"takes multiples of {divisor}; give images of another size, or a network of fewer levels."
             )
+        if self.slabs and not self.first_stage.decodes_in_slabs:
+            raise InputError(
+                f"model.init_args.slabs is {self.slabs}, but {path} ({type(self.first_stage).__name__}) decodes in one "
+                "piece only; leave slabs out."
+            )
         self.scale = LatentScale(channels if self.latent_scale == "channel" else 1)
 
     # Latents.
@@ -145,6 +150,11 @@ class LDM(Conditional):
         store = LatentStore.of_data(self.first_stage, self.data, self.trainer)
         self.scale.measure(store, self.first_stage, self.data.people("train"), self.trainer, self.latent == "sample")
         self.data.read_latents(store)
+
+    def on_train_start(self) -> None:
+        """Logs the scale of the latents."""
+        super().on_train_start()
+        self.scale.log(self.trainer)
 
     def latents(self, batch: Batch) -> Tensor:
         """The normalised latents z of a batch, b d *z in float32: of what it holds, or else of its images."""

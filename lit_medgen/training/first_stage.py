@@ -56,12 +56,20 @@ class FirstStage(Generator):
     def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""
 
-    def decode_in_slabs(self, latents: Tensor, thickness: int) -> Tensor:
-        """The same images within 1e-5, decoded in slabs of so many planes, for volumes too large for one piece.
+    @property
+    def decodes_in_slabs(self) -> bool:
+        """Whether `decode_in_slabs` is known: where `decode` is its network's, with images clamped to [-1, 1]."""
+        return hasattr(getattr(self, "network", None), "decode_in_slabs")
 
-        InputError if this first stage's decoder cannot be applied in slabs.
+    def decode_in_slabs(self, latents: Tensor, thickness: int) -> Tensor:
+        """The same images within 1e-5, in slabs of so many planes of each feature map, for volumes that are too large.
+
+        InputError if its decoder cannot be applied in slabs.
         """
-        raise InputError(f"{type(self).__name__} decodes in one piece only; leave model.init_args.slabs empty.")
+        if not self.decodes_in_slabs:
+            raise InputError(f"{type(self).__name__} decodes in one piece only; leave model.init_args.slabs out.")
+        images: Tensor = self.network.decode_in_slabs(latents, thickness)  # type: ignore[union-attr, operator]
+        return images.clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """b c *s in [-1, 1] -> b c *s in [-1, 1]."""

@@ -86,8 +86,8 @@ class LatentScale(nn.Module):
         return {f"{name}_{end.__name__}": end(values) for name, values in found.items() for end in (min, max)}
 
     def log(self, trainer: L.Trainer) -> None:
-        """Logs these as `latent/scale` and so on; for `on_train_start`, as a run drops what was logged before that."""
-        for logger in trainer.loggers:
+        """Logs these as `latent/scale` and so on, once; for `on_train_start`, as a run drops what was logged before."""
+        for logger in trainer.loggers if trainer.global_step == 0 else []:
             logger.log_metrics({f"latent/{name}": value for name, value in self.values().items()}, trainer.global_step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,14 @@ def test_vqgan_in_3d() -> None:
     assert model.codes(images).shape == (2, 4, 4, 4)
     assert model.reconstruct(images).shape == images.shape
     assert model.loss(Batch(images, ["a", "b"], torch.eye(4).expand(2, 4, 4)))["loss"].isfinite()
+
+
+def test_images_decoded_in_slabs_are_those_of_one_piece(vqgan: VQGAN) -> None:
+    latents = 3 * torch.randn(2, *vqgan.latent_shape)
+    with torch.no_grad():
+        expected = vqgan.decode(latents)
+    assert (vqgan.decode_in_slabs(latents, 3) - expected).abs().max() < 1e-5
+    other = deepcopy(vqgan)
+    other.network = torch.nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"VQGAN decodes in one piece only; leave model.init_args.slabs out"):
+        other.decode_in_slabs(latents, 3)
