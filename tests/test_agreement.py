@@ -95,7 +95,8 @@ def test_deaf_images_do_not_agree(people: MeasuredPeople) -> None:
 
 def test_units_are_those_of_the_name(people: MeasuredPeople) -> None:
     """mm3 is converted; without a unit there is no error; requests without the attribute do not count."""
-    asked = [{"Ventricles_mm3": 1000 * volume, "ventricles": volume / 3} for volume in VOLUMES] + [{}, {"age": 3.0}]
+    asked = [{"Ventricles_mm3": 1000 * volume, "ventricles": volume / 3} for volume in VOLUMES]
+    asked += [{}, {"ventricles": None, "age": 3.0}]
     people.volumes = VOLUMES
     people.requests = (
         lambda split: replace(  # type: ignore[method-assign]
@@ -194,6 +195,7 @@ def test_a_report_has_scores_and_pictures_of_what_was_asked_for(people: Measured
     assert pictures == always | {"agreement.png", "attributes/ventricles_ml.png"}
     assert json.loads((out / "report.json").read_text()) == report
     assert logged(report)["agreement.ventricles_ml_r.value"] == report["agreement"]["ventricles_ml_r"]["value"] > 0.99
+    assert "asked for and what is measured correlate: ventricles_ml 1.00, real people 1.00." in report["verdict"]
     text = (out / "report.md").read_text()
     assert "| ventricles_ml_r | " in text
     assert "(attributes/ventricles_ml.png)" in text

@@ -109,7 +109,7 @@ def agreements(
         data: whose people the real images are of.
         known: results that are shared with other scores.
     """
-    names = dict.fromkeys(name for row in made_from for name, value in row.items() if isinstance(value, int | float))
+    names = dict.fromkeys(name for row in made_from for name in row if math.isfinite(_number(row, name)))
     rules = {name: rule for name in names if (rule := rule_for(name))} if data.anatomy == "brain" else {}
     if not rules:
         return {}
@@ -150,6 +150,12 @@ def _measured(images: Images, measure: Callable[..., Tensor], spacing_mm: Sequen
     return of_each(images, measure, torch.device("cpu"), spacing_mm)
 
 
+def _number(row: Mapping[str, Any], name: str) -> float:
+    """The value of an attribute; NaN where it is not known."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def _points(name: str, made_from: Sequence[Mapping[str, Any]], measured: Tensor, people: Mapping[str, str]) -> Points:
     """The points of an attribute; images of one person (slices), each asked for as often, are averaged.
 
@@ -162,7 +168,7 @@ def _points(name: str, made_from: Sequence[Mapping[str, Any]], measured: Tensor,
     groups: dict[tuple[str, int], list[int]] = {}
     seen: Counter[str] = Counter()
     for i, row in enumerate(made_from):
-        if not math.isfinite(row.get(name, math.nan)):
+        if not math.isfinite(_number(row, name)):
             continue
         key = row.get("key", "")
         who = people.get(key, "")

@@ -147,7 +147,15 @@ def verdict(report: Mapping[str, Any]) -> str:
         f"By most of {len(rows)} scores the samples are nearer to real people than {beaten or 'no null'}"
         + (f"; by half or fewer, than {others}" if others else "")
         + f". The interval holds the real-vs-real value in {held} of {len(rows)}. {_of_copies(report)}"
+        + _of_agreement(report.get("agreement", {}))
     )
+
+
+def _of_agreement(agreement: Mapping[str, Mapping[str, Any]]) -> str:
+    """How well images show what was asked for, as far as it can be measured."""
+    correlations = {name.removesuffix("_r"): row for name, row in agreement.items() if name.endswith("_r")}
+    parts = [f"{name} {row['value']:.2f}, real people {row['real']:.2f}" for name, row in correlations.items()]
+    return f" What was asked for and what is measured correlate: {'; '.join(parts)}." if parts else ""
 
 
 def _of_copies(report: Mapping[str, Any]) -> str:

@@ -11,7 +11,9 @@ import torch
 from test_metrics import measured
 from torch import Tensor
 
-from data_modules import OneSlice
+from data_modules import OneSlice, UKBiobankDataModule
+from data_modules.recipes.volumes import Preprocessing
+from lit_medgen.__main__ import main
 from lit_medgen.images import read_image
 from lit_medgen.metrics import VentricleSpread
 from lit_medgen.metrics.anatomy import brain_volume, ventricle_size, ventricle_volume
@@ -139,3 +141,26 @@ def test_size_follows_segmented_ventricles(ixi: tuple[Tensor, pd.DataFrame]) -> 
     coarse = (torch.nn.functional.avg_pool3d(ixi[0], 2) + 1) / 2
     bright = coarse / coarse.amax((1, 2, 3, 4), keepdim=True) * 2 - 1
     assert ratio(ventricle_size(bright), ixi[1]["ventricles_ml"])[0] > 0.95
+
+
+@pytest.mark.slow  # phantoms of 16 people
+def test_volumes_follow_those_of_phantoms(tmp_path: Path) -> None:
+    """Those of UK Biobank, whose table says what was drawn."""
+    root, withdrawals = tmp_path / "ukbiobank", tmp_path / "none.txt"
+    assert main(["phantom", "ukbiobank", "--out", str(root), "--num_subjects", "16", "--seed", "3"]) == 0
+    withdrawals.write_text("")
+    data = UKBiobankDataModule(
+        str(root),
+        str(withdrawals),
+        volumes="measured",
+        preprocessing=Preprocessing(size=(40, 48, 40), field_of_view_mm=(160.0, 192.0, 160.0)),
+        store_dir=str(tmp_path / "store"),
+        num_jobs=1,
+        fractions=(1.0, 0.0, 0.0),
+    )
+    data.prepare_data()
+    data.setup("fit")
+    images = data.images("train").all()
+    for measure, name in ((ventricle_volume, "ventricles_ml"), (brain_volume, "brain_ml")):
+        drawn = pd.Series([record.attributes[name] for record in data.records["train"]])
+        assert ratio(measure(images, data.spec.spacing_mm), drawn)[0] > 0.8, name
