@@ -120,7 +120,9 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
         "nearest_training compares with training people: above real vs real, samples are nearer to them than unseen "
         "people are.",
         "",
-        "samples.png shows real people beside the samples: it is as private as the scans.",
+        "samples.png shows real people beside the samples"
+        + (", agreement.png their attributes" if report.get("agreement") else "")
+        + ": as private as the scans.",
         "",
         "![samples](samples.png)",
         "![scores](scores.png)",
