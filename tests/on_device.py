@@ -33,17 +33,24 @@ from lit_medgen.diffusion import (
     DDIM,
     Ancestral,
     BlurSchedule,
+    ClassifierFree,
     Clipped,
     Cosine,
     Denoiser,
     DPMSolverPP2M,
+    FlowEuler,
+    FlowHeun,
     Heun,
     LinearBeta,
     MinSNR,
+    OptimalTransport,
+    RectifiedFlow,
     Sampler,
     ScaledLinearBeta,
     Schedule,
     V,
+    Velocity,
+    ZeroTerminalSNR,
     dissipate,
 )
 from lit_medgen.diffusion.samplers import Spacing
@@ -297,6 +304,7 @@ def check_quantizer(quantizer: Quantizer) -> None:
 
 
 SCHEDULES: list[Schedule] = [LinearBeta(), ScaledLinearBeta(), Cosine()]
+PURE_NOISE: list[Schedule] = [RectifiedFlow(2.0), ZeroTerminalSNR(Cosine())]
 SAMPLERS: list[Callable[..., Sampler]] = [DDIM, Ancestral, Heun, DPMSolverPP2M, partial(DPMSolverPP2M, eta=1.0)]
 
 
@@ -314,6 +322,38 @@ def test_a_walk_waits_for_nothing(make: Callable[..., Sampler]) -> None:
             found = make(5, spacing)(Clipped(there), moved(x), noise=SeededNoise([1, 2]).like)
         assert waits.found == []
         torch.testing.assert_close(found.inner, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.7)])
+@pytest.mark.parametrize("schedule", PURE_NOISE)
+def test_guidance_along_the_flow_waits_for_nothing(schedule: Schedule, interval: tuple[float, float]) -> None:
+    """Nor in an interval, within which alone the null is asked: its times are known without the device."""
+    torch.manual_seed(0)
+    network = UNet(2, channels=(4,), attention=(False,), num_res_blocks=1, head_channels=4)
+    x, denoiser = torch.randn(2, 1, 4, 4), Denoiser(network, schedule, "velocity")
+    for make in (FlowEuler, FlowHeun):
+        expected = make(5)(Clipped(ClassifierFree(denoiser, 2.0, interval, 0.7)), x)
+        there = ClassifierFree(moved(deepcopy(denoiser)), 2.0, interval, 0.7)
+        with counted() as waits:
+            found = make(5)(Clipped(there), moved(x))
+            there(moved(x), moved(torch.tensor([0.2, 0.5])), Condition())
+        assert waits.found == []
+        torch.testing.assert_close(found.inner, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_coupling_waits_once() -> None:
+    """For the assignment, which the CPU makes, and for the classes with it."""
+    x, eps, age = torch.randn(6, 1, 4, 4), torch.randn(6, 1, 4, 4), torch.tensor([40.0, 60, 70, torch.nan, 50, 80])
+    coupling, condition = OptimalTransport({"age_years": [55, 65]}), Condition({"age_years": age, "sex": age % 4})
+    expected = coupling(x, eps, coupling.classes(condition, x, ("age_years",), ("sex",)))
+    there = moved(x)
+    with counted() as waits:
+        classes = coupling.classes(condition.to(DEVICE), there, ("age_years",), ("sex",))
+        assert waits.found == []
+        found = coupling(there, moved(eps), classes)
+    assert len(waits.found) == 1
+    assert waits.uploads == []
+    torch.testing.assert_close(found.inner, expected, rtol=0, atol=0)
 
 
 class Learned(Schedule):
@@ -344,7 +384,7 @@ def test_a_schedule_that_lives_on_the_device_is_asked_there() -> None:
     assert found[0] == found[1] <= 3
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", SCHEDULES + PURE_NOISE)
 def test_schedules_do_not_wait_even_for_a_time_without_dimensions(schedule: Schedule) -> None:
     t = torch.tensor(0.3, dtype=torch.float64)
     there = moved(schedule)
@@ -352,9 +392,10 @@ def test_schedules_do_not_wait_even_for_a_time_without_dimensions(schedule: Sche
         log_snr = there.log_snr(moved(t))
         back = there.time(log_snr)
         MinSNR()(moved(t), there, V())
+        MinSNR()(moved(t), there, Velocity())
         there.derivatives(moved(t))
     assert waits.found == []
-    assert log_snr.inner == schedule.log_snr(t)
+    torch.testing.assert_close(log_snr.inner, schedule.log_snr(t))
     torch.testing.assert_close(back.inner, t)
 
 

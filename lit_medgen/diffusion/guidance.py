@@ -90,7 +90,7 @@ class ClassifierFree(Guidance):
         if self.scale == 1 or low == high:
             return self.denoiser(x_t, t, condition)
         null = condition.drop(torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))
-        everywhere = self.interval == EVERYWHERE
+        everywhere = (low, high) == EVERYWHERE
         if everywhere and self.rescale == 0:
             return guided(lambda given: self.denoiser(x_t, t, given), condition, null, self.scale)
         conditional, without = self.denoiser(x_t, t, condition), self.denoiser(x_t, t, null)
@@ -106,7 +106,7 @@ class ClassifierFree(Guidance):
         """The conditional model outside the interval, and inside it guidance without one."""
         low, high = self.interval
         inner = at_time(self.denoiser, t)
-        inside = self.interval == EVERYWHERE or low < t <= high
+        inside = (low, high) == EVERYWHERE or low < t <= high
         return replace(self, denoiser=inner, interval=EVERYWHERE) if inside else inner
 
 

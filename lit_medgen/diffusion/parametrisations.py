@@ -113,28 +113,27 @@ class Velocity(Parametrisation):
     def to_x(self, prediction: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
         """x̂ = (sigma'_t x_t - sigma_t u) / (alpha_t sigma'_t - sigma_t alpha'_t), given the prediction of u."""
         _, sigma_t = process.coefficients(t, x_t)
-        _, d_sigma, pace = _rates(t, x_t, process.schedule)
+        _, d_sigma, pace = (broadcast(rate, x_t) for rate in _rates(t, process.schedule))
         return (d_sigma * x_t - sigma_t * prediction) / pace
 
     def target(self, x: Tensor, x_t: Tensor, t: Tensor, process: GaussianProcess) -> Tensor:
         """u of the data x and noise eps, which x_t and x give."""
         alpha_t, sigma_t = process.coefficients(t, x_t)
-        d_alpha, d_sigma, _ = _rates(t, x_t, process.schedule)
+        d_alpha, d_sigma, _ = (broadcast(rate, x_t) for rate in _rates(t, process.schedule))
         return d_alpha * x + d_sigma * (x_t - alpha_t * x) / sigma_t
 
     def gain(self, t: Tensor, schedule: Schedule) -> Tensor:
         """(alpha'_t - alpha_t sigma'_t / sigma_t)^2, of the shape of t: (alpha_t lambda'(t) / 2)^2, finite at t = 1."""
         _, sigma_t = schedule.alpha_sigma(t)
-        _, _, pace = _rates(t, sigma_t, schedule)
+        _, _, pace = _rates(t, schedule)
         return (pace / sigma_t) ** 2
 
 
-def _rates(t: Tensor, like: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
-    """alpha'_t, sigma'_t and alpha_t sigma'_t - sigma_t alpha'_t, which is positive; shaped to multiply `like`."""
+def _rates(t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha'_t, sigma'_t and alpha_t sigma'_t - sigma_t alpha'_t, which is positive; each of the shape of t."""
     rates = schedule.derivatives(t)
     alpha_t, sigma_t = schedule.alpha_sigma(t)
-    pace = alpha_t * rates.sigma - sigma_t * rates.alpha
-    return broadcast(rates.alpha, like), broadcast(rates.sigma, like), broadcast(pace, like)
+    return rates.alpha, rates.sigma, alpha_t * rates.sigma - sigma_t * rates.alpha
 
 
 PARAMETRISATIONS: dict[ParametrisationName, Parametrisation] = {

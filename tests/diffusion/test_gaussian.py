@@ -35,7 +35,7 @@ ONE, ZERO = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float
 T = 1000
 
 PRESERVING: list[Schedule] = [LinearBeta(), ScaledLinearBeta(), Cosine()]
-PURE_NOISE: list[Schedule] = [RectifiedFlow(), RectifiedFlow(3.0), *map(ZeroTerminalSNR, PRESERVING)]  # type: ignore[arg-type]
+PURE_NOISE: list[Schedule] = [RectifiedFlow(3.0), ZeroTerminalSNR(ScaledLinearBeta())]
 each_process = pytest.mark.parametrize(
     "process",
     [GaussianProcess(schedule) for schedule in PRESERVING + PURE_NOISE],
