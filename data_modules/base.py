@@ -30,7 +30,7 @@ from data_modules.resumable import ResumableLoaders
 from data_modules.sources import ANY_NAME, IMAGE, Rejected, Scan
 from data_modules.splits import SPLITS, Split, identity, split_of
 from data_modules.store import Store, StoreAddress
-from data_modules.summary import account, contents, kinds, lacking, passed_over
+from data_modules.summary import account, contents, kinds, lacking, nameless, passed_over
 from data_modules.tables import Numbers
 from data_modules.texts import ImageTexts, name_of
 from data_modules.views import View, Volume
@@ -75,6 +75,8 @@ class MedicalDataModule(ResumableLoaders):
     """What images show; brains (T1-weighted) have scores of their own."""
     ids_are_unique: bool = True
     """Whether an id names one person in all copies and parts of this data set; else only below one root."""
+    ids_are_in_names: bool = False
+    """Whether names of files are ids of people, so that no error may name one."""
     spec: DataSpec
 
     def __init__(
@@ -166,9 +168,11 @@ class MedicalDataModule(ResumableLoaders):
         if not note(self.address.folder):
             write_note(self.address.folder, self.left_out, self._root_hash)
         if not accepted:
+            first = f"{rejected[0].source}: {rejected[0].reason}"
+            first = nameless(rejected[0], self.root) if self.ids_are_in_names else first
             raise InputError(
-                f"{self.root}: all {len(rejected)} images were rejected; the first: {rejected[0].source}: "
-                f"{rejected[0].reason}. All are listed in {self.address.folder / 'rejected.csv'}."
+                f"{self.root}: all {len(rejected)} images were rejected; the first: {first}. "
+                f"All are listed in {self.address.folder / 'rejected.csv'}."
             )
         self._scans = scans
         return accepted, rejected

@@ -40,7 +40,7 @@ def account(accepted: Sequence[Record], rejected: Sequence[Rejected], root: Path
     """How many images of how many people are in the store; of the others the first reason and where they are listed."""
     line = counts(accepted, rejected)
     if rejected:
-        line += f"; {len(rejected)} rejected, the first: {_nameless(rejected[0], root)}"
+        line += f"; {len(rejected)} rejected, the first: {nameless(rejected[0], root)}"
         line += f"; all are listed in {folder / 'rejected.csv'}"
     return line
 
@@ -140,8 +140,8 @@ def _counted(counts: Counter[str], named: bool) -> str:
     return ", ".join(f"{name} {count}" if named else str(count) for name, count in sorted(counts.items()))
 
 
-def _nameless(row: Rejected, root: Path) -> str:
-    """The reason without the names of files and folders, which may be those of people."""
+def nameless(row: Rejected, root: Path) -> str:
+    """The reason of a rejection without the names of files and folders, which may be those of people."""
     source, reason = Path(row.source), row.reason
     files = os.listdir(source) if source.is_dir() and os.access(source, os.R_OK) else []
     for name in sorted([*files, str(source), *_below(source, root).parts], key=len, reverse=True):

@@ -11,8 +11,10 @@ UK Biobank needs an application (ukbiobank.ac.uk), and those who withdraw may no
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +40,8 @@ SUFFIXES: dict[Image, str] = {
 }
 BULK = re.compile(r"(\d{1,15})_(20252|20253)_(\d{1,2})_(\d{1,2})")
 """Name of a bulk file without its suffix: person, field, instance (the visit), array."""
+MAX_DAYS, SECONDS_PER_DAY = 90, 86400
+"""UK Biobank gives that long to remove people who withdrew."""
 UNUSABLE = "failed UK Biobank's quality control: there is only an unusable/ image"
 
 
@@ -73,6 +77,7 @@ class UKBiobankDataModule(MedicalDataModule):
             `measured` (25004 and 25010).
     """
 
+    ids_are_in_names = True
     remedy = (
         "UK Biobank needs an application (ukbiobank.ac.uk); expected <eid>_20252_<instance>_0.zip, as ukbfetch or the "
         "Research Analysis Platform gives them (docs/ukbiobank.md). To try a method without it, draw phantoms: `python "
@@ -104,7 +109,12 @@ class UKBiobankDataModule(MedicalDataModule):
         return {"table": self.table, "modality": self.modality, "image": self.image, "volumes": self.volumes}
 
     def excluded(self) -> set[str]:
-        """Those who withdrew, and those of the file `exclude`."""
+        """Those who withdrew, and those of the file `exclude`; says so if the list is old."""
+        with suppress(OSError):
+            if (days := (time.time() - self.withdrawals.stat().st_mtime) / SECONDS_PER_DAY) > MAX_DAYS:
+                self.remarks.append(
+                    f"{self.withdrawals} is {days:.0f} days old: is it the newest list that UK Biobank sent?"
+                )
         return super().excluded() | read_ids(self.withdrawals, "data.init_args.withdrawals", numbers=True)
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:

@@ -362,7 +362,7 @@ class DataSpec:
     people: dict[str, str] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     source_size: tuple[int, ...] = ()
-    people_sums: dict[str, str] = field(default_factory=dict)
+    people_sums: dict[str, str] = field(default_factory=dict, repr=False)
     left_out: str = ""
     leaving: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
     text_encoder: str = ""

@@ -2,7 +2,7 @@
 
     <eid>_20252_<instance>_0.zip   T1/T1_brain_to_MNI.nii.gz, T1/T1_unbiased_brain.nii.gz, T1/T1.json; of a scan that
                                    failed quality control T1/unusable/T1_orig_defaced.nii.gz alone
-    <eid>_20253_<instance>_0.zip   T2_FLAIR/T2_FLAIR_brain.nii.gz on the grid of T1_unbiased_brain,
+    <eid>_20253_<instance>_0.zip   T2_FLAIR/T2_FLAIR_unbiased_brain.nii.gz on the grid of T1_unbiased_brain,
                                    T2_FLAIR/T2_FLAIR_brain_to_MNI.nii.gz, T2_FLAIR/T2_FLAIR.json
     ukb.csv                        a row for each person (some were never scanned), columns named as by ukbconv
     withdrawals.txt                the id of one person who withdrew after the zips and the table were made
@@ -190,7 +190,7 @@ def _flair_files(person: Participant, instance: int, native: Anatomy, mni: Anato
     random = partial(np.random.default_rng, mix("FLAIR", person.seed, instance))
     return {
         "T2_FLAIR/T2_FLAIR.json": _sidecar("T2_FLAIR"),
-        "T2_FLAIR/T2_FLAIR_brain.nii.gz": _image(scanned(native.flair(), random()), native),
+        "T2_FLAIR/T2_FLAIR_unbiased_brain.nii.gz": _image(scanned(native.flair(), random(), bias=0), native),
         "T2_FLAIR/T2_FLAIR_brain_to_MNI.nii.gz": _image(scanned(mni.flair(), random()), mni),
     }
 

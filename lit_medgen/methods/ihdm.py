@@ -87,7 +87,10 @@ class IHDM(CodeMaps):
         return self.scale * self.first_stage.quantizer.embed(codes)
 
     def on_fit_start(self) -> None:
-        """Measures the scale of the embedded codes, and blurs the training maps that samples start from."""
+        """Measures the scale of the embedded codes, and blurs the training maps that samples start from.
+
+        These are made again when a run goes on without people who were there before.
+        """
         super().on_fit_start()
         ends = torch.tensor([1, self.schedule.num_levels])
         widths, times = self.schedule.sigma(ends).tolist(), self.schedule.heat_time(ends).tolist()
@@ -95,12 +98,13 @@ class IHDM(CodeMaps):
             f"blur of level 1 to {self.schedule.num_levels}: sigma {widths[0]:.3g} to {widths[1]:.3g}, heat time "
             f"{times[0]:.3g} to {times[1]:.3g}, in positions of the map"
         )
-        if self.prior is not None:  # a resumed run
+        if self.prior is not None and self.needed_spec().people == self.data.spec.people:  # a resumed run
             return
         assert self.table is not None
         people = self.data.people("train")
-        _, deviation = moments(self.first_stage, self.table.pieces(people))
-        self.scale.fill_(1 / deviation.clamp(min=1e-6))
+        if self.prior is None:
+            _, deviation = moments(self.first_stage, self.table.pieces(people))
+            self.scale.fill_(1 / deviation.clamp(min=1e-6))
         say(
             f"scale of codes: {self.scale.item():.4g}; the checkpoint will hold {self.num_priors} blurred code maps of "
             "training people, with little blur near copies of them"

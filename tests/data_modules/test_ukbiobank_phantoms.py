@@ -21,7 +21,7 @@ NUM, SEED = 6, 1
 T1 = {"T1/T1.json", "T1/T1_brain_to_MNI.nii.gz", "T1/T1_unbiased_brain.nii.gz"}
 UNUSABLE = {"T1/unusable/T1_orig_defaced.nii.gz"}
 FLAIR = {
-    *("T2_FLAIR/T2_FLAIR.json", "T2_FLAIR/T2_FLAIR_brain.nii.gz"),
+    *("T2_FLAIR/T2_FLAIR.json", "T2_FLAIR/T2_FLAIR_unbiased_brain.nii.gz"),
     "T2_FLAIR/T2_FLAIR_brain_to_MNI.nii.gz",
 }
 VOLUMES = ("25003", "25004", "25005", "25006", "25007", "25008", "25009", "25010")
@@ -138,7 +138,7 @@ def test_volumes_can_be_measured_in_the_files(
 
 def test_t1_and_flair_show_one_head(ukbiobank_phantoms: Path, people: list[Participant]) -> None:
     pairs = (
-        ("T1/T1_unbiased_brain.nii.gz", "T2_FLAIR/T2_FLAIR_brain.nii.gz"),
+        ("T1/T1_unbiased_brain.nii.gz", "T2_FLAIR/T2_FLAIR_unbiased_brain.nii.gz"),
         ("T1/T1_brain_to_MNI.nii.gz", "T2_FLAIR/T2_FLAIR_brain_to_MNI.nii.gz"),
     )
     first, second = complete(people)[:2]

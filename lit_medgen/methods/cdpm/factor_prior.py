@@ -143,9 +143,17 @@ class FactorPriorCDPM(CDPM):
         return {"factor_model": None if model is None else vars(model.to(torch.device("cpu")))}
 
     def restore(self, facts: dict[str, Any]) -> None:
-        """Takes the factor model back; InputError if a resumed run now asks for another number of factors."""
+        """Takes the factor model back; InputError if a run cannot go on with it.
+
+        That is if it asks for another number of factors, or if people of whom the model was made have left since.
+        """
         if facts["factor_model"] is None:
             return
+        if self.resumed_from and self.has_data and self.needed_spec().people != self.data.spec.people:
+            raise InputError(
+                f"{self.resumed_from}: its factor model was made of training people of whom some are left out now; "
+                "start a run of another --name."
+            )
         model = self.denoiser.factor_model = FactorModel(**facts["factor_model"])
         if self.resumed_from and model.num_factors != self.num_factors:
             raise InputError(
