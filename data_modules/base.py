@@ -288,7 +288,8 @@ class MedicalDataModule(ResumableLoaders):
         known = known_values(self.records["train"])
         ranges = {name: (min(values), max(values)) for name, values in known.items()}
         codes = tuple(name for name, values in known.items() if values == {0.0, 1.0})
-        return replace(self.shape(), attributes=ranges, codes=codes)
+        fractional = tuple(name for name, values in known.items() if any(value % 1 for value in values))
+        return replace(self.shape(), attributes=ranges, codes=codes, fractional=fractional)
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""

@@ -310,16 +310,18 @@ class Score:
     """A score that a method gives itself (bits per dimension, area under a curve), for the report.
 
     Attributes:
-        value: the score.
+        value: the score; None where it could not be measured, of which `of` says why.
         of: what it is of, in words, with its unit: "log-likelihood of the test images, bits per dimension".
         ci95: its 95 % interval, where there is one.
         num: how many images it is of, where that can be said.
+        warning: what readers of a report must be told, a sentence; "" for nothing.
     """
 
-    value: float
+    value: float | None
     of: str
     ci95: tuple[float, float] | None = None
     num: int | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,7 @@ class DataSpec:
         classes: names of the label map's classes, empty without a label map.
         attributes: name -> (low, high), the range seen in the training split.
         codes: names of those attributes that are 0 or 1 and nothing between (sex).
+        fractional: names of those attributes that are not whole numbers for all training people.
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
         people: "train", "val", "test" -> one hash of all people of that part, so that another split is noticed.
         sources: names of the images that others are made from, one for each channel of `Condition.source`; empty where
@@ -368,6 +371,7 @@ class DataSpec:
     text_encoder: str = ""
     text_encoder_sha256: str = ""
     text_size: tuple[int, ...] = ()
+    fractional: tuple[str, ...] = ()
 
     def affine(self) -> Tensor:
         """4 4, voxel to world in mm, the centre of the grid at the world's origin."""

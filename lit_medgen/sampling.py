@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import Origin
+from lit_medgen.output import say
 from lit_medgen.text_embeddings import refuse_other_encoder
 from lit_medgen.training.generator import Generator
 
@@ -112,8 +113,8 @@ def checked_attributes(
 ) -> dict[str, float]:
     """What images are asked to show, NaN for None; InputError for what no training person was like.
 
-    Of a range in the spec of the training data a twentieth more is allowed on either side; a code (sex) must be one of
-    those seen. `where` is the option or file that the message names.
+    Of a range in the spec of the training data a twentieth more is allowed on either side, of which `say_extrapolated`
+    tells; a code (sex) must be one of those seen. `where` is the option or file that the message names.
     """
     for name in attributes:
         if name not in model.attributes:
@@ -127,9 +128,26 @@ def checked_attributes(
         margin = (high - low) / 20
         if name in spec.codes and value not in (low, high) and not math.isnan(value):
             raise InputError(f"{where}: {name} is {value:g}; it is a code: give {low:g} or {high:g}, or null.")
+        if (num := model.categories.get(name)) and not math.isnan(value) and value not in range(num):
+            raise InputError(f"{where}: {name} is {value:g}; give a whole number from 0 to {num - 1}, or null.")
         if not math.isnan(value) and not low - margin <= value <= high + margin:
             raise InputError(
                 f"{where}: {name} is {value:g}, but the training people had {low:g} to {high:g}; give a value in that "
                 "range (or null for unknown)."
             )
     return values
+
+
+def say_extrapolated(model: Generator, requests: Requests, spec: DataSpec) -> None:
+    """Says in one line which attributes are asked for outside the range of the training people, whom `spec` is of."""
+    found = []
+    for name in model.attributes:
+        low, high = spec.attributes[name]
+        outside = [row[name] for row in requests.made_from if name in row and not low <= row[name] <= high]
+        if outside:
+            values = " to ".join(f"{value:g}" for value in dict.fromkeys((min(outside), max(outside))))
+            found.append(
+                f"{name} {values} in {len(outside)} of {len(requests)} images (training people {low:g} to {high:g})"
+            )
+    if found:
+        say(f"asked for outside the training range, where the model extrapolates: {'; '.join(found)}")

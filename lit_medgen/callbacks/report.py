@@ -113,6 +113,8 @@ def score(
     computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own. With
     `num_at_once` it also shows what each attribute does, so many images made at once.
     """
+    if device and has_weights:
+        model.to(device)  # after `predict` it is on the CPU
     maker = Maker(
         type(model).__name__,
         network_evaluations=model.network_evaluations,
@@ -165,6 +167,7 @@ def intervals(report: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _rows(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The row of every score of a report, by the name that loggers get."""
+    """The row of every score of a report that could be measured, by the name that loggers get."""
     parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "agreement", "own")}
-    return {f"{part}.{name}.value": row for part, rows in parts.items() for name, row in rows.items()}
+    named = {f"{part}.{name}.value": row for part, rows in parts.items() for name, row in rows.items()}
+    return {name: row for name, row in named.items() if row["value"] is not None}

@@ -11,13 +11,19 @@ from lit_medgen.evaluation.strips import strip_file
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as a page."""
-    parts = [[f"# Evaluation of {report['source']}"], _facts(report)]
+    parts = [
+        [f"# Evaluation of {report['source']}"],
+        *[[f"**Warning**: {it}"] for it in report["warnings"]],
+        _facts(report),
+    ]
     if "metrics" in report:
         parts.append(_of_images(report))
     if report.get("agreement"):
         parts += _agreement(report["agreement"])
     if report["own"]:
-        own = [[name, *(row[key] for key in ("value", "ci95", "num", "of"))] for name, row in report["own"].items()]
+        own = [
+            [name, _measured(row["value"]), row["ci95"], row["num"], row["of"]] for name, row in report["own"].items()
+        ]
         parts.append(_table(["the method's own score", "value", "95 % interval", "n", "of"], own))
     if "note" in report:
         parts.append([report["note"]])
@@ -39,6 +45,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " to ".join(map(_cell, value))
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _measured(value: float | None) -> float | str:
+    return "not measured" if value is None else value
 
 
 def _facts(report: Mapping[str, Any]) -> list[str]:
@@ -133,7 +143,11 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """What the numbers say, in a few sentences: of each null, of real people, of copies."""
+    """What the numbers say, in a few sentences: what the method warns of, then of nulls, of real people, of copies."""
+    return " ".join([*(f"WARNING: {warning}" for warning in report["warnings"]), _of_scores(report)])
+
+
+def _of_scores(report: Mapping[str, Any]) -> str:
     if "metrics" not in report:
         return f"{report['method']} makes no images: its own scores are all there is."
     # A null that is like nobody is not better for it.

@@ -109,7 +109,10 @@ def evaluate(
         "data": data.digest,
         "network_evaluations": maker.network_evaluations,
         "seconds_per_image": maker.seconds_per_image,
-        "own": {name: asdict(score) for name, score in own.items()},
+        "own": {
+            name: {"value": row.value, "of": row.of, "ci95": row.ci95, "num": row.num} for name, row in own.items()
+        },
+        "warnings": [row.warning for row in own.values() if row.warning],
     }
     figures: Figures | None = None
     with Scratch(data.cache) as scratch:

@@ -122,6 +122,13 @@ class ConditionEncoder(nn.Module):
         mask = functional.pad(real, (len(tokens), 0), value=True)
         return self.out(sum(tokens, start=mean)), every, mask
 
+    def set_null_text(self, text: Tensor) -> None:
+        """Takes the embedded empty text, n d with NaN for padding, as what an absent text is."""
+        if text.shape[0] > self.null_text.shape[0] or text.shape[1] != self.null_text.shape[1]:
+            raise ValueError(f"the empty text is {tuple(text.shape)}, not at most {tuple(self.null_text.shape)}.")
+        self.null_text.fill_(torch.nan)
+        self.null_text[: len(text)] = text
+
     def _text(self, text: Tensor | None, num: int) -> tuple[Tensor, Tensor]:
         """The text's tokens, b n e, and which are no padding, b n; an absent text is the null text."""
         assert self.text is not None
@@ -160,8 +167,12 @@ class CovariateToken(nn.Module):
         """b e for `num` images, from attributes by name (b, NaN where unknown)."""
         absent = self.null.new_full((num,), torch.nan)
         values = torch.stack([attributes.get(name, absent).to(absent) for name in self.names], dim=1)
-        known = ~values.isnan().any(1, keepdim=True)
+        known = self.known(values)
         return torch.where(known, self.embed(torch.where(known, values, 0)), self.null)
+
+    def known(self, values: Tensor) -> Tensor:
+        """Whether all attributes are; b k -> b 1, bool."""
+        return ~values.isnan().any(1, keepdim=True)
 
     def embed(self, values: Tensor) -> Tensor:
         """The token of known values; b k -> b e."""
@@ -182,9 +193,9 @@ class NumberToken(CovariateToken):
 
 
 class CategoryToken(CovariateToken):
-    """The token of a category; values beyond the last are taken for it, since to refuse them would wait for the device.
+    """The token of a category, 0, 1, ...; what is no category is taken as absent, as to refuse it waits for the device.
 
-    `training.conditional` refuses them where data and requests are checked.
+    It is refused where data and requests are checked.
     """
 
     def __init__(self, name: str, num: int, width: int) -> None:
@@ -192,9 +203,13 @@ class CategoryToken(CovariateToken):
         self.embedding = nn.Embedding(num, width)
         nn.init.normal_(self.embedding.weight, std=NULL_STD)
 
+    def known(self, values: Tensor) -> Tensor:
+        """Which values are categories; b 1 -> b 1, bool."""
+        return (values >= 0) & (values < self.embedding.num_embeddings) & (values == values.round())
+
     def embed(self, values: Tensor) -> Tensor:
         """The token of values 0, 1, ...; b 1 -> b e."""
-        result: Tensor = self.embedding(values[:, 0].round().long().clamp(0, self.embedding.num_embeddings - 1))
+        result: Tensor = self.embedding(values[:, 0].long())
         return result
 
 

@@ -8,20 +8,29 @@ Salimans 2022, algorithm 1).
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Condition, DataSpec, Part
+from lit_medgen.batch import Batch, Condition, DataSpec, Part, Request, Score, TrainingData
 from lit_medgen.errors import InputError
-from lit_medgen.networks.conditioning import Covariates
+from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
+from lit_medgen.training.condition_effect import Swaps, differing, relative_change, scores_of, swapped
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
 KEY = "model.init_args.conditioning"
+MAX_MEASURED = 128
+"""Images whose conditions are swapped in a validation, by each process, and for a report."""
+MEASURED_AT_ONCE = 16
+"""Images of a batch within which they are swapped for a report."""
+NUM_REPEATS = 2
+"""Times and noises of each image for a report."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,8 @@ class Conditional(Generator):
                 "(model.init_args.network, key covariates); there is nothing to guide to."
             )
         self.attributes = self.covariates.names
+        labels = [name for names in self.covariates.labels.values() for name in names]
+        self.categories = {**self.covariates.categories, **dict.fromkeys(labels, 2)}
         parts: list[Part] = ["attributes"] if self.attributes else []
         self.optional = (*parts, "text") if self.covariates.text_channels else tuple(parts)
 
@@ -101,22 +112,33 @@ class Conditional(Generator):
     def check(self, spec: DataSpec) -> None:
         """InputError too for attributes whose values are no categories or labels."""
         super().check(spec)
-        for name, num in self.covariates.categories.items():
+        key = "model.init_args.network, key covariates"
+        for name, num in self.categories.items():
             low, high = spec.attributes[name]
-            if low < 0 or high > num - 1 or low % 1 or high % 1:
+            if low < 0 or high > num - 1 or name in spec.fractional:
+                found = f"goes from {low:g} to {high:g}" + (", not all whole" if name in spec.fractional else "")
                 raise InputError(
-                    f"model.init_args.network, key covariates.categories: {name} has {num} values, so 0 to {num - 1}, "
-                    f"but in the data it goes from {low:g} to {high:g}; give the number of its values, or name it "
-                    "among covariates.numbers."
+                    f"{key}: {name} is 0 to {num - 1}, in whole numbers, but in the data it {found}; give the number of "
+                    "its values in covariates.categories, or name it in covariates.numbers."
                 )
-        for labels in self.covariates.labels.values():
-            for name in labels:
-                low, high = spec.attributes[name]
-                if not {low, high} <= {0, 1}:
-                    raise InputError(
-                        f"model.init_args.network, key covariates.labels: {name} should be 0 or 1, but in the data it "
-                        f"goes from {low:g} to {high:g}; name it among covariates.numbers or categories."
-                    )
+        if spec.text_size and self.covariates.text_channels:
+            tokens, channels = spec.text_size
+            if channels != self.covariates.text_channels or tokens > self.covariates.text_tokens:
+                raise InputError(
+                    f"{key}: texts of {self.covariates.text_tokens} tokens with {self.covariates.text_channels} "
+                    f"channels, but data.init_args.text has {tokens} with {channels}; give text_tokens {tokens} and "
+                    f"text_channels {channels}."
+                )
+
+    def setup(self, stage: str) -> None:
+        """Gives the network the embedded empty text of the data too."""
+        super().setup(stage)
+        if stage == "fit" and self.covariates.text_channels and self.has_data:
+            null = self.data.text_null()
+            encoders = [part for network in self.networks_for_speed() for part in network.modules()]
+            for encoder in encoders if null is not None else ():
+                if isinstance(encoder, ConditionEncoder):
+                    encoder.set_null_text(null)
 
     def scaled(self, condition: Condition) -> Condition:
         """What of a condition the network reads; numbers with the range of the training people brought to [0, 1]."""
@@ -141,3 +163,81 @@ class Conditional(Generator):
             condition = condition.drop_attributes({name: rows[name] for name in condition.attributes})
             condition = condition.drop_text(each[len(groups)]) if has_text else condition
         return condition.drop(chance[-1] < self.conditioning.drop_probability)
+
+    # The condition alarm.
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the effect of conditions in the last validation."""
+        super().on_validation_epoch_start()
+        self._effect = torch.zeros(2, device=self.device)  # sum over images, and how many these are
+        self._num_measured = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The loss too, and on the first images the effect of swapping their conditions."""
+        super().validation_step(batch, batch_idx)
+        if self.covariates and self._num_measured < MAX_MEASURED:
+            self._num_measured += len(batch.image)
+            (found,) = self._swaps(batch, [None], "val", batch_idx * self._first_batch[0])
+            change = found.change.masked_fill(~found.differs, 0)
+            self._effect += torch.stack([change.sum(), found.differs.sum()])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the effect of conditions, over the images of all processes, as `val/condition_effect`."""
+        super().on_validation_epoch_end()
+        if not self.covariates:
+            return
+        if self.trainer.world_size > 1:
+            dist.all_reduce(self._effect)
+        total, num = self._effect.tolist()
+        if num:  # else no two images had different conditions
+            self.log_dict({"val/condition_effect": torch.tensor(total / num)})
+
+    @torch.no_grad()
+    def _swaps(
+        self, batch: Batch, choices: Sequence[Collection[str] | None], stage: str, first_image: int, repeat: int = 0
+    ) -> list[Swaps]:
+        """What swaps of the named attributes and parts (None: of all) do to the images of a batch, at equal noise."""
+        condition, num = self.scaled(batch.condition), len(batch.image)
+
+        def predicted(given: Condition) -> tuple[Tensor, Tensor]:
+            self._seed(stage, first_image * NUM_REPEATS + repeat)
+            with self.evaluating(stage, first_image, repeat, NUM_REPEATS):
+                return self.prediction(batch, given)
+
+        (own, error), found = predicted(condition), []
+        for names in choices:
+            given = swapped(condition, names)
+            other, their_error = predicted(given)
+            differs = differing(condition, given, num, own.device)
+            found.append(Swaps(relative_change(own, other), (their_error - error).float(), differs))
+        return found
+
+    def scores(self, data: TrainingData) -> dict[str, Score]:
+        """The effect of conditions on the predictions of test images too, and the gain in their error."""
+        if not self.covariates:
+            return super().scores(data)
+        requests, everybody = data.requests("test"), data.people("test")
+        order = torch.randperm(len(requests), generator=torch.Generator().manual_seed(0))[:MAX_MEASURED].tolist()
+        groups = self.covariates.groups | ({"text": ("text",)} if self.covariates.text_channels else {})
+        choices: list[Collection[str] | None] = [None, *(groups.values() if len(groups) > 1 else ())]
+        found: list[list[Swaps]] = []
+        people: list[str] = []
+        was_training = self.training
+        self.eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            for start in range(0, len(order), MEASURED_AT_ONCE):
+                batch = _batch_of(requests.joined(order[start : start + MEASURED_AT_ONCE])).to(self.device)
+                for repeat in range(NUM_REPEATS):
+                    found.append(self._swaps(batch, choices, "test", start, repeat))
+                    people += [everybody.get(key, "") for key in batch.key]
+        self.train(was_training)
+        names = ["", *(groups if len(groups) > 1 else ())]
+        swaps = {name: Swaps.join(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
+        return super().scores(data) | scores_of(swaps, people)
+
+
+def _batch_of(request: Request) -> Batch:
+    """The true images of a request, as a batch."""
+    assert request.target is not None
+    affine = torch.eye(4).expand(len(request.seeds), 4, 4) if request.affine is None else request.affine
+    return Batch(request.target, request.key, affine, request.condition)

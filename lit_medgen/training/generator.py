@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ class Generator(Method):
 
     attributes: tuple[str, ...] = ()
     """Names of the attributes that images can be asked to show."""
+
+    categories: Mapping[str, int] = MappingProxyType({})
+    """Attributes that are categories -> how many values they have, which are 0, 1, ..."""
 
     reconstructs: bool = False
     """Whether sources are the images themselves, even where the data has other sources beside them."""
@@ -70,7 +74,7 @@ class Generator(Method):
                 raise InputError(
                     f"{type(self).__name__} makes images from {', '.join(self.attributes)}: no {name!r} in the data, "
                     f"which has {', '.join(map(repr, spec.attributes)) or 'none'}; look at data.init_args and at the "
-                    "attributes of the model."
+                    "covariates of the model's network."
                 )
 
     @abstractmethod

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -289,15 +290,24 @@ class Method(Recorded, ABC):
             num_batches = self.trainer.num_val_batches if stage == "val" else self.trainer.num_test_batches
             self._first_batch = num, math.ceil(MIN_TIMES / (sum(num_batches) * num * self.trainer.world_size))
         size, num_repeats = self._first_batch
-        now = self._evaluation = Evaluation(stage, batch_idx * size, num_repeats)
         found: list[dict[str, Tensor]] = []
-        while not found or (now.timed and len(found) < num_repeats):
-            now.repeat = len(found)
-            self._seed(stage, batch_idx * num_repeats + now.repeat)
-            found.append(self.losses(batch))
-        self._evaluation = None
+        timed = True
+        while not found or (timed and len(found) < num_repeats):
+            self._seed(stage, batch_idx * num_repeats + len(found))
+            with self.evaluating(stage, batch_idx * size, len(found), num_repeats) as now:
+                found.append(self.losses(batch))
+            timed = now.timed
         means = {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
         self._log_losses(stage, means, batch, on_step=False)
+
+    @contextmanager
+    def evaluating(self, stage: str, first_image: int, repeat: int, num_repeats: int) -> Iterator[Evaluation]:
+        """Times within are those of the evaluation of a batch, as `Evaluation` describes it."""
+        now = self._evaluation = Evaluation(stage, first_image, num_repeats, repeat)
+        try:
+            yield now
+        finally:
+            self._evaluation = None
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
         named, size = {f"{stage}/{name}": value for name, value in losses.items()}, len(batch.image)

@@ -1,8 +1,9 @@
-"""Methods whose network is told covariates: what is dropped how often, scales, values that are refused."""
+"""Methods whose network is told covariates: what is dropped how often, scales, refusals, the condition alarm."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Request, Requests
 from lit_medgen.errors import InputError
 from lit_medgen.networks import Covariates, UNet
+from lit_medgen.training.condition_effect import NOISE, Swaps, differing, relative_change, scores_of, swapped
 from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.method import Method
 
 SPEC = DataSpec(
     1, (4, 4), (1.0, 1.0), attributes={"age": (50.0, 90.0), "site": (3.0, 3.0), "sex": (0.0, 1.0), "mass": (0.0, 1.0),
@@ -34,7 +37,7 @@ class Told(Conditional):
             2, channels=(8,), attention=(False,), num_res_blocks=1, head_channels=8, covariates=covariates
         )
         for parameter in self.network.parameters():
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.normal_(parameter, std=0.3)
         self.deaf, self.spec = deaf, SPEC
 
     def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -129,3 +132,150 @@ def test_impossible_values_are_refused(arguments: Any, match: str) -> None:
 def test_guidance_without_covariates_is_refused() -> None:
     with pytest.raises(ValueError, match=r"guidance_scale is 2\.0, but the network has no covariates"):
         Told(Covariates(), Conditioning(guidance_scale=2.0))
+
+
+# The condition alarm.
+
+
+class People:
+    """As much of a data set as scores need: images that show age and sex as their brightness, a person for each."""
+
+    def __init__(self, num: int, known: bool = True, equal: bool = False) -> None:
+        random = torch.Generator().manual_seed(0)
+        ages = torch.rand(num, generator=random) * 40 + 50
+        ages = ages.fill_(70) if equal else ages if known else ages.fill_(torch.nan)
+        bright = ((ages - 70) / 20).nan_to_num().view(-1, 1, 1, 1)
+        self.images = (bright + 0.1 * torch.randn(num, 1, 4, 4, generator=random)).clamp(-1, 1)
+        self.ages = ages
+
+    def people(self, split: str) -> dict[str, str]:
+        return {f"key {i}": f"person {i}" for i in range(len(self.ages))}
+
+    def requests(self, split: str, num: int | None = None) -> Requests:
+        def read(i: int) -> Request:
+            target = self.images[i : i + 1]
+            return Request([i], Condition({"age": self.ages[i : i + 1]}), [f"key {i}"], target=target)
+
+        return Requests(range(len(self.ages)), [{}] * len(self.ages), frozenset(), read)
+
+
+AGE = Covariates(("age",))
+
+
+def fitted(deaf: bool) -> Told:
+    """A method after two hundred steps on people's images."""
+    model, data = Told(AGE, Conditioning(0, 0), deaf), People(64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    batch = Batch(data.images, [""] * 64, torch.eye(4).expand(64, 4, 4), Condition({"age": data.ages}))
+    model.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.loss(batch).backward()
+        optimizer.step()
+    return model
+
+
+def test_a_network_that_ignores_its_condition_raises_the_alarm() -> None:
+    """And one that hears it does not; a report says so, in numbers and in words."""
+    deaf, hears = (fitted(deaf).scores(People(40)) for deaf in (True, False))  # type: ignore[arg-type]
+    assert deaf["condition_effect"].value == 0
+    assert "hardly hear their conditions" in deaf["condition_effect"].warning
+    effect, gain = hears["condition_effect"], hears["condition_gain"]
+    assert effect.value is not None
+    assert effect.value > 0.05
+    assert gain.ci95 is not None
+    assert gain.ci95[0] > 0
+    assert (effect.num, effect.warning, gain.warning) == (80, "", "")
+
+
+def test_a_condition_that_moves_but_does_not_help_raises_the_alarm() -> None:
+    """An untrained network hears its condition, and knows nothing of what it means."""
+    found = Told(AGE).scores(People(40))  # type: ignore[arg-type]
+    effect = found["condition_effect"].value
+    assert effect is not None
+    assert effect > NOISE
+    assert not found["condition_effect"].warning
+    assert "the 95 % interval of condition_gain holds 0 (80 images of 40 people)" in found["condition_gain"].warning
+
+
+@pytest.mark.parametrize("data", [People(1), People(20, known=False), People(20, equal=True)])
+def test_what_cannot_be_measured_raises_no_alarm(data: People) -> None:
+    """One image, absent conditions, equal conditions."""
+    found = Told(AGE).scores(data)  # type: ignore[arg-type]
+    for score in found.values():
+        assert (score.value, score.ci95, score.num, score.warning) == (None, None, 0, "")
+        assert "not measured" in score.of
+
+
+def test_few_people_are_no_reason_for_an_alarm() -> None:
+    assert not any(score.warning for score in Told(AGE).scores(People(4)).values())  # type: ignore[arg-type]
+
+
+def test_each_covariate_has_an_effect_of_its_own() -> None:
+    """Of one that the network is deaf to alone, the report warns by name."""
+    model = Told(Covariates(("age", "volume")))
+    model.spec = replace(SPEC, attributes={"age": (50.0, 90.0), "volume": (0.0, 1.0)})
+    found = model.scores(People(20))  # type: ignore[arg-type]
+    assert found["condition_effect_age"].value == found["condition_effect"].value
+    assert found["condition_effect_volume"].value is None  # nobody's is known
+    assert model.training  # as it was
+
+
+def test_swaps_move_whole_conditions_and_compare_absent_ones() -> None:
+    text = torch.zeros(4, 2, 4).index_fill(0, torch.tensor([1, 3]), torch.nan)
+    condition = Condition({"age": torch.tensor([1.0, torch.nan, 1.0, 3.0]), "sex": torch.zeros(4)}, text=text)
+    other = swapped(condition)
+    assert other.text is not None
+    torch.testing.assert_close(
+        other.attributes["age"], torch.tensor([1.0, 3.0, 1.0, torch.nan]), equal_nan=True, rtol=0, atol=0
+    )
+    torch.testing.assert_close(other.text, text[[2, 3, 0, 1]], equal_nan=True)
+    assert differing(condition, other, 4, torch.device("cpu")).tolist() == [False, True, False, True]
+    only = swapped(condition, ("sex",))
+    assert only.text is condition.text
+    assert not differing(condition, only, 4, torch.device("cpu")).any()
+    assert not differing(Condition(), Condition(), 4, torch.device("cpu")).any()
+
+
+def test_change_is_a_share_of_the_size() -> None:
+    """Of any scale; zero predictions, as those of a network at first, do not change."""
+    p, q = torch.randn(2, 5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = (p - q).flatten(1).norm(dim=1) / torch.maximum(p.flatten(1).norm(dim=1), q.flatten(1).norm(dim=1))
+    torch.testing.assert_close(relative_change(p, q), expected)
+    torch.testing.assert_close(relative_change(1e3 * p, 1e3 * q), expected)
+    assert torch.equal(relative_change(0 * p, 0 * q), torch.zeros(5))
+
+
+def test_the_interval_is_over_people() -> None:
+    """Of images that are the same for a person it is that of one image each."""
+    random = torch.Generator().manual_seed(0)
+    change, gain = torch.rand(2, 20, generator=random)
+    known = torch.ones(20, dtype=torch.bool)
+    once = scores_of({"": Swaps(change, gain, known)}, [f"{i}" for i in range(20)])
+    thrice = Swaps(*(values.repeat(3) for values in (change, gain, known)))
+    repeated = scores_of({"": thrice}, [f"{i}" for i in range(20)] * 3)
+    for name, score in once.items():
+        assert score.value == pytest.approx(repeated[name].value)
+        assert score.ci95 == pytest.approx(repeated[name].ci95)
+    error = float(gain.std() / 20**0.5)
+    assert once["condition_gain"].ci95 == pytest.approx((gain.mean() - 1.96 * error, gain.mean() + 1.96 * error))
+
+
+def test_validation_logs_the_effect_of_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over images whose conditions differ; the loss is as without the alarm; nothing where none differ."""
+    model, data, logged = Told(AGE).eval(), People(6), {}
+    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
+    model._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0, "num_val_batches": [2]})
+    for ages, measured in ((data.ages, True), (torch.full((6,), 70.0), False)):
+        logged.clear()
+        model.on_validation_epoch_start()
+        batch = Batch(data.images, [""] * 6, torch.eye(4).expand(6, 4, 4), Condition({"age": ages}))
+        for i in range(2):
+            model.validation_step(batch, i)
+        loss = logged["val/loss"]
+        model.on_validation_epoch_end()
+        assert ("val/condition_effect" in logged) == measured
+        if measured:
+            assert logged["val/condition_effect"] > NOISE
+            Method.validation_step(model, batch, 1)
+            assert torch.equal(logged["val/loss"], loss)
