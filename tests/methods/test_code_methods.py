@@ -93,6 +93,23 @@ def test_ihdm_loss_of_a_silent_network(vqgan: VQGAN) -> None:
     assert model.loss(batch())["loss"].item() == pytest.approx(math.log(16), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Absorbing("", 8, 8, "mlm", network=AGED), lambda: IHDM("", num_steps=4, network=AGED)]
+)
+def test_errors_of_predictions_are_the_loss(make: Any, vqgan: VQGAN) -> None:
+    """At the same noise and levels; so the condition alarm measures what is trained."""
+    model = built(make(), vqgan)
+    images = replace(batch(), condition=Condition({"age_years": torch.linspace(60, 80, 6)}))
+    torch.manual_seed(1)
+    expected = model.loss(images)["loss"]
+    torch.manual_seed(1)
+    probabilities, errors = model.prediction(images, model.scaled(images.condition))
+    torch.testing.assert_close(errors.mean(), expected)
+    totals = probabilities.sum(-1)
+    assert torch.isclose(totals, totals.round(), atol=1e-5).all()  # 1 where a code is hidden, else 0
+    assert totals.round().unique().tolist() in ([1.0], [0.0, 1.0])
+
+
 def test_ihdm_learns_the_last_level_alone_unless_it_takes_several_steps(vqgan: VQGAN, monkeypatch: Any) -> None:
     for num_steps, expected in ((1, {200}), (4, set(range(1, 201)))):
         model, levels = built(IHDM("", num_steps=num_steps, network=SMALL), vqgan), []

@@ -230,6 +230,9 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
     with (out / "manifest.csv").open(newline="") as file:
         assert [json.loads(row["condition"]) for row in csv.DictReader(file)] == [{"age_years": 70}]
     assert run.on_checkpoint("evaluate", "--num=4", f"--out={tmp_path / 'report'}") == 0
+    own = json.loads((tmp_path / "report" / "report.json").read_text())["own"]
+    assert {"condition_effect", "condition_effect_age_years", "condition_effect_sex", "condition_gain"} <= set(own)
+    assert own["condition_effect"]["num"] > 0
     with (tmp_path / "report" / "samples" / "manifest.csv").open(newline="") as file:
         asked = [json.loads(row["condition"]) for row in csv.DictReader(file)]
     assert len(asked) == 4
