@@ -30,6 +30,8 @@ SYNONYMS = {
     **dict.fromkeys(("image_size", "img_size", "resolution"), "data.init_args.preprocessing.size"),
 }
 """What other programs call it -> our key."""
+RENAMED = {"model.conditioning.attributes": "model.init_args.network.covariates.numbers"}
+"""A key of earlier versions, without init_args -> that of now."""
 
 
 def shorten(message: str) -> str:
@@ -99,6 +101,8 @@ def _key(key: str, parser: ArgumentParser, verb: str, words: Sequence[str]) -> s
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
     """The known key that ends as this one does, else the one spelt most like it; of one word, the verb's own first."""
+    if _plain(key) in RENAMED:
+        return RENAMED[_plain(key)]
     known = [other for other in dict.fromkeys(known) if _plain(other) != _plain(key)]
     key = _plain(key.replace("-", "_"))
     last, first = key.rpartition(".")[2], key.partition(".")[0]

@@ -20,7 +20,14 @@ from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import Format, read_samples, spec_of
-from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, origin, refuse_other_texts
+from lit_medgen.sampling import (
+    FACTS_OF_IMAGES,
+    facts_of_conditions,
+    like_people,
+    origin,
+    refuse_other_texts,
+    say_extrapolated,
+)
 from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -95,6 +102,7 @@ class Verbs(L.Trainer):
             _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
         to_make = requested(options, generator, trained, data)
+        say_extrapolated(generator, to_make, trained)
         self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)
         say(f"{len(to_make)} {WRITTEN[origin(to_make.parts)].format(out)}")
 
@@ -155,6 +163,7 @@ class Verbs(L.Trainer):
                 refuse_unfit(model, data, requests, features)
                 _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
                 refuse_other_texts(model, trained, data.spec)
+                say_extrapolated(model, requests, trained or data.spec)
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
             if not self.is_global_zero:
                 return

@@ -59,6 +59,10 @@ CDPM = ["fit", "--config", "configs/cdpm.yaml"]
         (["sample"], "give --ckpt_path FILE"),
         (["sample", "--ckpt_path", "last", "--config", "configs/cdpm.yaml"], "--ckpt_path last is for fit"),
         (["evaluate"], "or --samples DIR"),
+        (
+            ["fit", "--config", "configs/ihdm.yaml", "--model.init_args.conditioning.attributes=[age]"],
+            "did you mean --model.init_args.network.covariates.numbers?",
+        ),
         ([*CDPM, "--trainer.max_epochs=1"], "give trainer.max_steps"),
         ([*CDPM, "--trainer.min_epochs=2"], "give trainer.min_steps"),
         ([*CDPM, "--trainer.max_steps=-1"], "the run would never end"),
@@ -78,6 +82,15 @@ def test_what_was_probably_meant(args: list[str], meant: str, capsys: pytest.Cap
         ({"trianer": {"max_steps": 3}}, "--trainer.max_steps?"),
         ({"data": {"init_args": {"preprocessing": {"sizes": [8, 8, 8]}}}}, "--data.init_args.preprocessing.size?"),
         ({"model": {"class_path": "lit_medgen.methods.CDMP"}}, "lit_medgen.methods.CDPM?"),
+        (
+            {
+                "model": {
+                    "class_path": "lit_medgen.methods.IHDM",
+                    "init_args": {"conditioning": {"attributes": ["age"]}},
+                }
+            },
+            "--model.init_args.network.covariates.numbers?",
+        ),
     ],
 )
 def test_a_mistyped_key_of_a_file(

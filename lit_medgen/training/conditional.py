@@ -118,8 +118,8 @@ class Conditional(Generator):
             if low < 0 or high > num - 1 or name in spec.fractional:
                 found = f"goes from {low:g} to {high:g}" + (", not all whole" if name in spec.fractional else "")
                 raise InputError(
-                    f"{key}: {name} is 0 to {num - 1}, in whole numbers, but in the data it {found}; give the number of "
-                    "its values in covariates.categories, or name it in covariates.numbers."
+                    f"{key}: {name} is 0 to {num - 1}, in whole numbers, but in the data it {found}; give the number "
+                    "of its values in covariates.categories, or name it in covariates.numbers."
                 )
         if spec.text_size and self.covariates.text_channels:
             tokens, channels = spec.text_size
@@ -133,12 +133,12 @@ class Conditional(Generator):
     def setup(self, stage: str) -> None:
         """Gives the network the embedded empty text of the data too."""
         super().setup(stage)
-        if stage == "fit" and self.covariates.text_channels and self.has_data:
-            null = self.data.text_null()
-            encoders = [part for network in self.networks_for_speed() for part in network.modules()]
-            for encoder in encoders if null is not None else ():
-                if isinstance(encoder, ConditionEncoder):
-                    encoder.set_null_text(null)
+        reads_texts = stage == "fit" and self.has_data and self.covariates.text_channels > 0
+        null = self.data.text_null() if reads_texts else None
+        for network in self.networks_for_speed() if null is not None else ():
+            for part in network.modules():
+                if isinstance(part, ConditionEncoder) and null is not None:
+                    part.set_null_text(null)
 
     def scaled(self, condition: Condition) -> Condition:
         """What of a condition the network reads; numbers with the range of the training people brought to [0, 1]."""

@@ -103,6 +103,15 @@ def test_a_set_of_labels_is_absent_when_one_is() -> None:
     assert not torch.allclose(network(none_found, NUM)[1], network(None, NUM)[1])
 
 
+def test_what_is_no_category_is_absent() -> None:
+    """The network cannot refuse it without a wait for the device; nor may it take it for another category."""
+    network = encoder(Covariates(categories={"grade": 4}))
+    found = network(Condition({"grade": torch.tensor([-1.0, 0.5, 4.0, torch.inf, 1e30, 3.0])}), 6)[1][:, 0]
+    null = network(None, 1)[1][0]
+    assert torch.equal(found[:5], null.expand(5, -1))
+    assert not torch.allclose(found[5], null)
+
+
 def test_the_embedding_is_a_projection_of_the_sum() -> None:
     network = encoder(WITHOUT_TEXT)
     embedding, tokens, mask = network(everything(), NUM)
@@ -136,8 +145,10 @@ def test_padding_is_not_seen() -> None:
 
 def test_an_absent_text_is_the_null_text() -> None:
     network, null = encoder(), torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
+    network.set_null_text(null[:2])
     null[2:] = torch.nan
-    network.null_text.copy_(null)
+    with pytest.raises(ValueError, match="the empty text is"):
+        network.set_null_text(torch.zeros(6, 6))
     assert same(network(Condition(), NUM), network(Condition(text=null.expand(NUM, -1, -1)), NUM))
     network.null_text.fill_(torch.nan)  # even of no tokens at all
     assert all(found is None or found.isfinite().all() for found in network(Condition(), NUM))

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, DataSpec, Request, Requests
 from lit_medgen.errors import InputError
 from lit_medgen.networks import Covariates, UNet
+from lit_medgen.sampling import checked_attributes, say_extrapolated, without_conditions
 from lit_medgen.training.condition_effect import NOISE, Swaps, differing, relative_change, scores_of, swapped
 from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.method import Method
 
 SPEC = DataSpec(
     1, (4, 4), (1.0, 1.0), attributes={"age": (50.0, 90.0), "site": (3.0, 3.0), "sex": (0.0, 1.0), "mass": (0.0, 1.0),
-    "nodule": (0.0, 0.0)}, codes=("sex", "mass"),
+    "nodule": (0.0, 0.0), "grade": (0.0, 3.0)}, codes=("sex", "mass"), fractional=("age", "grade"),
+    text_size=(2, 4),
 )  # fmt: skip
 EVERY = Covariates(("age", "site"), {"sex": 2}, {"findings": ("mass", "nodule")}, text_channels=4, text_tokens=2)
 
@@ -104,14 +106,51 @@ def test_parts_are_those_of_the_network() -> None:
     ("covariates", "match"),
     [
         (Covariates(("weight",)), "no 'weight' in the data"),
-        (Covariates(categories={"age": 4}), "age has 4 values, so 0 to 3, but in the data it goes from 50 to 90"),
-        (Covariates(labels={"findings": ("mass", "age")}), "age should be 0 or 1"),
+        (Covariates(categories={"age": 4}), "age is 0 to 3, in whole numbers, but in the data it goes from 50 to 90"),
+        (Covariates(categories={"grade": 4}), "grade is 0 to 3, .* goes from 0 to 3, not all whole"),
+        (Covariates(categories={"site": 3}), "site is 0 to 2"),
+        (Covariates(labels={"findings": ("mass", "age")}), "age is 0 to 1"),
+        (Covariates(text_channels=8, text_tokens=2), "texts of 2 tokens with 8 channels, .* has 2 with 4"),
+        (Covariates(text_channels=4, text_tokens=1), "give text_tokens 2 and text_channels 4"),
     ],
 )
 def test_data_of_other_values_is_refused(covariates: Covariates, match: str) -> None:
     Told().check(SPEC)
     with pytest.raises(InputError, match=match):
         Told(covariates).check(SPEC)
+
+
+def test_the_empty_text_of_the_data_is_the_networks_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, null = Told(), torch.ones(1, 4)
+    monkeypatch.setattr(Method, "setup", lambda *_: None)
+    model._trainer = type("Trainer", (), {"datamodule": type("Data", (), {"text_null": lambda _: null})()})
+    model.setup("fit")
+    assert model.network.encoder is not None
+    torch.testing.assert_close(
+        model.network.encoder.null_text, torch.tensor([[1.0] * 4, [torch.nan] * 4]), equal_nan=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "match"),
+    [({"sex": 2}, "sex is 2; it is a code"), ({"grade": 1.5}, "whole number from 0 to 3"), ({"nodule": 1}, "0 to 0")],
+)
+def test_requests_of_other_values_are_refused(attributes: Any, match: str) -> None:
+    """A label that nobody had in training has no meaning to the network."""
+    model = Told(Covariates(("age",), {"sex": 2, "grade": 4}, {"findings": ("mass", "nodule")}))
+    assert checked_attributes(model, {"grade": 3, "mass": 1, "sex": None}, SPEC)["grade"] == 3
+    with pytest.raises(InputError, match=match):
+        checked_attributes(model, attributes, SPEC)
+
+
+def test_what_lies_outside_the_training_range_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"age": 70.0}, {"age": 92.0, "sex": 1.0}, {}, {"age": 49.0}]
+    requests = replace(without_conditions(range(4)), made_from=rows)
+    say_extrapolated(Told(), requests, SPEC)
+    line = "asked for outside the training range, where the model extrapolates: age 49 to 92 in 2 of 4 images "
+    assert capsys.readouterr().out == line + "(training people 50 to 90)\n"
+    say_extrapolated(Told(), replace(requests, made_from=rows[:1] * 4), SPEC)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -163,12 +202,12 @@ AGE = Covariates(("age",))
 
 
 def fitted(deaf: bool) -> Told:
-    """A method after two hundred steps on people's images."""
-    model, data = Told(AGE, Conditioning(0, 0), deaf), People(64)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    batch = Batch(data.images, [""] * 64, torch.eye(4).expand(64, 4, 4), Condition({"age": data.ages}))
+    """A method after some steps on people's images."""
+    model, data = Told(AGE, Conditioning(0, 0), deaf), People(32)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    batch = Batch(data.images, [""] * 32, torch.eye(4).expand(32, 4, 4), Condition({"age": data.ages}))
     model.train()
-    for _ in range(60):
+    for _ in range(20):
         optimizer.zero_grad()
         model.loss(batch).backward()
         optimizer.step()
