@@ -82,15 +82,6 @@ def test_what_was_probably_meant(args: list[str], meant: str, capsys: pytest.Cap
         ({"trianer": {"max_steps": 3}}, "--trainer.max_steps?"),
         ({"data": {"init_args": {"preprocessing": {"sizes": [8, 8, 8]}}}}, "--data.init_args.preprocessing.size?"),
         ({"model": {"class_path": "lit_medgen.methods.CDMP"}}, "lit_medgen.methods.CDPM?"),
-        (
-            {
-                "model": {
-                    "class_path": "lit_medgen.methods.IHDM",
-                    "init_args": {"conditioning": {"attributes": ["age"]}},
-                }
-            },
-            "--model.init_args.network.covariates.numbers?",
-        ),
     ],
 )
 def test_a_mistyped_key_of_a_file(

@@ -110,14 +110,14 @@ class Absorbing(CodeMaps):
         """Maps in which every code is masked, b *z."""
         return torch.full((num, *(self.canvas or self.map_size)), self.process.mask, device=self.device)
 
-    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition, scale: float) -> Tensor:
         """Logits; of a map larger than the transformer's, the mean over windows that overlap by half (section 3.4)."""
         if state.shape[1:] == self.map_size:
-            return super().guided_logits(state, level, condition)
+            return super().guided_logits(state, level, condition, scale)
         total = torch.zeros(*state.shape, self.process.mask, device=state.device)  # the mask is K
         count = torch.zeros(*state.shape[1:], 1, device=state.device)
         for window in windows(state.shape[1:], self.map_size):
-            total[:, *window] += super().guided_logits(state[:, *window], level, condition)
+            total[:, *window] += super().guided_logits(state[:, *window], level, condition, scale)
             count[*window] += 1
         return total / count
 

@@ -127,9 +127,9 @@ class CodeMaps(Conditional):
         """The level as the transformer reads it: b, in [0, 1]."""
         return sent(level / self.process.num_levels, self.device)
 
-    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    def guided_logits(self, state: Tensor, level: Tensor, condition: Condition, scale: float) -> Tensor:
         """Logits b *z k of p(z_0 | z_t) at levels b, guided; the condition is one that `scaled` gave."""
-        time, scale = self.time(level), self.conditioning.guidance_scale
+        time = self.time(level)
         return guided(lambda given: self.network(state, time, given), condition, Condition(), scale)
 
     def training_logits(self, state: Tensor, level: Tensor, batch: Batch) -> Tensor:
@@ -170,9 +170,10 @@ class CodeMaps(Conditional):
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
         """The states at the levels after T, down to level 0, whose state is the codes."""
         noise, conditioning = SeededNoise(seeds), self.scaled(condition.to(self.device))
-        state = self.start(noise, len(seeds))
-        for t, s in pairwise(descending(self.process.num_levels, self.num_steps)):
-            logits = self.guided_logits(state, torch.full((len(seeds),), t, device=self.device), conditioning)
+        state, last = self.start(noise, len(seeds)), self.process.num_levels
+        for t, s in pairwise(descending(last, self.num_steps)):
+            level, scale = torch.full((len(seeds),), t, device=self.device), self.conditioning.scale_at(t / last)
+            logits = self.guided_logits(state, level, conditioning, scale)
             state = self.step(logits, state, t, s, noise)
             yield state
 

@@ -42,7 +42,8 @@ class Conditioning:
         drop_each_probability: probability that one covariate of a training image is dropped, independently for each of
             several, so that images can be asked for by any of them alone.
         guidance_scale: scale of classifier-free guidance; 1 is the conditional model, 0 ignores the condition.
-        guidance_interval: times in [0, 1] between which there is guidance; outside it the scale is 1.
+        guidance_interval: two times in [0, 1]: there is guidance after the first, up to and with the second; at others
+            the scale is 1.
         guidance_rescale: share in [0, 1] by which the guided prediction is brought back to the standard deviation of
             the conditional one.
     """
@@ -65,6 +66,11 @@ class Conditioning:
             )
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"{KEY}.guidance_rescale is {self.guidance_rescale}; give a number from 0 to 1.")
+
+    def scale_at(self, t: float) -> float:
+        """The scale of guidance at a time in [0, 1]: 1 outside the interval, which holds its end, not its start."""
+        low, high = self.guidance_interval
+        return self.guidance_scale if low < t <= high else 1.0
 
 
 class Conditional(Generator):

@@ -180,10 +180,21 @@ def test_larger_maps_by_windows(vqgan: VQGAN) -> None:
     state = torch.full((1, 12, 8), model.process.mask)
     state[0, 0, 0] = 3
     with torch.no_grad():
-        logits = model.guided_logits(state, torch.tensor([4]), Condition())
+        logits = model.guided_logits(state, torch.tensor([4]), Condition(), 1.0)
         first, second = (model.network(state[:, part], torch.zeros(1)) for part in (slice(0, 8), slice(4, 12)))
     torch.testing.assert_close(logits[:, :4], first[:, :4])
     torch.testing.assert_close(logits[:, 4:8], (first[:, 4:] + second[:, :4]) / 2)
+
+
+def test_guidance_acts_in_its_interval_alone(vqgan: VQGAN) -> None:
+    """At levels outside it the network is asked once, so a guided sample costs less."""
+    conditioning = Conditioning(guidance_scale=2.0, guidance_interval=(0.25, 0.5))
+    model, calls = built(Absorbing("", 8, 8, network=AGED, conditioning=conditioning), vqgan), []
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    model.sample(Condition({"age_years": torch.tensor([70.0])}), [0])
+    assert len(calls) == 8 + 2  # levels 3 and 4 of 8
+    with pytest.raises(ValueError, match="guidance_rescale"):
+        Absorbing("", 8, 8, network=AGED, conditioning=Conditioning(guidance_rescale=0.5))
 
 
 def test_canvas_smaller_than_the_maps_is_refused(vqgan: VQGAN) -> None:

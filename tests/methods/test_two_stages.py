@@ -245,7 +245,7 @@ def test_told_attributes_are_trained_and_guide(tmp_path: Path, phantoms: Path) -
     )
     state = torch.full((3, 8, 8), model.process.mask)
     with torch.no_grad():
-        guided = model.guided_logits(state, torch.full((3,), 256), conditioning)
+        guided = model.guided_logits(state, torch.full((3,), 256), conditioning, 2.0)
         time = torch.zeros(3)
         plain, null = model.network(state, time, conditioning), model.network(state, time, Condition())
     torch.testing.assert_close(guided, null + 2 * (plain - null))
