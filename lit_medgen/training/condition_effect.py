@@ -116,7 +116,7 @@ def scores_of(swaps: Mapping[str, Swaps], people: Sequence[str]) -> dict[str, Sc
     if gain.ci95 and num_people >= MIN_PEOPLE and not gain.ci95[0] > 0 and not scores["condition_effect"].warning:
         warning = (
             "conditions change predictions, but do not make them better as far as can be seen: the 95 % interval of "
-            f"condition_gain holds 0 ({gain.num} images of {num_people} people)."
+            f"condition_gain is not above 0 ({gain.num} images of {num_people} people)."
         )
         scores["condition_gain"] = replace(gain, warning=warning)
     return scores

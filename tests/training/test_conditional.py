@@ -234,7 +234,9 @@ def test_a_condition_that_moves_but_does_not_help_raises_the_alarm() -> None:
     assert effect is not None
     assert effect > NOISE
     assert not found["condition_effect"].warning
-    assert "the 95 % interval of condition_gain holds 0 (80 images of 40 people)" in found["condition_gain"].warning
+    assert (
+        "the 95 % interval of condition_gain is not above 0 (80 images of 40 people)" in found["condition_gain"].warning
+    )
 
 
 @pytest.mark.parametrize("data", [People(1), People(20, known=False), People(20, equal=True)])
