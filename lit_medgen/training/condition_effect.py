@@ -1,4 +1,4 @@
-"""The condition alarm: does a network hear what it is told?
+"""The condition alarm, which says whether a network hears what it is told.
 
 Each image of a batch gets the condition of another, at the same noise and time. Reported are
 
@@ -6,8 +6,8 @@ Each image of a batch gets the condition of another, at the same noise and time.
     gain   = error(f(c')) - error(f(c)),              by how much its own condition makes a prediction better
 
 as means over images, with jackknife intervals over people. A network that ignores its condition has no effect, and the
-loss says nothing of it. Two levels of noise are told from an effect: the rounding of bfloat16, in which networks are
-trained, for the effect, and the standard error over people for the gain.
+loss says nothing of it. So each is compared with a level of noise: the effect with the rounding of bfloat16, in
+which networks are trained, and the gain with its standard error over people.
 
 Shapes: b images of a batch, n images of all batches.
 """
@@ -95,7 +95,7 @@ def scores_of(swaps: Mapping[str, Swaps], people: Sequence[str]) -> dict[str, Sc
     """The scores of a report: effect and gain of all covariates swapped together, and the effect of each alone.
 
     Args:
-        swaps: "" for all together, and covariate -> of it alone.
+        swaps: first "", for all together, then covariate -> of it alone.
         people: n, whose each image is.
     """
     scores: dict[str, Score] = {}
@@ -103,7 +103,8 @@ def scores_of(swaps: Mapping[str, Swaps], people: Sequence[str]) -> dict[str, Sc
         key, whose = f"condition_effect_{name}" if name else "condition_effect", name or "their conditions"
         of = f"change of predictions when images swap {whose}, as a share of their size"
         scores[key] = _score(found.change, found, people, of)
-        if (effect := scores[key].value) is not None and not effect >= NOISE:
+        said_of_all = bool(name) and bool(scores["condition_effect"].warning)
+        if (effect := scores[key].value) is not None and not effect >= NOISE and not said_of_all:
             warning = (
                 f"predictions hardly hear {whose}: swapped, they change by {effect:.2g} of their size, less than "
                 f"bfloat16 rounds ({NOISE:.2g})."

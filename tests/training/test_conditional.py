@@ -320,3 +320,14 @@ def test_validation_logs_the_effect_of_conditions(monkeypatch: pytest.MonkeyPatc
             assert logged["val/condition_effect"] > NOISE
             Method.validation_step(model, batch, 1)
             assert torch.equal(logged["val/loss"], loss)
+
+
+def test_warnings_name_what_is_not_heard_once() -> None:
+    """Where nothing is heard, that is said once; else of each covariate that is not."""
+    people, known = [f"{i}" for i in range(20)], torch.ones(20, dtype=torch.bool)
+    silent, loud = (Swaps(torch.full((20,), change), torch.rand(20), known) for change in (1e-4, 0.1))
+    for together, age, named in ((silent, silent, "their conditions"), (loud, silent, "age"), (loud, loud, None)):
+        found = scores_of({"": together, "age": age}, people)
+        warnings = [score.warning for score in found.values() if score.warning]
+        assert len(warnings) == (named is not None)
+        assert named is None or f"hardly hear {named}" in warnings[0]
