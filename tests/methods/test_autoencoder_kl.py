@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from tiny_run import ROOT
 from torch import nn
 
 from lit_medgen.batch import Batch, DataSpec, Images
@@ -135,6 +137,20 @@ def test_recomputing_keeps_fewer_activations() -> None:
 def test_the_middle_has_attention_only_if_asked(middle: bool) -> None:
     model = Autoencoder(2, 1, 4, (8, 8), (False, False), 1, 8, middle_attention=middle)
     assert any("qkv" in name for name, _ in model.named_parameters()) == middle
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "latent"),
+    [("autoencoder_kl", (160, 224, 160), (6, 20, 28, 20)), ("autoencoder_kl_2d", (160, 224), (8, 20, 28))],
+)
+def test_the_shipped_networks_have_the_latents_of_the_paper(
+    config: str, size: tuple[int, ...], latent: tuple[int, ...]
+) -> None:
+    section = yaml.safe_load((ROOT / f"configs/{config}.yaml").read_text())["model"]["init_args"]["network"]
+    with torch.device("meta"):
+        found = Autoencoder(**section["init_args"] | {"gradient_checkpointing": False})
+        assert found.encode(torch.empty(1, 1, *size)).shape[1:] == latent
+    assert not any("qkv" in name for name, _ in found.named_parameters())
 
 
 @pytest.mark.parametrize(
