@@ -46,11 +46,14 @@ from lit_medgen.diffusion import (
     Denoiser,
     Denoises,
     LossWeight,
+    OptimalTransport,
     ParametrisationName,
     Sampler,
     ScaledLinearBeta,
     Schedule,
+    TrainingTimes,
 )
+from lit_medgen.diffusion.denoisers import at_time
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.networks.protocols import LatentNetwork, as_module
@@ -77,6 +80,8 @@ class LDM(Conditional):
         schedule: noise schedule; None: `ScaledLinearBeta` from 0.0015 to 0.0205.
         parametrisation: what the network predicts.
         weight: weight of the loss over time; None: `UniformWeight`.
+        training_times: which times are trained on; None: all alike.
+        coupling: pairs noise with images in training; None: at random.
         sampler: integrates the reverse process; None: 200 steps of `DDIM`.
         conditioning: how covariates are learned, and guide.
         latent: of a first stage whose latents are distributions: the mean, or a sample drawn in every step.
@@ -97,6 +102,8 @@ class LDM(Conditional):
         schedule: Schedule | None = None,
         parametrisation: ParametrisationName = "v",
         weight: LossWeight | None = None,
+        training_times: TrainingTimes | None = None,
+        coupling: OptimalTransport | None = None,
         sampler: Sampler | None = None,
         conditioning: Conditioning | None = None,
         latent: Literal["mean", "sample"] = "mean",
@@ -112,6 +119,9 @@ class LDM(Conditional):
         self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)
         self.sampler: Sampler = sampler or DDIM(200)
         self.sampler.check(schedule)
+        self.training_times, self.coupling = training_times, coupling
+        if coupling:
+            coupling.check(self.covariates.numbers, text=self.covariates.text_channels > 0)
         if slabs is not None and slabs < 1:
             raise ValueError(f"model.init_args.slabs is {slabs}; give at least 1, or leave it out to decode at once.")
         self.latent, self.latent_scale, self.slabs = latent, latent_scale, slabs
@@ -174,10 +184,17 @@ class LDM(Conditional):
         return {"loss": (broadcast(share, error) * error).mean()}
 
     def draws(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents b d *z, times b, the share of each in a mean, b, and noise b d *z, which the coupling may reorder."""
+        """Latents b d *z, times b, the share of each in a mean, b, and the noise of each, b d *z."""
         z = self.latents(batch)
-        t, share = self.times_and_shares(len(z), self.denoiser.schedule.t_min)
-        return z, t, share, torch.randn_like(z)
+        t, share = self.times_and_shares(len(z), self.denoiser.schedule.t_min, self.training_times)
+        return z, t, share, self.coupled(z, torch.randn_like(z), batch.condition)
+
+    def coupled(self, z: Tensor, eps: Tensor, condition: Condition) -> Tensor:
+        """The noise in the order of the latents that it is added to, b d *z; validation leaves it as it was drawn."""
+        if self.coupling is None or not self.training:
+            return eps
+        others = [name for name in self.covariates.names if name not in self.covariates.numbers]
+        return self.coupling(z, eps, self.coupling.classes(condition, z, self.covariates.numbers, others))
 
     def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
         """What the network predicts of the loss's latents, b d *z, and its mean squared error in each, b."""
@@ -194,7 +211,7 @@ class LDM(Conditional):
         how = self.conditioning
         if how.guidance_scale == 1:
             return self.denoiser
-        return ClassifierFree(self.denoiser, how.guidance_scale)
+        return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale)
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
@@ -225,10 +242,14 @@ class LDM(Conditional):
 class _Watched:
     """A denoiser that keeps what it gave."""
 
-    def __init__(self, denoiser: Denoises) -> None:
+    def __init__(self, denoiser: Denoises, found: list[Tensor] | None = None) -> None:
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.found: list[Tensor] = []
+        self.found = [] if found is None else found
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.found.append(self.denoiser(x_t, t, condition))
         return self.found[-1]
+
+    def at(self, t: float) -> _Watched:
+        """Keeps in the same list what the denoiser gives at that time."""
+        return _Watched(at_time(self.denoiser, t), self.found)
