@@ -244,7 +244,7 @@ def test_a_size_that_a_network_of_ones_own_does_not_take_is_refused(vqgan: VQGAN
         ({"schedule": RectifiedFlow(), "sampler": Heun(4)}, "sampler is Heun, which divides by alpha"),
         (
             {"conditioning": Conditioning(guidance_scale=2.0)},
-            "guidance_scale is 2.0, but the network has no covariates",
+            "guidance_scale is 2.0, but the network has no",
         ),
         ({"coupling": OptimalTransport({"age_years": [60]})}, "bins of 'age_years'"),
         ({"network": network(covariates=PEOPLE), "coupling": OptimalTransport()}, "'age_years' is continuous"),
