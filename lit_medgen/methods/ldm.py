@@ -15,11 +15,11 @@ What differs from the paper, and from the code of its authors where they disagre
 
 - Scale of the latents: [paper] none is named, [code] multiplies by 0.3 whatever the autoencoder. Here mean and standard
   deviation of the training latents are measured, kept in the checkpoint and said.
-- Latents: [code] encodes and samples them in every step. Here what the encoder gives of an image is made once, and a
-  latent is the mean, or sampled from it in every step (`latent`).
-- Condition: [paper] a text, replaced by "" in 10 % of the images; sentences of it are optional here, and numbers,
-  categories and sets of labels stand beside it, each with a null of its own, so that any subset can be asked for.
-- Learning: [paper] and [code] have neither averaged weights nor a schedule of the rate; the config has the first.
+- Latents: [code] encodes images and samples latents in every step. Here images are encoded once, and a latent is the
+  mean of its distribution, or sampled from it in every step.
+- Condition: [paper] a text, replaced by "" in 10 % of the images. Here a text is one of several covariates, beside
+  numbers, categories and sets of labels, each with a null of its own, so that any subset can be asked for.
+- Learning: [paper] and [code] have neither averaged weights nor a schedule of the rate; the configs have both.
 - Times: continuous in [1/T, 1] and spread evenly over the batch rather than T discrete ones drawn one by one.
 
 Beyond the paper, and in the config: eps and rectified flow, weights and times of the loss, coupling of noise and
@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -119,7 +119,7 @@ class LDM(Conditional):
         self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)
         self.sampler: Sampler = sampler or DDIM(200)
         self.sampler.check(schedule)
-        self.training_times, self.coupling = training_times, coupling
+        self.training_times, self.coupling, self.parametrisation = training_times, coupling, parametrisation
         if coupling:
             coupling.check(self.covariates.numbers, text=self.covariates.text_channels > 0)
         if slabs is not None and slabs < 1:
@@ -152,6 +152,21 @@ class LDM(Conditional):
                 "piece only; leave slabs out."
             )
         self.scale = LatentScale(channels if self.latent_scale == "channel" else 1)
+
+    def facts(self) -> dict[str, Any]:
+        """What the network has learned to predict, and of which latents at which noise levels."""
+        log_snr = self.denoiser.schedule.log_snr(torch.linspace(0.1, 0.9, 9, device=self.device)).cpu()
+        return {"parametrisation": self.parametrisation, "latent_scale": self.latent_scale, "log_snr": log_snr}
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """InputError if the network is asked for something else."""
+        for name in ("parametrisation", "latent_scale"):
+            if (asked := getattr(self, name)) != facts[name]:
+                raise InputError(
+                    f"model.init_args.{name} is {asked}, but this model was trained with {facts[name]}; leave it so."
+                )
+        if not torch.allclose(self.facts()["log_snr"], facts["log_snr"], rtol=1e-4):
+            raise InputError("model.init_args.schedule: another than this model was trained with; leave it as it was.")
 
     # Latents.
 

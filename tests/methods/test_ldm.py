@@ -254,3 +254,20 @@ def test_a_size_that_a_network_of_ones_own_does_not_take_is_refused(vqgan: VQGAN
 def test_what_cannot_work_together_is_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         LDM(**{"network": network(), "first_stage": ""} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"parametrisation": "eps"}, "parametrisation is eps, but this model was trained with v"),
+        ({"latent_scale": "channel"}, "latent_scale is channel, but this model was trained with global"),
+        ({"schedule": ScaledLinearBeta(beta_end=0.03)}, "schedule: another than this model was trained with"),
+    ],
+)
+def test_a_trained_network_is_not_asked_for_what_it_has_not_learned(
+    arguments: dict[str, Any], complaint: str, vqgan: VQGAN
+) -> None:
+    facts = built(vqgan).facts()
+    built(vqgan).restore(facts)
+    with pytest.raises(InputError, match=complaint):
+        built(vqgan, **arguments).restore(facts)
