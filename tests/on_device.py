@@ -202,20 +202,22 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     seeds = [2, 1]
     steps(model, 2)
     expected = model.sample(condition, seeds)
+    one = Condition(
+        {name: torch.tensor([60.0]) for name in model.attributes},
+        source=None if condition.source is None else condition.source[:1],
+    )
     model, found = moved(model), []
     for num in (2, 4):
         steps(model, num)
         with counted() as waits:
             images = model.sample(condition, seeds)
             found.append(len(waits.found) + len(waits.uploads))
-            model.trajectory(condition, 0)
+            model.trajectory(one, 0)
         if num == 2:
             torch.testing.assert_close(images.inner, expected, rtol=1e-3, atol=1e-3)
     assert found == [0, 0]
     steps(model, 1)
     with counted() as waits:  # and once for the images
-        source = None if condition.source is None else condition.source[:1]
-        one = Condition({name: torch.tensor([60.0]) for name in model.attributes}, source=source)
         (image,) = model.predict_step(Request([2], one))
     assert len(waits.found) == 1
     assert not isinstance(image, StandIn)
