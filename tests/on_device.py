@@ -112,7 +112,8 @@ def built(name: str) -> Any:
     torch.manual_seed(0)
     model = made(Method, [*(content["model"] for content in contents if "model" in content), overlay])
     views = [view for content in contents if (view := content.get("data", {}).get("init_args", {}).get("view"))]
-    stored = DataSpec(1, (16, 16, 16), (1.0,) * 3, attributes={"age_years": (40.0, 90.0)})
+    ranges = dict.fromkeys(["age_years", *getattr(model, "attributes", ())], (40.0, 90.0))
+    stored = DataSpec(1, (16, 16, 16), (1.0,) * 3, attributes=ranges)
     model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
     for part, config in frozen_parts(f"configs/{base}.yaml").items():
         model.take_parts(**{part: built(Path(config).stem).as_frozen_part()})
