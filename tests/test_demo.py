@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "configs").symlink_to(ROOT / "configs")
     pages = [
         ROOT / "README.md",
-        *(ROOT / "docs" / f"{name}.md" for name in ("commands", "code_maps", "asking_for_images")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("commands", "code_maps", "latent_diffusion", "asking_for_images")),
     ]
     (table,) = blocks(pages[-1], "csv")
     (folder / "requests.csv").write_text(table)
@@ -101,7 +101,8 @@ def run(folder: Path, words: list[str]) -> None:
 
 def data_of(demo: Path, checkpoint: Path) -> MedicalDataModule:
     section = config_of(checkpoint)["data"]
-    section["init_args"] |= {"root": str(demo / "phantoms"), "store_dir": str(demo / "prepared")}
+    for name in {"root", "withdrawals", "store_dir"} & section["init_args"].keys():  # relative to where the demo ran
+        section["init_args"][name] = str(demo.parent / section["init_args"][name])
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(MedicalDataModule, "data")
     data: MedicalDataModule = parser.instantiate(parser.parse_object({"data": section})).data
@@ -125,7 +126,8 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
     return {name: row["value"] for name, row in report["metrics"].items()}
 
 
-REPORTED = re.findall(r"--out demo/(\w+)_report", (ROOT / "docs" / "code_maps.md").read_text())
+TWO_STAGE_PAGES = [(ROOT / "docs" / f"{page}.md").read_text() for page in ("code_maps", "latent_diffusion")]
+REPORTED = [name for page in TWO_STAGE_PAGES for name in re.findall(r"--out demo/(\w+)_report", page)]
 
 
 @pytest.mark.parametrize("name", REPORTED)
@@ -140,6 +142,8 @@ def test_demo_of_each_stage_beats_its_untrained_copy(demo: Path, tmp_path: Path,
     fresh.on_load_checkpoint(content)  # the first stage's network, the maps to start from, the spec
     for part in frozen_parts(f"configs/{name}.yaml"):
         getattr(fresh, part).load_state_dict(getattr(trained, part).state_dict())
+    if hasattr(trained, "scale"):  # measured, not learned
+        fresh.scale = trained.scale
     images = torch.cat(list(samples(fresh, like_people(fresh, data, "test", None), 11)))  # as many as the report is of
     untrained = evaluate(Images.of(images), data, tmp_path)["metrics"]["frechet_image"]["value"]
     assert report["metrics"]["frechet_image"]["value"] < untrained / 2
