@@ -65,7 +65,7 @@ NOT_YET = pytest.mark.xfail(reason="missed as measured: docs/notes/few_steps.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the demo commands of the README and of three pages were run, as printed, each once."""
+    """A folder in which the demo commands of the README and of four pages were run, as printed, each once."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "configs").symlink_to(ROOT / "configs")
     pages = [
