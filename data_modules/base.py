@@ -7,46 +7,38 @@ loaders        store -> `Batch`, in an order that is a function of (seed, positi
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from data_modules.items import Items, Latents
+from data_modules.items import Items
 from data_modules.listing import Tree, count_suffixes, walk
-from data_modules.loader import StoreDataset
+from data_modules.prepared import PreparedData
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
 from data_modules.records import Record, known_values
-from data_modules.resumable import ResumableLoaders
-from data_modules.sources import ANY_NAME, IMAGE, Rejected, Scan
-from data_modules.splits import SPLITS, Split, identity, split_of
+from data_modules.sources import IMAGE, Rejected, Scan
+from data_modules.splits import SPLITS, Split, split_of
 from data_modules.store import Store, StoreAddress
 from data_modules.summary import account, contents, kinds, lacking, nameless, passed_over
 from data_modules.tables import Numbers
-from data_modules.texts import ImageTexts, name_of
+from data_modules.texts import name_of
 from data_modules.views import View, Volume
-from data_modules.withdrawals import LeftOut, clean, note, read_ids, write_note
-from lit_medgen.batch import Batch, DataSpec, Images, Requests
+from data_modules.withdrawals import LeftOut, clean_all, facts_of_people, note, read_ids, write_note
+from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.output import say
-from lit_medgen.people import sum_of
-from lit_medgen.seeds import mix
 
 Anatomy = Literal["", "brain"]
 FEWEST = {"val": (1, "validation", "there is no val/loss"), "test": (2, "test", "`evaluate` refuses it")}
 """People of a part that a run and its evaluation need; what the part is called, and what fewer people mean."""
 
 
-class MedicalDataModule(ResumableLoaders):
+class MedicalDataModule(PreparedData):
     """What every data set shares.
 
     Args:
@@ -104,7 +96,6 @@ class MedicalDataModule(ResumableLoaders):
         self.root, self.preprocessing, self.fractions = Path(root), preprocessing, fractions
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
         self.text = text
-        self._latents: Latents | None = None
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
@@ -151,8 +142,9 @@ class MedicalDataModule(ResumableLoaders):
         if not self.root.is_dir():
             raise MissingDataError(f"data.init_args.root: no folder '{self.root}'. {self.remedy}")
         self._tree, self.unread, self.remarks = None, Numbers(), []
-        self._remove_left_out()
-        scans, refused = self._without_left_out(*self.scans())
+        self._leave_out()
+        scans, refused, self._set_aside = self.left_out.set_aside(*self.scans())
+        self.remarks += self.left_out.told(self._set_aside)
         if not scans and self._set_aside:
             raise InputError(
                 f"{self.root}: all people who have images are left out ({len(self.left_out.ids)} are listed); look at "
@@ -166,7 +158,7 @@ class MedicalDataModule(ResumableLoaders):
             self.texts.embeddings.verify()
         accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
         if not note(self.address.folder):
-            write_note(self.address.folder, self.left_out, self._root_hash)
+            write_note(self.address.folder, self.left_out, self.root)
         if not accepted:
             first = f"{rejected[0].source}: {rejected[0].reason}"
             first = nameless(rejected[0], self.root) if self.ids_are_in_names else first
@@ -206,7 +198,7 @@ class MedicalDataModule(ResumableLoaders):
 
     def setup(self, stage: str) -> None:
         """Opens the store, splits people, derives `spec`."""
-        self._remove_left_out()
+        self._leave_out()
         self.store = Store(self.address)
         self.records = {split: [] for split in SPLITS}
         kept = [record for record in self.store.records if record.person not in self.left_out.people]
@@ -225,14 +217,7 @@ class MedicalDataModule(ResumableLoaders):
             self.texts.tell_of(kept)
         self._items = Items(self.store, self.view, self.texts)
         people = {split: set(self.people(split).values()) for split in SPLITS}
-        leaving = {split: {each for each in self.left_out.people if self._split_of(each) == split} for split in SPLITS}
-        self.spec = replace(
-            self.make_spec(),
-            people={split: identity(people[split]) for split in SPLITS},
-            people_sums={split: sum_of(people[split]) for split in SPLITS},
-            left_out=self.left_out.digest,
-            leaving={split: tuple(sorted(leaving[split])) for split in SPLITS},
-        )
+        self.spec = replace(self.make_spec(), **facts_of_people(people, self.left_out, self._split_of))
 
     def _split_of(self, person: str) -> Split:
         return split_of(person, self.fractions, self.seed)
@@ -250,38 +235,10 @@ class MedicalDataModule(ResumableLoaders):
         """People who are left out, as `Scan.person` names them: the ids in the file `exclude`."""
         return set() if self.exclude is None else read_ids(Path(self.exclude), "data.init_args.exclude")
 
-    def _remove_left_out(self) -> None:
+    def _leave_out(self) -> None:
         """Reads who is left out, and removes all that was made of them; before anything else is read."""
         self.left_out = LeftOut(frozenset(self.excluded()))
-        own, num = self.address.folder, 0
-        others = self.store_dir.glob(f"{glob.escape(self.address.name)}-*") if self.left_out.people else ()
-        for folder in sorted({own, *others}):
-            theirs = note(folder).get("root") == self._root_hash
-            if (folder / "preprocessing.json").is_file() and (folder == own or self.ids_are_unique or theirs):
-                num = max(num, clean(folder, self.left_out, self._root_hash))
-        if num:
-            say(
-                f"removed from {self.store_dir}: all that was made of {num} people who are left out, and what was "
-                "derived from the images. Samples made like them (`--like`) and reports made before may show them: "
-                "make those again."
-            )
-
-    @property
-    def _root_hash(self) -> str:
-        return hashlib.sha256(str(self.root.resolve()).encode(errors=ANY_NAME)).hexdigest()[:16]
-
-    def _without_left_out(self, scans: list[Scan], refused: list[Rejected]) -> tuple[list[Scan], list[Rejected]]:
-        """The scans and rejections of all others; how many people are left out is told, without their ids."""
-        self._set_aside = [scan for scan in scans if scan.person in self.left_out.ids]
-        if not self.left_out.ids:
-            return scans, refused
-        num = len({scan.person for scan in self._set_aside})
-        self.remarks.append(
-            f"left out: {len(self._set_aside)} images of {num} people, of {len(self.left_out.ids)} who are listed"
-            + ("" if num else "; none of the ids is one of this data set, is it the right file?")
-        )
-        kept = [scan for scan in scans if scan.person not in self.left_out.ids]
-        return kept, [row for row in refused if not self.left_out.named_in(row.source)]
+        clean_all(self.address, self.left_out, self.root, self.ids_are_unique)
 
     def make_spec(self) -> DataSpec:
         """The facts of the images, once people are split."""
@@ -295,15 +252,6 @@ class MedicalDataModule(ResumableLoaders):
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""
         shape = self.view.spec(self.stored_spec(), self.axis)
         return self.texts.embeddings.described_in(shape) if self.texts else shape
-
-    @cached_property
-    def texts(self) -> ImageTexts | None:
-        """The texts of the file `text`, opened when they are first asked for."""
-        return ImageTexts(self.text) if self.text else None
-
-    def text_null(self) -> Tensor | None:
-        """The embedded empty text; see `TrainingData.text_null`."""
-        return self.texts.embeddings.null if self.texts else None
 
     def stored_spec(self) -> DataSpec:
         """The same of stored images, before the view; a data set with a recipe of its own says it in its own way."""
@@ -319,69 +267,3 @@ class MedicalDataModule(ResumableLoaders):
             sources=tuple(recipe.sources),
             source_size=(recipe.source_size or recipe.size) if recipe.sources else (),
         )
-
-    def order(self) -> dict[str, Any]:
-        """What decides which samples a step sees, their texts among them; see `ResumableLoaders.order`."""
-        return super().order() | ({"text": self.texts.embeddings.digest} if self.texts else {})
-
-    def dataset(self, split: Split) -> StoreDataset:
-        """The data set of a split."""
-        seed = self.seed if split == "train" else mix(split, self.seed)
-        latents = None if split == "test" else self._latents
-        return StoreDataset(self._items, self.records[split], seed, latents, draws_texts=split == "train")
-
-    @property
-    def voxels_per_batch(self) -> int:
-        """Of all images of a batch."""
-        return self.batch_size * self.view.num_voxels(self._items.grid)
-
-    def people(self, split: Split) -> dict[str, str]:
-        """Store key -> whose image it is (hashed)."""
-        return {record.key: record.person for record in self.records[split]}
-
-    @property
-    def digest(self) -> str:
-        """Hash of the prepared data, which has nobody who is left out, and of the view; see `TrainingData.digest`."""
-        view = json.dumps(_plain(self.view), sort_keys=True)
-        return hashlib.sha256(f"{self.store.digest} {view}".encode()).hexdigest()
-
-    @property
-    def cache(self) -> Path:
-        """The store's folder; see `TrainingData.cache`."""
-        return self.store.folder
-
-    def images(self, split: Split, one_per_person: bool = False, limit: int | None = None) -> Images:
-        """Images of a split as evaluation looks at them; see `TrainingData.images`."""
-        records = self.first_visits(split) if one_per_person else self.records[split]
-        return self._items.images(records[:limit], self.spec.size)
-
-    def requests(self, split: Split, num: int | None = None) -> Requests:
-        """Requests like the people of a split; see `TrainingData.requests`."""
-        records = self.first_visits(split)
-        if num and not records:
-            raise InputError(f"data.init_args.fractions {list(self.fractions)} leave no {split} people to ask for.")
-        return self._items.requests(records, num, bool(self.spec.attributes))
-
-    def stored(self, split: Split, first: int = 0) -> Iterator[Batch]:
-        """Of each record all images that training can see; see `TrainingData.stored`."""
-        return map(self._items.stored, self.records[split][first:])
-
-    def seen(self, split: Split) -> list[tuple[str, int]]:
-        """Which images these are; see `TrainingData.seen`."""
-        return [image for record in self.records[split] for image in self._items.seen(record)]
-
-    def read_latents(self, latents: Latents | None) -> None:
-        """Latents instead of images from now on; see `TrainingData.read_latents`."""
-        self._latents = latents
-
-    def first_visits(self, split: Split) -> list[Record]:
-        """A record of each person."""
-        first = {record.person: record for record in reversed(self.records[split])}
-        return [first[person] for person in dict.fromkeys(self.people(split).values())]
-
-
-def _plain(view: Any) -> Any:
-    """An object as plain data, and those in it."""
-    if not hasattr(view, "__dict__"):
-        return view
-    return [type(view).__qualname__, {name: _plain(value) for name, value in vars(view).items()}]

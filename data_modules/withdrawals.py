@@ -8,20 +8,26 @@ that was derived from the store (latents, features). Work on others stays.
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_modules.records import drop_people, person_hash, write_changed
+from data_modules.sources import ANY_NAME, Rejected, Scan
+from data_modules.splits import Split, identity
+from data_modules.store import StoreAddress
 from data_modules.tables import identifier, named
 from lit_medgen.errors import InputError, describe
 from lit_medgen.files import as_csv, remove_stale
+from lit_medgen.output import say
+from lit_medgen.people import sum_of
 
 NOTE = "left_out.json"
 VOLUMES, FIGURES = "volumes", "figures"
@@ -53,10 +59,24 @@ class LeftOut:
 
     def named_in(self, text: str) -> bool:
         """Whether an id stands in a text, as a path or a cell of a table, as a whole."""
-        return any(
-            identity in text and re.search(rf"(?<![^\W_]){re.escape(identity)}(?![^\W_])", text)
-            for identity in self.ids
-        )
+        return any(each in text and re.search(rf"(?<![^\W_]){re.escape(each)}(?![^\W_])", text) for each in self.ids)
+
+    def set_aside(
+        self, scans: Sequence[Scan], refused: Sequence[Rejected]
+    ) -> tuple[list[Scan], list[Rejected], list[Scan]]:
+        """The scans and rejections of all others, and the scans of those who are left out."""
+        kept: list[Scan] = []
+        theirs: list[Scan] = []
+        for scan in scans:
+            (theirs if scan.person in self.ids else kept).append(scan)
+        return kept, [row for row in refused if not self.named_in(row.source)], theirs
+
+    def told(self, theirs: Sequence[Scan]) -> list[str]:
+        """How many people are left out, of whom these scans are, in a line without their ids; no line if nobody is."""
+        num = len({scan.person for scan in theirs})
+        line = f"left out: {len(theirs)} images of {num} people, of {len(self.ids)} who are listed"
+        asked = "" if num else "; none of the ids is one of this data set, is it the right file?"
+        return [line + asked] if self.ids else []
 
 
 def read_ids(path: Path, key: str, numbers: bool = False) -> set[str]:
@@ -96,7 +116,50 @@ def number_of(cell: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def clean(folder: Path, left_out: LeftOut, root: str) -> int:
+def facts_of_people(
+    people: Mapping[Split, Collection[str]], left_out: LeftOut, side: Callable[[str], Split]
+) -> dict[str, Any]:
+    """Fields of a `DataSpec`: the people of each part, by hashes, and who is left out of it.
+
+    Args:
+        people: part -> who is in it.
+        left_out: who is left out.
+        side: whoever it is -> the part they fall into.
+    """
+    leaving: dict[Split, list[str]] = {split: [] for split in people}
+    for person in sorted(left_out.people):
+        leaving[side(person)].append(person)
+    return {
+        "people": {split: identity(those) for split, those in people.items()},
+        "people_sums": {split: sum_of(those) for split, those in people.items()},
+        "left_out": left_out.digest,
+        "leaving": {split: tuple(those) for split, those in leaving.items()},
+    }
+
+
+def clean_all(address: StoreAddress, left_out: LeftOut, root: Path, ids_are_unique: bool) -> None:
+    """Removes all that was made of people from the stores of a data set, and says of how many there was something.
+
+    Args:
+        address: of one of the stores; the others lie beside it.
+        left_out: the people.
+        root: folder of the raw data.
+        ids_are_unique: whether an id is the same person's in stores of other roots.
+    """
+    num, others = 0, address.parent.glob(f"{glob.escape(address.name)}-*") if left_out.people else ()
+    for folder in sorted({address.folder, *others}):
+        theirs = folder == address.folder or ids_are_unique or note(folder).get("root") == _hash_of(root)
+        if theirs and (folder / "preprocessing.json").is_file():
+            num = max(num, clean(folder, left_out, root))
+    if num:
+        say(
+            f"removed from {address.parent}: all that was made of {num} people who are left out, and what was "
+            "derived from the images. Samples made like them (`--like`) and reports made before may show them: "
+            "make those again."
+        )
+
+
+def clean(folder: Path, left_out: LeftOut, root: Path) -> int:
     """Removes all that a store holds of people, unless it was cleaned for this list; returns how many it held.
 
     InputError if something cannot be removed.
@@ -123,9 +186,13 @@ def note(folder: Path) -> dict[str, str]:
     return content if isinstance(content, dict) else {}
 
 
-def write_note(folder: Path, left_out: LeftOut, root: str) -> None:
-    """Notes for which list a store is clean."""
-    write_changed(folder / NOTE, json.dumps({"root": root, "people": left_out.digest}))
+def write_note(folder: Path, left_out: LeftOut, root: Path) -> None:
+    """Notes for which list a store of the data at `root` is clean."""
+    write_changed(folder / NOTE, json.dumps({"root": _hash_of(root), "people": left_out.digest}))
+
+
+def _hash_of(root: Path) -> str:
+    return hashlib.sha256(str(root.resolve()).encode(errors=ANY_NAME)).hexdigest()[:16]
 
 
 def _removed(folder: Path, left_out: LeftOut) -> int:

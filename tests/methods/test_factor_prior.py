@@ -117,8 +117,11 @@ def test_a_network_that_does_not_read_the_prior_is_refused() -> None:
 
 @pytest.mark.parametrize("schedule", [RectifiedFlow(), ZeroTerminalSNR(Cosine())])
 def test_pure_noise_of_which_the_prior_knows_no_data_is_refused(schedule: Schedule) -> None:
-    with pytest.raises(ValueError, match=r"schedule: .* ends in pure noise .*; give Cosine"):
-        FactorPriorCDPM(untrained(), schedule=schedule, parametrisation="v")
+    """This is said before what is wrong with the sampler or "eps": with others it would be refused all the same."""
+    parametrisation: ParametrisationName
+    for parametrisation in ("v", "eps"):
+        with pytest.raises(ValueError, match=r"schedule: .* ends in pure noise .*; give Cosine"):
+            FactorPriorCDPM(untrained(), schedule=schedule, parametrisation=parametrisation)
 
 
 def test_a_negative_number_of_factors_is_refused() -> None:

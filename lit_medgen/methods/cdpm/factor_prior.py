@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_medgen.axes import AXES
 from lit_medgen.batch import Batch, Condition, sent
-from lit_medgen.diffusion import Denoiser, Denoises
+from lit_medgen.diffusion import Denoiser, Denoises, Schedule
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_model import FactorModel, fit_without, max_factors
@@ -57,6 +57,14 @@ class FactorPriorDenoiser(Denoiser):
     """A denoiser of sets of slices whose network corrects the posterior of a factor model."""
 
     factor_model: FactorModel | None = None
+
+    def __init__(self, network: nn.Module, schedule: Schedule, *others: Any) -> None:
+        if schedule.ends_in_noise:  # before what is said of such schedules to all: no other setting would do here
+            raise ValueError(
+                f"model.init_args.schedule: {type(schedule).__name__} ends in pure noise (alpha(1) = 0), and the "
+                "factor prior reads x_t / alpha_t; give Cosine, LinearBeta or ScaledLinearBeta."
+            )
+        super().__init__(network, schedule, *others)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """b c n y x: x̂ in the parametrisation of the loss; the condition gives image, observed and slice_index."""
@@ -103,11 +111,6 @@ class FactorPriorCDPM(CDPM):
             raise ValueError(
                 f"model.init_args.network: {type(network).__name__} does not read the factor prior; give "
                 "lit_medgen.networks.FactorPriorSliceUNet, or take lit_medgen.methods.CDPM as the model."
-            )
-        if self.denoiser.schedule.ends_in_noise:
-            raise ValueError(
-                f"model.init_args.schedule: {type(self.denoiser.schedule).__name__} ends in pure noise (alpha(1) = 0), "
-                "and the factor prior reads x_t / alpha_t; give Cosine, LinearBeta or ScaledLinearBeta."
             )
         if num_factors < 0:
             raise ValueError(f"model.init_args.num_factors is {num_factors}; give 0 or more.")
