@@ -144,7 +144,7 @@ class MedicalDataModule(PreparedData):
         self._tree, self.unread, self.remarks = None, Numbers(), []
         self._leave_out()
         scans, refused, self._set_aside = self.left_out.set_aside(*self.scans())
-        self.remarks += self.left_out.told(self._set_aside)
+        self.remarks += self.left_out.remarks_on(self._set_aside)
         if not scans and self._set_aside:
             raise InputError(
                 f"{self.root}: all people who have images are left out ({len(self.left_out.ids)} are listed); look at "

@@ -71,7 +71,7 @@ class LeftOut:
             (theirs if scan.person in self.ids else kept).append(scan)
         return kept, [row for row in refused if not self.named_in(row.source)], theirs
 
-    def told(self, theirs: Sequence[Scan]) -> list[str]:
+    def remarks_on(self, theirs: Sequence[Scan]) -> list[str]:
         """How many people are left out, of whom these scans are, in a line without their ids; no line if nobody is."""
         num = len({scan.person for scan in theirs})
         line = f"left out: {len(theirs)} images of {num} people, of {len(self.ids)} who are listed"
