@@ -113,7 +113,8 @@ class LDM(Conditional):
         learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
-        make = "python -m lit_medgen fit --config configs/autoencoder_kl.yaml"
+        config = "autoencoder_kl_2d" if getattr(network, "dim", 3) == 2 else "autoencoder_kl"
+        make = f"python -m lit_medgen fit --config configs/{config}.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}
         schedule = schedule or ScaledLinearBeta(beta_end=0.0205)
         self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)

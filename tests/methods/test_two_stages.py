@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from tiny_run import ROOT, TWO_STAGES, TinyRun, first_stage, one_line
+from tiny_run import ROOT, TWO_STAGES, TinyRun, first_stage, frozen_parts, one_line
 
 import lit_medgen
 from data_modules import ADNIDataModule, OneSlice, Preprocessing
@@ -134,7 +134,7 @@ def test_missing_first_stage_says_how_to_make_it(
     assert run.fit("--model.init_args.first_stage=nowhere.ckpt") == 2
     line = one_line(capsys)
     assert "model.init_args.first_stage: no file 'nowhere.ckpt'" in line
-    assert "fit --config configs/vqgan.yaml" in line
+    assert f"fit --config {frozen_parts(config)['first_stage']}" in line
 
 
 def test_first_stage_of_another_method_is_refused(
