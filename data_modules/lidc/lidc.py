@@ -160,7 +160,7 @@ class LIDCDataModule(MedicalDataModule):
         low, high = self.ct.numbers.window
         return DataSpec(
             channels=1,
-            size=self.ct.size[::-1],
+            size=self.ct.kept_size[::-1],
             spacing_mm=(math.nan, math.nan),
             orientation="",
             intensity_window=(float(low), float(high)),

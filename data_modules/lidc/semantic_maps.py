@@ -29,6 +29,7 @@ CLASSES = (
 )
 LUNG, FIRST_NODULE = 4, 5
 PresetName = Literal["thesis", "code"]
+Segmentation = Literal["lungs", "bands"]
 
 PADDING_HU = -1018.0  # air has noise and lies above on average
 SEED_HU = -850.0, 50.0  # lung and tissue, where k-means starts
@@ -64,7 +65,11 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 def label_map(
-    image: np.ndarray, spacing_mm: float, preset: Preset, nodules: Sequence[tuple[np.ndarray, float]] = ()
+    image: np.ndarray,
+    spacing_mm: float,
+    preset: Preset,
+    nodules: Sequence[tuple[np.ndarray, float]] = (),
+    segmentation: Segmentation = "lungs",
 ) -> np.ndarray:
     """Classes of a slice, uint8.
 
@@ -73,13 +78,19 @@ def label_map(
         spacing_mm: of pixels.
         preset: bands and classes.
         nodules: mask, rows columns, and malignancy of each nodule; the most malignant stays on top.
+        segmentation: "lungs" looks for body and lungs. "bands" goes by each pixel's HU alone, for boxes, which show
+            no whole body: what lies between padding (-1024 HU) and the bands is lung then.
     """
-    body = body_mask(image, spacing_mm)
     clipped = image.clip(*preset.window)
+    if segmentation == "bands":
+        body, lungs = np.ones(image.shape, dtype=bool), (image > PADDING_HU) & (image < preset.bands[0][0])
+    else:
+        body = body_mask(image, spacing_mm)
+        lungs = lung_mask(image, spacing_mm, body)
     labels = np.zeros(image.shape, dtype=np.uint8)
     for label, (low, high) in enumerate(preset.bands, start=1):
         labels[body & (clipped >= low) & (clipped <= high)] = label
-    labels[lung_mask(image, spacing_mm, body)] = LUNG
+    labels[lungs] = LUNG
     for mask, malignancy in sorted(nodules, key=lambda nodule: nodule[1]):
         labels[mask] = preset.nodule_class(malignancy)
     return labels

@@ -1,6 +1,6 @@
 """From a CT scan of LIDC-IDRI and its annotations to slices in HU with label maps, and back out of the store.
 
-    <store>/volumes/<key>.npy             n rows columns, int16 HU as delivered, nothing resampled, no window
+    <store>/volumes/<key>.npy             n rows columns, int16 HU as delivered or means of blocks of pixels, no window
     <store>/volumes/<key>.label_map.npy   n rows columns, uint8 classes
     <store>/volumes/<key>.json            of every slice its number in the scan and its nodule; of every nodule its
                                           ratings and where it lies
@@ -21,7 +21,8 @@ import numpy as np
 
 from data_modules.figures import annotated_slice
 from data_modules.lidc.annotations import Nodule, Reading, nodules, read_annotations
-from data_modules.lidc.semantic_maps import CLASSES, PRESETS, Preset, PresetName, label_map
+from data_modules.lidc.reduction import block_side, reduced_affine, reduced_hu, reduced_labels, reduced_position
+from data_modules.lidc.semantic_maps import CLASSES, PRESETS, Preset, PresetName, Segmentation, label_map
 from data_modules.sources import IMAGE, LABEL_MAP, File, Scan, Series
 from data_modules.store import Array
 from data_modules.volume_files import array_path, save_array
@@ -42,7 +43,7 @@ FAT_HU = -50.0
 """Where that of every slice must lie below, whatever the field of view."""
 TISSUE_HU = (-200.0, 200.0)
 """Fat, fluid and muscle: a fiftieth of every slice at least."""
-MAPS_VERSION = 2  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
+MAPS_VERSION = 3  # raised when maps, masks or the choice of slices change, so that old stores are not taken for new
 NODULE = ("malignancy", "lobulation", "spiculation", "texture", "subtlety", "diameter_mm")
 """Facts of the largest nodule of a slice that are its attributes; NaN without one."""
 
@@ -52,12 +53,16 @@ class CTSlices:
     """Which slices are kept, and what their maps say; part of the store's address.
 
     Args:
-        size: rows and columns of every slice; others are refused.
+        size: rows and columns of every slice as delivered; others are refused.
+        pixels: rows and columns that are kept, `size` divided by a whole number: HU are means over blocks of pixels,
+            and a block with a nodule in it is nodule. None: as delivered. Maps are made before.
         share: of a scan's slices that are kept: those with a nodule, even if they are more, and evenly spread others.
         max_thickness_mm: scans of thicker slices are refused.
         min_readers: a nodule counts if so many drew it.
         consensus: share of its readers that must have a voxel inside their outline.
         preset: window, bands and classes of the thesis or of its code.
+        segmentation: how maps are made: "lungs" looks for the body and its lungs, as whole slices need; "bands" goes by
+            the HU of each pixel alone, for boxes cut from scans. Those need not show air and tissue, either.
     """
 
     size: tuple[int, ...] = (512, 512)
@@ -66,6 +71,8 @@ class CTSlices:
     min_readers: int = 3
     consensus: float = 0.5
     preset: PresetName = "thesis"
+    pixels: tuple[int, ...] | None = None
+    segmentation: Segmentation = "lungs"
     numbers: Preset = field(init=False)
     maps_version: int = field(init=False, default=MAPS_VERSION)
 
@@ -73,12 +80,18 @@ class CTSlices:
         object.__setattr__(self, "numbers", PRESETS[self.preset])  # the numbers, not their name, make the maps
         if len(self.size) != 2 or min(self.size) < 1:
             raise InputError(f"data.init_args.ct.size is {list(self.size)}; give rows and columns.")
+        block_side(self.size, self.pixels)
         if not 0 <= self.share <= 1:
             raise InputError(f"data.init_args.ct.share is {self.share}; give 0 to 1.")
         if not 0 < self.consensus <= 1:
             raise InputError(f"data.init_args.ct.consensus is {self.consensus}; give more than 0, at most 1.")
         if not 1 <= self.min_readers <= 4:
             raise InputError(f"data.init_args.ct.min_readers is {self.min_readers}; give 1 to 4.")
+
+    @property
+    def kept_size(self) -> tuple[int, ...]:
+        """Rows and columns of a slice in the store."""
+        return self.pixels or self.size
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -88,7 +101,7 @@ class CTSlices:
     def arrays(self, stacked: int) -> dict[str, Array]:
         """Slices as int16 HU with their label maps, uint8; rows first, several in a file."""
         low, high = self.numbers.window
-        size, order = self.size[::-1], (1, 0)
+        size, order = self.kept_size[::-1], (1, 0)
         return {
             IMAGE: Array(size, "int16", order, (float(low), float(high))),
             LABEL_MAP: Array(size, "uint8", order),
@@ -98,31 +111,19 @@ class CTSlices:
         """HU, maps and facts of the slices kept; see `Recipe`."""
         ct, found, num_unrated = self._open(scan)
         kept = self._kept(len(ct.slices), found, ct.seed)
-        images = np.stack([ct.upright(image) for image in _hounsfield([ct.slices[number] for number in kept])])
-        maps, slices = [], []
-        facts = [ct.facts(nodule) for nodule in found]
+        images = [ct.upright(image) for image in _hounsfield([ct.slices[n] for n in kept], self.segmentation)]
+        facts, maps, slices = [ct.facts(nodule) for nodule in found], [], []
         for number, image in zip(kept, images, strict=True):
-            inside = {k: mask for k, nodule in enumerate(found) if (mask := ct.mask(nodule, number)).any()}
-            rated = [(mask, found[k].ratings["malignancy"]) for k, mask in inside.items()]
-            maps.append(label_map(image.astype(np.float32), ct.spacing_mm, self.numbers, rated))
-            largest = max(inside, key=lambda k: int(inside[k].sum()), default=None)
-            nodule = dict.fromkeys(NODULE, np.nan) if largest is None else facts[largest]
-            slices.append(
-                {
-                    "slice": number,
-                    "nodule": largest,
-                    "affine": ct.affine(number).tolist(),
-                    "attributes": {name: float(nodule[name]) for name in NODULE},
-                    "facts": {
-                        "spacing_mm": [ct.spacing_mm],
-                        "nodule": [np.nan, np.nan] if largest is None else facts[largest]["centre"][1::-1],
-                    },
-                }
-            )
-        labels = np.stack(maps)
-        beside = {LABEL_MAP: save_array(array_path(path, LABEL_MAP), labels)}
+            inside = {i: mask for i, nodule in enumerate(found) if (mask := ct.mask(nodule, number)).any()}
+            rated = [(mask, found[i].ratings["malignancy"]) for i, mask in inside.items()]
+            labels = label_map(image.astype(np.float32), ct.delivered_mm, self.numbers, rated, self.segmentation)
+            maps.append(reduced_labels(labels, ct.block))
+            largest = max(inside, key=lambda i: int(inside[i].sum()), default=None)
+            slices.append(_facts_of_slice(ct, number, largest, facts))
+        classes = np.stack(maps)
+        beside = {LABEL_MAP: save_array(array_path(path, LABEL_MAP), classes)}
         return {
-            **save_array(path, images),
+            **save_array(path, np.stack([reduced_hu(image, ct.block) for image in images])),
             "beside": beside,
             "affine": ct.affine(kept[0]).tolist(),
             "spacing_mm": ct.spacing_mm,
@@ -132,7 +133,7 @@ class CTSlices:
             "num_unrated": num_unrated,
             "images": slices,
             "nodules": facts,
-            "pixels": np.bincount(labels.ravel(), minlength=len(CLASSES)).tolist(),
+            "pixels": np.bincount(classes.ravel(), minlength=len(CLASSES)).tolist(),
         }
 
     def _open(self, scan: Scan) -> tuple[_CT, list[Nodule], int]:
@@ -153,7 +154,7 @@ class CTSlices:
                 raise ValueError(
                     f"slices of {first.thickness_mm:g} and {one.thickness_mm:g} mm; expected one thickness"
                 )
-        ct = _CT(series)
+        ct = _CT(series, block_side(self.size, self.pixels))
         try:
             annotations = read_annotations(xml.file)
             if annotations is None or annotations.series_uid != first.series:
@@ -183,9 +184,9 @@ class CTSlices:
 
 
 class _CT:
-    """A series in the order and orientation of the store."""
+    """A series in the order and orientation of the store, whose pixels are blocks of those delivered."""
 
-    def __init__(self, series: Stack) -> None:
+    def __init__(self, series: Stack, block: int) -> None:
         slices, first = list(series.slices), series.slices[0]
         normal = np.cross(first.along, first.down)
         if min(abs(first.along[0]), abs(first.down[1]), abs(normal[2])) < 0.99:
@@ -196,7 +197,8 @@ class _CT:
         self.num_duplicates = series.num_duplicates
         # Of the series alone, so that other settings choose the same slices.
         self.seed = int(hashlib.sha256(first.series.encode()).hexdigest()[:16], 16)
-        self.spacing_mm, self.thickness_mm = first.spacing_mm[0], first.thickness_mm
+        self.block, self.delivered_mm, self.thickness_mm = block, first.spacing_mm[0], first.thickness_mm
+        self.spacing_mm = block * self.delivered_mm
         self.z_mm = np.array([one.position[2] for one in self.slices])
 
     def nodules(self, readings: Sequence[Reading], recipe: CTSlices) -> list[Nodule]:
@@ -205,7 +207,7 @@ class _CT:
             for contour in reading.contours:
                 if (contour.points.max(0) >= self.shape).any():
                     raise ValueError(f"an outline leaves the slice of {self.shape} rows and columns")
-        found = nodules(readings, self.z_mm, self.spacing_mm, self.thickness_mm, recipe.consensus)
+        found = nodules(readings, self.z_mm, self.delivered_mm, self.thickness_mm, recipe.consensus)
         return [nodule for nodule in found if nodule.num_readers >= recipe.min_readers]
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
@@ -213,7 +215,7 @@ class _CT:
         return np.flip(pixels, tuple(axis for axis, flip in enumerate(self.flips) if flip))
 
     def mask(self, nodule: Nodule, number: int) -> np.ndarray:
-        """A nodule in a slice of that number, rows columns."""
+        """A nodule in a slice of that number as delivered, rows columns."""
         whole = np.zeros(self.shape, dtype=bool)
         row, column, first = nodule.origin
         if 0 <= number - first < nodule.mask.shape[2]:
@@ -231,17 +233,20 @@ class _CT:
         for axis, flip in enumerate(reversed(self.flips)):
             if flip:
                 turn[axis, axis], turn[axis, 3] = -1, one.shape[1 - axis] - 1
-        return affine @ turn
+        return reduced_affine(affine @ turn, self.block)
 
     def facts(self, nodule: Nodule) -> dict[str, Any]:
-        """What the store says of a nodule; rows and columns are those of the stored slice, slices of the scan."""
+        """What the store says of a nodule; rows and columns are those of the stored slice, slices of the scan.
+
+        Its voxels are counted as delivered.
+        """
         row, column, number = nodule.centre
         row, column = (
             size - 1 - middle if flip else middle
             for middle, size, flip in zip((row, column), self.shape, self.flips, strict=True)
         )
         return {
-            "centre": [row, column, number],
+            "centre": [reduced_position(row, self.block), reduced_position(column, self.block), number],
             "slices": [nodule.origin[2], nodule.origin[2] + nodule.mask.shape[2] - 1],
             "voxels": int(nodule.mask.sum()),
             "num_readers": nodule.num_readers,
@@ -250,7 +255,22 @@ class _CT:
         }
 
 
-def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
+def _facts_of_slice(ct: _CT, number: int, largest: int | None, nodules: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the store says of a slice; `largest` is the number of the nodule whose ratings are the slice's."""
+    nodule = dict.fromkeys(NODULE, np.nan) if largest is None else nodules[largest]
+    return {
+        "slice": number,
+        "nodule": largest,
+        "affine": ct.affine(number).tolist(),
+        "attributes": {name: float(nodule[name]) for name in NODULE},
+        "facts": {
+            "spacing_mm": [ct.spacing_mm],
+            "nodule": [np.nan, np.nan] if largest is None else nodules[largest]["centre"][1::-1],
+        },
+    }
+
+
+def _hounsfield(slices: Sequence[Slice], segmentation: Segmentation) -> list[np.ndarray]:
     """HU of slices, int16; ValueError where they cannot be HU."""
     images, darkest = [], []
     for one in slices:
@@ -260,12 +280,14 @@ def _hounsfield(slices: Sequence[Slice]) -> list[np.ndarray]:
         field = values[values > LOWEST_HU - 300]  # without padding
         darkest.append(float(np.percentile(field, 1, method="nearest")) if field.size else 0.0)
         tissue = ((values > TISSUE_HU[0]) & (values < TISSUE_HU[1])).mean()
-        if darkest[-1] > FAT_HU or tissue < 0.02:
+        if segmentation == "lungs" and (darkest[-1] > FAT_HU or tissue < 0.02):
             raise ValueError(
                 f"{one.path.name}: the darkest hundredth of its pixels is {darkest[-1]:.0f} HU and {tissue:.1%} are "
                 "those of tissue; expected air or fat, and tissue (a wrong rescale slope or intercept?)"
             )
         images.append(values.clip(LOWEST_HU).astype(np.int16))  # padding lies below air
-    if not AIR_HU[0] <= min(darkest) <= AIR_HU[1]:
+    if segmentation == "lungs" and not AIR_HU[0] <= min(darkest) <= AIR_HU[1]:
         raise ValueError(f"nothing is darker than {min(darkest):.0f} HU; expected air, about -1000 (a wrong rescale?)")
+    if min(darkest) > FAT_HU:
+        raise ValueError(f"nothing is darker than {min(darkest):.0f} HU; expected lung, air or fat (a wrong rescale?)")
     return images

@@ -81,6 +81,15 @@ def test_bands_of_both_presets() -> None:
     assert found["code"] == [0, 1, 1, 1, 1, 2, 3, 3, 3, 3, 3]
 
 
+def test_bands_go_by_the_hu_of_each_pixel_alone() -> None:
+    """A box without a body: padding is background, what is darker than the bands is lung."""
+    hu = np.array([[-1024, -1017, -850, -401, -400, -1, 0, 199, 200, 3000]], dtype=np.float32)
+    nodule = np.zeros(hu.shape, dtype=bool)
+    nodule[0, 6] = True
+    found = label_map(hu, SPACING_MM, THESIS, [(nodule, 1.0)], "bands")
+    assert found.tolist() == [[0, LUNG, LUNG, LUNG, 1, 1, FIRST_NODULE, 2, 3, 3]]
+
+
 @pytest.mark.parametrize(
     ("malignancy", "thesis", "code"),
     [(1, 5, 5), (2, 5, 5), (2.5, 5, 6), (3, 6, 6), (3.25, 7, 6), (3.5, 7, 7), (4, 7, 7), (5, 7, 7)],
