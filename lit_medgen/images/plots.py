@@ -1,4 +1,4 @@
-"""Plots: scores with floors and nulls, agreement with requests, a map of samples among people, use of a codebook."""
+"""Plots: scores with floors and nulls, agreement, skill against noise, a map of samples among people, codes used."""
 
 from __future__ import annotations
 
@@ -63,6 +63,28 @@ def save_agreement(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
         axis.set_xlabel(panel["x"])
         axis.set_ylabel(panel["y"])
         axis.legend(fontsize=7, loc="upper left")
+    write_figure(path, figure)
+
+
+def save_skill(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
+    """A PNG with a panel for each label: the score of its predictions against the time of the noise.
+
+    Args:
+        path: the file.
+        panels: of each label the name `y` of its score, the times `t`, and at each the `value` and its `interval` (NaN
+            where there is none); `guess` is the score of a guess.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        low, high = np.asarray(panel["interval"], dtype=float).T
+        axis.plot(panel["t"], panel["value"], "o-", color="tab:blue", markersize=4)
+        axis.fill_between(panel["t"], low, high, color="tab:blue", alpha=0.2, linewidth=0, label="95 % interval")
+        axis.axhline(panel["guess"], color="black", linewidth=0.8, linestyle=":", label="a guess")
+        axis.set_xlabel("time t of the noise (0: image, 1: noise)")
+        axis.set_ylabel(panel["y"])
+        axis.legend(fontsize=7)
     write_figure(path, figure)
 
 

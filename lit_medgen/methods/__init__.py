@@ -4,10 +4,22 @@ from lit_medgen.methods.absorbing import Absorbing
 from lit_medgen.methods.autoencoder_kl import AutoencoderKL
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
+from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
-__all__ = ["CDPM", "IHDM", "LDM", "VQGAN", "Absorbing", "AutoencoderKL", "FactorPriorCDPM", "Generator", "Method"]
+__all__ = [
+    "CDPM",
+    "IHDM",
+    "LDM",
+    "VQGAN",
+    "Absorbing",
+    "AutoencoderKL",
+    "CropClassifier",
+    "FactorPriorCDPM",
+    "Generator",
+    "Method",
+]

@@ -38,6 +38,18 @@ class LatentNetwork(Protocol):
         ...
 
 
+class LabelNetwork(Protocol):
+    """A network that tells labels of images (a crop classifier's), called as network(x, t).
+
+    Attributes are read where a network has them: `dim` and `in_channels`, which are compared with the images, and
+    `out_channels`, the number of its columns.
+    """
+
+    def forward(self, x: Any, t: Any, /) -> Any:
+        """b k from images x: b c *s, whose noise is that of times t: b in [0, 1]."""
+        ...
+
+
 class ImageAutoencoder(Protocol):
     """An encoder and a decoder (those of VQGAN and of the KL autoencoder).
 

@@ -20,6 +20,9 @@ from lit_medgen.loading import load
 from lit_medgen.output import say
 from lit_medgen.people import who_left
 
+SAME_FACTS = ("size", "channels", "spacing_mm", "intensity_window")
+"""Fields of the spec that a part's images must share with the data's."""
+
 SAME_SECTIONS = ("axis", "preprocessing")
 """Arguments of the data module that a part of the same data must have been trained with."""
 
@@ -35,6 +38,7 @@ class FrozenPart:
         same_data: whether it must have been trained on images of the same kind, and on the same people.
         trained_on: names of other parts of the same method that it must itself hold as parts: a classifier that guides
             sampling in the latents of a first stage holds that first stage.
+        same_facts: fields of the spec that are compared, where data is the same; the size of a crop is another.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class FrozenPart:
     make: str
     same_data: bool = True
     trained_on: tuple[str, ...] = ()
+    same_facts: tuple[str, ...] = SAME_FACTS
 
     def read(self, name: str, config: dict[str, Any] | None) -> Any:
         """The trained method of the checkpoint, without what its training alone needs.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +102,12 @@ class Method(Recorded, ABC):
         return {}
 
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """Name -> function that writes a PNG of what the last validation found to a path; for the callback `Plots`."""
+        """Name -> function that writes a PNG to a path: of the last validation (callback `Plots`), or last `scores`."""
         return {}
+
+    def predictions(self) -> Sequence[Mapping[str, Any]]:
+        """Rows of a table of what the last `scores` predicted of each image, for a report; never names of people."""
+        return []
 
     def networks_for_speed(self) -> list[nn.Module]:
         """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""

@@ -23,7 +23,7 @@ from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import FACTS, read_checkpoint
 from lit_medgen.errors import InputError
 from lit_medgen.loading import load, rebuild
-from lit_medgen.training.frozen import FrozenPart, refuse_other_people, weights_hash
+from lit_medgen.training.frozen import SAME_FACTS, FrozenPart, refuse_other_people, weights_hash
 
 
 class Recorded(L.LightningModule):
@@ -121,7 +121,7 @@ class Recorded(L.LightningModule):
         """InputError if a part was trained on images that differ from the data's in one of these fields of the spec."""
         for part_name, module in self._parts().items():
             part, trained = self.frozen_parts[part_name], module.needed_spec()
-            for name in names if part.same_data else ():
+            for name in set(names) & set(part.same_facts) if part.same_data else ():
                 found, expected = getattr(spec, name), getattr(trained, name)
                 if found != expected:
                     raise InputError(
@@ -131,7 +131,7 @@ class Recorded(L.LightningModule):
 
     def refuse_other_data(self, spec: DataSpec) -> None:
         """InputError if a part was trained on images of another kind, or on another split of people."""
-        self.refuse_other_images(spec, "size", "channels", "spacing_mm", "intensity_window")
+        self.refuse_other_images(spec, *SAME_FACTS)
         for name, part in self._parts().items():
             if self.frozen_parts[name].same_data:
                 refuse_other_people(part.needed_spec(), spec, self.frozen_parts[name].path)
