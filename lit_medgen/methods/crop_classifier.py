@@ -167,10 +167,10 @@ class CropClassifier(Method):
                 seen = (
                     "is no attribute of the data" if name not in spec.attributes else f"lies from {low:g} to {high:g}"
                 )
-                told = ", ".join(spec.codes if kind == "binary" else spec.attributes) or "none"
+                known = ", ".join(spec.codes if kind == "binary" else spec.attributes) or "none"
                 raise InputError(
                     f"model.init_args.outputs.{name}: {name} {seen} (training people), but a {kind} output needs "
-                    f"{'0 and 1 and nothing between' if kind == 'binary' else 'different numbers'}; such are: {told}."
+                    f"{'0 and 1 and nothing between' if kind == 'binary' else 'different numbers'}; such are: {known}."
                 )
         theirs = None if self.is_judge else self.first_stage.needed_spec().spacing_mm
         for ours, other in zip(spec.spacing_mm, theirs or spec.spacing_mm, strict=False):
@@ -289,7 +289,7 @@ class CropClassifier(Method):
     # What a guide and a judge are asked for.
 
     def log_likelihoods(self, z_t: Tensor, t: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """log p(wanted | D(z_t), t), b for each label that is wanted; gradients reach z_t.
+        """The log-likelihood log p(wanted | D(z_t), t) of each label that is wanted, b; gradients reach z_t.
 
         Args:
             z_t: noisy latents of crops without margins, b d *z, normalised with `scale` (see `at_its_scale`).

@@ -42,7 +42,7 @@ class LabelLikelihoods:
         return found[:, first : first + NUM_COLUMNS[self.kinds[name]]].float()
 
     def log_likelihood(self, found: Tensor, name: str, wanted: Tensor, within: Range) -> Tensor:
-        """log p(wanted | x), b; 0, without a gradient, where what is wanted is NaN.
+        """The log-likelihood log p(wanted | x), b; 0, without a gradient, where what is wanted is NaN.
 
         Args:
             found: the columns of all labels, b k.
