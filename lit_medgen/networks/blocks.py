@@ -7,7 +7,7 @@ of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -21,12 +21,12 @@ def conv(dim: int, in_channels: int, out_channels: int, kernel: int = 3, stride:
     return kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or as many as leave at least two channels in each.
 
     A group of one channel would subtract the embedding that a residual block has just added to it.
     """
-    return nn.GroupNorm(math.gcd(32, max(1, channels // 2)), channels, eps=1e-6)
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 2)), channels, eps=1e-6, affine=affine)
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -72,11 +72,17 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """The block's output for features b c *s and an embedding b e; -> b c' *s."""
-        h = self.conv1(functional.silu(self.norm1(x)))
+        return self.transform(x, embedding, self.norm1, self.norm2)
+
+    def transform(
+        self, x: Tensor, embedding: Tensor | None, norm1: Callable[[Tensor], Tensor], norm2: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The block's output with these normalisations before its convolutions."""
+        h = self.conv1(functional.silu(norm1(x)))
         if self.embed is not None and embedding is not None:
             shift = self.embed(functional.silu(embedding))
             h = h + shift.view(*shift.shape, *[1] * (x.ndim - 2))
-        return self.skip(x) + self.conv2(self.dropout(functional.silu(self.norm2(h))))
+        return self.skip(x) + self.conv2(self.dropout(functional.silu(norm2(h))))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, mask: Tensor | None = None) -> Tensor:

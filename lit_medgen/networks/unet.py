@@ -11,28 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, cat, channels_last, channels_last_3d, nn
+from torch import Tensor, cat, nn
 from torch.nn.functional import silu
-from torch.utils.checkpoint import checkpoint
 
 from lit_medgen.batch import Condition
 from lit_medgen.networks.blocks import (
     Attention,
     CrossAttention,
-    ResidualBlock,
     SelfAndCrossAttention,
-    TimeEmbedding,
     conv,
-    downsample,
     group_norm,
-    one_for_each_level,
     upsample,
     zero,
 )
 from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
+from lit_medgen.networks.contracting_path import ContractingPath, Step
 
 
-class UNet(nn.Module):
+class UNet(ContractingPath):
     """U-Net called as unet(x, t, condition); its output has the spatial size of x.
 
     Args:
@@ -65,85 +61,48 @@ class UNet(nn.Module):
         covariates: Covariates | None = None,
         cross_attention: bool = True,
     ) -> None:
-        super().__init__()
-        one_for_each_level(attention, channels)
-        heads = [head_channels] * len(channels) if isinstance(head_channels, int) else head_channels
-        one_for_each_level(heads, channels, "head_channels")
-        self.dim, self.channels, self.attention = dim, tuple(channels), tuple(attention)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.head_channels, self.gradient_checkpointing = tuple(heads), gradient_checkpointing
         self.covariates = covariates or Covariates()
         self.cross_attention = cross_attention and bool(self.covariates)
-        self.embedding_channels = embedding = 4 * channels[0]
-        self.time = TimeEmbedding(channels[0], embedding)
-        self.conv_in = conv(dim, in_channels, channels[0])
-
-        def step(wide: int, narrow: int, level: int | None) -> Step:
-            attention = self.attend(narrow, level)
-            return Step(ResidualBlock(dim, wide, narrow, embedding, dropout), attention)
-
-        self.down, skips = nn.ModuleList(), [channels[0]]
-        width = channels[0]
-        for level, level_width in enumerate(channels):
-            for _ in range(num_res_blocks):
-                self.down.append(step(width, level_width, level))
-                width = level_width
-                skips.append(width)
-            if level < len(channels) - 1:
-                self.down.append(downsample(dim, width))
-                skips.append(width)
-        self.middle = nn.ModuleList(
-            [step(width, width, None), Step(ResidualBlock(dim, width, width, embedding, dropout))]
+        super().__init__(
+            dim, in_channels, channels, attention, num_res_blocks, head_channels, dropout, gradient_checkpointing
         )
-        self.up = nn.ModuleList()
+        self.out_channels = out_channels
+        self.up, skips, width = nn.ModuleList(), list(self.skip_channels), channels[-1]
         for level, level_width in reversed(list(enumerate(channels))):
             for _ in range(num_res_blocks + 1):
-                self.up.append(step(width + skips.pop(), level_width, level))
+                self.up.append(self.step(width + skips.pop(), level_width, self.attend(level_width, level)))
                 width = level_width
             if level > 0:
                 self.up.append(upsample(dim, width))
         self.norm_out = group_norm(width)
         self.conv_out = zero(conv(dim, width, out_channels))
-        self.channels_last = channels_last if dim == 2 else channels_last_3d
-        self.encoder = ConditionEncoder(self.covariates, embedding) if self.covariates else None
+        self.encoder = ConditionEncoder(self.covariates, self.embedding_channels) if self.covariates else None
 
     def attend(self, channels: int, level: int | None) -> nn.Module | None:
         """The attention module of a block of so many channels at a level, or None; level None: the middle."""
-        if level is not None and not self.attention[level]:
-            return None
-        width = self.head_channels[-1 if level is None else level]
-        within = Attention(channels, width)
-        if not self.cross_attention:
+        within = super().attend(channels, level)
+        if not self.cross_attention or not isinstance(within, Attention):
             return within
+        width = self.head_channels[-1 if level is None else level]
         return SelfAndCrossAttention(within, CrossAttention(channels, width, self.embedding_channels))
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
+        embedding, *tokens = self.embed(t, condition)
+        return self.run(x, embedding, *tokens)
+
+    def embed(self, t: Tensor, condition: Condition | None) -> tuple[Any, ...]:
+        """The embedding of times t: b and covariates, b e; with cross-attention their tokens and which are padding."""
         if self.encoder is None:
-            return self.run(x, self.time(t))
-        embedding, *tokens = self.encoder(condition, len(x))
-        return self.run(x, self.time(t) + embedding, *(tokens if self.cross_attention else ()))
+            return (self.time(t),)
+        embedding, *tokens = self.encoder(condition, len(t))
+        return self.time(t) + embedding, *(tokens if self.cross_attention else ())
 
     def run(self, x: Tensor, embedding: Tensor, *context: Any) -> Tensor:
         """The network without its interface; attention is called as attention(h, *context)."""
-
-        def call(block: nn.Module, h: Tensor) -> Tensor:
-            if not isinstance(block, Step):
-                return block(h)
-            if self.gradient_checkpointing and self.training:
-                return checkpoint(block, h, embedding, *context, use_reentrant=False)
-            return block(h, embedding, *context)
-
-        # Tensor cores want channels last; on a CPU it makes the backward pass of GroupNorm several times slower.
-        h = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
-        skips = [h]
-        for block in self.down:
-            h = call(block, h)
-            skips.append(h)
-        for block in self.middle:
-            h = call(block, h)
+        skips, h = self.contract(x, embedding, *context)
         for block in self.up:
-            h = call(block, joined(h, skips.pop()) if isinstance(block, Step) else h)
+            h = self.call(block, joined(h, skips.pop()) if isinstance(block, Step) else h, embedding, *context)
         return self.conv_out(silu(self.norm_out(h)))
 
 
@@ -152,16 +111,3 @@ def joined(h: Tensor, skip: Tensor) -> Tensor:
     for axis, side in enumerate(skip.shape[2:], start=2):
         h = h.narrow(axis, 0, side)
     return cat([h, skip], dim=1)
-
-
-class Step(nn.Module):
-    """A residual block, then attention where there is any."""
-
-    def __init__(self, block: ResidualBlock, attention: nn.Module | None = None) -> None:
-        super().__init__()
-        self.block, self.attention = block, attention
-
-    def forward(self, h: Tensor, embedding: Tensor, *context: Any) -> Tensor:
-        """The features after both; b c *s -> b c' *s."""
-        h = self.block(h, embedding)
-        return h if self.attention is None else self.attention(h, *context)
