@@ -154,6 +154,8 @@ class Verbs(L.Trainer):
             if ckpt_path is None:
                 raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
             _refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
+            if not self.is_global_zero:
+                return
             restore(model, Path(ckpt_path))
             report = score_alone(model.to(device).eval(), data, Path(out), ckpt_path)
         else:

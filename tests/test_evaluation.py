@@ -502,6 +502,33 @@ def test_a_method_that_makes_no_images_has_a_report_of_its_own_scores(tmp_path: 
         evaluate(None, people, tmp_path / "out", maker=Maker("Classifier", scores=lambda data: {}))
 
 
+def test_what_a_method_plots_and_predicts_stands_in_the_folder_of_the_report(tmp_path: Path) -> None:
+    """After the scores, and replaced by that of the next report; a file of the user's is not touched."""
+    people, called = People(heads(1, 1), heads(1, 2)), list[str]()
+
+    def scores(data: Any) -> dict[str, Score]:
+        called.append("scores")
+        return {"auc": Score(0.8, "crops")}
+
+    def plots() -> dict[str, Any]:
+        called.append("plots")
+        return {"skill": lambda path: path.write_bytes(b"png")}
+
+    maker = Maker("Classifier", scores=scores, plots=plots, predictions=lambda: [{"key": "a", "sex": 1}, {"key": "b"}])
+    evaluate(None, people, tmp_path, maker=maker)
+    assert called == ["scores", "plots"]
+    assert "![skill](plots/skill.png)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "plots" / "skill.png").read_bytes() == b"png"
+    assert (tmp_path / "predictions.csv").read_text().splitlines() == ["fold,key,sex", ",a,1", ",b,"]
+    evaluate(None, people, tmp_path, maker=Maker("Classifier", scores=scores))
+    assert not (tmp_path / "plots").exists()
+    assert not (tmp_path / "predictions.csv").exists()
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "mine.png").touch()
+    with pytest.raises(InputError, match=r"mine.png: not written by this verb"):
+        evaluate(None, people, tmp_path, maker=maker)
+
+
 def test_brains_have_scores_of_their_own(tmp_path: Path) -> None:
     people = People(heads(8, 1), heads(8, 2))
     assert "ventricle_spread" not in evaluate(heads(8, 3), people, tmp_path, features="none")["metrics"]

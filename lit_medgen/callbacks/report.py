@@ -122,6 +122,8 @@ def score(
         seams=model.seams(),
         prior=model.prior_samples,
         scores=model.scores if has_weights else None,
+        plots=model.plots if has_weights else None,
+        predictions=model.predictions if has_weights else None,
         show=partial(samples_of, model, batch_size=num_at_once) if num_at_once and not model.required else None,
         attributes=model.attributes,
         covariates=getattr(model, "covariates", Covariates()),
@@ -137,8 +139,10 @@ def score(
 
 
 def score_alone(model: Method, data: TrainingData, folder: Path, source: str) -> dict[str, Any]:
-    """The report of a method that makes no images: its own scores."""
-    return evaluate(None, data, folder, Maker(type(model).__name__, scores=model.scores), source)
+    """The report of a method that makes no images: its own scores, plots and predictions."""
+    name = type(model).__name__
+    maker = Maker(name, scores=model.scores, plots=model.plots, predictions=model.predictions)
+    return evaluate(None, data, folder, maker, source)
 
 
 def targets_of(made_from: Sequence[Mapping[str, Any]], data: TrainingData) -> list[int | None]:

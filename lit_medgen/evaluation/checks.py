@@ -17,7 +17,18 @@ from lit_medgen.metrics.torchscript import from_file
 
 NONE = "none"
 """Of `--features`: no scores of features."""
-FILES = ("report.json", "report.md", "scores.png", "samples.png", "map.png", "agreement.png", "attributes/*.png")
+PREDICTIONS = "predictions.csv"
+FILES = (
+    "report.json",
+    "report.md",
+    "scores.png",
+    "samples.png",
+    "map.png",
+    "agreement.png",
+    "attributes/*.png",
+    "plots/*.png",
+    PREDICTIONS,
+)
 """What a report consists of."""
 RANGE_TOLERANCE = 1e-3
 """By which samples may lie outside [-1, 1]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from lit_medgen.batch import Images
 from lit_medgen.evaluation.agreement import Agreement, line_through
+from lit_medgen.evaluation.checks import PREDICTIONS
 from lit_medgen.evaluation.held import Sets
-from lit_medgen.evaluation.markdown import as_markdown
+from lit_medgen.evaluation.markdown import as_markdown, plot_file
 from lit_medgen.evaluation.strips import Strip, strip_file
-from lit_medgen.files import write_atomically
+from lit_medgen.files import as_csv, write_atomically
 from lit_medgen.images.grids import save_figure, save_strip
 from lit_medgen.images.plots import save_agreement, save_map, save_scores
 from lit_medgen.metrics.extractors import AllViews, CentreSlice
@@ -41,16 +42,21 @@ class Figures(NamedTuple):
     """Attribute -> images of one seed that differ in it."""
 
 
-def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) -> None:
-    """report.json, report.md and, where there are images, the figures."""
+def write_report(
+    out: Path, report: Mapping[str, Any], figures: Figures | None, plots: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """report.json, report.md, what the method plots and, where there are images, the figures."""
     write_atomically(out / "report.json", json.dumps(report, indent=2))
     write_atomically(out / "report.md", as_markdown(report))
-    names = ""
+    names = f"; plots: {', '.join(plots)}" if plots else ""
+    for name, write in plots.items():
+        (out / plot_file(name)).parent.mkdir(exist_ok=True)
+        write(out / plot_file(name))
     if figures:
         save_scores(out / "scores.png", report)
         save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
         save_map(out / "map.png", figures.points)
-        names = f"; figures: {out / 'samples.png'}, scores.png, map.png"
+        names += f"; figures: {out / 'samples.png'}, scores.png, map.png"
         if figures.agreed:
             save_agreement(out / "agreement.png", [_panel(name, of) for name, of in figures.agreed.items()])
             names += ", agreement.png"
@@ -59,6 +65,13 @@ def write_report(out: Path, report: Mapping[str, Any], figures: Figures | None) 
             save_strip(out / strip_file(name), strip.images, name, strip.values)
         names += f", {len(figures.swept)} in attributes" if figures.swept else ""
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
+
+
+def write_predictions(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """predictions.csv, a row for each test image of which the method predicted something."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_atomically(out / PREDICTIONS, as_csv(rows, columns))
+    say(f"predictions of {len(rows)} images: {out / PREDICTIONS}")
 
 
 def _panel(name: str, agreement: Agreement) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             [name, _measured(row["value"]), row["ci95"], row["num"], row["of"]] for name, row in report["own"].items()
         ]
         parts.append(_table(["the method's own score", "value", "95 % interval", "n", "of"], own))
+    if report.get("plots"):
+        parts.append([f"![{name}]({plot_file(name)})" for name in report["plots"]])
     if "note" in report:
         parts.append([report["note"]])
     if report.get("ranking"):
@@ -32,6 +34,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if "metrics" in report:
         parts.append(_explanation(report))
     return "\n\n".join("\n".join(part) for part in [*parts, ["## Verdict"], [report["verdict"]]]) + "\n"
+
+
+def plot_file(name: str) -> str:
+    """Where a plot of the method's own lies in the folder of a report."""
+    return f"plots/{name}.png"
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -22,7 +22,7 @@ from lit_medgen.batch import Images, Requests, Score, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.agreement import agreements
 from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
-from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_report
+from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_predictions, write_report
 from lit_medgen.evaluation.floors import measure, real_vs_real
 from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.markdown import verdict
@@ -55,6 +55,8 @@ class Maker:
         seams: where the parts of a sample meet, as `Generator.seams` gives it.
         prior: seeds -> what it makes of its prior alone, or None, as `Generator.prior_samples` gives it.
         scores: scores of its own, as `Method.scores` gives them.
+        plots: what it plots of these, as `Method.plots` gives it.
+        predictions: what it predicted for these, as `Method.predictions` gives it.
         show: makes the images of requests, a batch at a time, for pictures of what each attribute does; None: there
             are none.
         attributes: those that images can be asked to show.
@@ -67,6 +69,8 @@ class Maker:
     seams: tuple[int, list[int]] | None = None
     prior: Callable[[Sequence[int]], Tensor | None] | None = None
     scores: Callable[[TrainingData], Mapping[str, Score]] | None = None
+    plots: Callable[[], Mapping[str, Callable[[Path], None]]] | None = None
+    predictions: Callable[[], Sequence[Mapping[str, Any]]] | None = None
     show: Callable[[Requests], Iterable[Tensor]] | None = None
     attributes: Sequence[str] = ()
     covariates: Covariates = field(default_factory=Covariates)
@@ -83,7 +87,7 @@ def evaluate(
     device: torch.device = CPU,
     made_from: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Writes report.json, report.md and figures; returns the report.
+    """Writes report.json, report.md, figures and predictions.csv, where predictions are made; returns the report.
 
     Args:
         samples: images in [-1, 1], read in blocks; their people are those whose images they were made from. None: the
@@ -101,6 +105,7 @@ def evaluate(
     outputs, maker = report_files(out), maker or Maker()
     outputs.check()
     own = maker.scores(data) if maker.scores else {}
+    plots, predictions = maker.plots() if maker.plots else {}, maker.predictions() if maker.predictions else ()
     if samples is None and not own:
         raise InputError(f"evaluate: {maker.method} makes no images and has no scores of its own: nothing to report.")
     report: dict[str, Any] = {
@@ -113,6 +118,7 @@ def evaluate(
             name: {"value": row.value, "of": row.of, "ci95": row.ci95, "num": row.num} for name, row in own.items()
         },
         "warnings": [row.warning for row in own.values() if row.warning],
+        "plots": list(plots),
     }
     figures: Figures | None = None
     with Scratch(data.cache) as scratch:
@@ -122,7 +128,10 @@ def evaluate(
         report["verdict"] = verdict(report)
         outputs.clear()  # pictures of an earlier report need not be replaced by others
         outputs.claim()
-        write_report(out, report, figures)
+        write_report(out, report, figures, plots)
+        if predictions:
+            fold = getattr(data, "fold", None) or ""
+            write_predictions(out, [{"fold": fold, **row} for row in predictions])
     outputs.end()
     return report
 
