@@ -10,6 +10,7 @@ from lit_medgen.networks.semantic_unet import SemanticUNet
 from lit_medgen.networks.slice_unet import SliceUNet
 from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.networks.unet import UNet
+from lit_medgen.networks.unet_encoder import UNetEncoder
 
 __all__ = [
     "FSQ",
@@ -28,4 +29,5 @@ __all__ = [
     "SliceNetwork",
     "SliceUNet",
     "UNet",
+    "UNetEncoder",
 ]
