@@ -79,11 +79,11 @@ def label_map(
         preset: bands and classes.
         nodules: mask, rows columns, and malignancy of each nodule; the most malignant stays on top.
         segmentation: "lungs" looks for body and lungs. "bands" goes by each pixel's HU alone, for boxes, which show
-            no whole body: what lies between padding (-1024 HU) and the bands is lung then.
+            no whole body: what lies between padding (-1024 HU, three pixels wide or more) and the bands is lung then.
     """
     clipped = image.clip(*preset.window)
     if segmentation == "bands":
-        body, lungs = np.ones(image.shape, dtype=bool), (image > PADDING_HU) & (image < preset.bands[0][0])
+        body, lungs = np.ones(image.shape, dtype=bool), ~_padding(image) & (image < preset.bands[0][0])
     else:
         body = body_mask(image, spacing_mm)
         lungs = lung_mask(image, spacing_mm, body)
@@ -94,6 +94,14 @@ def label_map(
     for mask, malignancy in sorted(nodules, key=lambda nodule: nodule[1]):
         labels[mask] = preset.nodule_class(malignancy)
     return labels
+
+
+def _padding(image: np.ndarray) -> np.ndarray:
+    """Pixels of padding, rows columns, bool; single dark pixels are noise."""
+    reach = 3
+    dark = np.pad(image <= PADDING_HU, reach, mode="edge")  # it goes on beyond the edge
+    opened: np.ndarray = ndimage.binary_opening(dark, np.ones((3, 3)))[reach:-reach, reach:-reach]
+    return opened
 
 
 def body_mask(image: np.ndarray, spacing_mm: float) -> np.ndarray:

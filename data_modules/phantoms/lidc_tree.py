@@ -6,10 +6,9 @@ drawn around the outlines (`chests.py`). True lung masks stand in `truth/`, volu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from joblib import delayed
@@ -18,13 +17,13 @@ from pydicom.uid import CTImageStorage, DigitalXRayImageStorageForPresentation
 from data_modules.parallel import in_parallel
 from data_modules.phantoms.chests import INTERCEPT, PADDING, SIZE, Chest, draw, make
 from data_modules.phantoms.lidc_database import Annotation, Scan, read_scans
+from data_modules.phantoms.lidc_xml import add_mark, film_message_of, message_of, write_xml
 from lit_medgen.errors import InputError
 from lit_medgen.files import Outputs, as_csv
 from lit_medgen.images.dicom_writer import Series, slice_dataset, write_slice
 from lit_medgen.seeds import mix
 
 COLLECTION = "LIDC-IDRI"
-NAMESPACE = "http://www.nih.gov"
 COMMENT = "SYNTHETIC phantom drawn around real LIDC-IDRI outlines; not acquired from a patient, not for diagnosis."
 AXIAL = (1, 0, 0, 0, 1, 0)
 READERS = 4
@@ -133,7 +132,7 @@ def _write_subject(root: Path, subject: Subject) -> tuple[list[dict[str, str]], 
     folder = subject.folder(scan.study_uid, scan.series_uid, number)
     lungs, film = _write_slices(root / folder, subject, chest, number)
     sessions = sessions_of(scan, subject.indices)
-    _write_xml(root / folder / f"{subject.number + 1:03}.xml", _message(subject, sessions, lungs))
+    write_xml(root / folder / f"{subject.number + 1:03}.xml", _message(subject, sessions, lungs))
     np.savez_compressed(root / "truth" / f"{scan.patient}.npz", lungs=lungs)
     rows = [_metadata(root, subject, folder, scan.study_uid, scan.series_uid, "CT")]
     if subject.has_film:
@@ -202,64 +201,21 @@ def _write_film(root: Path, subject: Subject, film: np.ndarray) -> dict[str, str
     data.SOPClassUID, data.Modality = DigitalXRayImageStorageForPresentation, "DX"
     data.ImageComments = COMMENT
     write_slice(root / folder / "1-1.dcm", data)
-    message = ElementTree.Element("IdriReadMessage", xmlns=NAMESPACE)
-    header = _child(message, "ResponseHeader")
-    _child(header, "SeriesInstanceUID", uid)
-    _child(header, "StudyInstanceUID", study)
-    _child(header, "ResponseComments", COMMENT)
-    for _ in range(READERS):
-        _child(_child(message, "CXRreadingSession"), "servicingRadiologistID", "anonymous")
-    _write_xml(root / folder / f"{subject.number + 501:03}.xml", message)
+    write_xml(root / folder / f"{subject.number + 501:03}.xml", film_message_of(study, uid, READERS, COMMENT))
     return _metadata(root, subject, folder, study, uid, "DX")
 
 
-def _message(subject: Subject, sessions: list[list[Annotation]], lungs: np.ndarray) -> ElementTree.Element:
-    """The XML message of one CT series."""
-    message = ElementTree.Element("LidcReadMessage", xmlns=NAMESPACE, uid=f"{subject.uid('message')}.0")
-    header = _child(message, "ResponseHeader")
-    for name, text in (
-        ("Version", "1.7"),
-        ("TaskDescription", "Second unblinded read"),
-        ("SeriesInstanceUid", subject.scan.series_uid),
-        ("StudyInstanceUID", subject.scan.study_uid),
-        ("DateService", "2000-01-01"),
-        ("ResponseDescription", "1 - Reading complete"),
-        ("ResponseComments", COMMENT),
-    ):
-        _child(header, name, text)
+def _message(subject: Subject, sessions: list[list[Annotation]], lungs: np.ndarray) -> Element:
+    """The XML message of one CT series, with marks besides nodules."""
+    message = message_of(subject.scan, sessions, subject.uid, COMMENT)
     random = np.random.default_rng(mix("marks", subject.seed, subject.scan.patient))
-    for reader, nodules in enumerate(sessions):
-        session = _child(message, "readingSession")
-        _child(session, "annotationVersion", "3.12")
-        _child(session, "servicingRadiologistID", "anonymous")
-        for annotation in nodules:
-            _add_nodule(session, subject, annotation)
-        _add_marks(session, subject, lungs, 1000 * (reader + 1), random)
+    for reader, session in enumerate(message.iter("readingSession"), start=1):
+        _add_marks(session, subject, lungs, 1000 * reader, random)
     return message
 
 
-def _add_nodule(session: ElementTree.Element, subject: Subject, annotation: Annotation) -> None:
-    nodule = _child(session, "unblindedReadNodule")
-    _child(nodule, "noduleID", annotation.nodule_id)
-    ratings = _child(nodule, "characteristics")
-    for name, value in annotation.ratings.items():
-        _child(ratings, name, str(value))
-    for contour in annotation.contours:
-        _add_roi(nodule, subject, subject.scan.slice_of(contour), contour.points, contour.inclusion)
-
-
-def _add_roi(
-    nodule: ElementTree.Element, subject: Subject, index: int, points: Iterable[Sequence[int]], inclusion: bool = True
-) -> None:
-    roi = _child(nodule, "roi")
-    _add_slice(roi, subject, index)
-    _child(roi, "inclusion", "TRUE" if inclusion else "FALSE")
-    for x, y in points:
-        _add_point(roi, "edgeMap", x, y)
-
-
 def _add_marks(
-    session: ElementTree.Element, subject: Subject, lungs: np.ndarray, first_id: int, random: np.random.Generator
+    session: Element, subject: Subject, lungs: np.ndarray, first_id: int, random: np.random.Generator
 ) -> None:
     """Nodules below 3 mm and other findings, a point each, somewhere in the lungs."""
     kinds = ["unblindedReadNodule"] * int(random.integers(1, 3)) + ["nonNodule"] * int(random.integers(1, 4))
@@ -267,36 +223,8 @@ def _add_marks(
     for number, kind in enumerate(kinds):
         i = int(random.choice(filled))
         y, x = random.choice(np.argwhere(lungs[i]))
-        mark = _child(session, kind)
-        if kind == "nonNodule":
-            _child(mark, "nonNoduleID", str(first_id + number))
-            _add_slice(mark, subject, subject.indices[i])
-            _add_point(mark, "locus", x, y)
-        else:
-            _child(mark, "noduleID", str(first_id + number))
-            _add_roi(mark, subject, subject.indices[i], [(x, y)])
-
-
-def _add_slice(parent: ElementTree.Element, subject: Subject, index: int) -> None:
-    _child(parent, "imageZposition", str(subject.scan.z_mm[index]))
-    _child(parent, "imageSOP_UID", subject.uid("slice", index))
-
-
-def _add_point(parent: ElementTree.Element, name: str, x: int, y: int) -> None:
-    point = _child(parent, name)
-    _child(point, "xCoord", str(x))
-    _child(point, "yCoord", str(y))
-
-
-def _child(parent: ElementTree.Element, name: str, text: str | None = None) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, name)
-    child.text = text
-    return child
-
-
-def _write_xml(path: Path, message: ElementTree.Element) -> None:
-    ElementTree.indent(message, " ")
-    ElementTree.ElementTree(message).write(path, encoding="UTF-8", xml_declaration=True)
+        index = subject.indices[i]
+        add_mark(session, kind, first_id + number, subject.scan.z_mm[index], subject.uid("slice", index), (x, y))
 
 
 def _metadata(

@@ -81,13 +81,14 @@ def test_bands_of_both_presets() -> None:
     assert found["code"] == [0, 1, 1, 1, 1, 2, 3, 3, 3, 3, 3]
 
 
-def test_bands_go_by_the_hu_of_each_pixel_alone() -> None:
-    """A box without a body: padding is background, what is darker than the bands is lung."""
-    hu = np.array([[-1024, -1017, -850, -401, -400, -1, 0, 199, 200, 3000]], dtype=np.float32)
+def test_bands_go_by_the_hu_of_each_pixel() -> None:
+    """A box without a body: padding is background, what is darker than the bands is lung, noise as dark as it too."""
+    hu = np.array([[-1024, -1017, -850, -401, -400, -1, 0, 199, 200, 3000]], dtype=np.float32).repeat(5, axis=0)
+    hu[2, 2] = -1024
     nodule = np.zeros(hu.shape, dtype=bool)
-    nodule[0, 6] = True
+    nodule[:, 6] = True
     found = label_map(hu, SPACING_MM, THESIS, [(nodule, 1.0)], "bands")
-    assert found.tolist() == [[0, LUNG, LUNG, LUNG, 1, 1, FIRST_NODULE, 2, 3, 3]]
+    assert found.tolist() == [[0, LUNG, LUNG, LUNG, 1, 1, FIRST_NODULE, 2, 3, 3]] * 5
 
 
 @pytest.mark.parametrize(
