@@ -26,41 +26,36 @@ Shapes: b crops, c channels, *s their axes; d latent channels, *z the axes of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import Batch, DataSpec, Score, TrainingData
+from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.diffusion import GaussianProcess, ScaledLinearBeta, Schedule
-from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.images.plots import save_skill
 from lit_medgen.networks.protocols import LabelNetwork, as_module
 from lit_medgen.seeds import SeededNoise, mix
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.label_likelihoods import NUM_COLUMNS, Kind, LabelLikelihoods
-from lit_medgen.training.label_skill import Predicted, Skill
-from lit_medgen.training.latent_scale import LatentScale
+from lit_medgen.training.label_skill import Predicted
+from lit_medgen.training.latent_scale import LatentScale, at_scale
 from lit_medgen.training.latents import LatentStore, kept_of
 from lit_medgen.training.learning_rate import Constant
-from lit_medgen.training.method import Method, default_optimizer
+from lit_medgen.training.method import default_optimizer
+from lit_medgen.training.predicting import Predicting
 
 TIMES = tuple(i / 10 for i in range(10))
 """At which validation and `evaluate` measure skill; 0 is the crop without noise."""
 SAME_SPACING = 1.25
 """Pixels of crops and of the first stage's images may differ by this factor; scans have pixels of their own."""
-AT_ONCE = 32
-"""Crops of test people that are classified together."""
 
 
-class CropClassifier(Method):
+class CropClassifier(Predicting):
     """Tells labels of crops from their noisy latents, decoded; or of clean crops, as a judge.
 
     Args:
@@ -106,11 +101,13 @@ class CropClassifier(Method):
             make = "python -m lit_medgen fit --config configs/autoencoder_kl_ct.yaml"
             same = ("channels", "intensity_window")
             self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make, same_facts=same)}
+        else:
+            self.skill_of = ("crops of test people", "")
         self.schedule = schedule or ScaledLinearBeta()
         self.process = GaussianProcess(self.schedule)
         self.margin, self.symmetries, self.reads_images = margin, symmetries, first_stage is None
-        self._found: list[Predicted] = []
-        self._skill: Skill | None = None
+
+    skill_of = ("crops of test people, as far as their latents keep them", "the same from noisy latents")
 
     @property
     def is_judge(self) -> bool:
@@ -234,25 +231,14 @@ class CropClassifier(Method):
     def at_its_scale(self, z_t: Tensor, t: Tensor, scale: LatentScale) -> tuple[Tensor, Tensor]:
         """Noisy latents of another model as this one's: z_t, b d *z, and t, b, of equal log-SNR.
 
-        With latents u = m + k z there and u = m' + k' z' here, the first are z_t = (alpha_t k' / k) z' +
-        alpha_t (m' - m) / k + sigma_t eps: after a shift they are this model's but for a factor, at the time whose
-        log-SNR is greater by 2 log(k' / k). Exact, except beyond the ends of the schedule, where that time is its end.
+        See `latent_scale.at_scale`; ValueError if each channel has a scale of its own there.
 
         Args:
             z_t: noisy latents of the other model, normalised with its scale.
             t: their times, by the schedule that both share.
-            scale: how the other model normalises; ValueError if each channel has a scale of its own there, so that no
-                time is right for all of them.
+            scale: how the other model normalises.
         """
-        if len(scale.scale) > 1:
-            raise ValueError("latent_scale is channel; a model that is guided by a classifier needs global.")
-        ratio = self.scale.scale / scale.scale
-        alpha_t, sigma_t = self.schedule.alpha_sigma(t)
-        time = self.schedule.time(self.schedule.log_snr(t) + 2 * ratio.log())
-        alpha, sigma = self.schedule.alpha_sigma(time)
-        factor = torch.hypot(alpha, sigma) / torch.hypot(alpha_t * ratio, sigma_t)
-        shift = alpha_t * (scale.shift - self.scale.shift) / scale.scale
-        return broadcast(factor, z_t) * (z_t + broadcast(shift, z_t)), time
+        return at_scale(z_t, t, self.schedule, scale, self.scale)
 
     # The loss.
 
@@ -330,47 +316,6 @@ class CropClassifier(Method):
         labels = torch.stack([batch.condition.attributes[name].float() for name in self.outputs], dim=1)
         return Predicted(batch.key, [people.get(key, "") for key in batch.key], labels, torch.stack(values, dim=1))
 
-    def on_validation_epoch_start(self) -> None:
-        """Forgets the predictions of the last validation."""
-        self._found = []
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss, and predictions, which stay on this process until the end."""
-        super().validation_step(batch, batch_idx)
-        self._found.append(self.predicted(batch, self.data.people("val") if self.has_data else {}))
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs AUC and R^2 of clean crops over the predictions of all processes."""
-        found = [Predicted.join(self._found)] if self._found else []
-        if self.trainer.world_size > 1:
-            shares: list[Any] = [found] * self.trainer.world_size
-            dist.all_gather_object(shares, found)
-            found = [part for share in shares for part in share]
-        self._skill = Skill(Predicted.join(found), self.outputs, self.skill_times)
-        self.log_dict({f"val/{name}": value for name, value in self._skill.clean().items()})
-
-    @torch.no_grad()
-    def scores(self, data: TrainingData) -> dict[str, Score]:
-        """AUC of each binary label and R^2 of each number over crops of the test people, at each time."""
-        people = data.people("test")
-        parts = [self.predicted(batch.to(self.device), people) for batch in _some(data)]
-        if not parts:
-            return {}
-        self._skill = Skill(Predicted.join(parts), self.outputs, self.skill_times)
-        clean = "crops of test people" if self.is_judge else "crops of test people, decoded from their latents"
-        return self._skill.scores(clean, "the same from noisy latents")
-
-    def plots(self) -> dict[str, Callable[[Path], None]]:
-        """AUC and R^2 against time, of the last validation or the last `scores`; nothing for a judge, who has one."""
-        if self._skill is None or len(self.skill_times) == 1:
-            return {}
-        panels = self._skill.panels()
-        return {"skill": lambda path: save_skill(path, panels)}
-
-    def predictions(self) -> list[dict[str, Any]]:
-        """A row for each image of the last `scores`: its labels, and what is predicted of it without noise."""
-        return [] if self._skill is None else self._skill.rows()
-
 
 def mirrored(images: Tensor) -> Tensor:
     """Images b c *s, each mirrored along any axis or not, and, where the last two are as long, transposed or not."""
@@ -384,13 +329,6 @@ def mirrored(images: Tensor) -> Tensor:
 def _coin(images: Tensor) -> Tensor:
     """True or false for each image, b and ones."""
     return torch.rand(len(images), *[1] * (images.ndim - 1), device=images.device) < 0.5
-
-
-def _some(data: TrainingData) -> Iterator[Batch]:
-    """The crops of the test people, some at a time."""
-    crops = iter(data.stored("test"))
-    while parts := list(islice(crops, AT_ONCE)):
-        yield Batch.join(parts)
 
 
 def _checked(outputs: Mapping[str, Kind]) -> Mapping[str, Kind]:

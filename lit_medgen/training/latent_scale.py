@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import sent
+from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.diffusion.schedules import Schedule
 from lit_medgen.errors import InputError
 from lit_medgen.output import say
 from lit_medgen.training.first_stage import FirstStage
@@ -113,6 +115,34 @@ def moments(
         num += len(kept)
     mean, square, noise = total / num if per_channel else (total / num).mean(1)
     return mean, (square - mean.square() + noise).clamp(min=0).sqrt()
+
+
+def at_scale(
+    z_t: Tensor, t: Tensor, schedule: Schedule, theirs: LatentScale, ours: LatentScale
+) -> tuple[Tensor, Tensor]:
+    """Noisy latents of one scale as those of another, b d *z, and the times of equal log-SNR, b.
+
+    With latents u = m + k z there and u = m' + k' z' here, z_t = (alpha_t k' / k) z' + alpha_t (m' - m) / k +
+    sigma_t eps: after a shift they are ours but for a factor, at the time whose log-SNR is greater by 2 log(k' / k).
+    Exact, except beyond the ends of the schedule, where that time is its end.
+
+    Args:
+        z_t: noisy latents, normalised with their scale, b d *z.
+        t: their times, b.
+        schedule: that of both.
+        theirs: how they are normalised; ValueError if each channel has a scale of its own, so that no time is right for
+            all of them.
+        ours: how they shall be.
+    """
+    if len(theirs.scale) > 1 or len(ours.scale) > 1:
+        raise ValueError("latent_scale is channel; a model that is guided by a classifier needs global.")
+    ratio = ours.scale / theirs.scale
+    alpha_t, sigma_t = schedule.alpha_sigma(t)
+    time = schedule.time(schedule.log_snr(t) + 2 * ratio.log())
+    alpha, sigma = schedule.alpha_sigma(time)
+    factor = torch.hypot(alpha, sigma) / torch.hypot(alpha_t * ratio, sigma_t)
+    shift = alpha_t * (theirs.shift - ours.shift) / theirs.scale
+    return broadcast(factor, z_t) * (z_t + broadcast(shift, z_t)), time
 
 
 def _refuse_constant(shift: Tensor, scale: Tensor) -> None:

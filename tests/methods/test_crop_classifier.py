@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,8 +155,10 @@ def test_no_gradient_reaches_the_first_stage_in_training() -> None:
     assert model.network.layer.weight.grad.abs().sum() > 0
 
 
-def _row(condition: Condition, i: int) -> Condition:
-    return Condition({name: value[i : i + 1] for name, value in condition.attributes.items()})
+def _one(batch: Batch, i: int) -> Batch:
+    """An image of a batch as a batch of its own."""
+    labels = {name: value[i : i + 1] for name, value in batch.condition.attributes.items()}
+    return Batch(batch.image[i : i + 1], batch.key[i : i + 1], batch.affine[:1], Condition(labels))
 
 
 # Latents.
@@ -254,9 +257,7 @@ class People:
         self.batch = Batch(pixels, keys, affine, Condition({"malignant": label, "lobulation": 1 + 4 * label}))
 
     def stored(self, split: str) -> Iterator[Batch]:
-        for i, key in enumerate(self.batch.key):
-            image, affine = self.batch.image[i : i + 1], self.batch.affine[:1]
-            yield Batch(image, [key], affine, _row(self.batch.condition, i))
+        return (_one(self.batch, i) for i in range(len(self.batch.key)))
 
     def people(self, split: str) -> dict[str, str]:
         return {key: f"person {i // 2}" for i, key in enumerate(self.batch.key)}
@@ -290,8 +291,7 @@ def test_predictions_do_not_depend_on_what_is_told_together() -> None:
     model, batch = classifier(), People(4).batch
     every = model.predicted(batch, {})
     for i in range(4):
-        own = Batch(batch.image[i : i + 1], batch.key[i : i + 1], batch.affine[:1], _row(batch.condition, i))
-        torch.testing.assert_close(model.predicted(own, {}).values, every.values[i : i + 1])
+        torch.testing.assert_close(model.predicted(_one(batch, i), {}).values, every.values[i : i + 1])
     joined = Predicted.join([every, every])
     assert len(joined.keys) == len(joined.people) == len(joined.labels) == len(joined.values) == 8
 
@@ -302,3 +302,26 @@ def test_labels_of_one_class_have_no_score() -> None:
     score = model.scores(people)["auc_malignant"]  # type: ignore[arg-type]
     assert score.value is None
     assert "not defined" in score.of
+
+
+def test_validation_scores_are_of_all_processes_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process has every second image; every process logs the scores of all."""
+    model, batch, logged = classifier(), People(8).batch, list[dict[str, float]]()
+    monkeypatch.setattr(CropClassifier, "log_dict", lambda self, values: logged.append(values))
+    parts = [
+        Predicted.join([model.predicted(_one(batch, i), {"scan_1": "a person"}) for i in range(rank, 8, 2)])
+        for rank in (0, 1)
+    ]
+
+    def gather(shares: list[Any], own: Any) -> None:
+        shares[:] = [[part] for part in parts]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    for world_size in (1, 2):
+        model._trainer = SimpleNamespace(world_size=world_size)  # type: ignore[assignment]
+        model._found = tuple(parts) if world_size == 1 else (parts[0],)
+        model.on_validation_epoch_end()
+    alone, together = logged
+    assert alone == together
+    assert alone.keys() == {"val/auc_malignant", "val/r2_lobulation"}
+    assert list(model.plots()) == ["skill"]
