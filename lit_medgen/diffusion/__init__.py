@@ -1,5 +1,6 @@
 """The mathematics of diffusion: schedules, processes, denoisers, samplers. No networks, files or Lightning."""
 
+from lit_medgen.diffusion.bound import NoiseAt, bits_per_dimension, diffusion_term, latent_at_start, prior_term
 from lit_medgen.diffusion.coupling import OptimalTransport
 from lit_medgen.diffusion.denoisers import Denoiser, Denoises, LossWeight, MinSNR, UniformWeight
 from lit_medgen.diffusion.discrete import AbsorbingProcess, DiscreteProcess, HeatProcess
@@ -7,6 +8,8 @@ from lit_medgen.diffusion.flow_samplers import FlowEuler, FlowHeun
 from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.guidance import ClassifierFree, Clipped, Guidance, guided
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
+from lit_medgen.diffusion.learned_schedules import GammaSchedule, LinearGamma, MonotoneGamma
+from lit_medgen.diffusion.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 from lit_medgen.diffusion.noise_levels import LogitNormal, TrainingTimes, UniformTimes
 from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, Velocity, X
 from lit_medgen.diffusion.rectified_flow import RectifiedFlow, resolution_shift
@@ -18,6 +21,7 @@ __all__ = [
     "DDIM",
     "AbsorbingProcess",
     "Ancestral",
+    "Bernoulli",
     "BlurSchedule",
     "ClassifierFree",
     "Clipped",
@@ -27,17 +31,24 @@ __all__ = [
     "Denoises",
     "Derivatives",
     "DiscreteProcess",
+    "DiscretisedLogistic",
     "Eps",
     "FlowEuler",
     "FlowHeun",
+    "GammaSchedule",
+    "Gaussian",
     "GaussianProcess",
     "Guidance",
     "HeatProcess",
     "Heun",
+    "Likelihood",
     "LinearBeta",
+    "LinearGamma",
     "LogitNormal",
     "LossWeight",
     "MinSNR",
+    "MonotoneGamma",
+    "NoiseAt",
     "OptimalTransport",
     "Parametrisation",
     "ParametrisationName",
@@ -52,8 +63,12 @@ __all__ = [
     "Velocity",
     "X",
     "ZeroTerminalSNR",
+    "bits_per_dimension",
+    "diffusion_term",
     "dissipate",
     "guided",
+    "latent_at_start",
+    "prior_term",
     "resolution_shift",
     "times",
 ]
