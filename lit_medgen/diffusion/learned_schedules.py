@@ -24,7 +24,7 @@ from torch.nn.functional import softplus
 
 from lit_medgen.diffusion.schedules import Schedule
 
-LEAST_SLOPE = 0.01
+MIN_SLOPE = 0.01
 """Of a learned level, as a share of a line's: sigmoids that are all flat somewhere would stop gamma there."""
 GAMMA_MIN, GAMMA_MAX = -13.3, 5.0
 """Of Kingma et al. 2021, appendix B: noise of 1/255 of the range of 8-bit images, and an SNR of 1/148."""
@@ -75,15 +75,15 @@ class GammaSchedule(Schedule):
         return self.ends.double()[1].exp()
 
     def formula(self, t: Tensor) -> Tensor:
-        """-gamma(t), float64."""
+        """The log-SNR, -gamma(t), in float64."""
         return -(self.gamma_min + self.span * self.level(t))
 
 
 class LinearGamma(GammaSchedule):
-    """gamma linear in t (Kingma et al. 2021, appendix H): fixed, or with ends that are learned."""
+    """A gamma linear in t (Kingma et al. 2021, appendix H): fixed, or with ends that are learned."""
 
     def level(self, t: Tensor) -> Tensor:
-        """t itself."""
+        """The time itself, as gamma is linear."""
         return t
 
     def inverse(self, log_snr: Tensor) -> Tensor:
@@ -127,4 +127,4 @@ class MonotoneGamma(GammaSchedule):
         """The network's share of its own range, so that the ends hold, and a little of a line."""
         ends = self.unscaled(torch.stack([torch.zeros_like(t), torch.ones_like(t)]))
         share = (self.unscaled(t) - ends[0]) / (ends[1] - ends[0])
-        return (1 - LEAST_SLOPE) * share + LEAST_SLOPE * t
+        return (1 - MIN_SLOPE) * share + MIN_SLOPE * t

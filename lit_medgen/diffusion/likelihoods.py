@@ -21,19 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-LEAST_SCALE = 1e-4
+MIN_SCALE = 1e-4
 """Of a location, where values lie in [-1, 1]: a hundredth of a step of 8 bits."""
 
 
 class Likelihood(nn.Module, ABC):
-    """log p(x | location), a module as its scale may be learned."""
+    """What log p(x | location) is; a module, as its scale may be learned."""
 
     is_discrete: bool = True
     """Whether it is a probability of values, which bits per dimension need to be compared with a compressor's."""
 
     @abstractmethod
     def forward(self, x: Tensor, location: Tensor, noise: Tensor) -> Tensor:
-        """log p(x | location) of each image, b, nats.
+        """The log-likelihood log p(x | location) of each image, b, nats.
 
         Args:
             x: images b c *s in [-1, 1].
@@ -72,7 +72,7 @@ class _OfLocationAndScale(Likelihood):
             found = self.log_scale.double().exp()
         else:
             found = noise.double() if self.scale is None else torch.full_like(noise, float(self.scale)).double()
-        return found.clamp(min=LEAST_SCALE)
+        return found.clamp(min=MIN_SCALE)
 
     @abstractmethod
     def log_between(self, low: Tensor, high: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class DiscretisedLogistic(_OfLocationAndScale):
         super().__init__(num_values, scale)
 
     def forward(self, x: Tensor, location: Tensor, noise: Tensor) -> Tensor:
-        """See `Likelihood.forward`."""
+        """The log-likelihood of each image, b, nats."""
         return self.log_mass(x, location.double(), self.scale_of(noise)).flatten(1).sum(1)
 
     def log_between(self, low: Tensor, high: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Gaussian(_OfLocationAndScale):
         self.is_discrete = num_values is not None
 
     def forward(self, x: Tensor, location: Tensor, noise: Tensor) -> Tensor:
-        """See `Likelihood.forward`."""
+        """The log-likelihood of each image, b, nats."""
         location, scale = location.double(), self.scale_of(noise)
         if self.num_values is not None:
             return self.log_mass(x, location, scale).flatten(1).sum(1)
@@ -136,7 +136,7 @@ class Bernoulli(Likelihood):
     is_discrete = False
 
     def forward(self, x: Tensor, location: Tensor, noise: Tensor) -> Tensor:
-        """See `Likelihood.forward`."""
+        """The log-likelihood of each image, b, nats."""
         probability = ((x + 1) / 2).double()
         return -binary_cross_entropy_with_logits(location.double(), probability, reduction="none").flatten(1).sum(1)
 
