@@ -92,7 +92,7 @@ class LinearGamma(GammaSchedule):
 
 
 class MonotoneGamma(GammaSchedule):
-    """A gamma that is a monotone network of t: a line and sigmoids of positive weights (Kingma et al. 2021, appendix H).
+    """A gamma that is a rising network of t: a line and sigmoids of positive weights (Kingma et al. 2021, appendix H).
 
     Args:
         gamma_min: -log SNR at t = 0.
