@@ -22,7 +22,7 @@ from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
 from data_modules.records import Record, known_values
 from data_modules.sources import IMAGE, Rejected, Scan
-from data_modules.splits import SPLITS, Split, split_of
+from data_modules.splits import SPLITS, Fold, Split, split_of
 from data_modules.store import Store, StoreAddress
 from data_modules.summary import account, contents, kinds, lacking, nameless, passed_over
 from data_modules.tables import Numbers
@@ -51,6 +51,9 @@ class MedicalDataModule(PreparedData):
         num_workers: data loader processes; 0 reads in the training process.
         worker_timeout_s: seconds after which a batch that does not come ends the run, naming the sample.
         fractions: shares of train, validation and test people.
+        fold: "k of n", e.g. "0 of 5": cross-validation. The k-th (from 0) of n equal parts of the people is tested, so
+            that each person is in one fold of the n; the second of `fractions` is the share of the others who are
+            validation people, and the third counts for nothing.
         seed: of splits, order and draws.
         store_dir: folder that holds the prepared stores.
         num_jobs: processes of the preparation; -1 is one per core.
@@ -87,6 +90,7 @@ class MedicalDataModule(PreparedData):
         balance: str | None = None,
         exclude: str | None = None,
         text: str | None = None,
+        fold: str | None = None,
     ) -> None:
         super().__init__(view or Volume(), batch_size, num_workers, worker_timeout_s, seed, balance)
         if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
@@ -95,7 +99,8 @@ class MedicalDataModule(PreparedData):
             raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
         self.root, self.preprocessing, self.fractions = Path(root), preprocessing, fractions
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
-        self.text = text
+        self.text, self.fold = text, fold
+        self._fold = None if fold is None else Fold.parse(fold)
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
@@ -200,9 +205,9 @@ class MedicalDataModule(PreparedData):
         """Opens the store, splits people, derives `spec`."""
         self._leave_out()
         self.store = Store(self.address)
-        self.records = {split: [] for split in SPLITS}
         kept = [record for record in self.store.records if record.person not in self.left_out.people]
-        for record in kept:
+        self.records = {split: [] for split in SPLITS}
+        for record in self.shown(kept):
             self.records[self._split_of(record.person)].append(record)
         tested: tuple[Split, ...] = ("test",) if self.trainer else ()  # not `evaluate` and `sample`, which refuse it
         needed: dict[str, tuple[Split, ...]] = {"fit": ("val", "test"), "validate": ("val",), "test": tested}
@@ -210,26 +215,37 @@ class MedicalDataModule(PreparedData):
             self._tell_of_few(split)
         if not self.records["train"]:
             raise InputError(
-                f"data.init_args.fractions {list(self.fractions)} leave no training people of the "
-                f"{len({record.person for record in kept})} there are; change fractions or seed."
+                f"{self._divided} leave no training people of the {len({record.person for record in kept})} there are; "
+                "change fractions or seed."
             )
         if self.texts:
             self.texts.tell_of(kept)
         self._items = Items(self.store, self.view, self.texts)
-        people = {split: set(self.people(split).values()) for split in SPLITS}
+        people: dict[Split, set[str]] = {split: set() for split in SPLITS}
+        for record in kept:  # also of whom nothing is shown: other views of the same split are of the same people
+            people[self._split_of(record.person)].add(record.person)
         self.spec = replace(self.make_spec(), **facts_of_people(people, self.left_out, self._split_of))
 
     def _split_of(self, person: str) -> Split:
+        if self._fold is not None:
+            return self._fold.split_of(person, self.fractions[1], self.seed)
         return split_of(person, self.fractions, self.seed)
+
+    @property
+    def _divided(self) -> str:
+        """What divides people, for messages."""
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"data.init_args.fractions {list(self.fractions)}{fold} and seed {self.seed}"
+
+    def shown(self, records: list[Record]) -> list[Record]:
+        """The images that are used, from those of all who are not left out, with what the config derives of them."""
+        return records
 
     def _tell_of_few(self, split: Split) -> None:
         """Says that a part has fewer people than what is done with it needs."""
         num, (fewest, name, lost) = len({record.person for record in self.records[split]}), FEWEST[split]
         if num < fewest:
-            say(
-                f"data.init_args.fractions {list(self.fractions)} and seed {self.seed} leave {num} {name} "
-                f"people: {lost}; give a larger share, another seed or more people."
-            )
+            say(f"{self._divided} leave {num} {name} people: {lost}; give a larger share, another seed or more people.")
 
     def excluded(self) -> set[str]:
         """People who are left out, as `Scan.person` names them: the ids in the file `exclude`."""

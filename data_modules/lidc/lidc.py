@@ -35,6 +35,7 @@ from data_modules.sources import Raw, Rejected, Scan
 from data_modules.splits import Split
 from data_modules.views import Crop
 from lit_medgen.batch import DataSpec
+from lit_medgen.errors import InputError
 from lit_medgen.images import DICOM_SUFFIXES
 from lit_medgen.images.dicom import group_by_series, header_of
 from lit_medgen.images.dicom_slices import read_dataset
@@ -50,14 +51,16 @@ class LIDCDataModule(MedicalDataModule):
     """Axial CT slices of LIDC-IDRI, each with its label map of eight classes.
 
     Attributes of every slice, of the largest nodule in it, medians over readers: malignancy, lobulation, spiculation,
-    texture, subtlety (1 to 5) and diameter_mm; NaN where there is no nodule. All nodules stand in `nodules.csv` of the
-    store.
+    texture, subtlety (1 to 5), diameter_mm, and malignant (0 or 1); NaN where there is no nodule. All nodules stand in
+    `nodules.csv` of the store.
 
     Args:
         root: the downloaded folder, XML files in it.
         ct: which slices are kept, and what their maps say.
         crop: a part of each slice, e.g. of 64 x 64 pixels around its largest nodule (centre `nodule`); None: whole
             slices.
+        nodules_only: only slices with a nodule, whose attributes are known, as classifiers of nodules need.
+        malignant_from: a nodule is malignant from this malignancy on.
     """
 
     remedy = (
@@ -71,11 +74,36 @@ class LIDCDataModule(MedicalDataModule):
         root: str,
         ct: CTSlices = CTSlices(),  # noqa: B008 (frozen)
         crop: Crop | None = None,
+        nodules_only: bool = False,
+        malignant_from: float = 3,
         **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
     ) -> None:
         recipe: Any = ct  # the base's type is for the config's sake; only `make_spec` looks into it
         super().__init__(root, preprocessing=recipe, axis="axial", view=crop, **common)
-        self.ct = ct
+        self.ct, self.nodules_only, self.malignant_from = ct, nodules_only, malignant_from
+        if not 1 < malignant_from <= HIGHEST["malignancy"]:
+            raise InputError(
+                f"data.init_args.malignant_from is {malignant_from}; give more than 1, at most {HIGHEST['malignancy']}."
+            )
+
+    def shown(self, records: list[Record]) -> list[Record]:
+        """With the attribute `malignant`; of `nodules_only` those with a nodule."""
+        found = []
+        for record in records:
+            malignancy = record.attributes["malignancy"]
+            malignant = malignancy if math.isnan(malignancy) else float(malignancy >= self.malignant_from)
+            if not (self.nodules_only and math.isnan(malignancy)):
+                found.append(replace(record, attributes={**record.attributes, "malignant": malignant}))
+        if records and not found:
+            raise InputError(
+                f"data.init_args.nodules_only: none of the {len(records):,} slices has a nodule that enough readers "
+                "drew; lower data.init_args.ct.min_readers, or give a root with nodules."
+            )
+        return found
+
+    def order(self) -> dict[str, Any]:
+        """What decides which samples a step sees; see `ResumableLoaders.order`."""
+        return super().order() | {"malignant_from": self.malignant_from}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each CT series with annotations."""

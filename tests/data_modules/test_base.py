@@ -83,7 +83,7 @@ def test_a_misspelt_argument_is_refused() -> None:
 
 def test_no_training_people_are_an_input_error(heads: FolderDataModule) -> None:
     heads.fractions = (0.0, 0.5, 0.5)
-    with pytest.raises(InputError, match=r"fractions \[0.0, 0.5, 0.5\] leave no training people of the 8 there are"):
+    with pytest.raises(InputError, match=r"fractions \[0.0, 0.5, 0.5\] and seed 0 leave no training people of the 8"):
         heads.setup("fit")
 
 

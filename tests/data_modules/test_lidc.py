@@ -24,6 +24,7 @@ from tiny_run import ROOT
 from data_modules import CTSlices, LIDCDataModule
 from data_modules.lidc.semantic_maps import CLASSES, LUNG, PRESETS
 from data_modules.sources import Rejected
+from data_modules.splits import SPLITS
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError, MissingDataError
 
@@ -215,6 +216,59 @@ def test_figures(tree: Path) -> None:
             pixels = np.asarray(image.convert("RGB")).astype(int)
         assert pixels.std() > 20, path.name
         assert (np.ptp(pixels, axis=2) > 60).any(), path.name  # in colour
+
+
+def mixed(root: Path) -> Path:
+    """Eight patients, every second without a nodule, benign and malignant ones by turns."""
+    for number in range(1, 9):
+        ratings = (2, 2, 3, 3) if number % 4 == 1 else (3, 3, 3)
+        scan = TinyScan(number, nodule=(4, 5) if number % 2 else None, malignancy=ratings)
+        scan.write(root / "LIDC-IDRI" / f"LIDC-IDRI-{number:04d}" / "study" / "series")
+    return root
+
+
+def test_malignant_is_malignancy_from_a_threshold(tmp_path: Path) -> None:
+    root = mixed(tmp_path / "raw")
+    for threshold, expected in ((3, {2.5: 0.0, 3.0: 1.0}), (2.5, {2.5: 1.0, 3.0: 1.0}), (4, {2.5: 0.0, 3.0: 0.0})):
+        data = opened(root, malignant_from=threshold, fractions=(1.0, 0.0, 0.0))
+        attributes = [record.attributes for record in data.records["train"]]
+        assert {a["malignancy"]: a["malignant"] for a in attributes if not np.isnan(a["malignancy"])} == expected
+        assert all(np.isnan(a["malignant"]) == np.isnan(a["malignancy"]) for a in attributes)
+        assert any(np.isnan(a["malignant"]) for a in attributes)
+        assert ("malignant" in data.spec.codes) == (len(set(expected.values())) == 2)
+    with pytest.raises(InputError, match=r"malignant_from is 1; give more than 1, at most 5"):
+        module(root, malignant_from=1)
+
+
+def test_nodules_only_shows_nodules_of_the_same_people(tmp_path: Path) -> None:
+    """The split is the same, and its identity, so that a classifier of nodules can guide a model of all slices."""
+    root = mixed(tmp_path / "raw")
+    options: dict[str, Any] = {"fractions": (0.6, 0.2, 0.2), "seed": 3}
+    every, nodules = opened(root, **options), opened(root, nodules_only=True, **options)
+    assert every.spec.people == nodules.spec.people
+    for split in SPLITS:
+        with_nodule = [r.key for r in every.records[split] if np.isfinite(r.attributes["malignancy"])]
+        assert [r.key for r in nodules.records[split]] == with_nodule
+    assert sum(map(len, nodules.records.values())) == 8
+
+
+def test_nodules_only_without_nodules_is_refused(tmp_path: Path) -> None:
+    one_scan(tmp_path / "raw", nodule=None)
+    with pytest.raises(InputError, match="nodules_only: none of the 2 slices has a nodule"):
+        opened(tmp_path / "raw", nodules_only=True)
+
+
+def test_balance_shows_malignant_and_benign_equally_often(tmp_path: Path) -> None:
+    """One benign nodule for every three malignant ones, in slices without an end."""
+    root = tmp_path / "raw"
+    for number in range(1, 5):
+        scan = TinyScan(number, malignancy=(1, 1, 1) if number == 1 else (5, 5, 5))
+        scan.write(root / f"LIDC-IDRI-{number:04d}" / "study" / "series")
+    data = opened(root, nodules_only=True, balance="malignant", batch_size=8, fractions=(1.0, 0.0, 0.0))
+    assert data.order()["malignant_from"] == 3
+    batches = iter(data.train_dataloader())
+    shown = torch.cat([next(batches).condition.attributes["malignant"] for _ in range(3)])
+    assert shown.mean() == 0.5
 
 
 # Layouts.
