@@ -13,7 +13,7 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import pytest
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from data_modules import View, Volume
 from lit_medgen import metrics
-from lit_medgen.batch import Batch, Condition, DataSpec, Images, Request
+from lit_medgen.batch import ABSENT_CLASS, Batch, Condition, DataSpec, Images, Request
 from lit_medgen.callbacks import EMA
 from lit_medgen.diffusion import (
     DDIM,
@@ -60,7 +60,7 @@ from lit_medgen.methods.autoencoder import AdversarialAutoencoder
 from lit_medgen.methods.cdpm.factor_model import FactorModel
 from lit_medgen.metrics import PairedMSSSIM, PairedPSNR, PairedSSIM, TwoSampleMetric
 from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
-from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, UNet
+from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quantizer, SemanticUNet, UNet, UNetEncoder
 from lit_medgen.networks.discriminator import diff_augment
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.trainer import Trainer
@@ -279,6 +279,38 @@ def test_completion_waits_for_the_places_of_given_slices_alone() -> None:
 @pytest.mark.parametrize("revive_after", [0, 1])
 def test_a_codebook_learns_without_waiting(ema_decay: float | None, revive_after: int) -> None:
     check_quantizer(NearestNeighbour(16, 4, ema_decay=ema_decay, revive_after=revive_after))
+
+
+@pytest.mark.parametrize("pyramid", ["max", "nearest"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_label_map_modulates_without_waiting(dim: int, pyramid: Literal["max", "nearest"]) -> None:
+    """One row without a map; the backward pass as well."""
+    sizes: dict[str, Any] = {"channels": (4, 8), "attention": (False, True), "num_res_blocks": 1, "head_channels": 4}
+    label_map = torch.randint(0, 3, (2, 1, *(16, 12, 8)[:dim]))
+    label_map[1] = ABSENT_CLASS
+    check_network(SemanticUNet(3, 4, pyramid, dim, **sizes), dim, Condition(label_map=label_map))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_encoder_does_not_wait(dim: int) -> None:
+    check_network(UNetEncoder(dim, 1, 2, (4, 8), (False, True), 1, 4, hidden=8), dim)
+
+
+def check_network(network: torch.nn.Module, dim: int, *condition: Condition) -> None:
+    """On the device it gives what it gives on the CPU, with its gradients, and waits for nothing."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    there, x, t = moved(deepcopy(network)), noisy(2, (8, 6, 4)[:dim]), torch.tensor([0.2, 0.7])
+    expected = network(x, t, *condition)
+    expected.square().sum().backward()
+    inputs = [moved(part) for part in (x, t, *condition)]
+    with counted() as waits:
+        found = there(*inputs)
+        found.square().sum().backward()
+    assert (waits.found, waits.uploads) == ([], [])
+    torch.testing.assert_close(found.detach().inner, expected.detach(), rtol=1e-4, atol=1e-4)
+    for here, other in zip(network.parameters(), there.parameters(), strict=True):
+        torch.testing.assert_close(other.grad.inner, here.grad, rtol=1e-3, atol=1e-3)
 
 
 def test_finite_scalar_quantization_does_not_wait() -> None:

@@ -12,7 +12,8 @@ hidden features of the map. The last convolution is zero-initialised, so that at
 
 Maps come at the size of the image, which latents divide, and each level has a size of its own. They are brought to it
 by max-pooling each class by itself, so that a nodule of one pixel is seen at every level, together with what is around
-it; `nearest` takes one pixel of each window, in which small nodules vanish, as the public code of both does.
+it. Zu's thesis (2023, section 3.3) pools the numbers of classes, of which the greater hides the others; its public code
+takes one pixel of each window (`nearest`), and small nodules vanish at the coarser levels.
 
 Shapes: b batch, c channels, k classes, *s spatial axes, e embedding.
 """
