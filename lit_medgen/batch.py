@@ -72,14 +72,16 @@ class Condition:
     slice_index: Tensor | None = None
     text: Tensor | None = None
 
-    def drop(self, rows: Tensor) -> Condition:
+    def drop(self, rows: Tensor, keep: Collection[Part] = ()) -> Condition:
         """Makes every part of the given rows (b, bool) absent: the null condition of classifier-free guidance.
 
-        `slice_index` says which slices are asked for, not what they are made from, so it stays.
+        `slice_index` says which slices are asked for, not what they are made from, so it stays; as do parts to `keep`.
         """
-        names = ("label_map", "source", "observed", "text")
+        part_of: dict[str, Part] = {"label_map": "label_map", "source": "source", "observed": "image", "text": "text"}
+        names = [name for name, part in part_of.items() if part not in keep]
         dropped: dict[str, Any] = {name: _fill(getattr(self, name), rows, ABSENT[name]) for name in names}
-        return replace(self.drop_attributes(dict.fromkeys(self.attributes, rows)), **dropped)
+        attributes = () if "attributes" in keep else self.attributes
+        return replace(self.drop_attributes(dict.fromkeys(attributes, rows)), **dropped)
 
     def drop_attributes(self, rows: Mapping[str, Tensor]) -> Condition:
         """Makes each named attribute unknown in its own rows (name -> b, bool); all else stays."""

@@ -9,6 +9,7 @@ from lit_medgen.diffusion.gaussian import GaussianProcess
 from lit_medgen.diffusion.guidance import ClassifierFree, Clipped, Guidance, guided
 from lit_medgen.diffusion.heat import BlurSchedule, dissipate
 from lit_medgen.diffusion.learned_schedules import GammaSchedule, LinearGamma, MonotoneGamma
+from lit_medgen.diffusion.likelihood_guidance import LikelihoodGuidance, LogLikelihood, Term
 from lit_medgen.diffusion.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, Likelihood
 from lit_medgen.diffusion.noise_levels import LogitNormal, TrainingTimes, UniformTimes
 from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, Velocity, X
@@ -42,8 +43,10 @@ __all__ = [
     "HeatProcess",
     "Heun",
     "Likelihood",
+    "LikelihoodGuidance",
     "LinearBeta",
     "LinearGamma",
+    "LogLikelihood",
     "LogitNormal",
     "LossWeight",
     "MinSNR",
@@ -56,6 +59,7 @@ __all__ = [
     "Sampler",
     "ScaledLinearBeta",
     "Schedule",
+    "Term",
     "TrainingTimes",
     "UniformTimes",
     "UniformWeight",

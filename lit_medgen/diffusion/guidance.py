@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Condition
+from lit_medgen.batch import Condition, Part
 from lit_medgen.diffusion.denoisers import Denoises, at_time
 from lit_medgen.diffusion.schedules import Schedule
 
@@ -71,11 +71,13 @@ class ClassifierFree(Guidance):
             et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16, who found 0.7
             best). They rescale what the network predicts, v; we rescale x̂, which is the same for all parametrisations.
             Both are one at t = 1 of zero terminal SNR, where v = -x.
+        keep: parts of the condition that the model without a condition is told too: guidance is about the others.
     """
 
     scale: float
     interval: tuple[float, float] = EVERYWHERE
     rescale: float = 0.0
+    keep: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.interval
@@ -89,7 +91,7 @@ class ClassifierFree(Guidance):
         low, high = self.interval
         if self.scale == 1 or low == high:
             return self.denoiser(x_t, t, condition)
-        null = condition.drop(torch.ones(len(x_t), dtype=torch.bool, device=x_t.device))
+        null = condition.drop(torch.ones(len(x_t), dtype=torch.bool, device=x_t.device), self.keep)
         everywhere = (low, high) == EVERYWHERE
         if everywhere and self.rescale == 0:
             return guided(lambda given: self.denoiser(x_t, t, given), condition, null, self.scale)
