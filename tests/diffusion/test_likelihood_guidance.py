@@ -76,7 +76,7 @@ CASES: list[tuple[Sampler, Schedule, ParametrisationName]] = [
     (DDIM(200), ScaledLinearBeta(), "eps"),
     (Ancestral(400, spacing="log_snr"), ScaledLinearBeta(), "v"),
     (DPMSolverPP2M(40), LinearBeta(), "x"),
-    (FlowHeun(40), ScaledLinearBeta(), "velocity"),
+    (FlowHeun(40, spacing="log_snr"), ScaledLinearBeta(), "velocity"),
 ]
 
 
