@@ -17,6 +17,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
+from data_modules.lidc.morphology import closed, convex_hull, dilated, eroded, holes_filled, opened
+
 CLASSES = (
     "background",
     "body",
@@ -85,8 +87,9 @@ def label_map(
     if segmentation == "bands":
         body, lungs = np.ones(image.shape, dtype=bool), ~_padding(image) & (image < preset.bands[0][0])
     else:
-        body = body_mask(image, spacing_mm)
-        lungs = lung_mask(image, spacing_mm, body)
+        smooth = smoothed(image)
+        body = body_mask(image, smooth, spacing_mm)
+        lungs = lung_mask(image, smooth, spacing_mm, body)
     labels = np.zeros(image.shape, dtype=np.uint8)
     for label, (low, high) in enumerate(preset.bands, start=1):
         labels[body & (clipped >= low) & (clipped <= high)] = label
@@ -104,40 +107,41 @@ def _padding(image: np.ndarray) -> np.ndarray:
     return opened
 
 
-def body_mask(image: np.ndarray, spacing_mm: float) -> np.ndarray:
+def smoothed(image: np.ndarray) -> np.ndarray:
+    """HU without most of their noise, which masks of body and lungs are made of."""
+    smooth: np.ndarray = ndimage.gaussian_filter(image.clip(-1024, 800).astype(np.float32), 1.0)
+    return smooth
+
+
+def body_mask(image: np.ndarray, smooth: np.ndarray, spacing_mm: float) -> np.ndarray:
     """The inside of the skin; arms are parts of it, the table is not. Nothing where nothing is large enough."""
-    solid = ndimage.binary_opening(image > -400, _disc(3 / spacing_mm))  # the table's shell is thinner
+    solid = opened(image > -400, 3 / spacing_mm)  # the table's shell is thinner
     labels, _ = ndimage.label(solid)
     area = np.bincount(labels.ravel())[1:] * spacing_mm**2
-    large = np.flatnonzero(area >= max(SMALLEST_BODY_MM2, 0.1 * area.max(initial=0))) + 1
-    walls = np.isin(labels, large)
-    filled: np.ndarray = ndimage.binary_fill_holes(walls)
-    return filled | _open_lungs(image, spacing_mm, walls, filled)
+    large = np.concatenate([[False], area >= max(SMALLEST_BODY_MM2, 0.1 * area.max(initial=0))])
+    walls = large[labels]
+    filled = holes_filled(walls)
+    return filled | _open_lungs(smooth, spacing_mm, walls, filled)
 
 
-def _open_lungs(image: np.ndarray, spacing_mm: float, walls: np.ndarray, filled: np.ndarray) -> np.ndarray:
+def _open_lungs(smooth: np.ndarray, spacing_mm: float, walls: np.ndarray, filled: np.ndarray) -> np.ndarray:
     """What is as dark as lung between walls that the field of view cuts open; cushions lie outside their hull."""
-    from skimage.morphology import convex_hull_image
-
-    smooth = ndimage.gaussian_filter(image, 1.0)
-    dark = ndimage.binary_opening((smooth > GAS_HU[0]) & (smooth < -400) & ~filled, _disc(3 / spacing_mm))
-    nothing = np.zeros(image.shape, dtype=bool)
-    if dark.sum() * spacing_mm**2 < SMALL_MM2 or not walls.any():
+    nothing = np.zeros(smooth.shape, dtype=bool)
+    dark = (smooth > GAS_HU[0]) & (smooth < -400) & ~filled
+    if not walls.any() or np.count_nonzero(dark) * spacing_mm**2 < SMALL_MM2:
         return nothing
-    cut = _large_at(dark, _border(smooth, 6 / spacing_mm), spacing_mm)
+    dark = opened(dark, 3 / spacing_mm)
+    if np.count_nonzero(dark) * spacing_mm**2 < SMALL_MM2:
+        return nothing
+    # Near the edge of the image, or near padding, which has no noise and is as dark as can be.
+    cut = _large_at(dark, dilated(smooth <= PADDING_HU, 6 / spacing_mm, outside=True), spacing_mm)
     if not cut.any():
         return nothing
-    between = _large_at(cut & convex_hull_image(walls), cut, spacing_mm)
-    between = ndimage.binary_dilation(between, _disc(3 / spacing_mm)) & (smooth > GAS_HU[0])
-    opened: np.ndarray = ndimage.binary_fill_holes(walls | between) & ~filled
-    return opened
-
-
-def _border(smooth: np.ndarray, reach: float) -> np.ndarray:
-    """Pixels near the edge of the image or near padding, which has no noise and is as dark as can be."""
-    field = np.pad(smooth > PADDING_HU, 1)
-    near: np.ndarray = ndimage.distance_transform_edt(field)[1:-1, 1:-1] <= reach
-    return near
+    between = _large_at(cut & convex_hull(walls), cut, spacing_mm)
+    if not between.any():
+        return nothing
+    between = dilated(between, 3 / spacing_mm) & (smooth > GAS_HU[0])
+    return holes_filled(walls | between) & ~filled
 
 
 def _large_at(mask: np.ndarray, start: np.ndarray, spacing_mm: float) -> np.ndarray:
@@ -149,15 +153,14 @@ def _large_at(mask: np.ndarray, start: np.ndarray, spacing_mm: float) -> np.ndar
     return wanted[labels]
 
 
-def lung_mask(image: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndarray:
+def lung_mask(image: np.ndarray, smooth: np.ndarray, spacing_mm: float, body: np.ndarray) -> np.ndarray:
     """Lungs, rows columns, bool."""
     lungs = np.zeros(image.shape, dtype=bool)
     if not body.any():
         return lungs
-    smooth = ndimage.gaussian_filter(image.clip(-1024, 800).astype(np.float32), 1.0)
     threshold = _threshold(smooth[body])
     radius = 1.5 / spacing_mm
-    dark = ndimage.binary_opening(body & (smooth < threshold), _disc(radius))
+    dark = opened(body & (smooth < threshold), radius)
     # Each outline in an image of its own, so that one lung's never takes in the other's.
     for label, window in enumerate(ndimage.find_objects(labels := ndimage.label(dark)[0]), start=1):
         window = tuple(slice(max(part.start - 3, 0), part.stop + 3) for part in window)
@@ -183,7 +186,7 @@ def _threshold(values: np.ndarray) -> float:
 
 def _is_lung(region: np.ndarray, image: np.ndarray, spacing_mm: float) -> bool:
     """Whether a dark region is lung by its size, and darker than fat but no mere gas."""
-    core = ndimage.binary_erosion(region, _disc(1.5 / spacing_mm))
+    core = eroded(region, 1.5 / spacing_mm)
     area = region.sum() * spacing_mm**2
     if area < SMALLEST_LUNG_MM2 or not core.any():
         return False
@@ -194,15 +197,11 @@ def _enclosed(region: np.ndarray, smooth: np.ndarray, threshold: float, radius: 
     """What the marching-squares outline of a region encloses, after vessels at its rim are closed over."""
     from skimage.measure import find_contours
 
-    near = ndimage.binary_dilation(region, _disc(radius))
+    near = dilated(region, radius)
     alone = np.where(near & (smooth != threshold), smooth, threshold + 100)
     outlines = find_contours(np.pad(alone, 1, constant_values=threshold + 100), threshold)
     outer = max(outlines, key=lambda outline: float(np.ptp(outline, axis=0).prod()))  # the others are of vessels
-    filled = _filled(outer - 1, region.shape)
-    margin = 2 * int(2 * radius) + 1
-    inner = (slice(margin, -margin),) * 2
-    closed: np.ndarray = ndimage.binary_closing(np.pad(filled, margin), _disc(2 * radius))[inner]
-    return closed
+    return closed(_filled(outer - 1, region.shape), 2 * radius)
 
 
 def _filled(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -216,11 +215,3 @@ def _filled(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     changes = np.zeros((shape[0], shape[1] + 1), dtype=np.int32)  # the outline may close beyond the last column
     np.add.at(changes, (rows[crosses].astype(int), np.ceil(columns[crosses]).astype(int)), 1)
     return changes.cumsum(axis=1)[:, :-1] % 2 == 1
-
-
-def _disc(radius: float) -> np.ndarray:
-    """Pixels within a radius, in pixels."""
-    reach = int(radius)
-    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    disc: np.ndarray = rows**2 + columns**2 <= max(radius, 1) ** 2
-    return disc
