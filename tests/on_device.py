@@ -89,6 +89,9 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs h
 SHIPPED = [path.stem for path in sorted((ROOT / "configs").glob("*.yaml"))]
 
 each_method = pytest.mark.parametrize("name", [*SHIPPED, *SETTINGS])
+each_generator = pytest.mark.parametrize(
+    "name", [*[name for name in SHIPPED if not name.startswith("crop_")], *SETTINGS]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +114,11 @@ def built(name: str) -> Any:
         overlay["class_path"] = "lit_medgen.methods.FactorPriorCDPM"
     torch.manual_seed(0)
     model = made(Method, [*(content["model"] for content in contents if "model" in content), overlay])
-    views = [view for content in contents if (view := content.get("data", {}).get("init_args", {}).get("view"))]
-    ranges = dict.fromkeys(["age_years", *getattr(model, "attributes", ())], (40.0, 90.0))
-    stored = DataSpec(1, (16, 16, 16), (1.0,) * 3, attributes=ranges)
+    items = [content.get("data", {}).get("init_args", {}) for content in contents]
+    views = [view for item in items if (view := item.get("view") or item.get("crop"))]
+    names = ["age_years", *getattr(model, "attributes", ()), *getattr(model, "outputs", ())]
+    size = (16, 16) if "ct" in items[0] else (16, 16, 16)
+    stored = DataSpec(1, size, (1.0,) * len(size), attributes=dict.fromkeys(names, (40.0, 90.0)))
     model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
     for part, config in frozen_parts(f"configs/{base}.yaml").items():
         model.take_parts(**{part: built(Path(config).stem).as_frozen_part()})
@@ -140,7 +145,8 @@ def batch(model: Method) -> Batch:
     """Two images, or two sets of slices."""
     keys, affine, spec = ["a", "b"], torch.eye(4).expand(2, 4, 4), model.needed_spec()
     if not spec.slice_axis:
-        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES))
+        labels = {name: torch.tensor([1.0, torch.nan]) for name in getattr(model, "outputs", ())}
+        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels))
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
     return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
 
@@ -193,7 +199,7 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     assert (waits.found, waits.uploads) == ([], [])
 
 
-@each_method
+@each_generator
 def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     model = built(name).eval()
     assert isinstance(model, Generator)

@@ -528,7 +528,8 @@ def test_no_space_for_the_log(disk: Disk) -> None:
 
 
 def test_no_space_for_the_store(disk: Disk, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = yaml.safe_load(Path("tests/tiny/any.yaml").read_text())["data"]
+    section, grid = (yaml.safe_load(Path(f"tests/tiny/{name}.yaml").read_text())["data"] for name in ("any", "volumes"))
+    section["init_args"] |= grid["init_args"]
     section["class_path"] = "data_modules.ADNIDataModule"
     section["init_args"] |= {"root": str(phantoms), "store_dir": str(disk.folder / "store")}
     file = tmp_path / "data.yaml"

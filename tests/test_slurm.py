@@ -47,6 +47,8 @@ class Training:
                 "--config",
                 "tests/tiny/any.yaml",
                 "--config",
+                "tests/tiny/volumes.yaml",
+                "--config",
                 "tests/tiny/cdpm.yaml",
                 *tiny.options,
                 f"--trainer.default_root_dir={folder}",

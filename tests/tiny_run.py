@@ -13,6 +13,7 @@ from lit_medgen.seeds import mix
 
 ROOT = Path(__file__).parents[1]
 BASES = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml")))
+LIDC = "data_modules.LIDCDataModule"
 
 
 def frozen_parts(config: str) -> dict[str, str]:
@@ -63,10 +64,27 @@ def table_of(folder: Path) -> Path:
     return table
 
 
+@cache
+def chests(phantoms: Path) -> Path:
+    """Twelve phantom people as a download of LIDC-IDRI, two slices of each, beside the others, written once."""
+    folder = phantoms.with_name(f"{phantoms.name}_chests")
+    words = ["--num_subjects", "12", "--num_slices", "2", "--seed", "1"]
+    assert main(["phantom", "lidc", "--out", str(folder), *words]) == 0
+    return folder
+
+
+def data_module(configs: tuple[str, ...]) -> str:
+    """The class that reads the data of an experiment."""
+    sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
+    found: str = [section["class_path"] for section in sections if "class_path" in section][-1]
+    return found
+
+
 def raw_data(phantoms: Path, configs: tuple[str, ...]) -> dict[str, str]:
     """Arguments of the data module of an experiment that name its raw data."""
-    sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
-    match [section["class_path"] for section in sections if "class_path" in section][-1]:
+    match data_module(configs):
+        case name if name == LIDC:
+            return {"root": str(chests(phantoms)), "seed": "0"}
         case "data_modules.UKBiobankDataModule":
             folder = ukbiobank(phantoms)
             nobody = folder.with_name(f"{folder.name}_withdrawals.txt")
@@ -90,7 +108,9 @@ class TinyRun:
         }
         # What is made small: all of them, and each config by the file of the same name.
         tiny = [name.replace("configs/", "tests/tiny/") for name in configs]
-        configs = (*configs, "tests/tiny/any.yaml", *[name for name in tiny if (ROOT / name).is_file()])
+        size = "ct" if data_module(configs) == LIDC else "volumes"
+        every = "tests/tiny/any.yaml", f"tests/tiny/{size}.yaml"
+        configs = (*configs, *every, *[name for name in tiny if (ROOT / name).is_file()])
         self.configs = [word for name in configs for word in ("--config", name)]
         self.options = [f"--data.init_args.{name}={value}" for name, value in raw.items()]
         self.options += [f"--data.init_args.store_dir={phantoms / 'store'}"]
