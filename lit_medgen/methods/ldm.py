@@ -94,6 +94,7 @@ class LDM(Conditional):
     first_stage: FirstStage
     scale: LatentScale
     reads_images = False
+    denoiser_type = Denoiser
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class LDM(Conditional):
         make = f"python -m lit_medgen fit --config configs/{config}.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}
         schedule = schedule or ScaledLinearBeta(beta_end=0.0205)
-        self.denoiser = Denoiser(as_module(network), schedule, parametrisation, weight)
+        self.denoiser = self.denoiser_type(as_module(network), schedule, parametrisation, weight)
         self.sampler: Sampler = sampler or DDIM(200)
         self.sampler.check(schedule)
         self.training_times, self.coupling, self.parametrisation = training_times, coupling, parametrisation
@@ -131,11 +132,16 @@ class LDM(Conditional):
         """The denoising network, which `trainer.speed` may compile."""
         return [self.denoiser.network]
 
+    def input_channels(self, latent_channels: int) -> int:
+        """Channels that the network reads, from those of a latent."""
+        return latent_channels
+
     def build(self) -> None:
         """Makes room for the scale of the latents; InputError if these do not fit the network."""
         channels, *size = self.first_stage.latent_shape
         network, path = self.denoiser.network, self.frozen_parts["first_stage"].path
-        for name, expected in (("dim", len(size)), ("in_channels", channels), ("out_channels", channels)):
+        expected_of = {"dim": len(size), "in_channels": self.input_channels(channels), "out_channels": channels}
+        for name, expected in expected_of.items():
             if (found := getattr(network, name, expected)) != expected:
                 raise InputError(
                     f"model.init_args.network.init_args.{name} is {found}, but the latents of {path} have {channels} "
@@ -223,16 +229,20 @@ class LDM(Conditional):
 
     @property
     def sampling_denoiser(self) -> Denoises:
-        """The denoiser that the sampler calls."""
+        """The denoiser that the sampler calls, with classifier-free guidance where there is any."""
         how = self.conditioning
         if how.guidance_scale == 1:
             return self.denoiser
         return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale)
 
+    def denoiser_for(self, condition: Condition) -> Denoises:
+        """The denoiser that makes images from this condition, which is as it was asked for, not scaled."""
+        return self.sampling_denoiser
+
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]."""
-        return self.decoded(self.walked(self.sampling_denoiser, condition, seeds))
+        return self.decoded(self.walked(self.denoiser_for(condition), condition, seeds))
 
     def walked(self, denoiser: Denoises, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Normalised latents that the sampler makes, b d *z."""
@@ -248,7 +258,7 @@ class LDM(Conditional):
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:
         """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, and the sample at last."""
-        watched = _Watched(self.sampling_denoiser)
+        watched = _Watched(self.denoiser_for(condition))
         last = self.walked(watched, condition, [seed])
         num, found = NUM_SHOWN - 1, watched.found
         shown = sorted({len(found) * i // num for i in range(num)})

@@ -148,7 +148,7 @@ class Conditional(Generator):
 
     def scaled(self, condition: Condition) -> Condition:
         """What of a condition the network reads; numbers with the range of the training people brought to [0, 1]."""
-        condition = condition.only({*self.required, *self.optional}, self.attributes)
+        condition = condition.only({*self.required, *self.optional}, self.covariates.names)
         ranges, attributes = self.needed_spec().attributes, dict(condition.attributes)
         for name in self.covariates.numbers:
             if name in attributes:
