@@ -7,6 +7,7 @@ from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
+from lit_medgen.methods.lsdm import LSDM
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -15,6 +16,7 @@ __all__ = [
     "CDPM",
     "IHDM",
     "LDM",
+    "LSDM",
     "VQGAN",
     "Absorbing",
     "AutoencoderKL",

@@ -1,7 +1,7 @@
 r"""LSDM: images made in latents from a label map, with a classifier that shapes the nodule in it.
 
-Zu, "Fast and Precise Lung CT Image Generation via Diffusion Models" (MSc thesis, University of Twente, 2023), chapter 3;
-where the text and its public code differ, configs/lsdm.yaml has both values.
+Zu, "Fast and Precise Lung CT Image Generation via Diffusion Models" (MSc thesis, University of Twente, 2023), chapter
+3; where the text and its public code differ, configs/lsdm.yaml has both values.
 
     z        = (E(x) - shift) / scale                                            the normalised latent (algorithm 1)
     loss     = E |eps - eps_theta(z_t, t, m)|^2,    m: the label map, by SPADE in every residual block (section 3.3),
@@ -11,8 +11,8 @@ where the text and its public code differ, configs/lsdm.yaml has both values.
 
 What differs from the thesis:
 
-- Equation 3.6 and algorithm 2 print the guidance as s sigma_t log p: a gradient is missing, and Sigma = sigma^2. Here it
-  is equation 3.5, for any sampler: what shifts the mean of a step by s Sigma g shifts x̂ by s sigma_t^2 / alpha_t g.
+- Equation 3.6 and algorithm 2 print the guidance as s sigma_t log p: a gradient is missing, and Sigma is sigma^2. Here
+  it is equation 3.5, for any sampler: what shifts the mean of a step by s Sigma g shifts x̂ by s sigma_t^2 / alpha_t g.
 - The mask of equation 3.8 is 1 outside the nodule; here it is 1 inside.
 - Attributes that are asked for share the decoding and the network where one classifier tells them. The malignancy
   follows upon the others, as in section 3.4.1: its gradient is taken where they have moved the latent to.
@@ -25,8 +25,7 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
