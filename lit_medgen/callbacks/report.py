@@ -124,9 +124,12 @@ def score(
         scores=model.scores if has_weights else None,
         plots=model.plots if has_weights else None,
         predictions=model.predictions if has_weights else None,
-        show=partial(samples_of, model, batch_size=num_at_once) if num_at_once and not model.required else None,
+        show=partial(samples_of, model, batch_size=num_at_once) if num_at_once else None,
         attributes=model.attributes,
         covariates=getattr(model, "covariates", Covariates()),
+        like=like_people(model, data, "test", None).only(model.required, ())
+        if num_at_once and model.required
+        else None,
     )
     completed = any("given" in row for row in samples.made_from)
     images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) or completed else None

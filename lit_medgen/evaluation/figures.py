@@ -62,7 +62,7 @@ def write_report(
             names += ", agreement.png"
         for name, strip in figures.swept.items():
             (out / strip_file(name)).parent.mkdir(exist_ok=True)
-            save_strip(out / strip_file(name), strip.images, name, strip.values)
+            save_strip(out / strip_file(name), strip.rows, name, strip.values)
         names += f", {len(figures.swept)} in attributes" if figures.swept else ""
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
 

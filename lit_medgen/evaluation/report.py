@@ -61,6 +61,7 @@ class Maker:
             are none.
         attributes: those that images can be asked to show.
         covariates: which of them are categories and labels.
+        like: requests like the test people, with all that its images must be made from; None: nothing must be given.
     """
 
     method: str = ""
@@ -74,6 +75,7 @@ class Maker:
     show: Callable[[Requests], Iterable[Tensor]] | None = None
     attributes: Sequence[str] = ()
     covariates: Covariates = field(default_factory=Covariates)
+    like: Requests | None = None
 
 
 def evaluate(
@@ -178,7 +180,7 @@ def _of_images(
         {"sample": i, "training_image": index, "ms_ssim": value}
         for i, (index, value) in enumerate(zip(nearest, likeness, strict=True))
     ]
-    swept = strips(maker.show, maker.attributes, data.spec, maker.covariates) if maker.show else {}
+    swept = strips(maker.show, maker.attributes, data.spec, maker.covariates, maker.like) if maker.show else {}
     report["strips"] = list(swept)
     rows, points = rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known)
     return report, Figures(rows, points, agreed, swept)

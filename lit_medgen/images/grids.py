@@ -51,20 +51,22 @@ def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int) -> None:
     write_figure(path, figure)
 
 
-def save_strip(path: Path, images: Tensor, name: str, values: Sequence[float]) -> None:
-    """A PNG of images (b 1 x y z or b 1 x y in [-1, 1]) side by side, each below the value of an attribute it shows."""
+def save_strip(path: Path, rows: Sequence[Tensor], name: str, values: Sequence[float]) -> None:
+    """A PNG of rows of images (b 1 x y z or b 1 x y in [-1, 1]), each below the value of an attribute it shows."""
     from matplotlib.figure import Figure
 
-    block = mosaic(images)
-    rows, columns = block.shape
-    figure = Figure(figsize=(10, 10 * rows / columns + 0.5), facecolor="black", layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
-    width = columns / len(values)
-    axis.set_xticks([width * (k + 0.5) - 0.5 for k in range(len(values))], [f"{value:.4g}" for value in values])
-    axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, colors="white", length=0)
-    axis.set_yticks([])
-    axis.set_title(name, color="white", fontsize=11, loc="left")
+    blocks = [mosaic(images) for images in rows]
+    heights = [block.shape[0] / block.shape[1] for block in blocks]
+    figure = Figure(figsize=(10, 10 * sum(heights) + 0.5), facecolor="black", layout="constrained")
+    axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, block in zip(axes, blocks, strict=True):
+        axis.imshow(block, cmap="gray", vmin=0, vmax=1, interpolation="bicubic")
+        width = block.shape[1] / len(values)
+        middles = [width * (k + 0.5) - 0.5 for k in range(len(values))]
+        axis.set_xticks(middles, [f"{value:.4g}" for value in values] if axis is axes[0] else [""] * len(values))
+        axis.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, colors="white", length=0)
+        axis.set_yticks([])
+    axes[0].set_title(name, color="white", fontsize=11, loc="left")
     write_figure(path, figure)
 
 
