@@ -29,7 +29,7 @@ from data_modules.volume_files import array_path, save_array
 from lit_medgen.errors import InputError
 from lit_medgen.images.dicom import SAME, open_series, same
 from lit_medgen.images.dicom import Series as Stack
-from lit_medgen.images.dicom_slices import Slice
+from lit_medgen.images.dicom_slices import Slice, open_slices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +63,8 @@ class CTSlices:
         preset: window, bands and classes of the thesis or of its code.
         segmentation: how maps are made: "lungs" looks for the body and its lungs, as whole slices need; "bands" goes by
             the HU of each pixel alone, for boxes cut from scans. Those need not show air and tissue, either.
+        single_slices: a series of one slice is taken, as from collections of slices; False: it is refused, since of a
+            scan it is what a broken download leaves.
     """
 
     size: tuple[int, ...] = (512, 512)
@@ -73,6 +75,7 @@ class CTSlices:
     preset: PresetName = "thesis"
     pixels: tuple[int, ...] | None = None
     segmentation: Segmentation = "lungs"
+    single_slices: bool = False
     numbers: Preset = field(init=False)
     maps_version: int = field(init=False, default=MAPS_VERSION)
 
@@ -141,7 +144,7 @@ class CTSlices:
         raw, xml = (scan.sources[name] for name in (IMAGE, ANNOTATIONS))
         assert isinstance(raw, Series)
         assert isinstance(xml, File)
-        series = open_series(raw.files)
+        series = _stack(raw.files, self.single_slices)
         first = series.slices[0]
         if first.shape != self.size:
             raise ValueError(f"slices of {first.shape}; expected {self.size} rows and columns")
@@ -253,6 +256,13 @@ class _CT:
             "diameter_mm": nodule.diameter_mm,
             **nodule.ratings,
         }
+
+
+def _stack(files: Sequence[Path], single_slices: bool) -> Stack:
+    """The slices of a series, or the only one."""
+    if single_slices and len(files) == 1 and len(slices := open_slices(files[0])) == 1:
+        return Stack(tuple(slices), np.zeros(3), num_duplicates=0)
+    return open_series(files)
 
 
 def _facts_of_slice(ct: _CT, number: int, largest: int | None, nodules: Sequence[dict[str, Any]]) -> dict[str, Any]:
