@@ -1,4 +1,4 @@
-"""CT series of any source in the form of LIDC-IDRI's download: links to their files, and XML in which nobody drew nodules.
+"""CT series of any source in the form of LIDC-IDRI's download: links to files, and XML in which nobody drew nodules.
 
 So `LIDCDataModule` prepares whole slices, with label maps of body and lungs, of scans that have no annotations.
 
