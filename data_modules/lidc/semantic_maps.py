@@ -30,7 +30,7 @@ CLASSES = (
     "nodule, malignant",
 )
 LUNG, FIRST_NODULE = 4, 5
-PresetName = Literal["thesis", "code"]
+PresetName = Literal["thesis", "code", "alike"]
 Segmentation = Literal["lungs", "bands"]
 
 PADDING_HU = -1018.0  # air has noise and lies above on average
@@ -63,6 +63,8 @@ PRESETS: dict[PresetName, Preset] = {
     "thesis": Preset((-1024, 800), ((-400, 0), (0, 200), (200, 800)), (3, 3)),
     # Medians of several readers may be halves: [2.5, 3.5) is the middle.
     "code": Preset((-1350, 150), ((-400, 150), (5, 145), (145, 150)), (2.5, float(np.nextafter(3.5, 0)))),
+    # As the thesis, but all nodules are of one class: the map does not tell malignancy, so that it can be asked for.
+    "alike": Preset((-1024, 800), ((-400, 0), (0, 200), (200, 800)), (1, 5)),
 }
 
 

@@ -60,7 +60,8 @@ class CTSlices:
         max_thickness_mm: scans of thicker slices are refused.
         min_readers: a nodule counts if so many drew it.
         consensus: share of its readers that must have a voxel inside their outline.
-        preset: window, bands and classes of the thesis or of its code.
+        preset: window, bands and classes of the thesis or of its code; `alike` is the thesis with one class for all
+            nodules, whose maps leave the malignancy to be asked for.
         segmentation: how maps are made: "lungs" looks for the body and its lungs, as whole slices need; "bands" goes by
             the HU of each pixel alone, for boxes cut from scans. Those need not show air and tissue, either.
         single_slices: a series of one slice is taken, as from collections of slices; False: it is refused, since of a

@@ -157,9 +157,9 @@ def test_a_nodule_needs_enough_readers(tmp_path: Path, readers: int, counts: boo
 
 
 @pytest.mark.parametrize(("ratings", "thesis", "code"), [((2, 2, 3, 3), 5, 6), ((3, 3, 3), 6, 6), ((1, 1, 5), 5, 5)])
-def test_classes_of_both_presets(tmp_path: Path, ratings: tuple[int, ...], thesis: int, code: int) -> None:
+def test_classes_of_all_presets(tmp_path: Path, ratings: tuple[int, ...], thesis: int, code: int) -> None:
     one_scan(tmp_path / "raw", malignancy=ratings)
-    for preset, expected in (("thesis", thesis), ("code", code)):
+    for preset, expected in (("thesis", thesis), ("code", code), ("alike", 6)):
         ct = CTSlices(size=(SIDE, SIDE), preset=preset)  # type: ignore[arg-type]
         data = opened(tmp_path / "raw", ct, fractions=(1.0, 0.0, 0.0))
         found = {
