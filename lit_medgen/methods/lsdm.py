@@ -25,20 +25,52 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, cat
 
-from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec
-from lit_medgen.diffusion import Denoiser
+from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec, sent
+from lit_medgen.diffusion import Denoiser, Denoises, LikelihoodGuidance, LogLikelihood, Term
 from lit_medgen.errors import InputError
+from lit_medgen.images.nodules import coarse, dilated, inside_nodules, nodule_classes
+from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ldm import LDM
 from lit_medgen.networks.protocols import LatentNetwork
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
+from lit_medgen.training.latent_crops import LatentCrops
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How an attribute of a nodule, which a classifier tells, guides sampling.
+
+    Attributes:
+        scale: factor of its gradient, s of eq. 3.6.
+        interval: two times in [0, 1]: it guides after the first, up to and with the second.
+        group: order of the gradients: those of the groups before have moved the latent already, those of the same group
+            are taken at the same latent and summed.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    group: int = 0
+
+    def __post_init__(self) -> None:
+        """ValueError for what is no interval of times."""
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise ValueError(
+                f"model.init_args.guidance: interval is {list(self.interval)}; give two times in [0, 1], the smaller "
+                "first."
+            )
+
+
+LAST: Mapping[str, Wish] = {"malignant": Wish(group=1)}
+"""Attributes that guide after the others unless told otherwise (section 3.4.1, the last paragraph)."""
 
 
 class SemanticDenoiser(Denoiser):
@@ -57,28 +89,66 @@ class LSDM(LDM):
         first_stage: checkpoint of an `AutoencoderKL`, a `VQGAN` or another `FirstStage`.
         concatenate: whether the label map, as a grey image, passes the first stage's encoder and is joined to the
             network's input, which then has twice the latent's channels.
+        classifier: checkpoint of a `CropClassifier` of the same first stage, which guides sampling; None: no guidance.
+        guidance: attribute that the classifier tells -> how it guides; None: all of them alike, `malignant` last.
+        classifier_scale: factor of the gradients of all; 0: no guidance.
+        dilation: side, in pixels, of the square by which the nodule of the label map is grown; only the latent inside is
+            guided. An odd number.
         others: as of `LDM`.
     """
 
     required = ("label_map",)
+    kept = ("label_map", "source")
     denoiser_type = SemanticDenoiser
 
-    def __init__(self, network: LatentNetwork, first_stage: str, concatenate: bool = False, **others: Any) -> None:
+    def __init__(
+        self,
+        network: LatentNetwork,
+        first_stage: str,
+        concatenate: bool = False,
+        classifier: str | None = None,
+        guidance: dict[str, Wish] | None = None,
+        classifier_scale: float = 1.0,
+        dilation: int = 9,
+        **others: Any,
+    ) -> None:
         super().__init__(network, first_stage, **others)
-        make = "python -m lit_medgen fit --config configs/autoencoder_kl_ct.yaml"
-        self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}
-        self.concatenate = concatenate
+        run = "python -m lit_medgen fit --config configs"
+        self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, f"{run}/autoencoder_kl_ct.yaml")}
+        if classifier:
+            self.frozen_parts["classifier"] = FrozenPart(
+                Path(classifier),
+                CropClassifier,
+                f"{run}/crop_classifier.yaml",
+                trained_on=("first_stage",),
+                same_facts=("channels", "intensity_window"),
+            )
+        self.concatenate, self.guidance, self.classifier_scale = concatenate, guidance, classifier_scale
+        self.dilation = dilation
+        self.wishes: dict[str, Wish] = {}
         if not (concatenate or hasattr(network, "num_classes")):
             raise ValueError(
                 f"model.init_args.network: {type(network).__name__} reads no label map; give "
                 "lit_medgen.networks.SemanticUNet, or set model.init_args.concatenate to true."
             )
+        if guidance and not classifier:
+            raise ValueError(
+                f"model.init_args.guidance: {', '.join(guidance)} need a classifier; give the checkpoint of one as "
+                "model.init_args.classifier."
+            )
+        if dilation < 1 or dilation % 2 == 0:
+            raise ValueError(f"model.init_args.dilation is {dilation}; give an odd number of pixels, 1 for none.")
 
     # What must fit together.
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError too for a network of another number of classes than the data's."""
         super().check_shape(shape)
+        if "classifier" in self.frozen_parts and not nodule_classes(shape.classes):
+            raise InputError(
+                f"data.init_args: no class of the label maps ({', '.join(shape.classes)}) is a nodule, which the "
+                "classifier guides; leave out model.init_args.classifier, or give maps with such classes."
+            )
         num = getattr(self.denoiser.network, "num_classes", len(shape.classes))
         if num != len(shape.classes):
             raise InputError(
@@ -89,6 +159,46 @@ class LSDM(LDM):
     def input_channels(self, latent_channels: int) -> int:
         """Channels that the network reads: those of the latent, and of the encoded label map if that is joined."""
         return latent_channels * (2 if self.concatenate else 1)
+
+    def build(self) -> None:
+        """Takes from the classifier, where there is one, what images can be asked to show."""
+        super().build()
+        if (guide := self.guide) is None:
+            return
+        self._refuse_unfit(guide)
+        self.wishes = dict(self.guidance or {name: LAST.get(name, Wish()) for name in guide.outputs})
+        self.attributes = tuple(dict.fromkeys([*self.attributes, *self.wishes]))
+        binary = {name: 2 for name in self.wishes if guide.outputs[name] == "binary"}
+        self.categories = {**self.categories, **binary}
+        self.optional = tuple(dict.fromkeys(("attributes", *self.optional)))
+
+    def _refuse_unfit(self, guide: CropClassifier) -> None:
+        """InputError for a classifier that cannot guide this model."""
+        path = self.frozen_parts["classifier"].path
+        key = f"model.init_args.classifier: {path}"
+        if unknown := [name for name in self.guidance or () if name not in guide.outputs]:
+            raise InputError(
+                f"model.init_args.guidance.{unknown[0]}: {path} tells {', '.join(guide.outputs)}; give one of these."
+            )
+        axes = len(self.first_stage.latent_shape) - 1
+        if len(guide.crop_size) != axes:
+            raise InputError(f"{key} sees crops of {len(guide.crop_size)} axes, but images have {axes}.")
+        if self.latent_scale != "global":
+            raise InputError(
+                f"model.init_args.latent_scale is {self.latent_scale}; a model that is guided by a classifier needs "
+                "global, or leave out model.init_args.classifier."
+            )
+        if not torch.allclose(guide.facts()["log_snr"], self.facts()["log_snr"], rtol=1e-4):
+            raise InputError(
+                f"{key} was trained on another noise schedule than model.init_args.schedule; give both the same."
+            )
+
+    @property
+    def guide(self) -> CropClassifier | None:
+        """The classifier that guides sampling, once it is there."""
+        found = self._modules.get("classifier")
+        assert found is None or isinstance(found, CropClassifier)
+        return found
 
     # The label map.
 
@@ -108,3 +218,70 @@ class LSDM(LDM):
             z = self.scale.normalise(self.first_stage.encode(grey.expand(-1, spec.channels, *grey.shape[2:])))
         absent = (label_map == ABSENT_CLASS).flatten(1).all(1)
         return z.masked_fill(absent.view(-1, *[1] * (z.ndim - 1)), 0)
+
+    # Guidance.
+
+    def denoiser_for(self, condition: Condition) -> Denoises:
+        """The denoiser, guided to the attributes that the classifier tells and the condition gives (eq. 3.8)."""
+        denoiser = super().denoiser_for(condition)
+        groups = self.terms(condition)
+        return LikelihoodGuidance(denoiser, groups) if groups else denoiser
+
+    def terms(self, condition: Condition) -> list[list[Term]]:
+        """The likelihoods that guide to a condition, group by group; none where nothing is asked of any nodule.
+
+        Attributes of a group that guide at the same times share one evaluation of decoder and classifier.
+        """
+        guide, label_map = self.guide, condition.label_map
+        asked = {name: wish for name, wish in self.wishes.items() if name in condition.attributes and wish.scale != 0}
+        if guide is None or label_map is None or not asked or self.classifier_scale == 0:
+            return []
+        classes = nodule_classes(self.needed_spec().classes)
+        size = [side // guide.divisor for side in guide.crop_size]
+        crops = LatentCrops.around_nodules(label_map, classes, guide.divisor, size, self.device)
+        wanted = {name: condition.attributes[name].cpu().masked_fill(~crops.found, torch.nan) for name in asked}
+        asked = {name: wish for name, wish in asked.items() if not wanted[name].isnan().all()}
+        mask = coarse(dilated(inside_nodules(sent(label_map, self.device), classes), self.dilation), guide.divisor)
+        groups = []
+        for number in sorted({wish.group for wish in asked.values()}):
+            of_interval: dict[tuple[float, float], dict[str, Wish]] = {}
+            for name, wish in asked.items():
+                if wish.group == number:
+                    of_interval.setdefault(wish.interval, {})[name] = wish
+            likelihoods = [
+                Term(self._log_likelihood(guide, crops, mask, wishes, wanted), self.classifier_scale, interval)
+                for interval, wishes in of_interval.items()
+            ]
+            groups.append(likelihoods)
+        return groups
+
+    def _log_likelihood(
+        self,
+        guide: CropClassifier,
+        crops: LatentCrops,
+        mask: Tensor,
+        wishes: Mapping[str, Wish],
+        wanted: Mapping[str, Tensor],
+    ) -> LogLikelihood:
+        """log p of what is wanted, summed with the scales of the wishes; its gradient stays inside the mask."""
+        values = {name: sent(wanted[name], self.device) for name in wishes}
+        background = self._background(guide)
+
+        def log_likelihood(z_t: Tensor, t: Tensor) -> Tensor:
+            """b, from noisy latents b d *z and times b."""
+            alpha_t, _ = self.denoiser.schedule.alpha_sigma(t)
+            inner = torch.where(mask, z_t, z_t.detach())
+            seen = crops.read(inner, alpha_t[:, None] * background)
+            found = guide.log_likelihoods(*guide.at_its_scale(seen, t, self.scale), values)
+            return torch.stack([wish.scale * found[name] for name, wish in wishes.items()]).sum(0)
+
+        return log_likelihood
+
+    @torch.no_grad()
+    def _background(self, guide: CropClassifier) -> Tensor:
+        """The normalised latent of background, d: of an image of nothing else, far from its border."""
+        spec = self.first_stage.needed_spec()
+        image = torch.full((1, spec.channels, *guide.crop_size), -1.0, device=self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            z = self.scale.normalise(self.first_stage.encode(image))
+        return z[(0, slice(None), *(side // 2 for side in z.shape[2:]))]

@@ -76,12 +76,16 @@ class Conditioning:
 class Conditional(Generator):
     """A method that makes images from covariates.
 
+    Parts named in `kept` are no covariates, such as a label map: training never drops them, and guidance keeps them.
+
     Args:
         covariates: those of its network.
         conditioning: how they are learned, and guide; None: dropped as often as its defaults say, without guidance.
         optimizer: makes the optimizer.
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
+
+    kept: tuple[Part, ...] = ()
 
     def __init__(
         self,
@@ -168,7 +172,7 @@ class Conditional(Generator):
             rows = {name: each[i] for i, names in enumerate(groups.values()) for name in names}
             condition = condition.drop_attributes({name: rows[name] for name in condition.attributes})
             condition = condition.drop_text(each[len(groups)]) if has_text else condition
-        return condition.drop(chance[-1] < self.conditioning.drop_probability)
+        return condition.drop(chance[-1] < self.conditioning.drop_probability, self.kept)
 
     # The condition alarm.
 
