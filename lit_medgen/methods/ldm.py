@@ -233,9 +233,7 @@ class LDM(Conditional):
         how = self.conditioning
         if how.guidance_scale == 1:
             return self.denoiser
-        return ClassifierFree(
-            self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale, self.kept
-        )
+        return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale, self.kept)
 
     def denoiser_for(self, condition: Condition) -> Denoises:
         """The denoiser that makes images from this condition, which is as it was asked for, not scaled."""

@@ -92,8 +92,8 @@ class LSDM(LDM):
         classifier: checkpoint of a `CropClassifier` of the same first stage, which guides sampling; None: no guidance.
         guidance: attribute that the classifier tells -> how it guides; None: all of them alike, `malignant` last.
         classifier_scale: factor of the gradients of all; 0: no guidance.
-        dilation: side, in pixels, of the square by which the nodule of the label map is grown; only the latent inside is
-            guided. An odd number.
+        dilation: side, in pixels, of the square by which the nodule of the label map is grown, an odd number; only the
+            latent inside is guided.
         others: as of `LDM`.
     """
 
@@ -284,4 +284,6 @@ class LSDM(LDM):
         image = torch.full((1, spec.channels, *guide.crop_size), -1.0, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
             z = self.scale.normalise(self.first_stage.encode(image))
-        return z[(0, slice(None), *(side // 2 for side in z.shape[2:]))]
+        for side in z.shape[2:]:
+            z = z.select(2, side // 2)
+        return z[0]
