@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, cat
@@ -196,9 +196,7 @@ class LSDM(LDM):
     @property
     def guide(self) -> CropClassifier | None:
         """The classifier that guides sampling, once it is there."""
-        found = self._modules.get("classifier")
-        assert found is None or isinstance(found, CropClassifier)
-        return found
+        return cast(CropClassifier | None, self._modules.get("classifier"))
 
     # The label map.
 
