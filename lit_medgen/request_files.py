@@ -54,7 +54,7 @@ def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     if unknown:
         raise InputError(
             f"{path}: classes {', '.join(unknown[:5])} are not those of the training maps, 0 to {len(known) - 1} "
-            f"({', '.join(spec.classes)})."
+            f"({'; '.join(spec.classes)})."
         )
     return torch.from_numpy(classes.astype(np.int64))[None, None], affine
 

@@ -114,6 +114,11 @@ class LDM(Conditional):
         learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
+        if hasattr(network, "num_classes") and "label_map" not in self.required:
+            raise ValueError(
+                f"model.init_args.network: {type(network).__name__} reads a label map, of which {type(self).__name__} "
+                "gives none; take lit_medgen.methods.LSDM as the model, or lit_medgen.networks.UNet."
+            )
         config = "autoencoder_kl_2d" if getattr(network, "dim", 3) == 2 else "autoencoder_kl"
         make = f"python -m lit_medgen fit --config configs/{config}.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), FirstStage, make)}

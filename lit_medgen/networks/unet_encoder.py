@@ -44,6 +44,8 @@ class UNetEncoder(ContractingPath):
         dropout: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
+        if hidden < 1:
+            raise ValueError(f"network.init_args.hidden is {hidden}; give at least 1.")
         super().__init__(
             dim, in_channels, channels, attention, num_res_blocks, head_channels, dropout, gradient_checkpointing
         )

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from lit_medgen.errors import InputError
+
 Kind = Literal["binary", "number"]
 Range = tuple[float, float]
 NUM_COLUMNS: dict[Kind, int] = {"binary": 1, "number": 2}
@@ -36,7 +38,16 @@ class LabelLikelihoods:
         self.num_columns = sum(NUM_COLUMNS[kind] for kind in self.kinds.values())
 
     def columns(self, found: Tensor, name: str) -> Tensor:
-        """The columns of one label, b 1 or b 2, in float32."""
+        """The columns of one label, b 1 or b 2, in float32; InputError if the network gives others than b k."""
+        if found.ndim != 2 or found.shape[1] != self.num_columns:
+            shape, needed = (
+                " x ".join(map(str, found.shape[1:])),
+                (f"{n} {NUM_COLUMNS[k]}" for n, k in self.kinds.items()),
+            )
+            raise InputError(
+                f"model.init_args.network gives {shape} numbers of each image; expected {self.num_columns} "
+                f"({', '.join(needed)}), as lit_medgen.networks.UNetEncoder gives."
+            )
         names = list(self.kinds)
         first = sum(NUM_COLUMNS[self.kinds[before]] for before in names[: names.index(name)])
         return found[:, first : first + NUM_COLUMNS[self.kinds[name]]].float()

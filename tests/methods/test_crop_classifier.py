@@ -16,6 +16,7 @@ from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import RectifiedFlow, ScaledLinearBeta, ZeroTerminalSNR
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CropClassifier
+from lit_medgen.networks import UNet
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.label_likelihoods import BOUNDS
 from lit_medgen.training.label_skill import Predicted
@@ -241,6 +242,14 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], compla
     model = classifier()
     with pytest.raises(ValueError, match="age: no output"):
         model.log_likelihoods(torch.zeros(1, 1, 4, 4), torch.ones(1), {"age": torch.ones(1)})
+
+
+def test_a_network_that_makes_images_is_refused() -> None:
+    """A U-Net can be called as a classifier is, and has as many channels as it is asked for."""
+    model = classifier(judge=True)
+    model.network = UNet(2, 1, 3, (4,), (False,), 1, 4)
+    with pytest.raises(InputError, match=r"gives 3 x 8 x 8 numbers of each image; expected 3 .malignant 1, lob"):
+        model.judged(torch.zeros(2, 1, 8, 8))
 
 
 # Skill.

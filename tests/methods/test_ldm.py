@@ -24,7 +24,7 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.errors import InputError
 from lit_medgen.methods import LDM, VQGAN, AutoencoderKL
-from lit_medgen.networks import Autoencoder, NearestNeighbour, UNet
+from lit_medgen.networks import Autoencoder, NearestNeighbour, SemanticUNet, UNet
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.training.conditional import Conditioning
 from lit_medgen.training.latents import encoded
@@ -249,6 +249,7 @@ def test_a_size_that_a_network_of_ones_own_does_not_take_is_refused(vqgan: VQGAN
         ({"coupling": OptimalTransport({"age_years": [60]})}, "bins of 'age_years'"),
         ({"network": network(covariates=PEOPLE), "coupling": OptimalTransport()}, "'age_years' is continuous"),
         ({"slabs": 0}, "slabs is 0; give at least 1"),
+        ({"network": SemanticUNet(3)}, r"SemanticUNet reads a label map, of which LDM gives none; take \S+LSDM"),
     ],
 )
 def test_what_cannot_work_together_is_refused(arguments: dict[str, Any], complaint: str) -> None:

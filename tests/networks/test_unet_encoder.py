@@ -101,3 +101,5 @@ def test_bad_arguments_are_named() -> None:
         encoder(attention=(False,))
     with pytest.raises(ValueError, match=r"head_channels is 5, which does not divide 16 channels"):
         encoder(head_channels=5)
+    with pytest.raises(ValueError, match=r"network.init_args.hidden is 0; give at least 1"):
+        encoder(hidden=0)
