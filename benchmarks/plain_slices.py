@@ -2,7 +2,7 @@
 
 So `LIDCDataModule` prepares whole slices, with label maps of body and lungs, of scans that have no annotations.
 
-    python -m benchmarks.plain_slices --out data/plain_ct shared/data/lungct/dicom{,_single_slices}
+    python -m benchmarks.plain_slices --out data/plain_ct <folders with DICOM series>
     python -m lit_medgen prepare --data configs/data/lidc.yaml --data.init_args.root=data/plain_ct \
         --data.init_args.ct.share=1 --data.init_args.ct.max_thickness_mm=5 --data.init_args.ct.single_slices=true
 """
