@@ -11,7 +11,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec, Request, Requests, Split
-from lit_medgen.callbacks.report import check_report, logged, refuse_unfit, score, score_alone
+from lit_medgen.callbacks.report import check_report, judge_of, logged, refuse_unfit, score, score_alone
 from lit_medgen.callbacks.sample_writer import SampleWriter
 from lit_medgen.checkpoints import behind_link, read_spec
 from lit_medgen.errors import InputError
@@ -117,6 +117,7 @@ class Verbs(L.Trainer):
         out: str = "report",
         features: str = "learned",
         strips: bool = True,
+        judge: str | None = None,
     ) -> None:
         """Score samples against the test people and write report.json, report.md and figures.
 
@@ -133,6 +134,8 @@ class Verbs(L.Trainer):
                 what papers call FID), or `none`.
             strips: show what each attribute does that the checkpoint's images are made from: up to 7 more images of one
                 seed for each.
+            judge: the checkpoint of a `CropClassifier` of clean crops that says whether images show what they are asked
+                to: two more images of each sample's label map for each label that it tells.
         """
         if (ckpt_path is None) == (samples is None):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
@@ -140,6 +143,8 @@ class Verbs(L.Trainer):
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
         _refuse_below_one("--batch_size", batch_size)
         _refuse_below_one("--num", 1 if num is None else num)
+        if judge and (samples or not isinstance(model, Generator)):
+            raise InputError("--judge: has images made from the model of --ckpt_path, which must make images.")
         if self.is_global_zero:
             check_report(Path(out))
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
@@ -166,13 +171,16 @@ class Verbs(L.Trainer):
                 _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
                 refuse_other_texts(model, trained, data.spec)
                 say_extrapolated(model, requests, trained or data.spec)
+                if judge:
+                    judge_of(judge, model, data)  # before hours are spent on samples
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
             if not self.is_global_zero:
                 return
             source, has_weights = ckpt_path or str(folder), ckpt_path is not None
             written, num_at_once = read_samples(folder, data.spec), batch_size if strips and has_weights else None
             where = Path(out), source, features, seconds, device, has_weights, num_at_once
-            report = score(written, model.to(device).eval(), data, *where)
+            judging = judge_of(judge, model, data, batch_size, device) if judge else None
+            report = score(written, model.to(device).eval(), data, *where, judging)
         for logger in self.loggers:
             logger.log_metrics(logged(report))
 

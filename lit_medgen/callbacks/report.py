@@ -16,7 +16,9 @@ from lit_medgen.batch import Images, Requests, TrainingData
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
 from lit_medgen.evaluation import checks
+from lit_medgen.evaluation.judges import Judging, refuse_unfit_judge
 from lit_medgen.evaluation.report import CPU, Maker, evaluate
+from lit_medgen.loading import load
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.sample_files import Samples
 from lit_medgen.sampling import like_people, paired
@@ -36,18 +38,27 @@ class Report(Callback):
         batch_size: images made at once.
         features: as `evaluate --features`.
         strips: as `evaluate --strips`.
+        judge: as `evaluate --judge`.
     """
 
     def __init__(
-        self, num: int | None = None, batch_size: int = 16, features: str = "learned", strips: bool = True
+        self,
+        num: int | None = None,
+        batch_size: int = 16,
+        features: str = "learned",
+        strips: bool = True,
+        judge: str | None = None,
     ) -> None:
         self.num, self.batch_size, self.features, self.strips = num, batch_size, features, strips
+        self.judge = judge
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """InputError before the first step for what the report would refuse after the last."""
         if isinstance(pl_module, Generator) and pl_module.has_data:
             data = pl_module.data
             refuse_unfit(pl_module, data, like_people(pl_module, data, "test", self.num), self.features)
+            if self.judge:
+                judge_of(self.judge, pl_module, data)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """InputError before the first step if the report's folder holds what is not of a report."""
@@ -81,7 +92,9 @@ class Report(Callback):
         made, device = Samples(Images.of(images), requests.made_from), trainer.strategy.root_device
         num_at_once = self.batch_size if self.strips else None
         said = source(trainer), self.features
-        return score(made, model, model.data, folder, *said, device=device, num_at_once=num_at_once)
+        judging = judge_of(self.judge, model, model.data, self.batch_size, device) if self.judge else None
+        where = model, model.data, folder, *said
+        return score(made, *where, device=device, num_at_once=num_at_once, judging=judging)
 
 
 def check_report(folder: Path) -> None:
@@ -105,13 +118,15 @@ def score(
     device: torch.device | None = None,
     has_weights: bool = True,
     num_at_once: int | None = None,
+    judging: Judging | None = None,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.report` writes it into the folder.
 
     A sample's target is found by the key of the data's image that it was made from. `source` says where the samples
     came from, `features` is that of `evaluate`, `seconds_per_image` are over all processes together. Scores are
     computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own. With
-    `num_at_once` it also shows what each attribute does, so many images made at once.
+    `num_at_once` it also shows what each attribute does, so many images made at once;
+    with `judging` whether images show what they are asked to.
     """
     if device and has_weights:
         model.to(device)  # after `predict` it is on the CPU
@@ -138,7 +153,25 @@ def score(
     if targets is not None:
         people = data.images("test", one_per_person=True).people
         images = replace(images, people=["" if target is None else people[target] for target in targets])
-    return evaluate(images, data, folder, maker, source, features, targets, device or CPU, samples.made_from)
+    return evaluate(images, data, folder, maker, source, features, targets, device or CPU, samples.made_from, judging)
+
+
+def judge_of(
+    path: str, model: Generator, data: TrainingData, batch_size: int = 1, device: torch.device | None = None
+) -> Judging:
+    """The judge of a checkpoint, for images of this model; InputError if it cannot judge them."""
+    judge = load(path)
+    refuse_unfit_judge(judge, path, data.spec, model.attributes)
+    device = device or CPU
+    return Judging(
+        judge.to(device),
+        path,
+        show=partial(samples_of, model, batch_size=batch_size),
+        like=like_people(model, data, "test", None).only(model.required, ()),
+        attributes=model.attributes,
+        covariates=getattr(model, "covariates", Covariates()),
+        device=device,
+    )
 
 
 def score_alone(model: Method, data: TrainingData, folder: Path, source: str) -> dict[str, Any]:
@@ -164,7 +197,7 @@ def refuse_unfit(model: Generator, data: TrainingData, requests: Requests, featu
 
 
 def logged(report: Mapping[str, Any]) -> dict[str, float]:
-    """What loggers get of a report: every score, also those of pairs, of agreement and the method's own."""
+    """What loggers get of a report: every score, also those of pairs, of agreement, of a judge and the method's own."""
     return {name: row["value"] for name, row in _rows(report).items()}
 
 
@@ -175,6 +208,6 @@ def intervals(report: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def _rows(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The row of every score of a report that could be measured, by the name that loggers get."""
-    parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "agreement", "own")}
+    parts = {part: report.get(part, {}) for part in ("metrics", "pairs", "agreement", "control", "own")}
     named = {f"{part}.{name}.value": row for part, rows in parts.items() for name, row in rows.items()}
     return {name: row for name, row in named.items() if row["value"] is not None}

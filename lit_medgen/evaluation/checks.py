@@ -25,6 +25,7 @@ FILES = (
     "samples.png",
     "map.png",
     "agreement.png",
+    "control.png",
     "attributes/*.png",
     "plots/*.png",
     PREDICTIONS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch import Tensor
 from lit_medgen.batch import Images
 from lit_medgen.evaluation.agreement import Agreement, line_through
 from lit_medgen.evaluation.checks import PREDICTIONS
+from lit_medgen.evaluation.control import Control, panels
 from lit_medgen.evaluation.held import Sets
 from lit_medgen.evaluation.markdown import as_markdown, plot_file
 from lit_medgen.evaluation.strips import Strip, strip_file
 from lit_medgen.files import as_csv, write_atomically
 from lit_medgen.images.grids import save_figure, save_strip
-from lit_medgen.images.plots import save_agreement, save_map, save_scores
+from lit_medgen.images.plots import save_agreement, save_control, save_map, save_scores
 from lit_medgen.metrics.extractors import AllViews, CentreSlice
 from lit_medgen.metrics.features import features_of
 from lit_medgen.metrics.known import Known, centred, products
@@ -40,6 +42,8 @@ class Figures(NamedTuple):
     """Attribute -> agreement of the samples with what was asked for."""
     swept: Mapping[str, Strip]
     """Attribute -> images of one seed that differ in it."""
+    controlled: Mapping[str, Control] = MappingProxyType({})
+    """Attribute -> what a judge says of images that were asked for it."""
 
 
 def write_report(
@@ -60,6 +64,9 @@ def write_report(
         if figures.agreed:
             save_agreement(out / "agreement.png", [_panel(name, of) for name, of in figures.agreed.items()])
             names += ", agreement.png"
+        if figures.controlled:
+            save_control(out / "control.png", list(panels(figures.controlled)))
+            names += ", control.png"
         for name, strip in figures.swept.items():
             (out / strip_file(name)).parent.mkdir(exist_ok=True)
             save_strip(out / strip_file(name), strip.rows, name, strip.values)

@@ -20,6 +20,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         parts.append(_of_images(report))
     if report.get("agreement"):
         parts += _agreement(report["agreement"])
+    if report.get("control"):
+        parts += _control(report["control"])
     if report["own"]:
         own = [
             [name, _measured(row["value"]), row["ci95"], row["num"], row["of"]] for name, row in report["own"].items()
@@ -107,6 +109,23 @@ def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return [_table(columns, rows), [what]]
 
 
+def _control(control: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each score of what a judge says of images, beside the same of real images, and for its own skill."""
+    rows = [
+        [name, _measured(row["value"]), row["ci95"], row["real"], row["num"], row["num_people"], row["features"]]
+        for name, row in control.items()
+    ]
+    columns = ["asked for and judged", "value", "95 % interval", "real images", "n", "people", "of"]
+    what = (
+        "From the same label maps and seeds, images are asked for the lowest and for the highest value, all else "
+        "unknown; low and high: what the judge says of them, on average; difference: high less low of each map; above: "
+        "share of maps judged higher where more was asked for, 0.5 if nothing is heard; judge: its own skill "
+        "on real images of the test people, which bounds what the others prove; real images: what it says of those "
+        "with these labels. The judge took no part in making the images, if it is not the classifier that guided them."
+    )
+    return [_table(columns, rows), [what]]
+
+
 def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]]:
     """A row for each view and distortion: whether more of it is further away."""
     rows = [
@@ -145,6 +164,7 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
         "![scores](scores.png)",
         "![map](map.png)",
         *(["![agreement](agreement.png)"] if report.get("agreement") else []),
+        *(["![control](control.png)"] if report.get("control") else []),
         *[f"![{name}]({strip_file(name)})" for name in report.get("strips", [])],
     ]
 
@@ -171,6 +191,7 @@ def _of_scores(report: Mapping[str, Any]) -> str:
         + (f"; by half or fewer, than {others}" if others else "")
         + f". The interval holds the real-vs-real value in {held} of {len(rows)}. {_of_copies(report)}"
         + _of_agreement(report.get("agreement", {}))
+        + _of_control(report.get("control", {}))
     )
 
 
@@ -179,6 +200,16 @@ def _of_agreement(agreement: Mapping[str, Mapping[str, Any]]) -> str:
     correlations = {name.removesuffix("_r"): row for name, row in agreement.items() if name.endswith("_r")}
     parts = [f"{name} {row['value']:.2f}, real people {row['real']:.2f}" for name, row in correlations.items()]
     return f" What was asked for and what is measured correlate: {'; '.join(parts)}." if parts else ""
+
+
+def _of_control(control: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a judge says of images that were asked for more, against less, of each attribute."""
+    parts = [
+        f"{name.removesuffix('_difference')} {row['value']:+.3g} ({row['ci95'][0]:.3g} to {row['ci95'][1]:.3g})"
+        for name, row in control.items()
+        if name.endswith("_difference")
+    ]
+    return f" Asked for the most instead of the least, images are judged: {'; '.join(parts)}." if parts else ""
 
 
 def _of_copies(report: Mapping[str, Any]) -> str:

@@ -22,9 +22,11 @@ from lit_medgen.batch import Images, Requests, Score, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.agreement import agreements
 from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
+from lit_medgen.evaluation.control import controls
 from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_predictions, write_report
 from lit_medgen.evaluation.floors import measure, real_vs_real
 from lit_medgen.evaluation.held import Scratch, Sets, quick
+from lit_medgen.evaluation.judges import Judging
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
@@ -88,6 +90,7 @@ def evaluate(
     targets: Sequence[int | None] | None = None,
     device: torch.device = CPU,
     made_from: Sequence[Mapping[str, Any]] = (),
+    judging: Judging | None = None,
 ) -> dict[str, Any]:
     """Writes report.json, report.md, figures and predictions.csv, where predictions are made; returns the report.
 
@@ -103,6 +106,7 @@ def evaluate(
             one_per_person=True)`, or None; None: none has such.
         device: where scores are computed; on the CPU what needs float64 and a device that has none (MPS).
         made_from: for each sample what it was made from, as `Requests.made_from` says it; empty: nothing is known.
+        judging: a judge of what images show, and what makes images for it; None: there is none.
     """
     outputs, maker = report_files(out), maker or Maker()
     outputs.check()
@@ -125,8 +129,11 @@ def evaluate(
     figures: Figures | None = None
     with Scratch(data.cache) as scratch:
         if samples is not None:
+            controlled = controls(judging, data, len(samples)) if judging else {}
             more, figures = _of_images(samples, data, maker, features, targets, device, made_from, scratch)
-            report |= more
+            figures = figures._replace(controlled=controlled)
+            report |= more | {"control": {name: row for of in controlled.values() for name, row in of.rows.items()}}
+            report["warnings"] += [of.warning for of in controlled.values() if of.warning]
         report["verdict"] = verdict(report)
         outputs.clear()  # pictures of an earlier report need not be replaced by others
         outputs.claim()

@@ -56,16 +56,16 @@ def strips(
         covariates: which attributes are categories and labels; where it says nothing, they are numbers.
         like: requests like the test people, with all parts that images must be made from; None: nothing must be given.
     """
-    if like is None or not attributes:
+    if like is None or not like.parts or not attributes:
         nodules, chosen = Nodules({}, {}, ()), {0: Condition()}
     else:
         nodules = Nodules.of(like, spec, limit=min(NUM_SEARCHED, len(like)))
         chosen = _chosen(like, nodules)
     found = {}
     for name in attributes:
-        values, rows = _values(name, spec, covariates), []
+        values, rows = values_of(name, spec, covariates), []
         for number, condition in chosen.items():
-            requests = _requests([{**_beside(name, covariates), name: value} for value in values], condition)
+            requests = _requests([{**beside(name, covariates), name: value} for value in values], condition)
             rows.append(torch.cat(list(show(requests))))
             if number in nodules.middles and nodules.size != spec.size:
                 rows.append(nodules.around(rows[-1], [number] * len(values)))
@@ -87,7 +87,7 @@ def _chosen(like: Requests, nodules: Nodules) -> dict[int, Condition]:
     return {number: replace(like.read(number).condition, attributes={}) for number in numbers}
 
 
-def _values(name: str, spec: DataSpec, covariates: Covariates) -> list[float]:
+def values_of(name: str, spec: DataSpec, covariates: Covariates) -> list[float]:
     """Values of an attribute from the lowest to the highest; of a code or category each that there is."""
     if name in covariates.categories:
         return [float(value) for value in range(covariates.categories[name])]
@@ -97,7 +97,7 @@ def _values(name: str, spec: DataSpec, covariates: Covariates) -> list[float]:
     return torch.linspace(low, high, NUM_VALUES, dtype=torch.float64).tolist()
 
 
-def _beside(name: str, covariates: Covariates) -> dict[str, float]:
+def beside(name: str, covariates: Covariates) -> dict[str, float]:
     """The other labels of a label's set, all 0, since a set counts as unknown where one of them is."""
     return {other: 0.0 for labels in covariates.labels.values() if name in labels for other in labels}
 

@@ -127,3 +127,32 @@ def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
     axis.set_axis_off()
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
     write_figure(path, figure)
+
+
+def save_control(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
+    """A PNG with a panel for each attribute: what a judge says of images asked for its lowest and its highest value.
+
+    Args:
+        path: the file.
+        panels: of each attribute its `name`, the two values `asked` for, `pairs` of judged values (one of each
+            person), their `means` (value, low, high), what is said of `real` images labelled so (or None), and the
+            judge's `skill` in words.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(panels), 4.2), layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for pair in panel["pairs"]:
+            axis.plot([0, 1], pair, "o-", color="lightgray", markersize=3, linewidth=0.8, zorder=1)
+        means, low, high = np.array(panel["means"]).T
+        bars = np.stack([means - low, high - means])
+        axis.errorbar([0, 1], means, bars, fmt="o-", color="tab:blue", capsize=4, zorder=3, label="mean, 95 % interval")
+        if panel["real"]:
+            axis.plot([0, 1], panel["real"], "k_", markersize=22, zorder=2, label="real images labelled so")
+        axis.set_xticks([0, 1], [f"{value:g}" for value in panel["asked"]])
+        axis.set_xlim(-0.4, 1.4)
+        axis.set_xlabel(f"{panel['name']} asked for")
+        axis.set_ylabel(f"{panel['name']} judged, a line for each person")
+        axis.set_title(panel["skill"], fontsize=8)
+        axis.legend(fontsize=7)
+    write_figure(path, figure)

@@ -102,3 +102,23 @@ class MeanAbsoluteError(AgreementMetric):
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
         """The mean absolute difference of n pairs."""
         return (measured - requested).abs().mean()
+
+
+class MeanDifference(AgreementMetric):
+    """Mean of measured less requested values."""
+
+    features = "values"
+
+    def score(self, requested: Tensor, measured: Tensor) -> Tensor:
+        """The mean difference of n pairs."""
+        return (measured - requested).mean()
+
+
+class ShareAbove(AgreementMetric):
+    """Share of pairs whose measured value is above the requested one, ties counting one half."""
+
+    limits = (0.0, 1.0)
+
+    def score(self, requested: Tensor, measured: Tensor) -> Tensor:
+        """The share of n pairs."""
+        return ((measured > requested).double() + (measured == requested).double() / 2).mean()
