@@ -161,8 +161,8 @@ def _of_real(
         judged = judging.judge.judged(torch.cat(crops[start : start + AT_ONCE]).to(judging.device))
         for name, parts in said.items():
             parts.append(judged[name].double().cpu())
-    told = {name: torch.tensor(values, dtype=torch.float64) for name, values in labels.items()}
-    return told, {name: torch.cat(parts) for name, parts in said.items()}, owners
+    truth = {name: torch.tensor(values, dtype=torch.float64) for name, values in labels.items()}
+    return truth, {name: torch.cat(parts) for name, parts in said.items()}, owners
 
 
 def _control(
