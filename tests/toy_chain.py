@@ -72,6 +72,26 @@ class Guided(Link):
         self.frozen_parts["guide"] = FrozenPart(Path(guide), Link, "fit", trained_on=("part",))
 
 
+class MayBeGuided(Link):
+    """A link that a guide may be given to when it is trained, or only when it is loaded."""
+
+    def __init__(self, part: str, guide: str | None = None, noise: float = 0.0) -> None:
+        super().__init__(part)
+        self.noise = noise
+        if guide:
+            how: dict[str, Any] = {"trained_on": ("part",), "same_noise": True, "late": True}
+            self.frozen_parts["guide"] = FrozenPart(Path(guide), Link, "fit", **how)
+
+    def output(self, images: Tensor) -> Tensor:
+        """Shifted by what the guide makes of it, where there is one."""
+        images = super().output(images)
+        return images + self.guide.output(images) if "guide" in self.frozen_parts else images
+
+    def facts(self) -> dict[str, Any]:
+        """The noise levels besides."""
+        return super().facts() | {"log_snr": torch.tensor([self.noise])}
+
+
 class Stranger(Link):
     """Is no part of others, which want a plain `Link`; a link of it is refused."""
 

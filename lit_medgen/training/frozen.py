@@ -2,6 +2,9 @@
 
 A method reads its parts from their checkpoints when it is trained. Its own checkpoint then holds their records and
 weights, so one file is enough to sample and to go on training; `lit_medgen.training.recorded` keeps and restores them.
+
+A late part is not needed to train: a classifier that guides sampling alone. A method that was trained without one reads
+it from its file when it is loaded; one that was there in training is kept like any other.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ class FrozenPart:
         trained_on: names of other parts of the same method that it must itself hold as parts: a classifier that guides
             sampling in the latents of a first stage holds that first stage.
         same_facts: fields of the spec that are compared, where data is the same; the size of a crop is another.
+        same_noise: whether it must have been trained on the method's noise levels, which are the `log_snr` of both
+            `facts()`.
+        late: whether the method may have been trained without it; its constructor names the part where it has a path.
     """
 
     path: Path
@@ -47,6 +53,8 @@ class FrozenPart:
     same_data: bool = True
     trained_on: tuple[str, ...] = ()
     same_facts: tuple[str, ...] = SAME_FACTS
+    same_noise: bool = False
+    late: bool = False
 
     def read(self, name: str, config: dict[str, Any] | None) -> Any:
         """The trained method of the checkpoint, without what its training alone needs.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import lightning as L
+import torch
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.checkpoints import FACTS, read_checkpoint
@@ -104,18 +105,32 @@ class Recorded(L.LightningModule):
                 parts[name] = _copy(name, resumed_from)
             else:
                 parts[name] = part.read(name, self.config)
-        self._refuse_mixed(parts)
+        self._refuse_mixed(parts, {name: weights_hash(part) for name, part in parts.items()})
         self.take_parts(**parts)
 
-    def _refuse_mixed(self, parts: dict[str, Any]) -> None:
-        """InputError if a part was not trained on those of the others that `FrozenPart.trained_on` names."""
-        for name, inner in ((name, inner) for name, part in self.frozen_parts.items() for inner in part.trained_on):
-            theirs, ours = parts[name]._parts().get(inner), parts[inner]
-            if theirs is None or weights_hash(theirs) != weights_hash(ours):
-                raise InputError(
-                    f"model.init_args.{name}: {self.frozen_parts[name].path} was not trained on the {inner} of "
-                    f"{self.frozen_parts[inner].path}; give two that belong together."
-                )
+    def _refuse_mixed(self, parts: dict[str, Any], hashes: dict[str, str]) -> None:
+        """InputError if parts do not belong together, as `trained_on` and `same_noise` of a `FrozenPart` say.
+
+        Args:
+            parts: those to look at.
+            hashes: name -> SHA-256 of the weights, of all parts.
+        """
+        for name, part in parts.items():
+            described = self.frozen_parts[name]
+            for inner in described.trained_on:
+                theirs = part._parts().get(inner)
+                if theirs is None or weights_hash(theirs) != hashes[inner]:
+                    raise InputError(
+                        f"model.init_args.{name}: {described.path} was not trained on the {inner} of "
+                        f"{self.frozen_parts[inner].path}; give two that belong together."
+                    )
+            if described.same_noise:
+                theirs, ours = (each.facts().get("log_snr") for each in (part, self))
+                if theirs is None or ours is None or not torch.allclose(theirs, ours, rtol=1e-4):
+                    raise InputError(
+                        f"model.init_args.{name}: {described.path} was trained on other noise levels than this model; "
+                        "give one that was trained with the same schedule (model.init_args.schedule)."
+                    )
 
     def refuse_other_images(self, spec: DataSpec, *names: str) -> None:
         """InputError if a part was trained on images that differ from the data's in one of these fields of the spec."""
@@ -168,14 +183,15 @@ class Recorded(L.LightningModule):
             refuse_other_people(trained, self.spec, source)
             self.spec = trained
         frozen = record["frozen"]
-        if frozen.keys() != self.frozen_parts.keys():
+        needed = {name for name, part in self.frozen_parts.items() if not part.late}
+        if not needed <= frozen.keys() <= self.frozen_parts.keys():
             raise InputError(
                 f"{source}: trained on the frozen parts [{', '.join(frozen)}], but the config describes "
                 f"[{', '.join(self.frozen_parts)}]; give the model section that it was trained with."
             )
         if self.built:
-            for name, part in self._parts().items():
-                found, expected = weights_hash(part), frozen[name]["weights"]
+            for name in frozen:
+                found, expected = weights_hash(self._parts()[name]), frozen[name]["weights"]
                 if found != expected:
                     raise InputError(
                         f"model.init_args.{name}: {self.frozen_parts[name].path} holds other weights (SHA-256 "
@@ -183,8 +199,22 @@ class Recorded(L.LightningModule):
                         "or no file (the run holds a copy), or start a run of another --name."
                     )
         else:
-            self.take_parts(**{name: rebuild(frozen[name], f"{source}: {name}").as_frozen_part() for name in frozen})
+            parts = {name: rebuild(frozen[name], f"{source}: {name}").as_frozen_part() for name in frozen}
+            self.take_parts(**parts, **self._late_parts(frozen))
         self.restore(record["facts"])
+
+    def _late_parts(self, frozen: dict[str, Any]) -> dict[str, Any]:
+        """The parts, from their files, that a method was trained without; InputError if they do not belong to it.
+
+        Args:
+            frozen: the records of those that it was trained with.
+        """
+        late = {name: part.read(name, self.config) for name, part in self.frozen_parts.items() if name not in frozen}
+        self._refuse_mixed(late, {name: kept["weights"] for name, kept in frozen.items()})
+        for name, part in late.items():
+            if self.frozen_parts[name].same_data:
+                refuse_other_people(part.spec, self.spec, self.frozen_parts[name].path)
+        return late
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the record of the method to a checkpoint."""
@@ -192,7 +222,11 @@ class Recorded(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the record; the weights follow with those of the frozen parts."""
-        self.take_record(checkpoint[FACTS], self._trainer.ckpt_path if self._trainer else "this checkpoint")
+        record = checkpoint[FACTS]
+        self.take_record(record, self._trainer.ckpt_path if self._trainer else "this checkpoint")
+        for name in self._parts().keys() - record["frozen"].keys():  # late parts, which have theirs already
+            weights = self._parts()[name].state_dict()
+            checkpoint["state_dict"] |= {f"{name}.{key}": value for key, value in weights.items()}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -10,12 +10,14 @@ import pytest
 import torch
 from test_resume import assert_equal
 from tiny_run import TinyRun, one_line
-from toy_chain import Link
+from toy_chain import Link, MayBeGuided
 
 import lit_medgen
+from lit_medgen.__main__ import main
 from lit_medgen.batch import Condition
 from lit_medgen.checkpoints import FACTS, read_checkpoint
 from lit_medgen.errors import InputError
+from lit_medgen.loading import build_method, restore
 from lit_medgen.training.frozen import weights_hash
 from lit_medgen.trust import prefixes, trusting
 
@@ -148,3 +150,99 @@ def test_a_record_is_checked_at_every_depth(chain: list[Path]) -> None:
         pytest.raises(InputError, match=r"here: part: part: part: names the class 'subprocess\.Popen'"),
     ):
         link.take_record(record, "here")
+
+
+# Late parts.
+
+
+@pytest.fixture(scope="module")
+def late(chain: list[Path], phantoms: Path) -> dict[str, Path]:
+    """Checkpoints of a model trained without a guide, of one trained with it, and of guides that fit and do not."""
+    kinds = {
+        "guide": (chain[0], "MayBeGuided", []),
+        "other_part": (chain[1], "MayBeGuided", []),
+        "other_noise": (chain[0], "MayBeGuided", ["--model.init_args.noise=1"]),
+        "alone": (chain[0], "MayBeGuided", []),
+    }
+    paths = dict[str, Path]()
+    for name, (part, kind, options) in kinds.items():
+        link = run(chain[0].parent / name, phantoms)
+        assert link.fit(*words(part, kind), *options) == 0
+        paths[name] = link.last
+    link = run(chain[0].parent / "together", phantoms)
+    assert link.fit(*words(chain[0], "MayBeGuided"), f"--model.init_args.guide={paths['guide']}") == 0
+    return paths | {"together": link.last}
+
+
+def sampled(checkpoint: Path, out: Path, *more: str) -> int:
+    """Samples one image, as a user does."""
+    words = ["sample", f"--ckpt_path={checkpoint}", f"--out={out}", "--num=1", "--trainer.accelerator=cpu", *more]
+    return main([*words, "--trust_config"])
+
+
+def test_a_late_part_is_read_when_the_model_is_loaded(late: dict[str, Path], tmp_path: Path) -> None:
+    """Of a model that was trained without it: the same weights, and the guide's, which changes what is made."""
+    guide = f"--model.init_args.guide={late['guide']}"
+    assert sampled(late["alone"], tmp_path / "alone") == 0
+    assert sampled(late["alone"], tmp_path / "guided", guide) == 0
+    alone, guided = (next((tmp_path / name).glob("*.png")).read_bytes() for name in ("alone", "guided"))
+    assert alone != guided
+    config = read_checkpoint(late["alone"])[FACTS]["config"]
+    config["model"]["init_args"]["guide"] = str(late["guide"])
+    with trusting(prefixes("toy_chain")):
+        model = build_method(config)
+        for _ in range(2):  # `sample` and `evaluate` of a model that has it already
+            restore(model, late["alone"])
+    trained, part = load(late["alone"]), load(late["guide"]).as_frozen_part()
+    ours = model.state_dict()
+    assert_equal({name: ours[name] for name in trained.state_dict()}, dict(trained.state_dict()))
+    assert_equal(dict(model.guide.state_dict()), dict(part.state_dict()))
+    assert not any(each.requires_grad for each in model.guide.parameters())
+    assert not model.guide.training
+
+
+def test_a_late_part_of_training_is_kept_and_needs_no_file(late: dict[str, Path], tmp_path: Path) -> None:
+    """One file again; a path to another is not even read."""
+    model = load(late["together"])
+    assert_equal(dict(model.guide.state_dict()), dict(load(late["guide"]).as_frozen_part().state_dict()))
+    assert sampled(late["together"], tmp_path, f"--model.init_args.guide={tmp_path / 'gone.ckpt'}") == 0
+
+
+@pytest.mark.parametrize(
+    ("guide", "text"),
+    [
+        ("other_part", "was not trained on the part of"),
+        ("other_noise", "was trained on other noise levels than this model; give one that was trained with the same"),
+        ("gone", "model.init_args.guide: no file"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "sample"])
+def test_a_late_part_that_does_not_belong_is_refused(
+    verb: str,
+    guide: str,
+    text: str,
+    late: dict[str, Path],
+    chain: list[Path],
+    tmp_path: Path,
+    phantoms: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one line, whether it comes in training or afterwards."""
+    path = late.get(guide, tmp_path / "gone.ckpt")
+    option = f"--model.init_args.guide={path}"
+    if verb == "fit":
+        assert run(tmp_path, phantoms).fit(*words(chain[0], "MayBeGuided"), option) == 2
+    else:
+        assert sampled(late["alone"], tmp_path, option) == 2
+    line = one_line(capsys)
+    assert text in line
+    assert str(path) in line
+
+
+def test_a_part_that_is_not_late_must_have_been_there(late: dict[str, Path], chain: list[Path]) -> None:
+    """Only what a method says is late may come later, and only what is described is taken from a record."""
+    record = read_checkpoint(late["together"])[FACTS]
+    for kept in (record["frozen"].keys() - {"part"}, record["frozen"].keys() | {"unknown"}):
+        frozen = {name: record["frozen"].get(name, record["frozen"]["part"]) for name in kept}
+        with pytest.raises(InputError, match="but the config describes"):
+            MayBeGuided(str(chain[0]), str(late["guide"])).take_record(record | {"frozen": frozen}, "here")
