@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_modules.adni import ADNIDataModule
     from data_modules.base import MedicalDataModule
+    from data_modules.chestxray import ChestXrayDataModule
     from data_modules.folder import FolderDataModule
     from data_modules.lidc.lidc import LIDCDataModule
     from data_modules.recipes.ct_slices import CTSlices
     from data_modules.recipes.volumes import Preprocessing
     from data_modules.slice_sets import ContiguousDraw, FDMDraw, SliceSets, UniformDraw
-    from data_modules.sources import Rejected, Scan, ZipMember
+    from data_modules.sources import Rejected, Scan, TarMember, ZipMember
     from data_modules.ukbiobank import UKBiobankDataModule
     from data_modules.views import Crop, OneSlice, View, Volume
 
 __all__ = [
     "ADNIDataModule",
     "CTSlices",
+    "ChestXrayDataModule",
     "ContiguousDraw",
     "Crop",
     "FDMDraw",
@@ -33,6 +35,7 @@ __all__ = [
     "Rejected",
     "Scan",
     "SliceSets",
+    "TarMember",
     "UKBiobankDataModule",
     "UniformDraw",
     "View",
@@ -43,12 +46,13 @@ __all__ = [
 _FILES = {
     "adni": ["ADNIDataModule"],
     "base": ["MedicalDataModule"],
+    "chestxray": ["ChestXrayDataModule"],
     "folder": ["FolderDataModule"],
     "lidc.lidc": ["LIDCDataModule"],
     "recipes.ct_slices": ["CTSlices"],
     "recipes.volumes": ["Preprocessing"],
     "slice_sets": ["ContiguousDraw", "FDMDraw", "SliceSets", "UniformDraw"],
-    "sources": ["Rejected", "Scan", "ZipMember"],
+    "sources": ["Rejected", "Scan", "TarMember", "ZipMember"],
     "ukbiobank": ["UKBiobankDataModule"],
     "views": ["Crop", "OneSlice", "View", "Volume"],
 }

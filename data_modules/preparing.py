@@ -144,12 +144,12 @@ def _prepare_one(
         scan.session,
         facts["sha256"],
         facts.get("cut", np.nan),
-        np.array(facts["affine"]),
+        np.array(facts["affine"]) if scan.affine is None else scan.affine,
         scan.attributes,
         facts.get("tools", ""),
         facts.get("levels", 0),
         tuple(facts.get("beside", ())),
-        {name: np.array(value, dtype=np.float64) for name, value in facts.get("facts", {}).items()},
+        {name: np.array(value, dtype=np.float64) for name, value in (facts.get("facts", {}) | scan.facts).items()},
         text=text_hash(scan.text or ""),
     )
     return replace(record, images=images_of(record, facts["images"])) if "images" in facts else record

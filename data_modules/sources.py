@@ -1,18 +1,18 @@
-"""What a data set lists: raw images, each a file, a DICOM series or a member of a zip archive, and whose they are."""
+"""What a data set lists: raw images, each a file, a DICOM series or a member of an archive, and whose they are."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_modules import archives
+from data_modules import archives, tars
 from data_modules.tables import identifier
 from lit_medgen.errors import InputError
 from lit_medgen.images import read_image
@@ -97,8 +97,8 @@ class Series(Source):
 
 
 @dataclass(frozen=True)
-class ZipMember(Source):
-    """A file (`member`) inside a zip archive, as UK Biobank ships T1/T1.nii.gz in 1000223_20252_2_0.zip."""
+class Member(Source):
+    """A file (`member`) inside an archive, read without extracting."""
 
     archive: Path
     member: str
@@ -112,17 +112,6 @@ class ZipMember(Source):
     def files(self) -> list[Path]:
         """The archive that holds the member."""
         return [self.archive]
-
-    def contents(self) -> Iterator[bytes]:
-        """The raw bytes of the member alone, so that an archive packed anew holds the same image; in parts."""
-        try:
-            yield from archives.chunks(self.archive, self.member)
-        except KeyError:
-            raise ValueError(self.lacking(archives.names(self.archive))) from None
-
-    def lacking(self, names: Collection[str]) -> str:
-        """What to say of an archive that has these members, but not the one that is wanted."""
-        return f"no '{self.member}' in this archive"
 
     def stamp(self) -> str:
         """That of the archive, and the member."""
@@ -138,6 +127,34 @@ class ZipMember(Source):
 
     def __str__(self) -> str:
         return f"{self.archive}: {self.member}"
+
+
+@dataclass(frozen=True)
+class ZipMember(Member):
+    """A member of a zip archive, as UK Biobank ships T1/T1.nii.gz in 1000223_20252_2_0.zip."""
+
+    def contents(self) -> Iterator[bytes]:
+        """The raw bytes of the member alone, so that an archive packed anew holds the same image; in parts."""
+        try:
+            yield from archives.chunks(self.archive, self.member)
+        except KeyError:
+            raise ValueError(self.lacking(archives.names(self.archive))) from None
+
+    def lacking(self, names: Collection[str]) -> str:
+        """What to say of an archive that has these members, but not the one that is wanted."""
+        return f"no '{self.member}' in this archive"
+
+
+@dataclass(frozen=True)
+class TarMember(Member):
+    """A member of a tar archive, compressed by gzip or not, whose place in it is known; see `data_modules.tars`."""
+
+    offset: int  # of its first byte in the unpacked archive
+    size: int  # bytes
+
+    def contents(self) -> Iterator[bytes]:
+        """The raw bytes of the member alone."""
+        yield tars.content(self.archive, self.offset, self.size)
 
 
 Raw = Path | list[Path] | Source
@@ -156,12 +173,14 @@ class Scan:
     """One raw image as a data set's layout lists it.
 
     Attributes:
-        source: the file, the files of a DICOM series (a list, even of one), or a `ZipMember`.
+        source: the file, the files of a DICOM series (a list, even of one), or a member of an archive.
         person: identifier of the person, equal over visits; it is hashed before it is stored.
         session: name of the visit.
         attributes: numbers known about it; NaN where unknown.
         beside: name -> what belongs to the image: "label_map", or another image that it can be made from ("flair").
         text: name of its text; "" if it has none, None for its path below the root without suffix.
+        facts: name -> other numbers that the layout knows, such as boxes, as many for every image that has them.
+        affine: voxel to world of the stored image, 4 4, mm, where the layout knows it and no file does.
     """
 
     source: Raw
@@ -170,6 +189,8 @@ class Scan:
     attributes: dict[str, float] = field(default_factory=dict)
     beside: dict[str, Raw] = field(default_factory=dict)
     text: str | None = None
+    facts: dict[str, Sequence[float]] = field(default_factory=dict)
+    affine: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "person", identifier(self.person))  # a blank more or less is no other person

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_modules.listing import READ, Tree, count_suffixes, stem_of, suffix_of
 from data_modules.records import Record
-from data_modules.sources import Rejected, Scan, Series, ZipMember, source_of
+from data_modules.sources import Member, Rejected, Scan, Series, source_of
 
 MANY = 8
 """Folders or kinds of names; more are summed up."""
@@ -114,7 +114,7 @@ def _kind(scan: Scan) -> str:
     source = source_of(scan.source)
     if isinstance(source, Series):
         return "DICOM series"
-    file = Path(source.member) if isinstance(source, ZipMember) else source.path
+    file = Path(source.member) if isinstance(source, Member) else source.path
     known = [word for word in _words(file.name) if KINDS.fullmatch(word) or LABELS.fullmatch(word)]
     return "".join(["*", *(f"_{word}" for word in known), suffix_of(file)])
 

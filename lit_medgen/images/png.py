@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from lit_medgen.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
 
@@ -23,6 +25,7 @@ MAX_PIXELS = 64_000_000
 def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size."""
     try:
+        _refuse_damage(path)
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
             Image.open(path) as image,
@@ -40,6 +43,22 @@ def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("a colour image; expected grey values")
         pixels = colours[..., 0]
     return pixels.T.astype(np.float32), np.eye(3)
+
+
+def _refuse_damage(path: Path) -> None:
+    """OSError unless every chunk has its checksum and the last is there: Pillow decodes pixels without looking."""
+    content = memoryview(path.read_bytes())
+    if content[:8] != SIGNATURE:
+        return  # another format, or none, which Pillow tells
+    first, kind = 8, b""
+    while kind != b"IEND":
+        if first + 12 > len(content):
+            raise OSError("it ends early")
+        end = first + 8 + int.from_bytes(content[first : first + 4])
+        kind, checksum = bytes(content[first + 4 : first + 8]), content[end : end + 4]
+        if len(checksum) != 4 or zlib.crc32(content[first + 4 : end]) != int.from_bytes(checksum):
+            raise OSError("the checksum of a chunk does not hold")
+        first = end + 4
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
