@@ -94,7 +94,8 @@ class ChestXrayDataModule(MedicalDataModule):
         if official_split and self.fold is not None:
             raise InputError("data.init_args.official_split and fold exclude each other; leave one out.")
         self.table, self.boxes, self.official_split = table, boxes, official_split
-        self._tested: dict[str, bool] = {}
+        self._tested: dict[str, bool] = {}  # person (hashed), by the official lists
+        self._side_of_absent: dict[str, bool] = {}  # the same of whoever is in the lists
 
     def listing(self) -> dict[str, Any]:
         """All arguments of its own that decide which images are listed."""
@@ -146,6 +147,7 @@ class ChestXrayDataModule(MedicalDataModule):
     def shown(self, records: list[Record]) -> list[Record]:
         """All of them; notes who is tested by the official lists."""
         tested = {record.person: record.facts["tested"][0] for record in records if "tested" in record.facts}
+        self._side_of_absent = {}
         self._tested = {person: bool(side) for person, side in tested.items() if not math.isnan(side)}
         return super().shown(records)
 
@@ -177,12 +179,8 @@ class ChestXrayDataModule(MedicalDataModule):
             self._side_of_absent = {person_hash(str(int(name[:8]))): side for name, side in self._lists().items()}
         if self._tested.get(person, self._side_of_absent.get(person, False)):
             return "test"
-        train, val, _ = self.fractions
-        return split_of(
-            person, (train / (train + val), val / (train + val), 0.0) if train + val else (1, 0, 0), self.seed
-        )
-
-    _side_of_absent: Mapping[str, bool] = {}
+        share = self.fractions[1] / (sum(self.fractions[:2]) or 1.0)
+        return split_of(person, (1 - share, share, 0.0), self.seed)
 
     def _images(self) -> tuple[dict[str, Raw], list[Rejected]]:
         """Name -> its file or archive, by folder and archive; what is there twice, and archives that are refused."""
@@ -276,7 +274,7 @@ class ChestXrayDataModule(MedicalDataModule):
             self.remarks.append(
                 f"{absent} of {len(known.attributes)} rows of the table are of images that are not here"
             )
-        names = known.attributes.keys() & found.keys()
+        names = rows & found.keys()
         if odd := sum(not known.attributes[name][box.finding] for name in names for box in found[name]):
             self.remarks.append(f"{odd} boxes are of findings that the table does not name")
         if self._others:

@@ -149,7 +149,7 @@ def _prepare_one(
         facts.get("tools", ""),
         facts.get("levels", 0),
         tuple(facts.get("beside", ())),
-        {name: np.array(value, dtype=np.float64) for name, value in (facts.get("facts", {}) | scan.facts).items()},
+        {name: np.array(value, dtype=np.float64) for name, value in ({**facts.get("facts", {}), **scan.facts}).items()},
         text=text_hash(scan.text or ""),
     )
     return replace(record, images=images_of(record, facts["images"])) if "images" in facts else record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ class Scan:
     attributes: dict[str, float] = field(default_factory=dict)
     beside: dict[str, Raw] = field(default_factory=dict)
     text: str | None = None
-    facts: dict[str, Sequence[float]] = field(default_factory=dict)
+    facts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     affine: np.ndarray | None = None
 
     def __post_init__(self) -> None:

@@ -92,9 +92,9 @@ class Radiograph:
 
 @lru_cache
 def shares(side: int, kept: int) -> np.ndarray:
-    """Share of each of `side` pixels in the mean of each of `kept` that cover the same length; kept side, rows sum to 1.
+    """Share of each of `side` pixels in the mean of each of `kept` that cover the same length.
 
-    Where an image is enlarged, a pixel lies in parts of one or two.
+    kept side, rows sum to 1. Where an image is enlarged, a pixel lies in parts of one or two.
     """
     edges = np.arange(kept + 1) * (side / kept)
     begin, end = edges[:-1, None], edges[1:, None]
