@@ -270,10 +270,9 @@ class ChestXrayDataModule(MedicalDataModule):
     def _remark(self, sources: Mapping[str, Raw], known: Known, found: Mapping[str, list[Box]]) -> None:
         """What to say of tables: rows without an image, boxes of findings that the table does not name."""
         self.remarks += known.lines
-        if absent := len(known.attributes.keys() - sources.keys()):
-            self.remarks.append(
-                f"{absent} of {len(known.attributes)} rows of the table are of images that are not here"
-            )
+        rows = known.attributes.keys()
+        if absent := len(rows - sources.keys()):
+            self.remarks.append(f"{absent} of {len(rows)} rows of the table are of images that are not here")
         names = rows & found.keys()
         if odd := sum(not known.attributes[name][box.finding] for name in names for box in found[name]):
             self.remarks.append(f"{odd} boxes are of findings that the table does not name")
