@@ -284,7 +284,11 @@ class CropClassifier(Predicting):
         """
         if unknown := wanted.keys() - self.outputs.keys():
             raise ValueError(f"{', '.join(sorted(unknown))}: no output of this classifier ({', '.join(self.outputs)}).")
-        return self._of_labels(self.network(self.decoded(z_t), t), wanted)
+        return self.of_seen(self.decoded(z_t), t, wanted)
+
+    def of_seen(self, x: Tensor, t: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same from what `decoded` gives of noisy latents, b c *s."""
+        return self._of_labels(self.network(x, t), wanted)
 
     @torch.no_grad()
     def judged(self, images: Tensor) -> dict[str, Tensor]:

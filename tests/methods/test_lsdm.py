@@ -15,7 +15,7 @@ from lit_medgen.diffusion import DDIM, ClassifierFree, LikelihoodGuidance, Scale
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import coarse, dilated
 from lit_medgen.methods import LSDM
-from lit_medgen.methods.lsdm import Wish
+from lit_medgen.methods.lsdm.nodule_guidance import Wish
 from lit_medgen.networks import SemanticUNet, UNet
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.training.conditional import Conditioning
@@ -190,7 +190,9 @@ def test_a_crop_at_the_border_is_filled_with_background() -> None:
         alpha_t * model.scale.normalise(model.first_stage.encode(torch.full((1, 1, 8, 8), -1.0)))[0, 0, 0, 0]
     )
     padded = nn.functional.pad(z_t, (4, 4, 4, 4), value=background)
-    guide, ((term,),) = model.guide, model.terms(condition)
+    denoiser, guide = model.denoiser_for(condition), model.guide
+    assert isinstance(denoiser, LikelihoodGuidance)
+    ((term,),) = denoiser.groups
     assert guide is not None
     # The nodule is rows 0 to 2 and columns 28 to 31, its middle 1 and 29.5, and so pixel 0.75 and 15 of the latent.
     crop, time = guide.at_its_scale(padded[..., 4 - 1 : 8 - 1, 4 + 13 : 8 + 13], t, model.scale)

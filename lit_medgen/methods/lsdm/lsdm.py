@@ -25,52 +25,26 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, cat
 
-from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec, sent
-from lit_medgen.diffusion import Denoiser, Denoises, LikelihoodGuidance, LogLikelihood, Term
+from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec, Score, TrainingData, sent
+from lit_medgen.diffusion import Denoiser, Denoises, LikelihoodGuidance
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import coarse, dilated, inside_nodules, nodule_classes
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ldm import LDM
+from lit_medgen.methods.lsdm.guidance_effect import GuidanceEffect
+from lit_medgen.methods.lsdm.nodule_guidance import LAST, GuidedNodules, Wish
 from lit_medgen.networks.protocols import LatentNetwork
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.latent_crops import LatentCrops
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How an attribute of a nodule, which a classifier tells, guides sampling.
-
-    Attributes:
-        scale: factor of its gradient, s of eq. 3.6.
-        interval: two times in [0, 1]: it guides after the first, up to and with the second.
-        group: order of the gradients: those of the groups before have moved the latent already, those of the same group
-            are taken at the same latent and summed.
-    """
-
-    scale: float = 1.0
-    interval: tuple[float, float] = (0.0, 1.0)
-    group: int = 0
-
-    def __post_init__(self) -> None:
-        """ValueError for what is no interval of times."""
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise ValueError(
-                f"model.init_args.guidance: interval is {list(self.interval)}; give two times in [0, 1], the smaller "
-                "first."
-            )
-
-
-LAST: Mapping[str, Wish] = {"malignant": Wish(group=1)}
-"""Attributes that guide after the others unless told otherwise (section 3.4.1, the last paragraph)."""
 
 
 class SemanticDenoiser(Denoiser):
@@ -126,6 +100,7 @@ class LSDM(LDM):
         self.concatenate, self.guidance, self.classifier_scale = concatenate, guidance, classifier_scale
         self.dilation = dilation
         self.wishes: dict[str, Wish] = {}
+        self._effect_of_guide: GuidanceEffect | None = None
         if not (concatenate or hasattr(network, "num_classes")):
             raise ValueError(
                 f"model.init_args.network: {type(network).__name__} reads no label map; give "
@@ -221,59 +196,21 @@ class LSDM(LDM):
 
     def denoiser_for(self, condition: Condition) -> Denoises:
         """The denoiser, guided to the attributes that the classifier tells and the condition gives (eq. 3.8)."""
-        denoiser = super().denoiser_for(condition)
-        groups = self.terms(condition)
+        denoiser, label_map = super().denoiser_for(condition), condition.label_map
+        names = self.wishes.keys() & condition.attributes.keys()
+        if label_map is None or not names or self.classifier_scale == 0:
+            return denoiser
+        groups = self.nodules_of(label_map).groups(self.wishes, condition.attributes, self.classifier_scale)
         return LikelihoodGuidance(denoiser, groups) if groups else denoiser
 
-    def terms(self, condition: Condition) -> list[list[Term]]:
-        """The likelihoods that guide to a condition, group by group; none where nothing is asked of any nodule.
-
-        Attributes of a group that guide at the same times share one evaluation of decoder and classifier.
-        """
-        guide, label_map = self.guide, condition.label_map
-        asked = {name: wish for name, wish in self.wishes.items() if name in condition.attributes and wish.scale != 0}
-        if guide is None or label_map is None or not asked or self.classifier_scale == 0:
-            return []
+    def nodules_of(self, label_map: Tensor) -> GuidedNodules:
+        """What the classifier sees of the nodules of label maps, b 1 *s; a map on a device is waited for, once."""
+        guide = cast(CropClassifier, self.guide)
         classes = nodule_classes(self.needed_spec().classes)
         size = [side // guide.divisor for side in guide.crop_size]
         crops = LatentCrops.around_nodules(label_map, classes, guide.divisor, size, self.device)
-        wanted = {name: condition.attributes[name].cpu().masked_fill(~crops.found, torch.nan) for name in asked}
-        asked = {name: wish for name, wish in asked.items() if not wanted[name].isnan().all()}
         mask = coarse(dilated(inside_nodules(sent(label_map, self.device), classes), self.dilation), guide.divisor)
-        groups = []
-        for number in sorted({wish.group for wish in asked.values()}):
-            of_interval: dict[tuple[float, float], dict[str, Wish]] = {}
-            for name, wish in asked.items():
-                if wish.group == number:
-                    of_interval.setdefault(wish.interval, {})[name] = wish
-            likelihoods = [
-                Term(self._log_likelihood(guide, crops, mask, wishes, wanted), self.classifier_scale, interval)
-                for interval, wishes in of_interval.items()
-            ]
-            groups.append(likelihoods)
-        return groups
-
-    def _log_likelihood(
-        self,
-        guide: CropClassifier,
-        crops: LatentCrops,
-        mask: Tensor,
-        wishes: Mapping[str, Wish],
-        wanted: Mapping[str, Tensor],
-    ) -> LogLikelihood:
-        """log p of what is wanted, summed with the scales of the wishes; its gradient stays inside the mask."""
-        values = {name: sent(wanted[name], self.device) for name in wishes}
-        background = self._background(guide)
-
-        def log_likelihood(z_t: Tensor, t: Tensor) -> Tensor:
-            """b, from noisy latents b d *z and times b."""
-            alpha_t, _ = self.denoiser.schedule.alpha_sigma(t)
-            inner = torch.where(mask, z_t, z_t.detach())
-            seen = crops.read(inner, alpha_t[:, None] * background)
-            found = guide.log_likelihoods(*guide.at_its_scale(seen, t, self.scale), values)
-            return torch.stack([wish.scale * found[name] for name, wish in wishes.items()]).sum(0)
-
-        return log_likelihood
+        return GuidedNodules(guide, self.denoiser.schedule, self.scale, crops, mask, self._background(guide))
 
     @torch.no_grad()
     def _background(self, guide: CropClassifier) -> Tensor:
@@ -285,3 +222,14 @@ class LSDM(LDM):
         for side in z.shape[2:]:
             z = z.select(2, side // 2)
         return z[0]
+
+    @torch.no_grad()
+    def scores(self, data: TrainingData) -> dict[str, Score]:
+        """How far guidance changes images of test people inside their nodules and beyond, too."""
+        self._effect_of_guide = GuidanceEffect.of(self, data) if self.guide and self.classifier_scale else None
+        found = self._effect_of_guide.scores() if self._effect_of_guide else {}
+        return super().scores(data) | found
+
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """Pairs of guided images, and the classifier's derivatives, of the last `scores`."""
+        return super().plots() | (self._effect_of_guide.plots() if self._effect_of_guide else {})
