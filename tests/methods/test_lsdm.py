@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from test_crop_classifier import SIDE, Pooled, classifier
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.batch import Batch, Condition, DataSpec, Request, Requests
 from lit_medgen.diffusion import DDIM, ClassifierFree, LikelihoodGuidance, ScaledLinearBeta
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import coarse, dilated
@@ -19,6 +21,7 @@ from lit_medgen.methods.lsdm.nodule_guidance import Wish
 from lit_medgen.networks import SemanticUNet, UNet
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.training.conditional import Conditioning
+from lit_medgen.training.frozen import weights_hash
 
 CLASSES = ("background", "lung", "nodule, benign", "nodule, malignant")
 SPEC = DataSpec(
@@ -31,6 +34,7 @@ SPEC = DataSpec(
 )
 FACTOR = 2
 NAN = float("nan")
+HASHES = {"same": weights_hash(Pooled()), "other": "1234"}
 
 
 class Pixelwise(nn.Module):
@@ -268,8 +272,11 @@ def test_the_loss_hears_the_map() -> None:
 # What is refused.
 
 
-def another_schedule() -> LSDM:
-    return guided(schedule=ScaledLinearBeta(beta_end=0.03))
+def of_another(first_stage: str = "same", **arguments: Any) -> None:
+    """Reads a classifier of another schedule, or of another first stage."""
+    model = built(**arguments)
+    model.frozen_parts = guided().frozen_parts
+    model._refuse_mixed({"classifier": classifier()}, {"first_stage": HASHES[first_stage]})
 
 
 def of_three_axes() -> LSDM:
@@ -281,7 +288,8 @@ def of_three_axes() -> LSDM:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (another_schedule, r"classifier: guide.ckpt was trained on another noise schedule"),
+        (lambda: of_another(schedule=ScaledLinearBeta(beta_end=0.03)), r"classifier: guide.ckpt .* other noise levels"),
+        (lambda: of_another("other"), r"classifier: guide.ckpt was not trained on the first_stage of stage.ckpt"),
         (of_three_axes, r"classifier: guide.ckpt sees crops of 3 axes, but images have 2\."),
         (lambda: guided(latent_scale="channel"), r"latent_scale is channel; .* needs global"),
         (
@@ -318,3 +326,32 @@ def test_arguments_that_make_no_sense_are_refused(arguments: dict[str, Any], com
         LSDM(**{"network": Pixelwise(), "first_stage": ""} | arguments)
     with pytest.raises(ValueError, match=r"interval is \[0.5, 0.2\]"):
         Wish(interval=(0.5, 0.2))
+
+
+# What a report shows.
+
+
+def test_a_report_says_where_guidance_changes_images(tmp_path: Path) -> None:
+    """Beyond the reach of the mask nothing; derivatives of log p 0 and log p 1 in the latent stay in the mask."""
+    label_map, model = maps((6, 6), None, (26, 26)), guided(dilation=1)
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def read(index: int) -> Request:
+        condition, rows = Condition(label_map=label_map[index : index + 1]), slice(index, index + 1)
+        return Request([index], condition, [f"key {index}"], None, images[rows])
+
+    requests = Requests(range(3), [{}] * 3, frozenset({"label_map"}), read)
+    people = {f"key {i}": f"person {i}" for i in range(3)}
+    scores = model.scores(SimpleNamespace(requests=lambda _: requests, people=lambda _: people))  # type: ignore[arg-type]
+    for value in (0, 1):
+        assert scores[f"guided_malignant_{value}_beyond"].value == 0
+        inside = scores[f"guided_malignant_{value}_inside"]
+        assert inside.num == 2
+        assert inside.value is not None
+        condition = asking(maps((6, 6), (26, 26)), malignant=[value, value])
+        change = (model.sample(condition, [0, 2]) - built().sample(condition, [0, 2])).abs() / 2
+        assert inside.value == pytest.approx(float(change[condition.label_map == 2].mean()), rel=1e-4)  # type: ignore[operator]
+    for name, write in model.plots().items():
+        write(tmp_path / f"{name}.png")
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"guided_malignant", "derivatives_malignant"}
+    assert guided(classifier_scale=0.0).scores(SimpleNamespace()) == {}  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ class GuidedNodules:
             scale: factor of all gradients.
         """
         wanted = {
-            name: asked[name].cpu().masked_fill(~self.crops.found, torch.nan)
+            name: asked[name].cpu().float().masked_fill(~self.crops.found, torch.nan)
             for name, wish in wishes.items()
             if name in asked and wish.scale * scale != 0
         }
