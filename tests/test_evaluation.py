@@ -77,6 +77,7 @@ class People:
     digest: str = "0123456789abcdef"
     cache: Path | None = None
     test_people: Sequence[str] = ()
+    spec: DataSpec = DataSpec(1, SIZE, (1.0, 1.0, 1.0))
 
     def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
         """n c *s in [-1, 1]."""

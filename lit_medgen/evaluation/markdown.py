@@ -87,8 +87,9 @@ def _of_images(report: Mapping[str, Any]) -> list[str]:
         floor_cells = [row["real_vs_real"], f"{sets}{floor['images']} {floor['people']}"]
         rows.append([name, row["value"], row["ci95"], *floor_cells, *of_nulls, counts, row["features"]])
     for name, row in report.get("pairs", {}).items():
-        empty = [""] * (len(nulls) + 2)
-        rows.append([f"{name}, of pairs", row["value"], row["ci95"], *empty, row["num_pairs"], row["features"]])
+        other = [row["real_vs_real"], f"{row['num_others']} others"] if row.get("num_others") else ["", ""]
+        rest = [*other, *[""] * len(nulls), row["num_pairs"], row["features"]]
+        rows.append([f"{name}, of pairs", row["value"], row["ci95"], *rest])
     columns = ["score", "samples", "95 % interval", "real vs real", "of images", *nulls, "n", "from"]
     return _table(columns, rows)
 
@@ -142,7 +143,8 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
     return [
         "Real vs real: the same score of real images in the place of samples, as many as *of images* says: of training "
         "people the mean over that many random sets (sets x images), or of the test people themselves. Best is a score "
-        "as near to it as possible.",
+        "as near to it as possible. Of pairs, it is a test image beside that of another person, which a sample beside "
+        "its own target should be nearer to.",
         "",
         "Intervals: jackknife over people, cut off where a score ends. Conservative, with an error 1.4 to 1.9 times "
         f"the true one for a model as good as real people: {', '.join(report['conservative'])}. Where all images count "

@@ -28,6 +28,7 @@ from lit_medgen.evaluation.floors import measure, real_vs_real
 from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.judges import Judging
 from lit_medgen.evaluation.markdown import verdict
+from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.evaluation.strips import strips
@@ -164,19 +165,24 @@ def _of_images(
     elif features != NONE:
         notes.append(f"No scores of features: {numbers}; they need {MIN_FOR_FEATURES} of each.")
     components = principal_components(sets.train, known)
-    given = Given(known, sets.train, components.directions, data.anatomy, maker.seams, features, views)
-    metrics = metrics_for(given)
+    cache = data.cache / "features" if views else None
+    others = data.anatomy, maker.seams, features, views, cache, len(sets.real)
+    given = Given(known, sets.train, components.directions, *others)
+    nodules = nodule_scores(sets, data, targets, features, device, MIN_FOR_FEATURES)
+    notes += nodules.notes
+    parts = [Part(metrics_for(given), sets, lambda images: images), *([nodules.part] if nodules.part else [])]
     nulls = null_makers(sets.train, len(sets.samples), components, maker.prior)
-    null_scores, null_images = _of_nulls(nulls, metrics, sets, known, scratch.folder)
+    null_scores, null_images = _of_nulls(nulls, parts, len(sets.samples), known, scratch.folder)
     report = {
         "num_samples": len(sets.samples),
         "people": {name: [_num_people(some), len(some)] for name, some in (("test", sets.real), ("train", sets.train))},
-        **_rows(metrics, sets),
+        **_rows(parts),
         "nulls": null_scores,
         "ranking": ranking(views, sets.real),
     }
     if targets is not None:
-        report["pairs"], missing = of_pairs(sets.samples, sets.real, targets, given)
+        pairs, missing = of_pairs(sets.samples, sets.real, targets, given)
+        report["pairs"] = {**pairs, **nodules.pairs}
         notes += missing
     agreed = agreements(sets.samples, sets.real, made_from, data, known)
     report["agreement"] = {name: row for of in agreed.values() for name, row in of.rows.items()}
@@ -207,28 +213,33 @@ def _num_people(images: Images) -> int:
 
 
 def _of_nulls(
-    nulls: Mapping[str, Iterator[Tensor]], metrics: Makers, sets: Sets, known: Known, folder: Path
+    nulls: Mapping[str, Iterator[Tensor]], parts: Sequence[Part], num: int, known: Known, folder: Path
 ) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
     """Null -> its scores, and null -> the first of its images; one null is held at a time."""
-    scores, shown = {}, {}
-    for null, parts in nulls.items():
+    scores: dict[str, dict[str, float]] = {}
+    shown = {}
+    for null, made in nulls.items():
         with Scratch(folder) as scratch:
-            images = scratch.hold(parts, len(sets.samples))
-            scores[null] = {
-                name: measure(make, images, sets.train, sets.real).compute().item() for name, make in metrics.items()
-            }
+            images = scratch.hold(made, num)
+            scores[null] = {}
+            for part in parts:
+                taken, sets = part.of(images), part.sets
+                for name, make in part.metrics.items():
+                    scores[null][name] = measure(make, taken, sets.train, sets.real).compute().item()
             shown[null] = images.read(range(min(NUM_SHOWN, len(images)))).clone()
             known.forget(images)
     return scores, shown
 
 
-def _rows(metrics: Makers, sets: Sets) -> dict[str, Any]:
+def _rows(parts: Sequence[Part]) -> dict[str, Any]:
     """Every score of the samples, with its interval and the value that real images have, and what that is of."""
     rows, floors, conservative = {}, {}, []
-    for name, make in metrics.items():
-        metric = measure(make, sets.samples, sets.train, sets.real)
-        value, floors[name] = real_vs_real(make, sets)
-        num_real = len(sets.train if metric.against == "train" else sets.real)
-        rows[name] = row_of(metric, real_vs_real=value, num_samples=len(sets.samples), num_real=num_real)
-        conservative += [name] if metric.conservative else []
+    for part in parts:
+        for name, make in part.metrics.items():
+            sets = part.sets
+            metric = measure(make, sets.samples, sets.train, sets.real)
+            value, floors[name] = real_vs_real(make, sets)
+            num_real = len(sets.train if metric.against == "train" else sets.real)
+            rows[name] = row_of(metric, real_vs_real=value, num_samples=len(sets.samples), num_real=num_real)
+            conservative += [name] if metric.conservative else []
     return {"metrics": rows, "floors": floors, "conservative": conservative}

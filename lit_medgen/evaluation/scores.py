@@ -13,8 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lit_medgen import metrics
@@ -23,7 +25,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE
 from lit_medgen.metrics import PairedMetric, TwoSampleMetric
 from lit_medgen.metrics.base import IntervalMetric
-from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, perceptual
+from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, num_dimensions, perceptual
 from lit_medgen.metrics.known import Known
 
 PAIRS_AT_ONCE = 8
@@ -41,6 +43,8 @@ class Given:
         seams: where the parts of a sample meet, as `Generator.seams` gives it.
         source: of features, as `evaluate --features`.
         views: view -> features, as `extractors` gives them; empty where there are none.
+        cache: folder where learned networks are kept.
+        num_real: people that learned features are asked about.
         features: those of this very score, where it is of features.
     """
 
@@ -51,6 +55,8 @@ class Given:
     seams: tuple[int, list[int]] | None = None
     source: str = NONE
     views: Mapping[str, CentreSlice] = field(default_factory=dict)
+    cache: Path | None = None
+    num_real: int = 0
     features: Any = None
 
 
@@ -95,11 +101,19 @@ SCORES: dict[str, dict[str, Callable[[Given], TwoSampleMetric]]] = {
 """What scores are of -> name -> what makes a score of samples against real images."""
 
 
+NODULES: dict[str, Callable[[Given], TwoSampleMetric]] = {
+    "nodule_frechet": lambda given: metrics.FrechetDistance(given.features, given.known),
+    "nodule_kernel_distance": lambda given: metrics.KernelDistance(given.features, given.known),
+}
+"""Name -> what makes a score of crops around nodules, from features of a view; that is added to its name in 3D."""
+
+
 PAIRS: dict[str, Callable[[Given], PairedMetric | None]] = {
     "psnr": lambda given: metrics.PairedPSNR(),
     "ssim": lambda given: metrics.PairedSSIM(),
     "ms_ssim": lambda given: metrics.PairedMSSSIM(),
     "perceptual": lambda given: None if given.source in (LEARNED, NONE) else perceptual(given.source, given.train),
+    "perceptual_learned": lambda given: _perceptual_learned(given),
 }
 """Name -> what makes a score of samples and their targets; None where there is none."""
 
@@ -114,16 +128,35 @@ def metrics_for(given: Given) -> dict[str, Callable[[], TwoSampleMetric]]:
     }
 
 
+def nodule_metrics_for(given: Given) -> dict[str, Callable[[], TwoSampleMetric]]:
+    """The same of crops around nodules, from what is made of the crops."""
+    return {
+        name + (added if len(given.views) > 1 else ""): partial(make, some)
+        for added, some in _of_each_view(given).items()
+        for name, make in NODULES.items()
+    }
+
+
+def _perceptual_learned(given: Given) -> PairedMetric | None:
+    """The distance of activations of the network that learned features are made of, for 2D images."""
+    if given.source != LEARNED or "image" not in given.views:
+        return None
+    return perceptual(LEARNED, given.train, given.cache, num_dimensions(given.num_real))
+
+
 def of_pairs(
-    samples: Images, real: Images, targets: Sequence[int | None], given: Given
+    samples: Images, real: Images, targets: Sequence[int | None], given: Given, kinds: Mapping[int, int] | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Name -> score, interval and features of samples that have targets, and notes of scores that could not be made.
+
+    Beside each stands the same of the real images of other people in the place of the samples.
 
     Args:
         samples: n c *s in [-1, 1].
         real: images of the test people.
         targets: for each sample the index of its target among them; None: it has none.
         given: what scores are made from.
+        kinds: index of a real image -> what it shows; the other person's image shows the same, if there is one.
     """
     made: dict[str, PairedMetric] = {}
     notes: list[str] = []
@@ -134,12 +167,33 @@ def of_pairs(
         except InputError as error:  # the features of a file may be enough for all other scores
             notes.append(f"No {name} distance: {error}")
     pairs = [(i, target) for i, target in enumerate(targets) if target is not None]
+    others = _of_others(sorted({target for _, target in pairs}), real.people, kinds or {})
+    floors: dict[str, list[Tensor]] = {name: [] for name in made}
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         sources, aims = (list(part) for part in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = samples.read(sources), real.read(aims)
         for metric in made.values():
             metric.update(outputs, images, [real.people[aim] for aim in aims])
-    return {name: row_of(metric, num_pairs=len(pairs)) for name, metric in made.items()}, notes
+    for start in range(0, len(others), PAIRS_AT_ONCE):
+        strangers, aims = (list(part) for part in zip(*others[start : start + PAIRS_AT_ONCE], strict=True))
+        outputs, images = real.read(strangers), real.read(aims)
+        for name, metric in made.items():
+            floors[name].append(metric.values(outputs, images).double().cpu())
+    rows = {}
+    for name, metric in made.items():
+        value = float(torch.cat(floors[name]).mean()) if others else None
+        rows[name] = row_of(metric, num_pairs=len(pairs)) | {"real_vs_real": value, "num_others": len(others)}
+    return rows, notes
+
+
+def _of_others(targets: Sequence[int], people: Sequence[str], kinds: Mapping[int, int]) -> list[tuple[int, int]]:
+    """For each target the index of the next image of another person, of the same kind if there is one, and its own."""
+    pairs = []
+    for k, target in enumerate(targets):
+        strangers = [i for i in [*targets[k + 1 :], *targets[:k]] if not people[i] or people[i] != people[target]]
+        alike = [i for i in strangers if kinds.get(i) == kinds.get(target)]
+        pairs += [((alike or strangers)[0], target)] if strangers else []
+    return pairs
 
 
 def row_of(metric: IntervalMetric, **numbers: float) -> dict[str, Any]:

@@ -109,12 +109,17 @@ def extractors(
     train = as_images(train)
     views = list(AXES) if train.read(range(1)).ndim == 5 else ["image"]
     if source == LEARNED:
-        embed, name = learned(train, max(2, min(MAX_DIMENSIONS, num_real // 4)), cache)
+        embed, name = learned(train, num_dimensions(num_real), cache)
         networks = {view: _standardised(embed, train, AXES.get(view)) for view in views}
         return {view: CentreSlice(_on(device, network), name, view) for view, network in networks.items()}
     network, classifier, name, _ = from_file(Path(source))
     network, classifier = _on(device, network), classifier and _on(device, classifier)
     return {view: CentreSlice(network, name, view, classifier) for view in views}
+
+
+def num_dimensions(num_real: int) -> int:
+    """Of learned features that so many people will be asked about."""
+    return max(2, min(MAX_DIMENSIONS, num_real // 4))
 
 
 def _on(device: torch.device | None, network: Network) -> Network:
@@ -129,16 +134,24 @@ def _on(device: torch.device | None, network: Network) -> Network:
     return features
 
 
-def perceptual(source: str, train: Tensor | Images, cache: Path | None = None) -> PerceptualDistance:
+def perceptual(
+    source: str, train: Tensor | Images, cache: Path | None = None, dimensions: int = MAX_DIMENSIONS
+) -> PerceptualDistance:
     """A distance of activations: of all convolutions of the learned network, or of what a file gives of each pixel.
 
-    Args: as those of `extractors`. InputError for a file that gives averages over the image alone.
+    InputError for a file that gives averages over the image alone.
+
+    Args:
+        source: as of `extractors`.
+        train: as of `extractors`.
+        cache: as of `extractors`.
+        dimensions: of the learned features; with those of `extractors` (`num_dimensions`) one network serves both.
     """
     train = as_images(train)
     if source != LEARNED:
         first = train.read(range(1))
         return perceptual_of_file(Path(source), _slices(first, 2 if first.ndim == 5 else None))
-    network, name = learned(train, MAX_DIMENSIONS, cache)
+    network, name = learned(train, dimensions, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:
         outputs = accumulate(network, lambda values, layer: layer(values), initial=slices)
