@@ -43,6 +43,7 @@ from lit_medgen.training.generator import Generator
 
 NULLS = {"noise", "mean+noise", "pca_gaussian"}
 SIZE = (16, 16, 16)
+SPEC = DataSpec(1, SIZE, (1.0, 1.0, 1.0))
 
 
 def normal(num: int, seed: int, size: tuple[int, ...] = (8, 8, 8)) -> Tensor:
@@ -77,7 +78,7 @@ class People:
     digest: str = "0123456789abcdef"
     cache: Path | None = None
     test_people: Sequence[str] = ()
-    spec: DataSpec = DataSpec(1, SIZE, (1.0, 1.0, 1.0))
+    spec: DataSpec = SPEC
 
     def images(self, split: Literal["train", "test"], one_per_person: bool = False, limit: int | None = None) -> Images:
         """n c *s in [-1, 1]."""
