@@ -334,7 +334,8 @@ class DataSpec:
         channels: image channels.
         size: voxels along x, y, z (or rows, columns of a 2D image).
         spacing_mm: voxel size, mm.
-        orientation: axis codes, "RAS" for volumes; empty for 2D images.
+        orientation: axis codes, "RAS" for volumes; of 2D images those of a known plane, "LP" of axial slices as they
+            are shown (the patient's left on the right, the front above), else empty.
         intensity_window: the values that -1 and 1 stand for.
         intensity_unit: unit of the window: "HU", "8 bit", or "normalised" for MRI.
         classes: names of the label map's classes, empty without a label map.
@@ -376,11 +377,12 @@ class DataSpec:
     fractional: tuple[str, ...] = ()
 
     def affine(self) -> Tensor:
-        """4 4, voxel to world in mm, the centre of the grid at the world's origin."""
+        """4 4, voxel to world (RAS) in mm, the centre of the grid at the world's origin."""
         affine = torch.eye(4, dtype=torch.float64)
         for axis, (size, spacing) in enumerate(zip(self.size, self.spacing_mm, strict=True)):
-            affine[axis, axis] = spacing
-            affine[axis, 3] = -spacing * (size - 1) / 2
+            step = -spacing if self.orientation[axis : axis + 1] in ("L", "P", "I") else spacing
+            affine[axis, axis] = step
+            affine[axis, 3] = -step * (size - 1) / 2
         return affine
 
     def to_window(self, image: Tensor) -> Tensor:

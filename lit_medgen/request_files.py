@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.images import DICOM_SUFFIXES, read_image
-from lit_medgen.sample_files import read_voxels, scaled
+from lit_medgen.sample_files import as_laid_out, read_voxels, scaled
 
 SAME_SPACING = 0.01
 """Relative difference of voxel sizes that rounding in files may make."""
@@ -106,12 +106,12 @@ def _read_file(path: Path, spec: DataSpec) -> tuple[np.ndarray, Tensor | None]:
     try:
         if path.is_dir() and not _visible(path):
             raise ValueError("an empty folder; expected the slices of a DICOM series")
-        values, affine = read_image(_visible(path) if path.is_dir() else path, flat=dim == 2)
+        files = _visible(path) if path.is_dir() else path
+        values, affine = as_laid_out(*read_image(files, flat=dim == 2, numbers=True), spec)
         if values.shape == tuple(spec.size):
             _refuse_other_spacing(affine, spec)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {describe(error)}.") from error
-    values = values[..., 0] if dim == 2 and values.ndim == 3 and values.shape[-1] == 1 else values
     return values, _as_affine(affine)
 
 

@@ -38,10 +38,9 @@ FIXED = ("config.yaml", "spec.json", "manifest.csv")
 def format_for(spec: DataSpec, format: Format | None) -> Format:
     """The format to write; None: nifti for volumes, png for 2D images. InputError if it cannot hold the images."""
     dim = len(spec.size)
-    fitting: Format = "nifti" if dim == 3 else "png"
-    if format not in (None, fitting, "dicom"):
-        raise InputError(f"--format {format}: the model makes {dim}D images; use {fitting} or dicom.")
-    return format or fitting
+    if format == "png" and dim == 3:
+        raise InputError(f"--format {format}: the model makes {dim}D images; use nifti or dicom.")
+    return format or ("nifti" if dim == 3 else "png")
 
 
 def sample_names(seeds: Sequence[int], origin: Origin) -> list[str]:
@@ -91,7 +90,8 @@ class SampleFile:
             low, high = self.spec.intensity_window
             write_png(path, (values - low) / (high - low), STATEMENTS[self.origin])
         else:
-            write_nifti(path, values, matrix, SHORT[self.origin])
+            volume = values if values.ndim == 3 else values[..., None]  # a 2D image is a volume of one slice
+            write_nifti(path, volume, matrix, SHORT[self.origin])
 
     def _write_dicom(self, folder: Path, image: Tensor, affine: np.ndarray, person: str) -> None:
         """Slices in HU as they are; other values, whose unit says nothing, from 0 to 4095.
@@ -242,6 +242,19 @@ def scaled(values: np.ndarray, window: tuple[float, float], spec: DataSpec) -> T
     return scaled.clamp(-1, 1).float()
 
 
+def as_laid_out(voxels: np.ndarray, affine: np.ndarray, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels x y 1 of a file in RAS order as a 2D image x y of this data, with their affine; volumes as they are."""
+    if len(spec.size) == 3 or voxels.ndim != 3 or voxels.shape[-1] != 1:
+        return voxels, affine
+    image, affine = voxels[..., 0], affine.copy()
+    for axis, code in enumerate(spec.orientation):
+        if code in "LPI":
+            image = np.flip(image, axis)
+            affine[:3, 3] += affine[:3, axis] * (image.shape[axis] - 1)
+            affine[:3, axis] *= -1
+    return image, affine
+
+
 def read_voxels(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """The values *s of a sample, their affine, and what -1 and 1 are in the file; ValueError if it cannot be read."""
     suffix = "" if path.is_dir() else path.suffix.lower()  # dots in a folder's name are of the name
@@ -249,7 +262,7 @@ def read_voxels(path: Path, spec: DataSpec) -> tuple[np.ndarray, np.ndarray, tup
         return *read_png(path), (0.0, 255.0)
     if suffix not in ("", *DICOM_SUFFIXES):
         low, high = spec.intensity_window
-        voxels, affine = read_nifti(path, finite=False)
+        voxels, affine = as_laid_out(*read_nifti(path, finite=False, flat=len(spec.size) == 2), spec)
         if high - low < MIN_STEPS and (stored := whole_numbers(path)):
             raise ValueError(
                 f"stored as {stored}, whole numbers from {voxels.min():g} to {voxels.max():g}, but samples of this "

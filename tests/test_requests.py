@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec, Part, Request
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.dicom_writer import Series, write_series
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
 from lit_medgen.requests import RequestOptions, requested
-from lit_medgen.sample_files import sample_names
+from lit_medgen.sample_files import SampleFile, format_for, read_voxels, sample_names, scaled
 from lit_medgen.sampling import like_people
 from lit_medgen.training.generator import Generator
 
@@ -293,3 +296,46 @@ def test_voxels_of_another_size_are_refused(maps: Path) -> None:
     write_nifti(maps / "a.nii.gz", np.ones(SPEC.size, dtype=np.float32), np.diag([3.0, 1.0, 1.0, 1.0]))
     with pytest.raises(InputError, match=r"a\.nii\.gz: voxels of 3 x 1 x 1 mm; expected 1 x 1 x 1 mm"):
         requested(RequestOptions(label_maps=str(maps)), MAPS, SPEC, None)
+
+
+FLAT = DataSpec(1, (6, 4), (0.5, 0.5), orientation="LP", classes=("air", "lung", "nodule"), intensity_unit="HU")
+
+
+def test_a_label_map_is_the_same_in_every_format(tmp_path: Path) -> None:
+    """As a grey PNG, with a palette, as NIfTI with its affine, as a DICOM slice: the same pixels, as they are shown."""
+    classes = np.random.default_rng(0).integers(0, 3, FLAT.size).astype(np.uint8)
+    write_png(tmp_path / "grey.png", classes / 255)
+    picture = Image.fromarray(classes.T).convert("P")
+    picture.putpalette([0, 0, 0, 0, 0, 255, 255, 0, 0])
+    picture.save(tmp_path / "palette.png")
+    affine = FLAT.affine().numpy()  # the patient's left on the right, so the first axis runs to the left
+    write_nifti(tmp_path / "shown.nii.gz", classes[..., None], affine)
+    turned = affine @ np.array([[-1.0, 0, 0, 5], [0, -1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write_nifti(tmp_path / "world.nii.gz", classes[::-1, ::-1, None], turned)
+    write_series(tmp_path / "dicom", classes.astype(np.int16), np.diag([0.5, 0.5, 1.0]), Series())
+    requests = requested(RequestOptions(label_maps=str(tmp_path)), Toy(("label_map",), ()), FLAT, None)
+    assert {row["label_map"] for row in requests.made_from} == {
+        "grey.png",
+        "palette.png",
+        "shown.nii.gz",
+        "world.nii.gz",
+        "dicom",
+    }
+    label_maps = requests.joined(range(5)).condition.label_map
+    assert label_maps is not None
+    for label_map in label_maps[:, 0]:
+        np.testing.assert_array_equal(label_map, classes)
+    for index, row in enumerate(requests.made_from):
+        if str(row["label_map"]).endswith(".nii.gz"):
+            own = requests.read(index).affine
+            assert own is not None
+            np.testing.assert_allclose(own[0], affine, atol=1e-6)
+
+
+def test_a_2d_image_is_the_same_when_it_comes_back_from_nifti(tmp_path: Path) -> None:
+    image = torch.rand(1, *FLAT.size) * 2 - 1
+    spec = replace(FLAT, intensity_window=(-1000.0, 500.0))
+    SampleFile(format_for(spec, "nifti"), spec, "synthetic", "ab").write(tmp_path, "sample_1", image, None)
+    values, affine, window = read_voxels(tmp_path / "sample_1.nii.gz", spec)
+    np.testing.assert_allclose(affine, spec.affine(), atol=1e-6)
+    torch.testing.assert_close(scaled(values, window, spec), image[0], atol=1e-6, rtol=0)

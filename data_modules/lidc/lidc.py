@@ -190,7 +190,7 @@ class LIDCDataModule(MedicalDataModule):
             channels=1,
             size=self.ct.kept_size[::-1],
             spacing_mm=(math.nan, math.nan),
-            orientation="",
+            orientation="LP",
             intensity_window=(float(low), float(high)),
             intensity_unit="HU",
             classes=CLASSES,

@@ -15,12 +15,13 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def read_image(
-    path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False
+    path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False, numbers: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a NIfTI, MGH, PNG or DICOM file, or of the files of a DICOM series.
 
     `form` and `finite` are those of `read_nifti`. In a data set of 2D images (`flat`) a single DICOM slice is one, and
-    not a series that lacks the others.
+    not a series that lacks the others. `numbers`: a label map, of whose PNG colours of a
+    palette are numbers, and whose DICOM slice may be a picture without a place in the patient.
 
     Returns:
         voxels: x y z, or x y of a 2D image (column, row from the top).
@@ -33,8 +34,8 @@ def read_image(
     from lit_medgen.images.png import read_png  # as above
 
     if isinstance(path, list) or path.suffix.lower() in ("", *DICOM_SUFFIXES):
-        return read_series(path if isinstance(path, list) else [path], flat)
-    return read_png(path) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
+        return read_series(path if isinstance(path, list) else [path], flat, pictures=flat and numbers)
+    return read_png(path, numbers) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
 
 
 def begins_as_dicom(head: bytes) -> bool:

@@ -78,13 +78,15 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         return None
 
 
-def read_series(files: Sequence[Path], flat: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def read_series(files: Sequence[Path], flat: bool = False, pictures: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, rescaled, and their 4 4 affine (mm) from the files of one series.
 
-    A radiograph is a 2D image: pixels x y (column, row from the top), 3 3 affine. With `flat`, so is a single slice.
+    A radiograph is a 2D image: pixels x y (column, row from the top), 3 3 affine. With `flat`, so is a single slice;
+    with `pictures`, a single image that says nothing of a place in the patient, as secondary captures do not.
     """
     header = header_of(files[0]) if len(files) == 1 else None
-    if header is not None and is_projection(header):
+    placed = header is None or bool(header.get("ImageOrientationPatient")) or int(header.get("NumberOfFrames") or 1) > 1
+    if header is not None and (is_projection(header) or (pictures and not placed)):
         return read_projection(files[0])
     if flat and len(files) == 1 and len(slices := open_slices(files[0])) == 1:
         return slices[0].read().T, np.diag([*slices[0].spacing_mm[::-1], 1.0])

@@ -22,8 +22,11 @@ MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
 
 
-def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size."""
+def read_png(path: Path, numbers: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size.
+
+    With `numbers`, colours of a palette are their numbers, as label maps have them.
+    """
     try:
         _refuse_damage(path)
         with (
@@ -32,7 +35,7 @@ def read_png(path: Path) -> tuple[np.ndarray, np.ndarray]:
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
-            if image.mode in ("1", "P", "CMYK", "YCbCr"):
+            if image.mode in ("1", "CMYK", "YCbCr") or (image.mode == "P" and not numbers):
                 raise ValueError(f"image mode {image.mode}; expected grey values")
             pixels = np.asarray(image)
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
