@@ -88,6 +88,7 @@ class Verbs(L.Trainer):
         ckpt_path = behind_link(ckpt_path)
         _refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
+        _bring_late_parts(generator, Path(ckpt_path))
         listed = [seeds] if isinstance(seeds, int) else seeds
         texts = (text, text_embeddings, getattr(datamodule, "text", None))
         options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like, *texts)
@@ -166,6 +167,7 @@ class Verbs(L.Trainer):
         else:
             folder, seconds = Path(samples or Path(out, "samples")), None
             if ckpt_path is not None:
+                _bring_late_parts(model, Path(ckpt_path))
                 requests = like_people(model, data, "test", num)
                 refuse_unfit(model, data, requests, features)
                 _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
@@ -221,6 +223,12 @@ def _refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpe
                 f"--ckpt_path {ckpt_path}: its images have {name} {ours}, but those of the data have {theirs}; use the "
                 "data it was trained on."
             )
+
+
+def _bring_late_parts(model: Generator, ckpt_path: Path) -> None:
+    """Loads a method whose frozen parts may come late: they say what its images can be asked to show."""
+    if any(part.late for part in model.frozen_parts.values()):
+        restore(model, ckpt_path)
 
 
 def _refuse_below_one(option: str, value: int) -> None:

@@ -136,6 +136,14 @@ def test_an_image_depends_on_its_seed_and_condition_alone() -> None:
     assert [torch.equal(a, b) for a, b in zip(together, unguided, strict=True)] == [False, True, False, True]
 
 
+def test_inference_mode_changes_nothing() -> None:
+    """In which Lightning's `predict` samples, and no gradient is recorded."""
+    model, expected = guided(), guided().sample(asking(MIDDLE, malignant=[1.0], lobulation=[2.0]), [4])
+    with torch.inference_mode():
+        found = model.sample(asking(MIDDLE.clone(), malignant=[1.0], lobulation=[2.0]), [4])
+    assert torch.equal(found, expected)
+
+
 def gradient(model: LSDM, name: str, value: float, z_t: Tensor, t: Tensor) -> Tensor:
     """Of log p of one wish for the nodule in the middle, in the latent, 1 1 16 16: by slicing, without masks."""
     z_t, guide = z_t.clone().requires_grad_(), model.guide

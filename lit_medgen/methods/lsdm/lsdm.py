@@ -199,7 +199,8 @@ class LSDM(LDM):
         names = self.wishes.keys() & condition.attributes.keys()
         if label_map is None or not names or self.classifier_scale == 0:
             return denoiser
-        groups = self.nodules_of(label_map).groups(self.wishes, condition.attributes, self.classifier_scale)
+        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode can be in no gradient
+            groups = self.nodules_of(label_map).groups(self.wishes, condition.attributes, self.classifier_scale)
         return LikelihoodGuidance(denoiser, groups) if groups else denoiser
 
     def nodules_of(self, label_map: Tensor) -> GuidedNodules:
