@@ -724,12 +724,9 @@ def test_samples_in_dicom_take_the_place_of_earlier_ones(tmp_path: Path) -> None
     assert len(list((folder / "sample_00000000").iterdir())) == 3
 
 
-@pytest.mark.parametrize(("spec", "format"), [(VOLUME, "png"), (PICTURE, "nifti")], ids=["png", "nifti"])
-def test_a_format_that_does_not_fit_is_refused_with_those_that_do(
-    spec: DataSpec, format: Format, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=rf"--format {format}: .*use \w+ or dicom"):
-        start(tmp_path / "s", spec, format)
+def test_a_format_that_does_not_fit_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--format png: .*use nifti or dicom"):
+        start(tmp_path / "s", VOLUME, "png")
 
 
 @pytest.mark.parametrize(
