@@ -725,7 +725,7 @@ def test_samples_in_dicom_take_the_place_of_earlier_ones(tmp_path: Path) -> None
 
 
 def test_a_format_that_does_not_fit_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--format png: .*use nifti or dicom"):
+    with pytest.raises(InputError, match=r"--format png: .*use nifti or dicom"):
         start(tmp_path / "s", VOLUME, "png")
 
 
