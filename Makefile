@@ -44,3 +44,4 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.code_sampling
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.guidance_cost

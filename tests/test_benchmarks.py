@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import training_step
+from benchmarks import guidance_cost, training_step
 
 
 def test_the_peer_network_takes_our_training_step(
@@ -17,3 +17,9 @@ def test_the_peer_network_takes_our_training_step(
     ratios = [float(ratio) for ratio in re.findall(r"ours, \w+ / MONAI, \w+: ([\d.]+)", capsys.readouterr().out)]
     assert len(ratios) == 3
     assert all(0 < ratio < 100 for ratio in ratios)
+
+
+def test_guidance_by_a_classifier_costs_at_most_35_percent_of_a_step() -> None:
+    """At the sizes of the thesis, by operations; there is more to a step than the crop's share of its pixels."""
+    step, guidance = guidance_cost.counted(narrower=1)
+    assert (guidance_cost.CROP / guidance_cost.IMAGE) ** 2 < guidance / step <= 0.35

@@ -12,6 +12,9 @@ Terms stand in groups. Those of a group are summed. A later group sees the shift
 taken where the latent would be with the noise that it has, around the image as shifted so far,
 
     x_t' = x_t + alpha_t (x̂' - x̂).
+
+Pure noise, alpha(1) = 0, is not guided. What a likelihood holds (masks, what is wanted) is saved for its gradient,
+which PyTorch refuses for tensors made in inference mode: make or clone them within `torch.inference_mode(False)`.
 """
 
 from __future__ import annotations
@@ -74,13 +77,16 @@ class LikelihoodGuidance(Guidance):
         for group in self.groups:
             terms = [term for term in group if term.scale != 0]
             if terms:
-                shift = sigma_t**2 * _gradient(terms, latent, t)
-                x_hat, latent = x_hat + shift / alpha_t, latent + shift
+                # x_1 = eps says nothing of the image where alpha(1) = 0, nor of what it should show.
+                shift = sigma_t**2 / torch.where(alpha_t > 0, alpha_t, torch.inf) * _gradient(terms, latent, t)
+                x_hat, latent = x_hat + shift, latent + alpha_t * shift
         return x_hat
 
     def at(self, t: float) -> Denoises:
-        """The same with the terms alone that act at that time; where none does, the denoiser itself."""
+        """The same with the terms alone that act at that time; where none does, as in pure noise, the denoiser."""
         inner = at_time(self.denoiser, t)
+        if t == 1 and self.schedule.ends_in_noise:
+            return inner
         acting = [[replace(term, interval=EVERYWHERE) for term in group if term.acts_at(t)] for group in self.groups]
         groups = [group for group in acting if group]
         return replace(self, denoiser=inner, groups=groups) if groups else inner

@@ -218,16 +218,20 @@ def test_clipping_is_the_outermost() -> None:
     assert guided.at(0.5)(x_t, t, NOBODY).abs().max() == 1
 
 
-def test_walks_a_schedule_that_ends_in_noise() -> None:
-    """Where alpha(1) = 0 a term cannot act at t = 1 itself; its interval leaves that out."""
+@pytest.mark.parametrize("sampler", [FlowEuler(100), FlowHeun(50), DPMSolverPP2M(50, "trailing")])
+def test_walks_a_schedule_that_ends_in_noise(sampler: Sampler) -> None:
+    """Pure noise, where alpha(1) = 0, is not guided; the posterior is that of the steps that follow."""
     schedule = RectifiedFlow()
     denoiser = Denoiser(Exact(schedule, "velocity"), schedule, "velocity")
-    guided = LikelihoodGuidance(denoiser, [[Term(Observation(schedule), interval=(0.0, 0.999))]])
+    guided = LikelihoodGuidance(denoiser, [[Term(Observation(schedule))], [Term(Observation(schedule, -1.0), 0.0)]])
     torch.manual_seed(0)
-    x = FlowEuler(100, spacing="trailing")(guided, torch.randn(4000, 2))
+    x = sampler(guided, torch.randn(4000, 2))
     mean, covariance = posterior()
     torch.testing.assert_close(x.mean(0), mean, rtol=0, atol=0.05)
     torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=0.05)
+    noise, t = some()[0], torch.ones(5)
+    assert guided(noise, t, NOBODY).equal(denoiser(noise, t, NOBODY))
+    assert guided.at(1.0) is denoiser
 
 
 def test_refuses_an_interval_that_is_none() -> None:
