@@ -44,9 +44,9 @@ def main() -> None:
     parser.add_argument("--narrower", type=int, default=4)
     narrower = parser.parse_args().narrower
     for width in dict.fromkeys((1, narrower)):
-        step, guidance = counted(width)
-        what = f"step {step / 1e9:.0f} GFLOP, guidance {guidance / 1e9:.0f} GFLOP"
-        report(f"{width} times narrower: {what}", guidance / step)
+        unguided, added = counted(width)
+        what = f"step {unguided / 1e9:.0f} GFLOP, guidance {added / 1e9:.0f} GFLOP"
+        report(f"{width} times narrower: {what}", added / unguided)
     step, guidance = in_turns(*calls(narrower))
     report(f"{narrower} times narrower, measured: step {step:.2f} s, guidance {guidance:.2f} s", guidance / step)
 
