@@ -84,6 +84,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs h
     "indices": ("ihdm", {"space": "index", "guess": "draw"}),
     "augmented": ("vqgan", {"diff_augment": True, "spectral_weight": 1.0}),
     "averages": ("vqgan", {"quantizer": {"init_args": {"ema_decay": 0.9}}}),
+    "nodules": (
+        "lsdm",
+        {"concatenate": True, "network": {"init_args": {"in_channels": 4}}, "classifier": "crop_classifier.ckpt"},
+    ),
     "fsq": ("vqgan", {"quantizer": {"class_path": "lit_medgen.networks.FSQ", "init_args": {"levels": [4, 3, 3, 3]}}}),
 }
 SHIPPED = [path.stem for path in sorted((ROOT / "configs").glob("*.yaml"))]
@@ -118,10 +122,14 @@ def built(name: str) -> Any:
     views = [view for item in items if (view := item.get("view") or item.get("crop"))]
     names = ["age_years", *getattr(model, "attributes", ()), *getattr(model, "outputs", ())]
     size = (16, 16) if "ct" in items[0] else (16, 16, 16)
-    stored = DataSpec(1, size, (1.0,) * len(size), attributes=dict.fromkeys(names, (40.0, 90.0)))
+    classes = ("air", *map(str, range(6)), "nodule") if "ct" in items[0] else ()
+    ranges = dict.fromkeys(names, (40.0, 90.0))
+    stored = DataSpec(1, size, (1.0,) * len(size), attributes=ranges, classes=classes)
     model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
     for part, config in frozen_parts(f"configs/{base}.yaml").items():
         model.take_parts(**{part: built(Path(config).stem).as_frozen_part()})
+    if name == "nodules":
+        model.take_parts(classifier=built("crop_classifier").as_frozen_part())
     if isinstance(model, FactorPriorCDPM):
         model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
     if isinstance(model, IHDM):
@@ -146,9 +154,19 @@ def batch(model: Method) -> Batch:
     keys, affine, spec = ["a", "b"], torch.eye(4).expand(2, 4, 4), model.needed_spec()
     if not spec.slice_axis:
         labels = {name: torch.tensor([1.0, torch.nan]) for name in getattr(model, "outputs", ())}
-        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels))
+        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels, label_map=maps(model)))
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
     return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
+
+
+def maps(model: Method) -> Tensor | None:
+    """Label maps of two images, with a nodule each, of data that has such."""
+    spec = model.needed_spec()
+    if not spec.classes:
+        return None
+    found = torch.zeros(2, 1, *spec.size, dtype=torch.int64)
+    found[..., 5:9, 9:12] = len(spec.classes) - 1
+    return found
 
 
 def steps(model: Any, num: int) -> None:
@@ -203,15 +221,17 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
 def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     model = built(name).eval()
     assert isinstance(model, Generator)
-    condition = Condition(
-        attributes=AGES if model.attributes else {}, source=noisy(2, model.spec.size, 2) if model.required else None
-    )
+    asked = dict.fromkeys(model.attributes, AGES["age_years"])
+    label_map = maps(model) if "label_map" in model.required else None
+    source = noisy(2, model.spec.size, 2) if "source" in model.required else None
+    condition = Condition(asked, label_map, source)
     seeds = [2, 1]
     steps(model, 2)
     expected = model.sample(condition, seeds)
     one = Condition(
         {name: torch.tensor([60.0]) for name in model.attributes},
-        source=None if condition.source is None else condition.source[:1],
+        None if label_map is None else label_map[:1],
+        None if source is None else source[:1],
     )
     model, found = moved(model), []
     for num in (2, 4):
@@ -224,9 +244,9 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
             torch.testing.assert_close(images.inner, expected, rtol=1e-3, atol=1e-3)
     assert found == [0, 0]
     steps(model, 1)
-    with counted() as waits:  # and once for the images
+    with counted() as waits:  # and once for the images; before the first step for the nodules and what is asked of them
         (image,) = model.predict_step(Request([2], one))
-    assert len(waits.found) == 1
+    assert len(waits.found) == (3 if name == "nodules" else 1)
     assert not isinstance(image, StandIn)
 
 

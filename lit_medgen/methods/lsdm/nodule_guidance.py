@@ -99,11 +99,11 @@ class GuidedNodules:
             asked: attribute -> b, NaN for nothing; on the CPU, or this waits for its device.
             scale: factor of all gradients.
         """
-        wanted = {
-            name: asked[name].cpu().float().masked_fill(~self.crops.found, torch.nan)
-            for name, wish in wishes.items()
-            if name in asked and wish.scale * scale != 0
-        }
+        names = [name for name, wish in wishes.items() if name in asked and wish.scale * scale != 0]
+        if not names:
+            return []
+        known = torch.stack([asked[name].float() for name in names]).cpu().masked_fill(~self.crops.found, torch.nan)
+        wanted = dict(zip(names, known, strict=True))
         together: dict[int, dict[tuple[float, float], dict[str, Wish]]] = {}
         for name, value in wanted.items():
             if not value.isnan().all():
