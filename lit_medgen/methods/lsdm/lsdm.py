@@ -124,14 +124,14 @@ class LSDM(LDM):
         super().check_shape(shape)
         if "classifier" in self.frozen_parts and not nodule_classes(shape.classes):
             raise InputError(
-                f"data.init_args: no class of the label maps ({', '.join(shape.classes)}) is a nodule, which the "
+                f"data.init_args: no class of the label maps ({'; '.join(shape.classes)}) is a nodule, which the "
                 "classifier guides; leave out model.init_args.classifier, or give maps with such classes."
             )
         num = getattr(self.denoiser.network, "num_classes", len(shape.classes))
         if num != len(shape.classes):
             raise InputError(
                 f"model.init_args.network.init_args.num_classes is {num}, but the label maps of the data have "
-                f"{len(shape.classes)}: {', '.join(shape.classes)}; give {len(shape.classes)}."
+                f"{len(shape.classes)}: {'; '.join(shape.classes)}; give {len(shape.classes)}."
             )
 
     def input_channels(self, latent_channels: int) -> int:
