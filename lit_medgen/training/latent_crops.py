@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import sent
+from lit_medgen.batch import Batch, sent
 from lit_medgen.images.nodules import inside_nodules, largest_nodule
+from lit_medgen.training.latents import LatentStore
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,52 @@ class LatentCrops:
         index, inside = (torch.from_numpy(np.stack(part)) for part in zip(*places, strict=True))
         found = torch.tensor([middle is not None for middle in middles])
         return cls(sent(index, device), sent(inside[:, None], device), tuple(size), found)
+
+
+@dataclass(frozen=True)
+class NoduleCrops:
+    """Cuts what a first stage keeps of whole images around the largest nodule of each label map.
+
+    Attributes:
+        classes: those that are nodules.
+        factor: voxels of an image along each axis for each of its latent.
+        size: *k, of a crop.
+        background: 1 ... *z, what is kept of an image of background, whose middle stands where a crop leaves an image.
+    """
+
+    classes: Sequence[int]
+    factor: int
+    size: Sequence[int]
+    background: Tensor
+
+    def __call__(self, kept: Tensor, batch: Batch) -> Tensor:
+        """The crops b ... *k of b ... *z, codes or maps of channels; a label map on a device is waited for."""
+        assert batch.condition.label_map is not None
+        crops = LatentCrops.around_nodules(batch.condition.label_map, self.classes, self.factor, self.size, kept.device)
+        middle = self.background
+        for _ in self.size:
+            middle = middle.select(-1, middle.shape[-1] // 2)
+        has_channels = kept.ndim > 1 + len(self.size)
+        middle = sent(middle.reshape(1, -1), kept.device)
+        found = crops.read(kept if has_channels else kept[:, None], middle)
+        return found if has_channels else found[:, 0]
+
+
+@dataclass(frozen=True)
+class StoredCrops:
+    """Crops of a latent store, cut where its rows are read: in the loader's workers, before a device is waited for.
+
+    Attributes:
+        store: the latents of whole images.
+        crops: what cuts them.
+    """
+
+    store: LatentStore
+    crops: NoduleCrops
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The crops of a batch's rows."""
+        return self.crops(self.store(batch), batch)
 
 
 def _places(

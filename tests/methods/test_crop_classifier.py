@@ -20,6 +20,7 @@ from lit_medgen.networks import UNet
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.label_likelihoods import BOUNDS
 from lit_medgen.training.label_skill import Predicted
+from lit_medgen.training.latent_crops import StoredCrops
 from lit_medgen.training.latent_scale import LatentScale
 from lit_medgen.training.latents import encoded
 
@@ -176,6 +177,24 @@ def test_latents_are_those_of_the_inner_crop() -> None:
     torch.testing.assert_close(model.decoded(model.latents(batch)), model.first_stage.reconstruct(inner))
 
 
+def test_crops_of_whole_images_are_cut_out_of_their_latents() -> None:
+    """Around the nodule, whatever surrounds it; beyond the border lies background; alike from a store."""
+    model = classifier(crop=8, margin=0)
+    model.spec = replace(SPEC, size=(32, 32), classes=("background", "nodule"))
+    image, label_map = torch.rand(2, 1, 32, 32) * 2 - 1, torch.zeros(2, 1, 32, 32, dtype=torch.long)
+    label_map[0, 0, 11:13, 15:17] = 1
+    label_map[1, 0, 0:2, 30:32] = 1
+    batch = Batch(image, ["a", "b"], torch.eye(4).expand(2, 4, 4), Condition(label_map=label_map))
+    z, found = (model.first_stage.encode(image) - 0.3) / 1.7, model.latents(batch)
+    assert model.crop_size == (8, 8)
+    torch.testing.assert_close(found[0], z[0, :, 4:8, 6:10])
+    torch.testing.assert_close(found[1, :, 2:, :2], z[1, :, 0:2, 14:16])
+    torch.testing.assert_close(found[1, 0, 0, 3], torch.tensor((2 * -1 + 0.5 - 0.3) / 1.7))
+    kept = encoded(model.first_stage, image)
+    stored = StoredCrops(lambda _: kept, model.nodule_crops())  # type: ignore[arg-type]
+    assert torch.equal(model.latents(replace(batch, latent=stored(batch))), found)
+
+
 @pytest.mark.parametrize("schedule", [ScaledLinearBeta(), RectifiedFlow()], ids=["scaled_linear", "flow"])
 def test_latents_of_another_scale_become_its_own(schedule: Any) -> None:
     """The same latents and noise, normalised and perturbed there, and here at the time of equal log-SNR."""
@@ -214,7 +233,7 @@ def test_a_scale_for_each_channel_has_no_time() -> None:
             "lobulation lies from 2 to 2 .* different numbers",
         ),
         ({"spacing_mm": (1.4, 1.4)}, "pixels of 1.4 mm, but stage.ckpt was trained with 0.75 mm"),
-        ({"size": (15, 16)}, "the crop, 15 x 16, is no multiple"),
+        ({"size": (15, 16)}, "what the data shows, 15 x 16, is no multiple"),
         ({"size": (8, 8)}, "margin is 4, which leaves nothing of a crop of 8 x 8"),
         ({"size": (8, 8, 8)}, "images of 3 axes"),
     ],
