@@ -16,8 +16,8 @@ What differs from the thesis:
   of a sigmoid: the same with a fixed variance of 1/2, so that its guidance is as sure of pure noise as of an image.
 - The thesis encodes crops in isolation, but guides crops cut out of the latent of a whole slice, which differ where the
   encoder saw the edge of the crop as the edge of an image, and in its group norms, whose statistics are those of the
-  crop. With `crop`, whole images are encoded and their latents cut around the nodule of the label map, as LSDM cuts what
-  is guided. With a view of crops, `margin` more pixels are encoded on each side and cut off again, which is not
+  crop. With `crop`, whole images are encoded and their latents cut around the nodule of the label map, as LSDM cuts
+  what is guided. With a view of crops, `margin` more pixels are encoded on each side and cut off again, which is not
   enough: in the demo's autoencoder, latents of 32 pixels differ from those of whole slices by 67 % of a standard
   deviation without a margin, by 51 % with one of 8 pixels and still by 23 % with 32.
 - One network may tell several labels; a label that is not known is left out. The thesis trains one for each.
@@ -70,8 +70,8 @@ class CropClassifier(Predicting):
         first_stage: checkpoint of the `AutoencoderKL` or other `FirstStage` whose latents it is told; None: a judge of
             clean crops.
         schedule: noise schedule, that of the model to guide; None: `ScaledLinearBeta` from 0.0015 to 0.0195.
-        crop: pixels of each side of crops that are cut, in the latents, out of whole images around the largest nodule of
-            their label map; None: the view gives crops.
+        crop: pixels of each side of crops that are cut, in the latents, out of whole images around the largest nodule
+            of their label map; None: the view gives crops.
         margin: pixels at each side of what the view reads that are encoded, but cut off again in the latent.
         symmetries: whether what the network sees in training is mirrored, and turned where it is square, at random.
         optimizer: makes the optimizer from the trained parameters.
