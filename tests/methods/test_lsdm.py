@@ -309,7 +309,7 @@ def of_three_axes() -> LSDM:
         (lambda: guided().check(replace(SPEC, classes=CLASSES[:3])), r"num_classes is 4, .* have 3: background"),
         (
             lambda: guided().check(replace(SPEC, classes=("air", "body", "lung", "bone"))),
-            r"no class of the label maps \(air, body, lung, bone\) is a nodule",
+            r"no class of the label maps \(air; body; lung; bone\) is a nodule",
         ),
         (lambda: guided().check(replace(SPEC, attributes={})), r"no 'malignant' in the data"),
         (lambda: built().before_data(replace(SPEC, classes=()), None), r"no label maps, from which LSDM makes images"),
