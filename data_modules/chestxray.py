@@ -197,7 +197,7 @@ class ChestXrayDataModule(MedicalDataModule):
         for path in self.tree().files:
             if tars.is_tar(path):
                 try:
-                    places = tars.places(path, self.store_dir)
+                    places = tars.places(path, self.store_dir, self._is_left_out, self.left_out.digest)
                 except ValueError as error:
                     rejected.append(Rejected(str(path), str(error)))
                     continue
@@ -209,6 +209,11 @@ class ChestXrayDataModule(MedicalDataModule):
                         self._others += 1
             elif NAME.fullmatch(path.name.lower()):
                 yield path.name.lower(), path
+
+    def _is_left_out(self, place: tars.Place) -> bool:
+        """Whether a member of an archive is of somebody who is left out."""
+        name = Path(place.name).name.lower()
+        return NAME.fullmatch(name) is not None and str(int(name[:8])) in self.left_out.ids
 
     def _tables(self, needed: set[str]) -> list[Path]:
         """Tables at the top of the root that have these columns."""

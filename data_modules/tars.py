@@ -18,7 +18,7 @@ import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -53,21 +53,27 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def places(path: Path, cache: Path) -> list[Place]:
+def places(
+    path: Path, cache: Path, skip: Callable[[Place], bool] = lambda place: False, skipped: str = ""
+) -> list[Place]:
     """The files in an archive, in order; ValueError if it is refused or damaged.
 
     Args:
         path: the archive.
         cache: folder that keeps lists of archives, and is made if it is not there.
+        skip: which files are left out, also of the list that is kept: those of people who withdrew.
+        skipped: a hash of whom that is about; where it is another, the archive is listed anew.
     """
     facts = path.stat()
     stamp = hashlib.sha256(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
-    kept = cache / f"tar-{stamp[:16]}.json"
+    kept = cache / f"tar-{stamp[:16]}-{skipped[:8]}.json"
     try:
         return [Place(str(name), int(offset), int(size)) for name, offset, size in json.loads(kept.read_bytes())]
     except (OSError, ValueError, TypeError):
-        found = list(_listed(path))
+        found = [place for place in _listed(path) if not skip(place)]
     cache.mkdir(parents=True, exist_ok=True)
+    for old in cache.glob(f"tar-{stamp[:16]}-*.json"):
+        old.unlink(missing_ok=True)
     write_atomically(kept, json.dumps(found))
     return found
 

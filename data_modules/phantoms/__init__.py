@@ -9,7 +9,7 @@ import jsonargparse
 
 from lit_medgen.errors import InputError
 
-DATA_SETS = ("adni", "lidc", "ukbiobank")
+DATA_SETS = ("adni", "chestxray", "lidc", "ukbiobank")
 
 
 def phantom(args: list[str]) -> None:
@@ -42,6 +42,10 @@ def _writer(name: str) -> Callable[..., None]:
         from data_modules.phantoms.lidc_tree import write_lidc  # each writer loads what it needs
 
         return write_lidc
+    if name == "chestxray":
+        from data_modules.phantoms.chestxray import write_chestxray  # as above
+
+        return write_chestxray
     if name == "ukbiobank":
         from data_modules.phantoms.ukbiobank import write_ukbiobank  # as above
 

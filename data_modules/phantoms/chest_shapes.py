@@ -29,6 +29,7 @@ class Place:
     x: np.ndarray  # rows columns, after the warp, mm
     y: np.ndarray  # rows columns, after the warp, mm
     z: float  # mm below the top
+    heart: float = 1.0  # size of the heart, 1 for a healthy one
 
     @property
     def t(self) -> float:
@@ -109,8 +110,8 @@ def ellipse(x: np.ndarray, y: np.ndarray, a: float, b: float, power: float = 2) 
 
 def even(depth: np.ndarray, place: Place) -> np.ndarray:
     """A depth rescaled so that it counts mm near its surface."""
-    step = float(place.rows[1] - place.rows[0])
-    down, across = np.gradient(depth, step)
+    steps = float(place.rows[1] - place.rows[0]), float(place.columns[1] - place.columns[0])
+    down, across = np.gradient(depth, *steps)
     return depth / np.sqrt(down**2 + across**2).clip(0.3)
 
 
@@ -130,7 +131,7 @@ def heart(place: Place) -> np.ndarray:
     dx, dy = place.x - 20, place.y + 28
     along, across = 0.84 * dx - 0.54 * dy, 0.54 * dx + 0.84 * dy
     depth = np.sqrt((along / 60) ** 2 + (across / 44) ** 2 + ((place.z - 170) / 58) ** 2)
-    return (depth - 1) * 44
+    return (depth / place.heart - 1) * 44
 
 
 def diaphragm(place: Place) -> np.ndarray:

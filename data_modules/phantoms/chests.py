@@ -120,11 +120,7 @@ def draw(chest: Chest, index: int) -> tuple[np.ndarray, np.ndarray]:
     shape = chest.build.shape(place)
     texture = spread(chest.texture[index], SIZE)
     hu = _table(place)
-    _wall(hu, place, shape, texture)
-    _mediastinum(hu, chest, place, shape, texture)
-    _abdomen(hu, chest, place, shape, texture)
-    paint_bones(hu, place, shape, texture)
-    _lungs(hu, chest, place, shape, texture)
+    _paint(hu, chest, place, shape, texture)
     for nodule in chest.nodules:
         nodule.paint(hu, index, texture)
     hu = ndimage.gaussian_filter(hu, 0.6) + _grain(chest, place, shape, index)
@@ -135,6 +131,20 @@ def draw(chest: Chest, index: int) -> tuple[np.ndarray, np.ndarray]:
     if chest.padded:
         hu[OUTSIDE] = PADDING + INTERCEPT
     return np.rint(hu).astype(np.int16), lungs
+
+
+def paint_tissues(hu: np.ndarray, chest: Chest, place: Place, shape: Shape, texture: np.ndarray) -> None:
+    """Fills a slice, rows columns at any spacing, with air and a chest without nodules, table or noise."""
+    hu[:] = AIR
+    _paint(hu, chest, place, shape, texture)
+
+
+def _paint(hu: np.ndarray, chest: Chest, place: Place, shape: Shape, texture: np.ndarray) -> None:
+    _wall(hu, place, shape, texture)
+    _mediastinum(hu, chest, place, shape, texture)
+    _abdomen(hu, chest, place, shape, texture)
+    paint_bones(hu, place, shape, texture)
+    _lungs(hu, chest, place, shape, texture)
 
 
 def _fitted(nodules: tuple[Nodule, ...]) -> tuple[tuple[float, float], float]:

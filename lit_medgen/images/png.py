@@ -38,7 +38,9 @@ def read_png(path: Path, numbers: bool = False) -> tuple[np.ndarray, np.ndarray]
             if image.mode in ("1", "CMYK", "YCbCr") or (image.mode == "P" and not numbers):
                 raise ValueError(f"image mode {image.mode}; expected grey values")
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:  # whose text has the path
+        raise ValueError("cannot be read as an image (of no known format); the file is cut off or damaged") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be read as an image ({error}); the file is cut off or damaged") from error
     if pixels.ndim == 3:
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
