@@ -112,7 +112,7 @@ def consolidation(body: Body, random: np.random.Generator) -> Finding:
 
 
 def infiltration(body: Body, random: np.random.Generator) -> Finding:
-    """Faint, patchy shadows."""
+    """Faint, patchy shadows in one lung."""
     weight = _patch(body, random, random.uniform(34, 52), 0.32)
     return Finding("Infiltration", _corners(body, weight > 0.12), weight)
 

@@ -42,7 +42,7 @@ FEW = 12  # subjects are drawn before other processes have started
 
 @dataclass(frozen=True)
 class Subject:
-    """One drawn patient."""
+    """One drawn patient of a cohort."""
 
     number: int  # from 1
     seed: int  # of the cohort
