@@ -34,6 +34,7 @@ from lit_medgen import load
 from lit_medgen.batch import Batch
 from lit_medgen.images.plots import save_skill
 from lit_medgen.loading import config_of
+from lit_medgen.methods import CropClassifier
 from lit_medgen.training.label_likelihoods import Kind
 from lit_medgen.training.label_skill import Predicted, Skill
 
@@ -121,6 +122,7 @@ def nodules_of(data: LIDCDataModule) -> Nodules:
         people |= {scan_of[key]: person for key, person in data.people(split).items()}
         for batch in data.stored(split):
             key = scan_of[batch.key[0]]
+            assert batch.condition.label_map is not None
             inside = torch.isin(batch.condition.label_map, torch.arange(FIRST_NODULE, len(CLASSES)))
             pixels[key].append(data.spec.to_window(batch.image)[inside].numpy())
             labels[key] = [float(batch.condition.attributes[name][0]) for name in LABELS]
@@ -150,13 +152,14 @@ def predicted_by_regression(nodules: Nodules, trained: np.ndarray) -> np.ndarray
 @torch.no_grad()
 def classifiers(paths: Sequence[str]) -> Skill:
     """What the classifiers of all folds predict of the slices of the people whom each is tested on."""
+    models: list[CropClassifier] = [load(path) for path in paths]
     parts: list[Predicted] = []
-    for path in paths:
-        model, data = load(path), data_of(config_of(Path(path))["data"])
+    for model, path in zip(models, paths, strict=True):
+        data = data_of(config_of(Path(path))["data"])
         batches = list(data.stored("test"))
         for first in range(0, len(batches), AT_ONCE):
             parts.append(model.predicted(Batch.join(batches[first : first + AT_ONCE]), data.people("test")))
-    return Skill(Predicted.join(parts), model.outputs, model.skill_times)
+    return Skill(Predicted.join(parts), models[0].outputs, models[0].skill_times)
 
 
 def of_nodules(slices: Predicted) -> Predicted:

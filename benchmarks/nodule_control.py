@@ -68,7 +68,9 @@ def main() -> None:
     judge, like = load(options.judge), data.requests("test")
     rows = [*_rows("classifier", guided(options.guided, options.classifier), judge, data, like, options.batch_size)]
     if options.attributes:
-        rows += _rows("classifier-free", load(options.attributes), judge, data, like, options.batch_size)
+        model = load(options.attributes)
+        assert isinstance(model, LSDM)
+        rows += _rows("classifier-free", model, judge, data, like, options.batch_size)
     table = Table("guidance", "scale", "asked for 0", "asked for 1", "difference", "change far away, % of range")
     for row in rows:
         numbers = [f"{one.value:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f})" for one in row.judged]
@@ -96,7 +98,7 @@ def _rows(how: str, model: LSDM, judge: Any, data: TrainingData, like: Requests,
     people = [of_key[like.made_from[number]["key"]] for number in numbers]
     plain: Tensor | None = None
     for scale in CLASSIFIER_SCALES if how == "classifier" else FREE_SCALES:
-        pair = []
+        pair: list[Tensor] = []
         for value in (0.0, 1.0):
             if scale == 0 and pair:  # asked for nothing
                 pair.append(pair[0])
@@ -107,7 +109,7 @@ def _rows(how: str, model: LSDM, judge: Any, data: TrainingData, like: Requests,
             plain = pair[0]
         said = [judge.judged(crops.around(images, numbers))[LABEL].double() for images in pair]
         nothing = torch.zeros_like(said[0])
-        judged = _mean(nothing, said[0], people), _mean(nothing, said[1], people), _mean(*said, people)
+        judged = _mean(nothing, said[0], people), _mean(nothing, said[1], people), _mean(said[0], said[1], people)
         far = far_away(like, numbers, data)
         changes = [float((images - plain).abs()[far].mean()) / RANGE for images in pair]
         row = Row(how, scale, judged, sum(changes) / len(changes))
@@ -135,7 +137,11 @@ def made(model: LSDM, how: str, scale: float, requests: Sequence[Request], batch
 def far_away(like: Requests, numbers: Sequence[int], data: TrainingData) -> Tensor:
     """Which pixels, n 1 h w, are farther than `FAR_PX` from every nodule of their map."""
     classes = nodule_classes(data.spec.classes)
-    masks = [inside_nodules(like.read(number).condition.label_map, classes)[0, 0].numpy() for number in numbers]
+    masks = []
+    for number in numbers:
+        label_map = like.read(number).condition.label_map
+        assert label_map is not None
+        masks.append(inside_nodules(label_map, classes)[0, 0].numpy())
     return torch.from_numpy(np.stack([ndimage.distance_transform_edt(~mask) > FAR_PX for mask in masks]))[:, None]
 
 
