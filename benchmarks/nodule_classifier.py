@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ def predicted_by_regression(nodules: Nodules, trained: np.ndarray) -> np.ndarray
 @torch.no_grad()
 def classifiers(paths: Sequence[str]) -> Skill:
     """What the classifiers of all folds predict of the slices of the people whom each is tested on."""
-    models: list[CropClassifier] = [load(path) for path in paths]
+    models = [cast(CropClassifier, load(path)) for path in paths]
     parts: list[Predicted] = []
     for model, path in zip(models, paths, strict=True):
         data = data_of(config_of(Path(path))["data"])
