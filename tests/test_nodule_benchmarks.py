@@ -1,4 +1,4 @@
-"""The baseline of crop classifiers: regressions on a few numbers of each nodule; predictions of slices as of nodules."""
+"""The baseline of crop classifiers: regressions on a few numbers of each nodule, and predictions made of slices."""
 
 from __future__ import annotations
 
