@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,10 +35,12 @@ from lit_medgen.evaluation.nodules import Nodules
 from lit_medgen.images.nodules import inside_nodules, nodule_classes
 from lit_medgen.images.png import write_figure
 from lit_medgen.loading import build_method, config_of, restore
-from lit_medgen.methods import LSDM
+from lit_medgen.methods import LSDM, CropClassifier
 from lit_medgen.metrics.agreement import MeanDifference
 from lit_medgen.metrics.base import Estimate
 
+Experts = tuple[CropClassifier, CropClassifier]
+"""The judge, and the classifier that guides."""
 LABEL, FAR_PX, RANGE = "malignant", 16, 2.0
 CLASSIFIER_SCALES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 FREE_SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -47,11 +49,15 @@ FREE_SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class Row:
-    """What the judge says at a scale, of images asked for 0, for 1, and of the difference; what changed far away."""
+    """What the judge says at a scale, of images asked for 0, for 1, and of the difference; what changed far away.
+
+    `guides` is the difference in the eyes of the classifier that guides, which shows whether guidance does its work.
+    """
 
     how: str
     scale: float
     judged: tuple[Estimate, Estimate, Estimate]
+    guides: float
     far: float
 
 
@@ -65,16 +71,21 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="PNG: the curves")
     options = parser.parse_args()
     data = data_of(config_of(Path(options.guided))["data"])
-    judge, like = load(options.judge), data.requests("test")
-    rows = [*_rows("classifier", guided(options.guided, options.classifier), judge, data, like, options.batch_size)]
+    experts, like = (
+        (cast(CropClassifier, load(options.judge)), cast(CropClassifier, load(options.classifier))),
+        data.requests("test"),
+    )
+    rows = [*_rows("classifier", guided(options.guided, options.classifier), experts, data, like, options.batch_size)]
     if options.attributes:
         model = load(options.attributes)
         assert isinstance(model, LSDM)
-        rows += _rows("classifier-free", model, judge, data, like, options.batch_size)
-    table = Table("guidance", "scale", "asked for 0", "asked for 1", "difference", "change far away, % of range")
+        rows += _rows("classifier-free", model, experts, data, like, options.batch_size)
+    table = Table(
+        "guidance", "scale", "asked for 0", "asked for 1", "difference", "by the guide", "change far away, % of range"
+    )
     for row in rows:
         numbers = [f"{one.value:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f})" for one in row.judged]
-        table.add_row(row.how, f"{row.scale:g}", *numbers, f"{100 * row.far:.3f}")
+        table.add_row(row.how, f"{row.scale:g}", *numbers, f"{row.guides:.3f}", f"{100 * row.far:.3f}")
     Console(width=140).print(table)
     write_figure(Path(options.out), curves(rows))
 
@@ -89,8 +100,11 @@ def guided(path: str, classifier: str) -> LSDM:
     return model.eval()
 
 
-def _rows(how: str, model: LSDM, judge: Any, data: TrainingData, like: Requests, batch_size: int) -> Iterator[Row]:
+def _rows(
+    how: str, model: LSDM, experts: Experts, data: TrainingData, like: Requests, batch_size: int
+) -> Iterator[Row]:
     """A row for each scale."""
+    judge, guide = experts
     crops = Nodules.of(like, data.spec, judge.crop_size)
     numbers = list(crops.middles)
     named = data.images("test", one_per_person=True)
@@ -107,12 +121,17 @@ def _rows(how: str, model: LSDM, judge: Any, data: TrainingData, like: Requests,
             pair.append(made(model, how, scale, requests, batch_size))
         if plain is None:
             plain = pair[0]
-        said = [judge.judged(crops.around(images, numbers))[LABEL].double() for images in pair]
-        nothing = torch.zeros_like(said[0])
-        judged = _mean(nothing, said[0], people), _mean(nothing, said[1], people), _mean(said[0], said[1], people)
+        seen = [crops.around(images, numbers) for images in pair]
+        said = [judge.judged(some)[LABEL].double() for some in seen]
+        judged = (
+            _mean(said[0], people, (0.0, 1.0)),
+            _mean(said[1], people, (0.0, 1.0)),
+            _mean(said[1] - said[0], people),
+        )
+        guides = [float(guide.judged(some)[LABEL].mean()) for some in seen]
         far = far_away(like, numbers, data)
         changes = [float((images - plain).abs()[far].mean()) / RANGE for images in pair]
-        row = Row(how, scale, judged, sum(changes) / len(changes))
+        row = Row(how, scale, judged, guides[1] - guides[0], sum(changes) / len(changes))
         print(how, scale, [round(one.value, 3) for one in judged], round(row.far, 5), flush=True)
         yield row
 
@@ -145,10 +164,11 @@ def far_away(like: Requests, numbers: Sequence[int], data: TrainingData) -> Tens
     return torch.from_numpy(np.stack([ndimage.distance_transform_edt(~mask) > FAR_PX for mask in masks]))[:, None]
 
 
-def _mean(low: Tensor, high: Tensor, people: list[str]) -> Estimate:
-    """The mean difference of n pairs, with its interval over people."""
+def _mean(values: Tensor, people: list[str], limits: tuple[float, float] = MeanDifference.limits) -> Estimate:
+    """The mean of n values, with its interval over people."""
     metric = MeanDifference()
-    metric.update(low, high, people)
+    metric.limits = limits
+    metric.update(torch.zeros_like(values), values, people)
     return metric.estimate()
 
 
