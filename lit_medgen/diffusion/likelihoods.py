@@ -5,7 +5,7 @@ A likelihood is called with the image and with what a decoder makes of z_0, a lo
     Gaussian              the density of N(location, scale^2), or the probability of a grey value under it
     DiscretisedLogistic   the probability of a grey value under a logistic distribution of that location and scale
                           (Salimans et al. 2017, "PixelCNN++", eq. 1)
-    Bernoulli             pixels are probabilities in [0, 1], locations are logits (Rohit et al. 2023, section 2.4)
+    Bernoulli             pixels are probabilities in [0, 1], locations are logits (Rguibi et al. 2023, section 2.4)
 
 A grey value of 8-bit images takes the probability between the middles to its neighbours; the darkest and the brightest
 take all beyond, so that the probabilities of all values sum to 1 and bits per dimension compare with those of a
@@ -75,18 +75,22 @@ class _OfLocationAndScale(Likelihood):
         return found.clamp(min=MIN_SCALE)
 
     @abstractmethod
+    def log_below(self, value: Tensor) -> Tensor:
+        """The logarithm log F of the distribution with mean 0 and standard deviation 1, which is symmetric."""
+
+    @abstractmethod
     def log_between(self, low: Tensor, high: Tensor) -> Tensor:
-        """log(F(high) - F(low)) of the distribution with mean 0 and standard deviation 1; ends may be infinite."""
+        """The logarithm log(F(high) - F(low)) for finite ends."""
 
     def log_mass(self, x: Tensor, location: Tensor, scale: Tensor) -> Tensor:
-        """log of the probability of each pixel's grey value, float64, b c *s."""
+        """The logarithm of the probability of each pixel's grey value, float64, b c *s."""
         assert self.num_values is not None
         step = 2 / (self.num_values - 1)
         value = ((x.double() + 1) / step).round()  # 0, 1, ..., which images of 8 bits are up to rounding
-        low, high = ((value + side) * step - 1 - location for side in (-0.5, 0.5))
-        low = low.masked_fill(value <= 0, -math.inf)
-        high = high.masked_fill(value >= self.num_values - 1, math.inf)
-        return self.log_between(low / scale, high / scale)
+        low, high = (((value + side) * step - 1 - location) / scale for side in (-0.5, 0.5))
+        # No infinite ends for the darkest and the brightest: their gradients would be NaN.
+        mass = torch.where(value <= 0, self.log_below(high), self.log_between(low, high))
+        return torch.where(value >= self.num_values - 1, self.log_below(-low), mass)
 
 
 class DiscretisedLogistic(_OfLocationAndScale):
@@ -99,11 +103,14 @@ class DiscretisedLogistic(_OfLocationAndScale):
         """The log-likelihood of each image, b, nats."""
         return self.log_mass(x, location.double(), self.scale_of(noise)).flatten(1).sum(1)
 
+    def log_below(self, value: Tensor) -> Tensor:
+        """The logarithm log S(a) of the sigmoid, with standard deviation 1."""
+        return logsigmoid(math.pi / math.sqrt(3) * value)
+
     def log_between(self, low: Tensor, high: Tensor) -> Tensor:
-        """log(S(b) - S(a)) = log S(b) + log S(-a) + log(1 - exp(a - b)), S being the sigmoid."""
-        low, high = (math.pi / math.sqrt(3) * end for end in (low, high))
-        gap = torch.where(torch.isfinite(low) & torch.isfinite(high), high - low, math.inf)
-        return logsigmoid(high) + logsigmoid(-low) + torch.log(-torch.expm1(-gap))
+        """The logarithm log(S(b) - S(a)) = log S(b) + log S(-a) + log(1 - exp(a - b)), S being the sigmoid."""
+        gap = math.pi / math.sqrt(3) * (high - low)
+        return self.log_below(high) + self.log_below(-low) + torch.log(-torch.expm1(-gap))
 
 
 class Gaussian(_OfLocationAndScale):
@@ -121,13 +128,17 @@ class Gaussian(_OfLocationAndScale):
         density = -0.5 * ((x.double() - location) / scale).square() - scale.log() - math.log(2 * math.pi) / 2
         return density.flatten(1).sum(1)
 
+    def log_below(self, value: Tensor) -> Tensor:
+        """The logarithm log Phi of the normal distribution."""
+        found: Tensor = torch.special.log_ndtr(value)
+        return found
+
     def log_between(self, low: Tensor, high: Tensor) -> Tensor:
-        """log(Phi(b) - Phi(a)), from the tail that is nearer, where nothing cancels."""
+        """The logarithm log(Phi(b) - Phi(a)), from the tail that is nearer, where nothing cancels."""
         right = low > 0
         low, high = torch.where(right, -high, low), torch.where(right, -low, high)
-        lower, upper = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
-        found: Tensor = upper + torch.log(-torch.expm1(torch.where(torch.isfinite(low), lower - upper, -math.inf)))
-        return found
+        upper = self.log_below(high)
+        return upper + torch.log(-torch.expm1(self.log_below(low) - upper))
 
 
 class Bernoulli(Likelihood):

@@ -8,6 +8,7 @@ from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
 from lit_medgen.methods.lsdm import LSDM
+from lit_medgen.methods.vdm import VDM
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -17,6 +18,7 @@ __all__ = [
     "IHDM",
     "LDM",
     "LSDM",
+    "VDM",
     "VQGAN",
     "Absorbing",
     "AutoencoderKL",

@@ -213,6 +213,22 @@ def jackknife_variance(values: Tensor) -> float:
     return float((n - 1) / n * (values - values.mean()).square().sum())
 
 
+def mean_over_people(values: Tensor, people: Sequence[str]) -> Estimate:
+    """The mean of images' values, n, with its interval by the jackknife over people; NaN for the ends of one person's.
+
+    Args:
+        values: n, float64.
+        people: n, whose each image is; "" for nobody's.
+    """
+    mean, whose = float(values.mean()), images_of_people(people)
+    if len(whose) < 2:
+        return Estimate(mean, (float("nan"), float("nan")))
+    sums = torch.stack([values[some].sum() for some in whose.values()])
+    counts = torch.tensor([len(some) for some in whose.values()])
+    error = jackknife_variance((values.sum() - sums) / (len(values) - counts)) ** 0.5
+    return Estimate(mean, (mean - 1.96 * error, mean + 1.96 * error))
+
+
 def _joined(parts: list[Tensor | Images]) -> Images:
     """All images; the same object where they came at once, so that results of them can be shared."""
     if len(parts) == 1:

@@ -6,6 +6,7 @@ from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, LatentNetwork, SliceNetwork
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
+from lit_medgen.networks.score_resnet import DenseAutoencoder, ScoreResNet
 from lit_medgen.networks.semantic_unet import SemanticUNet
 from lit_medgen.networks.slice_unet import SliceUNet
 from lit_medgen.networks.transformer import CodeTransformer
@@ -18,6 +19,7 @@ __all__ = [
     "CodeTransformer",
     "ConditionEncoder",
     "Covariates",
+    "DenseAutoencoder",
     "Discriminator",
     "FactorPriorSliceUNet",
     "ImageAutoencoder",
@@ -25,6 +27,7 @@ __all__ = [
     "NearestNeighbour",
     "PatchDiscriminator",
     "Quantizer",
+    "ScoreResNet",
     "SemanticUNet",
     "SliceNetwork",
     "SliceUNet",

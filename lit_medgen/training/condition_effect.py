@@ -14,6 +14,7 @@ Shapes: b images of a batch, n images of all batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Condition, Score
-from lit_medgen.metrics.base import images_of_people, jackknife_variance
+from lit_medgen.metrics.base import mean_over_people
 
 NOISE = 2.0**-8
 """Effect below which a network does not hear its condition: the rounding of bfloat16, relative to a number."""
@@ -128,11 +129,6 @@ def _score(values: Tensor, swaps: Swaps, people: Sequence[str], of: str) -> Scor
     chosen = swaps.differs.nonzero().flatten().tolist()
     if not chosen:
         return Score(None, f"{of}: not measured, no two images had different ones", num=0)
-    values, whose = values[chosen].double(), images_of_people([people[i] for i in chosen])
-    mean = float(values.mean())
-    if len(whose) < 2:
-        return Score(mean, of, num=len(chosen))
-    total, sums = values.sum(), torch.stack([values[some].sum() for some in whose.values()])
-    counts = torch.tensor([len(some) for some in whose.values()])
-    error = jackknife_variance((total - sums) / (len(values) - counts)) ** 0.5
-    return Score(mean, of, (mean - 1.96 * error, mean + 1.96 * error), len(chosen))
+    estimate = mean_over_people(values[chosen].double(), [people[i] for i in chosen])
+    interval = None if math.isnan(estimate.ci95[0]) else estimate.ci95
+    return Score(estimate.value, of, interval, len(chosen))

@@ -76,3 +76,23 @@ def test_refuses_scales_that_are_none(scale: float | str, message: str) -> None:
     """One line that says what to give."""
     with pytest.raises(ValueError, match=message):
         Gaussian(scale=scale)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [0.001, 0.5])
+def test_gradients_are_those_of_differences(kind: type[Likelihood], scale: float) -> None:
+    """Towards location and scale, finite for the darkest and the brightest value too, and far from the location."""
+    values = torch.tensor([-1.0, -1 + 2 / 255, 0.2, 1.0]).double().view(1, 1, 4)
+    likelihood = kind(256, "learned")  # type: ignore[call-arg]
+    (parameter,) = likelihood.parameters()
+    for location in (-1.0, 0.21, 3.0):
+        parameter.data.fill_(math.log(scale))
+        where = torch.full((1, 1, 4), location, dtype=torch.float64, requires_grad=True)
+        likelihood.zero_grad()
+        likelihood(values, where, NOISE).sum().backward()
+        assert where.grad is not None
+        assert parameter.grad is not None
+        h = 1e-6
+        near = [likelihood(values, where.detach() + side * h, NOISE).sum() for side in (-1, 1)]
+        assert float(where.grad.sum()) == pytest.approx(float(near[1] - near[0]) / (2 * h), rel=1e-3, abs=1e-6)
+        assert parameter.grad.isfinite()

@@ -1,0 +1,298 @@
+r"""VDM: variational diffusion, whose loss is a bound of the likelihood, with a noise schedule that is learned.
+
+Rguibi et al. "Improving Medical Imaging with Medical Variation Diffusion Model" (2023), in pixels or in the latents of
+an encoder and a decoder that are trained with it; after Kingma et al., "Variational Diffusion Models" (NeurIPS 2021).
+
+    z    = f(x), the image itself or what an encoder makes of it;      z_t = alpha_t z + sigma_t eps
+    loss = -log p(x | z_0) + KL(q(z_1 | x) || N(0, I)) + 1/2 E[gamma'(t) |eps - epŝ_theta(z_t)|^2]
+                                           Kingma et al., eq. 11 and 17, in bits per dimension; with T steps, eq. 14
+    sample   z_0 by a sampler from z_1 ~ N(0, I), x the mean of p(x | z_0)
+
+What differs from the paper:
+
+- Equation 1 of the paper is no bound of a variational diffusion model, and its section 2 trains a sum of squared error,
+  KL divergence and gradient difference where figure 4 shows the terms above. Here the loss is the bound; a gradient
+  difference can be added, and is then logged by itself.
+- gamma from 0.1 to 1 (section 2) leaves a signal-to-noise ratio of 0.37 at t = 1, where samples start from pure noise.
+  The range here is Kingma et al.'s; the ends can be learned.
+- The network is told gamma's share of its range rather than the time, so that a learned schedule changes nothing else.
+- Grey values have probabilities, not pixels that are coins, unless `Bernoulli` is asked for.
+
+Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of the latent (none of a vector).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_medgen.batch import Batch, Condition, DataSpec, Score, TrainingData, sent
+from lit_medgen.diffusion import (
+    Ancestral,
+    ClassifierFree,
+    Denoiser,
+    Denoises,
+    DiscretisedLogistic,
+    GammaSchedule,
+    Likelihood,
+    LinearGamma,
+    NoiseAt,
+    Sampler,
+    bits_per_dimension,
+    diffusion_term,
+    latent_at_start,
+    prior_term,
+)
+from lit_medgen.errors import InputError
+from lit_medgen.images.plots import save_schedule
+from lit_medgen.metrics.base import mean_over_people
+from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
+from lit_medgen.networks.score_resnet import ToldLevel
+from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
+
+TERMS = {
+    "reconstruction": "reconstruction term -log p(x | z_0)",
+    "diffusion": "diffusion term",
+    "prior": "prior term KL(q(z_1 | x) || N(0, I))",
+}
+"""Terms of the bound, in words."""
+TIMES_EACH, AT_ONCE = 32, 16
+"""Times that the bound of each test image is a mean over, and images that are looked at together."""
+
+
+class Level(nn.Module):
+    """The noise level of a time: gamma's share of its range."""
+
+    def __init__(self, schedule: GammaSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Levels in [0, 1], of the shape of t."""
+        return self.schedule.level(t.double())
+
+
+class VDM(Conditional):
+    """Variational diffusion (Rguibi et al. 2023; Kingma et al. 2021).
+
+    Args:
+        network: `ScoreResNet`, `UNet` or another network called as network(z_t, level, condition), which tells the
+            noise in z_t; its `covariates` are what images can be made from.
+        autoencoder: encoder and decoder, `Autoencoder` or `DenseAutoencoder`, trained together with the rest; None: the
+            latent is the image.
+        likelihood: log p(x | z_0); None: `DiscretisedLogistic`, with the noise of z_0 as its scale, or a learned one
+            where there is an autoencoder.
+        schedule: `LinearGamma` or `MonotoneGamma`; None: `LinearGamma`, fixed.
+        num_steps: T of the bound that is trained; None: continuous time.
+        gradient_difference: weight of the mean absolute difference between the gradients of image and reconstruction.
+        sampler: integrates the reverse process; None: 250 steps of `Ancestral`, evenly spread in gamma.
+        conditioning: how covariates are learned, and guide.
+        optimizer: makes the optimizer from the trained parameters.
+        learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
+    """
+
+    def __init__(
+        self,
+        network: LatentNetwork,
+        autoencoder: ImageAutoencoder | None = None,
+        likelihood: Likelihood | None = None,
+        schedule: GammaSchedule | None = None,
+        num_steps: int | None = None,
+        gradient_difference: float = 0.0,
+        sampler: Sampler | None = None,
+        conditioning: Conditioning | None = None,
+        optimizer: OptimizerCallable = default_optimizer,
+        learning_rate_schedule: Constant | None = None,
+    ) -> None:
+        super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
+        self.schedule = schedule or LinearGamma()
+        told = ToldLevel(as_module(network), Level(self.schedule))
+        self.denoiser = Denoiser(told, self.schedule, "eps")
+        self.autoencoder = None if autoencoder is None else as_module(autoencoder)
+        self.likelihood = likelihood or DiscretisedLogistic(scale="learned" if autoencoder else None)
+        if autoencoder and getattr(self.likelihood, "scale", 1.0) is None:
+            raise ValueError(
+                "model.init_args.likelihood.init_args.scale is null, the noise of z_0 in pixels, but with an "
+                "autoencoder z_0 is no image; give 'learned', or a number."
+            )
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1, or null for continuous time.")
+        if num_steps is not None and self.schedule.learns_interior():
+            raise ValueError(
+                f"model.init_args.num_steps is {num_steps}, but {type(self.schedule).__name__} is trained for "
+                "continuous time; leave it out, or give LinearGamma."
+            )
+        if not 0 <= gradient_difference < math.inf:
+            raise ValueError(f"model.init_args.gradient_difference is {gradient_difference}; give 0 or more.")
+        self.num_steps, self.gradient_difference = num_steps, gradient_difference
+        self.sampler: Sampler = sampler or Ancestral(250, spacing="log_snr")
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """The network that sees noise, which `trainer.speed` may compile."""
+        return [self.told.network]
+
+    @property
+    def told(self) -> ToldLevel:
+        """The network that sees noise, and which level a time has."""
+        return cast(ToldLevel, self.denoiser.network)
+
+    def check_shape(self, shape: DataSpec) -> None:
+        """InputError if images do not fit the networks."""
+        parts = {"network": self.told.network, "autoencoder": self.autoencoder}
+        name = "network" if self.autoencoder is None else "autoencoder"
+        for key, expected in (("dim", len(shape.size)), ("in_channels", shape.channels)):
+            if (found := getattr(parts[name], key, expected)) != expected:
+                raise InputError(
+                    f"model.init_args.{name}.init_args.{key} is {found}, but images have {len(shape.size)} axes and "
+                    f"{shape.channels} channels; give {expected}."
+                )
+        divisor = getattr(parts[name], "divisor", 1)
+        if any(side % divisor for side in shape.size) or (
+            own := getattr(parts[name], "size", tuple(shape.size))
+        ) != tuple(shape.size):
+            needed = f"multiples of {divisor}" if any(side % divisor for side in shape.size) else f"{list(own)}"
+            raise InputError(
+                f"model.init_args.{name}: images are {' x '.join(map(str, shape.size))}, but it takes {needed}; change "
+                "data.init_args or the network."
+            )
+
+    # The bound.
+
+    def encode(self, images: Tensor) -> Tensor:
+        """z of images, b c *s -> b d *z."""
+        return images if self.autoencoder is None else cast(ImageAutoencoder, self.autoencoder).encode(images)
+
+    def located(self, z: Tensor) -> Tensor:
+        """Where p(x | z_0) lies, b c *s, from z_0 / alpha_0, b d *z."""
+        return z if self.autoencoder is None else cast(ImageAutoencoder, self.autoencoder).decode(z)
+
+    def bound(self, images: Tensor, condition: Condition, t: Tensor, share: Tensor) -> dict[str, Tensor]:
+        """The terms of each image's bound at one time each, by name, in bits per dimension, b; their sum is the bound.
+
+        And `location`, b c *s, where p(x | z_0) lies.
+        """
+        z = self.encode(images)
+        eps, eps_0 = torch.randn_like(z), torch.randn_like(z)
+
+        def predict(z_t: Tensor, level: Tensor) -> Tensor:
+            return self.told.network(z_t, level.float(), condition)
+
+        z_0, noise = latent_at_start(self.schedule, z, eps_0)
+        location = self.located(z_0)
+        nats = {
+            "reconstruction": -self.likelihood(images, location, noise),
+            "diffusion": share * diffusion_term(predict, self.schedule, z, t, eps, self.num_steps),
+            "prior": prior_term(self.schedule, z),
+        }
+        num = images[0].numel()
+        return {name: bits_per_dimension(value, num).float() for name, value in nats.items()} | {"location": location}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The bound in bits per dimension, and each of its terms; with `gradient_difference` that too."""
+        condition = self.training_condition(batch.condition, len(batch.key))
+        terms = self.bound(batch.image, condition, *self.times_and_shares(len(batch.key), 0.0))
+        location = terms.pop("location")
+        losses = {name: value.mean() for name, value in terms.items()}
+        losses["bits_per_dimension"] = torch.stack(list(losses.values())).sum()
+        losses["loss"] = losses["bits_per_dimension"]
+        if self.gradient_difference:
+            losses["gradient_difference"] = gradient_difference(batch.image, self.likelihood.image(location))
+            losses["loss"] = losses["loss"] + self.gradient_difference * losses["gradient_difference"]
+        return losses
+
+    def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The noise that the network sees in the loss's latents, b d *z, and its mean squared error in each, b."""
+        z, (t, _) = self.encode(batch.image), self.times_and_shares(len(batch.key), 0.0)
+        eps, noise = torch.randn_like(z), NoiseAt.of(self.schedule, t)
+        predicted = self.told.network(noise.perturb(z, eps), noise.level.float(), condition).float()
+        return predicted, (predicted - eps).square().flatten(1).mean(1)
+
+    @torch.no_grad()
+    def scores(self, data: TrainingData) -> dict[str, Score]:
+        """Bits per dimension of test images, and the terms that they are the sum of."""
+        requests, everybody = data.requests("test"), data.people("test")
+        found: dict[str, list[Tensor]] = {name: [] for name in TERMS}
+        people: list[str] = []
+        was_training = self.training
+        self.eval()
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            for start in range(0, len(requests), AT_ONCE):
+                request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
+                assert request.target is not None
+                images, condition = sent(request.target, self.device), self.scaled(request.condition)
+                parts: list[dict[str, Tensor]] = []
+                for repeat in range(TIMES_EACH):
+                    self._seed("test", start * TIMES_EACH + repeat)
+                    with self.evaluating("test", start, repeat, TIMES_EACH):
+                        t, share = self.times_and_shares(len(images), 0.0)
+                    parts.append(self.bound(images, condition, t, share))
+                for name, values in found.items():
+                    values.append(torch.stack([part[name] for part in parts]).mean(0).double().cpu())
+                people += [everybody.get(key, "") for key in request.key]
+        self.train(was_training)
+        terms = {name: torch.cat(values) for name, values in found.items()}
+        return super().scores(data) | self._scores_of(terms, people)
+
+    def _scores_of(self, terms: dict[str, Tensor], people: Sequence[str]) -> dict[str, Score]:
+        kind = "" if self.likelihood.is_discrete else "; not of grey values, so not comparable with a compressor"
+        time = "continuous time" if self.num_steps is None else f"{self.num_steps} steps"
+        unit = f"of test images, bits per dimension, {time}{kind}"
+        rows = {
+            "bits_per_dimension": (torch.stack(list(terms.values())).sum(0), "bound of the negative log-likelihood")
+        }
+        rows |= {f"{name}_bits": (terms[name], words) for name, words in TERMS.items()}
+        scores = {}
+        for name, (values, words) in rows.items():
+            estimate = mean_over_people(values, people)
+            scores[name] = Score(estimate.value, f"{words} {unit}", estimate.ci95, len(people))
+        return scores
+
+    def plots(self) -> dict[str, Callable[[Path], None]]:
+        """The schedule as it is now, beside a line between its ends."""
+        t = torch.linspace(0, 1, 201, device=self.device)
+        gamma = -self.schedule.log_snr(t).detach().cpu().numpy()
+        return {"schedule": lambda path: save_schedule(path, t.cpu().numpy(), gamma)}
+
+    # Sampling.
+
+    @property
+    def sampling_denoiser(self) -> Denoises:
+        """The denoiser that the sampler calls."""
+        how = self.conditioning
+        if how.guidance_scale == 1:
+            return self.denoiser
+        return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale)
+
+    def latent_shape(self) -> tuple[int, ...]:
+        """d, *z: the shape of an image's latent."""
+        spec = self.needed_spec()
+        image = torch.zeros(1, spec.channels, *spec.size, device=self.device)
+        return tuple(self.encode(image).shape[1:])
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]."""
+        noise = SeededNoise(seeds)
+        start = sent(noise(self.latent_shape()), self.device)
+        z_0 = self.sampler(self.sampling_denoiser, start, self.scaled(condition.to(self.device)), noise.like)
+        alpha_0 = self.schedule.alpha(torch.zeros((), device=self.device))
+        return self.likelihood.image(self.located(z_0 / alpha_0))
+
+
+def gradient_difference(images: Tensor, others: Tensor) -> Tensor:
+    """The mean absolute difference between the absolute differences of neighbours in two images, over all axes.
+
+    Mathieu et al. 2016, "Deep Multi-Scale Video Prediction beyond Mean Square Error", eq. 6 with exponent 1.
+    """
+    axes = range(2, images.ndim)
+    parts = [(images.diff(dim=axis).abs() - others.diff(dim=axis).abs()).abs().mean() for axis in axes]
+    return torch.stack(parts).mean()
