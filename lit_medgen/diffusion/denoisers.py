@@ -44,6 +44,27 @@ def at_time(denoiser: Denoises, t: float) -> Denoises:
     return denoiser.at(t) if isinstance(denoiser, KnowsTime) else denoiser
 
 
+class Watched:
+    """A denoiser that keeps what it gave, in `found`."""
+
+    def __init__(self, denoiser: Denoises, found: list[Tensor] | None = None) -> None:
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.found = [] if found is None else found
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the denoiser gives."""
+        self.found.append(self.denoiser(x_t, t, condition))
+        return self.found[-1]
+
+    def at(self, t: float) -> Watched:
+        """Keeps in the same list what the denoiser gives at that time."""
+        return Watched(at_time(self.denoiser, t), self.found)
+
+    def some(self, num: int) -> list[Tensor]:
+        """At most `num` of them, evenly spread, the first among them."""
+        return [self.found[i] for i in sorted({len(self.found) * k // num for k in range(num)})]
+
+
 class LossWeight(ABC):
     """Weight of the squared error of a prediction, by its noise level."""
 

@@ -88,20 +88,6 @@ def save_skill(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
     write_figure(path, figure)
 
 
-def save_schedule(path: Path, t: np.ndarray, gamma: np.ndarray) -> None:
-    """A PNG of a noise schedule: gamma = -log SNR at times t in [0, 1], n each, beside the line between its ends."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 3.6), layout="constrained")
-    axis = figure.subplots()
-    axis.plot(t, gamma, color="tab:blue", label="schedule")
-    axis.plot(t[[0, -1]], gamma[[0, -1]], color="black", linewidth=0.8, linestyle=":", label="line between its ends")
-    axis.set_xlabel("time t (0: image, 1: noise)")
-    axis.set_ylabel("gamma = -log SNR")
-    axis.legend(fontsize=7)
-    write_figure(path, figure)
-
-
 def save_usage(path: Path, counts: np.ndarray) -> None:
     """A PNG of how often each code of a codebook is used, sorted, on logarithmic axes."""
     from matplotlib.figure import Figure

@@ -53,7 +53,7 @@ from lit_medgen.diffusion import (
     Schedule,
     TrainingTimes,
 )
-from lit_medgen.diffusion.denoisers import at_time
+from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.networks.protocols import LatentNetwork, as_module
@@ -263,24 +263,6 @@ class LDM(Conditional):
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:
         """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, and the sample at last."""
-        watched = _Watched(self.denoiser_for(condition))
+        watched = Watched(self.denoiser_for(condition))
         last = self.walked(watched, condition, [seed])
-        num, found = NUM_SHOWN - 1, watched.found
-        shown = sorted({len(found) * i // num for i in range(num)})
-        return torch.cat([self.decoded(z) for z in [*(found[i] for i in shown), last]])
-
-
-class _Watched:
-    """A denoiser that keeps what it gave."""
-
-    def __init__(self, denoiser: Denoises, found: list[Tensor] | None = None) -> None:
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.found = [] if found is None else found
-
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        self.found.append(self.denoiser(x_t, t, condition))
-        return self.found[-1]
-
-    def at(self, t: float) -> _Watched:
-        """Keeps in the same list what the denoiser gives at that time."""
-        return _Watched(at_time(self.denoiser, t), self.found)
+        return torch.cat([self.decoded(z) for z in [*watched.some(NUM_SHOWN - 1), last]])

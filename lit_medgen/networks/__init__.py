@@ -6,7 +6,7 @@ from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, LatentNetwork, SliceNetwork
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
-from lit_medgen.networks.score_resnet import DenseAutoencoder, ScoreResNet
+from lit_medgen.networks.score_resnet import DenseAutoencoder, FourierFeatures, ScoreResNet
 from lit_medgen.networks.semantic_unet import SemanticUNet
 from lit_medgen.networks.slice_unet import SliceUNet
 from lit_medgen.networks.transformer import CodeTransformer
@@ -22,6 +22,7 @@ __all__ = [
     "DenseAutoencoder",
     "Discriminator",
     "FactorPriorSliceUNet",
+    "FourierFeatures",
     "ImageAutoencoder",
     "LatentNetwork",
     "NearestNeighbour",

@@ -16,6 +16,7 @@ from torch.nn.functional import silu
 from lit_medgen.batch import Condition
 from lit_medgen.networks.blocks import TimeEmbedding, conv, group_norm, zero
 from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
+from lit_medgen.networks.protocols import LatentNetwork, as_module
 
 
 def layer(dim: int, in_channels: int, out_channels: int) -> nn.Module:
@@ -87,6 +88,42 @@ class ScoreResNet(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         result: Tensor = z_t + self.layer_out(silu(self.norm_out(h)))
+        return result
+
+
+class FourierFeatures(nn.Module):
+    """A network that reads its input and sines and cosines of it beside it, in which fine differences are large.
+
+    Kingma et al. 2021, appendix C: without them a network does not see which grey value is nearest to a value with
+    little noise, and the bound suffers. Called as network(z_t, level, condition).
+
+    Args:
+        network: reads c (1 + 2 n) channels for n exponents, where `out_channels` are the c of the images.
+        exponents: n of sin(2^n pi z) and cos(2^n pi z); [Kingma et al.] 6 and 7 for 8 bits in [-1, 1].
+    """
+
+    def __init__(self, network: LatentNetwork, exponents: Sequence[int] = (6, 7)) -> None:
+        super().__init__()
+        self.network, self.exponents = as_module(network), tuple(exponents)
+        self.covariates: Covariates = getattr(network, "covariates", None) or Covariates()
+        self.divisor: int = getattr(network, "divisor", 1)
+        for name in ("dim", "out_channels"):
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+        copies = 1 + 2 * len(self.exponents)
+        read, given = (getattr(network, name, None) for name in ("in_channels", "out_channels"))
+        if read is not None and given is not None:
+            if read != given * copies:
+                raise ValueError(
+                    f"model.init_args.network.init_args.network.init_args.in_channels is {read}, but {given} channels "
+                    f"with the sines and cosines of {len(self.exponents)} exponents are {given * copies}; give that."
+                )
+            self.in_channels: int = given
+
+    def forward(self, z_t: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
+        """What the network gives for z_t, b d *z, of levels in [0, 1], b."""
+        waves = [wave(2.0**n * math.pi * z_t) for n in self.exponents for wave in (torch.sin, torch.cos)]
+        result: Tensor = self.network(torch.cat([z_t, *waves], dim=1), level, condition)
         return result
 
 

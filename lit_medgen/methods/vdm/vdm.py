@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -49,8 +49,10 @@ from lit_medgen.diffusion import (
     latent_at_start,
     prior_term,
 )
+from lit_medgen.diffusion.denoisers import Watched
+from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.images.plots import save_schedule
+from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord
 from lit_medgen.metrics.base import mean_over_people
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import ToldLevel
@@ -59,14 +61,10 @@ from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
-TERMS = {
-    "reconstruction": "reconstruction term -log p(x | z_0)",
-    "diffusion": "diffusion term",
-    "prior": "prior term KL(q(z_1 | x) || N(0, I))",
-}
-"""Terms of the bound, in words."""
 TIMES_EACH, AT_ONCE = 32, 16
 """Times that the bound of each test image is a mean over, and images that are looked at together."""
+NUM_SHOWN = 8
+"""Images of a trajectory, and times of the picture of an image on its way to noise."""
 
 
 class Level(nn.Module):
@@ -126,15 +124,12 @@ class VDM(Conditional):
             )
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1, or null for continuous time.")
-        if num_steps is not None and self.schedule.learns_interior():
-            raise ValueError(
-                f"model.init_args.num_steps is {num_steps}, but {type(self.schedule).__name__} is trained for "
-                "continuous time; leave it out, or give LinearGamma."
-            )
         if not 0 <= gradient_difference < math.inf:
             raise ValueError(f"model.init_args.gradient_difference is {gradient_difference}; give 0 or more.")
         self.num_steps, self.gradient_difference = num_steps, gradient_difference
         self.sampler: Sampler = sampler or Ancestral(250, spacing="log_snr")
+        self.sampler.check(self.schedule)
+        self.noted = BoundRecord()
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The network that sees noise, which `trainer.speed` may compile."""
@@ -145,25 +140,46 @@ class VDM(Conditional):
         """The network that sees noise, and which level a time has."""
         return cast(ToldLevel, self.denoiser.network)
 
-    def check_shape(self, shape: DataSpec) -> None:
-        """InputError if images do not fit the networks."""
-        parts = {"network": self.told.network, "autoencoder": self.autoencoder}
-        name = "network" if self.autoencoder is None else "autoencoder"
-        for key, expected in (("dim", len(shape.size)), ("in_channels", shape.channels)):
-            if (found := getattr(parts[name], key, expected)) != expected:
-                raise InputError(
-                    f"model.init_args.{name}.init_args.{key} is {found}, but images have {len(shape.size)} axes and "
-                    f"{shape.channels} channels; give {expected}."
-                )
-        divisor = getattr(parts[name], "divisor", 1)
-        if any(side % divisor for side in shape.size) or (
-            own := getattr(parts[name], "size", tuple(shape.size))
-        ) != tuple(shape.size):
-            needed = f"multiples of {divisor}" if any(side % divisor for side in shape.size) else f"{list(own)}"
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """InputError too for a bound of T steps that would train what lies between the ends of a schedule."""
+        if self.num_steps is not None and self.schedule.learns_interior():
             raise InputError(
-                f"model.init_args.{name}: images are {' x '.join(map(str, shape.size))}, but it takes {needed}; change "
-                "data.init_args or the network."
+                f"model.init_args.num_steps is {self.num_steps}, but {type(self.schedule).__name__} is trained for "
+                "continuous time; leave it out, or give LinearGamma. `evaluate` takes any."
             )
+        super().before_data(shape, resumed_from)
+
+    def check_shape(self, shape: DataSpec) -> None:
+        """InputError if images do not fit the autoencoder or the network, or latents the network."""
+        if self.autoencoder is not None:
+            _refuse_other("autoencoder", self.autoencoder, shape.channels, tuple(shape.size), "images")
+        channels, *size = self.latent_shape(shape)
+        of = "images" if self.autoencoder is None else "the autoencoder's latents"
+        _refuse_other("network", self.told.network, channels, tuple(size), of)
+
+    def facts(self) -> dict[str, Any]:
+        """What the network has learned noise of and how it is measured; what the run notes of its bound."""
+        fixed = None if isinstance(self.schedule.ends, nn.Parameter) else self.schedule.ends.detach().cpu()
+        return {
+            "schedule": type(self.schedule).__name__,
+            "ends": fixed,
+            "likelihood": _described(self.likelihood),
+            "bound": self.noted.state(),
+        }
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """InputError if another schedule or likelihood is asked for; takes back what the run has noted."""
+        own, trained = self.facts(), "this model was trained with"
+        for name in ("schedule", "likelihood"):
+            if own[name] != facts[name]:
+                raise InputError(f"model.init_args.{name}: {own[name]}, but {trained} {facts[name]}; leave it so.")
+        if (own["ends"] is None) != (facts["ends"] is None):
+            raise InputError(f"model.init_args.schedule.init_args.learned_ends: another than {trained}; leave it so.")
+        if own["ends"] is not None and not torch.allclose(own["ends"], facts["ends"]):
+            raise InputError(
+                f"model.init_args.schedule.init_args: gamma_min and gamma_max other than {trained}; leave them so."
+            )
+        self.noted.take(facts["bound"])
 
     # The bound.
 
@@ -229,6 +245,8 @@ class VDM(Conditional):
                 request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
                 assert request.target is not None
                 images, condition = sent(request.target, self.device), self.scaled(request.condition)
+                if start == 0:
+                    self._look_at(images[:1])
                 parts: list[dict[str, Tensor]] = []
                 for repeat in range(TIMES_EACH):
                     self._seed("test", start * TIMES_EACH + repeat)
@@ -256,11 +274,50 @@ class VDM(Conditional):
             scores[name] = Score(estimate.value, f"{words} {unit}", estimate.ci95, len(people))
         return scores
 
+    # What is noted of it.
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets what a validation that was left has summed up."""
+        super().on_validation_epoch_start()
+        self.noted.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The bound of a batch; of the first, an image on its way to noise too."""
+        super().validation_step(batch, batch_idx)
+        if batch_idx == 0:
+            self._look_at(batch.image[:1])
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
+        super()._log_losses(stage, losses, batch, on_step)
+        if stage == "val":
+            self.noted.add(losses, len(batch.key))
+
+    def on_validation_epoch_end(self) -> None:
+        """Notes the terms of the bound."""
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self.noted.close(self.trainer.global_step, self.trainer.world_size)
+
+    @torch.no_grad()
+    def _look_at(self, image: Tensor) -> None:
+        """Keeps the schedule as it is now, and an image, 1 c *s, at growing times beside what the network expects."""
+        condition, t = self.scaled(Condition()), torch.linspace(0, 1, NUM_SHOWN, device=self.device)
+        z = self.encode(image).float()
+        z_t = self.denoiser.process.perturb(z.expand(NUM_SHOWN, *z.shape[1:]), t, torch.randn_like(z))
+        expected = torch.cat([self.denoiser(z_t[i : i + 1], t[i : i + 1], condition) for i in range(NUM_SHOWN)])
+        seen = z_t if self.autoencoder is None else z_t / broadcast(self.schedule.alpha(t), z_t)
+        name = "z_t" if self.autoencoder is None else "z_t / alpha_t, decoded"
+        self.noted.noising = {
+            f"{name}, an image on its way to noise": self.likelihood.image(self.located(seen)).float(),
+            "the image that the network expects, given z_t alone": self.likelihood.image(self.located(expected)).float(),
+        }
+        self.noted.gamma = -self.schedule.log_snr(torch.linspace(0, 1, 201, device=self.device))
+
     def plots(self) -> dict[str, Callable[[Path], None]]:
-        """The schedule as it is now, beside a line between its ends."""
-        t = torch.linspace(0, 1, 201, device=self.device)
-        gamma = -self.schedule.log_snr(t).detach().cpu().numpy()
-        return {"schedule": lambda path: save_schedule(path, t.cpu().numpy(), gamma)}
+        """The bound against steps, the schedule beside a line, and an image on its way to noise."""
+        spec = self.needed_spec()
+        times = [k / (NUM_SHOWN - 1) for k in range(NUM_SHOWN)]
+        return self.noted.plots(spec.channels * math.prod(spec.size), times)
 
     # Sampling.
 
@@ -272,20 +329,58 @@ class VDM(Conditional):
             return self.denoiser
         return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale)
 
-    def latent_shape(self) -> tuple[int, ...]:
-        """d, *z: the shape of an image's latent."""
-        spec = self.needed_spec()
-        image = torch.zeros(1, spec.channels, *spec.size, device=self.device)
-        return tuple(self.encode(image).shape[1:])
+    @torch.no_grad()
+    def latent_shape(self, shape: DataSpec) -> tuple[int, ...]:
+        """d, *z: the shape of the latent of images of this kind."""
+        if self.autoencoder is None:
+            return shape.channels, *shape.size
+        return tuple(self.encode(torch.zeros(1, shape.channels, *shape.size, device=self.device)).shape[1:])
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """b c *size in [-1, 1]."""
+        return self._imaged(self._walked(self.sampling_denoiser, condition, seeds), self._alpha_0())
+
+    @torch.no_grad()
+    def trajectory(self, condition: Condition, seed: int) -> Tensor:
+        """n c *size in [-1, 1]: the images that the denoiser expects at steps of a sample, and the sample at last."""
+        watched = Watched(self.sampling_denoiser)
+        last = self._walked(watched, condition, [seed])
+        return torch.cat([*map(self._imaged, watched.some(NUM_SHOWN - 1)), self._imaged(last, self._alpha_0())])
+
+    def _walked(self, denoiser: Denoises, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """z_0, b d *z."""
         noise = SeededNoise(seeds)
-        start = sent(noise(self.latent_shape()), self.device)
-        z_0 = self.sampler(self.sampling_denoiser, start, self.scaled(condition.to(self.device)), noise.like)
-        alpha_0 = self.schedule.alpha(torch.zeros((), device=self.device))
-        return self.likelihood.image(self.located(z_0 / alpha_0))
+        start = sent(noise(self.latent_shape(self.needed_spec())), self.device)
+        return self.sampler(denoiser, start, self.scaled(condition.to(self.device)), noise.like)
+
+    def _imaged(self, z: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
+        """The images of latents alpha z, b d *z -> b c *s."""
+        return self.likelihood.image(self.located(z / alpha))
+
+    def _alpha_0(self) -> Tensor:
+        return self.schedule.alpha(torch.zeros((), device=self.device))
+
+
+def _described(likelihood: Likelihood) -> str:
+    """A likelihood in words, by which that of a checkpoint is compared."""
+    values = {name: getattr(likelihood, name) for name in ("num_values", "scale") if hasattr(likelihood, name)}
+    return " ".join([type(likelihood).__name__, *(f"{name}={value}" for name, value in values.items())])
+
+
+def _refuse_other(key: str, module: nn.Module, channels: int, size: tuple[int, ...], of: str) -> None:
+    """InputError if a network does not take so many channels, or maps of this size."""
+    key = f"model.init_args.{key}"
+    for name, expected in (("dim", len(size)), ("in_channels", channels), ("out_channels", channels)):
+        if (found := getattr(module, name, expected)) != expected:
+            raise InputError(
+                f"{key}.init_args.{name} is {found}, but {of} have {len(size)} axes and {channels} channels; give "
+                f"{expected}."
+            )
+    own, divisor = getattr(module, "size", size), getattr(module, "divisor", 1)
+    if tuple(own) != size or any(side % divisor for side in size):
+        needed = f"multiples of {divisor}" if tuple(own) == size else " x ".join(map(str, own))
+        raise InputError(f"{key}: {of} are {' x '.join(map(str, size))}, but it takes {needed}; change one of them.")
 
 
 def gradient_difference(images: Tensor, others: Tensor) -> Tensor:
