@@ -14,6 +14,9 @@ from lit_medgen.seeds import mix
 ROOT = Path(__file__).parents[1]
 BASES = tuple(sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/*.yaml")))
 LIDC = "data_modules.LIDCDataModule"
+CHESTXRAY = "data_modules.ChestXrayDataModule"
+SIZES = {LIDC: "ct", CHESTXRAY: "radiographs"}
+"""Data module -> the file of tests/tiny that makes its images small; volumes.yaml for others."""
 
 
 def frozen_parts(config: str) -> dict[str, str]:
@@ -73,6 +76,15 @@ def chests(phantoms: Path) -> Path:
     return folder
 
 
+@cache
+def radiographs(phantoms: Path) -> Path:
+    """Twelve phantom people as a download of ChestX-ray14, beside the others, written once."""
+    folder = phantoms.with_name(f"{phantoms.name}_radiographs")
+    words = ["--num_subjects", "12", "--size", "32", "--seed", "1"]
+    assert main(["phantom", "chestxray", "--out", str(folder), *words]) == 0
+    return folder
+
+
 def data_module(configs: tuple[str, ...]) -> str:
     """The class that reads the data of an experiment."""
     sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
@@ -85,6 +97,8 @@ def raw_data(phantoms: Path, configs: tuple[str, ...]) -> dict[str, str]:
     match data_module(configs):
         case name if name == LIDC:
             return {"root": str(chests(phantoms)), "seed": "0"}
+        case name if name == CHESTXRAY:
+            return {"root": str(radiographs(phantoms)), "seed": "0"}
         case "data_modules.UKBiobankDataModule":
             folder = ukbiobank(phantoms)
             nobody = folder.with_name(f"{folder.name}_withdrawals.txt")
@@ -108,7 +122,7 @@ class TinyRun:
         }
         # What is made small: all of them, and each config by the file of the same name.
         tiny = [name.replace("configs/", "tests/tiny/") for name in configs]
-        size = "ct" if data_module(configs) == LIDC else "volumes"
+        size = SIZES.get(data_module(configs), "volumes")
         every = "tests/tiny/any.yaml", f"tests/tiny/{size}.yaml"
         configs = (*configs, *every, *[name for name in tiny if (ROOT / name).is_file()])
         self.configs = [word for name in configs for word in ("--config", name)]

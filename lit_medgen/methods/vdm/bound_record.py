@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lit_medgen.batch import Score
 from lit_medgen.images.bound_plots import save_bound, save_noising, save_schedule
+from lit_medgen.metrics.base import mean_over_people
 
 TERMS = {
     "reconstruction": "reconstruction term -log p(x | z_0)",
@@ -17,6 +20,28 @@ TERMS = {
     "prior": "prior term KL(q(z_1 | x) || N(0, I))",
 }
 """Terms of the bound, in words."""
+
+
+def scores_of(terms: Mapping[str, Tensor], people: Sequence[str], time: str, is_discrete: bool) -> dict[str, Score]:
+    """The means over test images of the bound, `bits_per_dimension`, and of its terms, with intervals over people.
+
+    Args:
+        terms: of each image, n float64 by name, in bits per dimension.
+        people: n, whose each image is.
+        time: what time the bound is of, in words.
+        is_discrete: whether it is of grey values.
+    """
+    kind = "" if is_discrete else "; not of grey values, so not comparable with a compressor"
+    rows = {"bits_per_dimension": (torch.stack(list(terms.values())).sum(0), "bound of the negative log-likelihood")}
+    rows |= {f"{name}_bits": (terms[name], words) for name, words in TERMS.items()}
+    scores = {}
+    for name, (values, words) in rows.items():
+        found = mean_over_people(values, people)
+        interval = None if math.isnan(found.ci95[0]) else found.ci95
+        scores[name] = Score(
+            found.value, f"{words} of test images, bits per dimension, {time}{kind}", interval, len(people)
+        )
+    return scores
 
 
 class BoundRecord:

@@ -24,7 +24,8 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,8 +53,8 @@ from lit_medgen.diffusion import (
 from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
-from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord
-from lit_medgen.metrics.base import mean_over_people
+from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
+from lit_medgen.methods.vdm.fitting import described, refuse_other
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import ToldLevel
 from lit_medgen.seeds import SeededNoise
@@ -152,10 +153,10 @@ class VDM(Conditional):
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if images do not fit the autoencoder or the network, or latents the network."""
         if self.autoencoder is not None:
-            _refuse_other("autoencoder", self.autoencoder, shape.channels, tuple(shape.size), "images")
+            refuse_other("autoencoder", self.autoencoder, shape.channels, tuple(shape.size), "images")
         channels, *size = self.latent_shape(shape)
         of = "images" if self.autoencoder is None else "the autoencoder's latents"
-        _refuse_other("network", self.told.network, channels, tuple(size), of)
+        refuse_other("network", self.told.network, channels, tuple(size), of)
 
     def facts(self) -> dict[str, Any]:
         """What the network has learned noise of and how it is measured; what the run notes of its bound."""
@@ -163,7 +164,7 @@ class VDM(Conditional):
         return {
             "schedule": type(self.schedule).__name__,
             "ends": fixed,
-            "likelihood": _described(self.likelihood),
+            "likelihood": described(self.likelihood),
             "bound": self.noted.state(),
         }
 
@@ -232,47 +233,42 @@ class VDM(Conditional):
         predicted = self.told.network(noise.perturb(z, eps), noise.level.float(), condition).float()
         return predicted, (predicted - eps).square().flatten(1).mean(1)
 
-    @torch.no_grad()
     def scores(self, data: TrainingData) -> dict[str, Score]:
-        """Bits per dimension of test images, and the terms that they are the sum of."""
-        requests, everybody = data.requests("test"), data.people("test")
-        found: dict[str, list[Tensor]] = {name: [] for name in TERMS}
-        people: list[str] = []
+        """Bits per dimension of test images too, and the terms that they are the sum of."""
+        with self._as_in_evaluation():
+            terms, people = self._terms_of_test(data)
+        time = "continuous time" if self.num_steps is None else f"{self.num_steps} steps"
+        return super().scores(data) | scores_of(terms, people, time, self.likelihood.is_discrete)
+
+    @contextmanager
+    def _as_in_evaluation(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, and torch's generator as it was afterwards."""
         was_training = self.training
         self.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            for start in range(0, len(requests), AT_ONCE):
-                request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
-                assert request.target is not None
-                images, condition = sent(request.target, self.device), self.scaled(request.condition)
-                if start == 0:
-                    self._look_at(images[:1])
-                parts: list[dict[str, Tensor]] = []
-                for repeat in range(TIMES_EACH):
-                    self._seed("test", start * TIMES_EACH + repeat)
-                    with self.evaluating("test", start, repeat, TIMES_EACH):
-                        t, share = self.times_and_shares(len(images), 0.0)
-                    parts.append(self.bound(images, condition, t, share))
-                for name, values in found.items():
-                    values.append(torch.stack([part[name] for part in parts]).mean(0).double().cpu())
-                people += [everybody.get(key, "") for key in request.key]
+        with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            yield
         self.train(was_training)
-        terms = {name: torch.cat(values) for name, values in found.items()}
-        return super().scores(data) | self._scores_of(terms, people)
 
-    def _scores_of(self, terms: dict[str, Tensor], people: Sequence[str]) -> dict[str, Score]:
-        kind = "" if self.likelihood.is_discrete else "; not of grey values, so not comparable with a compressor"
-        time = "continuous time" if self.num_steps is None else f"{self.num_steps} steps"
-        unit = f"of test images, bits per dimension, {time}{kind}"
-        rows = {
-            "bits_per_dimension": (torch.stack(list(terms.values())).sum(0), "bound of the negative log-likelihood")
-        }
-        rows |= {f"{name}_bits": (terms[name], words) for name, words in TERMS.items()}
-        scores = {}
-        for name, (values, words) in rows.items():
-            estimate = mean_over_people(values, people)
-            scores[name] = Score(estimate.value, f"{words} {unit}", estimate.ci95, len(people))
-        return scores
+    def _terms_of_test(self, data: TrainingData) -> tuple[dict[str, Tensor], list[str]]:
+        """The terms of each test image, n, in bits per dimension, float64 on the CPU, and whose images they are."""
+        requests, everybody = data.requests("test"), data.people("test")
+        found: list[Tensor] = []
+        people: list[str] = []
+        for start in range(0, len(requests), AT_ONCE):
+            request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
+            assert request.target is not None
+            images, condition = sent(request.target, self.device), self.scaled(request.condition)
+            if start == 0:
+                self._look_at(images[:1])
+            parts = []
+            for repeat in range(TIMES_EACH):
+                self._seed("test", start * TIMES_EACH + repeat)
+                with self.evaluating("test", start, repeat, TIMES_EACH):
+                    terms = self.bound(images, condition, *self.times_and_shares(len(images), 0.0))
+                parts.append(torch.stack([terms[name] for name in TERMS]))
+            found.append(torch.stack(parts).mean(0))
+            people += [everybody.get(key, "") for key in request.key]
+        return dict(zip(TERMS, torch.cat(found, dim=1).double().cpu(), strict=True)), people
 
     # What is noted of it.
 
@@ -309,7 +305,9 @@ class VDM(Conditional):
         name = "z_t" if self.autoencoder is None else "z_t / alpha_t, decoded"
         self.noted.noising = {
             f"{name}, an image on its way to noise": self.likelihood.image(self.located(seen)).float(),
-            "the image that the network expects, given z_t alone": self.likelihood.image(self.located(expected)).float(),
+            "the image that the network expects, given z_t alone": self.likelihood.image(
+                self.located(expected)
+            ).float(),
         }
         self.noted.gamma = -self.schedule.log_snr(torch.linspace(0, 1, 201, device=self.device))
 
@@ -360,27 +358,6 @@ class VDM(Conditional):
 
     def _alpha_0(self) -> Tensor:
         return self.schedule.alpha(torch.zeros((), device=self.device))
-
-
-def _described(likelihood: Likelihood) -> str:
-    """A likelihood in words, by which that of a checkpoint is compared."""
-    values = {name: getattr(likelihood, name) for name in ("num_values", "scale") if hasattr(likelihood, name)}
-    return " ".join([type(likelihood).__name__, *(f"{name}={value}" for name, value in values.items())])
-
-
-def _refuse_other(key: str, module: nn.Module, channels: int, size: tuple[int, ...], of: str) -> None:
-    """InputError if a network does not take so many channels, or maps of this size."""
-    key = f"model.init_args.{key}"
-    for name, expected in (("dim", len(size)), ("in_channels", channels), ("out_channels", channels)):
-        if (found := getattr(module, name, expected)) != expected:
-            raise InputError(
-                f"{key}.init_args.{name} is {found}, but {of} have {len(size)} axes and {channels} channels; give "
-                f"{expected}."
-            )
-    own, divisor = getattr(module, "size", size), getattr(module, "divisor", 1)
-    if tuple(own) != size or any(side % divisor for side in size):
-        needed = f"multiples of {divisor}" if tuple(own) == size else " x ".join(map(str, own))
-        raise InputError(f"{key}: {of} are {' x '.join(map(str, size))}, but it takes {needed}; change one of them.")
 
 
 def gradient_difference(images: Tensor, others: Tensor) -> Tensor:
