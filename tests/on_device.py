@@ -87,7 +87,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs h
         "vdm",
         {
             "schedule": {"class_path": "lit_medgen.diffusion.LinearGamma", "init_args": {"learned_ends": False}},
-            "num_steps": 20,
+            "bound_steps": 20,
             "gradient_difference": 1.0,
             "conditioning": {"guidance_scale": 2.0},
         },

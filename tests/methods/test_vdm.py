@@ -101,7 +101,7 @@ def test_a_network_that_sees_nothing_pays_for_all_of_gamma(
     schedule: Any, num_steps: int | None, training: bool
 ) -> None:
     """(gamma_1 - gamma_0) / 2 nats for each value, whatever lies between; with T steps T expm1(range / T) / 2."""
-    model = built(network=Silent(), schedule=schedule, num_steps=num_steps).train(training)
+    model = built(network=Silent(), schedule=schedule, bound_steps=num_steps).train(training)
     nats = 5 if num_steps is None else num_steps * math.expm1(10 / num_steps) / 2
     with torch.no_grad():
         found = [model.loss(images(NUM))["diffusion"] for _ in range(4)]
@@ -242,7 +242,7 @@ def test_another_schedule_or_likelihood_is_refused_where_a_run_goes_on(
     arguments: dict[str, Any], complaint: str
 ) -> None:
     facts = built().facts()
-    built(num_steps=1000).restore(facts)
+    built(bound_steps=1000).restore(facts)
     with pytest.raises(InputError, match=complaint):
         built(**arguments).restore(facts)
 
@@ -273,16 +273,16 @@ def test_what_does_not_fit_is_refused_before_the_data(arguments: dict[str, Any],
 
 def test_steps_do_not_train_what_lies_between_the_ends() -> None:
     """But may measure what was trained in continuous time."""
-    model = built(schedule=MonotoneGamma(-6, 4), num_steps=10)
+    model = built(schedule=MonotoneGamma(-6, 4), bound_steps=10)
     assert float(model.loss(images())["diffusion"]) > 0
-    with pytest.raises(InputError, match="num_steps is 10, but MonotoneGamma is trained for continuous time"):
+    with pytest.raises(InputError, match="bound_steps is 10, but MonotoneGamma is trained for continuous time"):
         model.before_data(SPEC, None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"num_steps": 0}, "num_steps is 0; give at least 1"),
+        ({"bound_steps": 0}, "bound_steps is 0; give at least 1"),
         ({"gradient_difference": -1.0}, "gradient_difference is -1.0; give 0 or more"),
         ({"conditioning": Conditioning(guidance_scale=2.0)}, "guidance_scale is 2.0, but the network has no"),
         (

@@ -91,7 +91,7 @@ class VDM(Conditional):
         likelihood: log p(x | z_0); None: `DiscretisedLogistic`, with the noise of z_0 as its scale, or a learned one
             where there is an autoencoder.
         schedule: `LinearGamma` or `MonotoneGamma`; None: `LinearGamma`, fixed.
-        num_steps: T of the bound that is trained; None: continuous time.
+        bound_steps: T of the bound that is trained; None: continuous time.
         gradient_difference: weight of the mean absolute difference between the gradients of image and reconstruction.
         sampler: integrates the reverse process; None: 250 steps of `Ancestral`, evenly spread in gamma.
         conditioning: how covariates are learned, and guide.
@@ -105,7 +105,7 @@ class VDM(Conditional):
         autoencoder: ImageAutoencoder | None = None,
         likelihood: Likelihood | None = None,
         schedule: GammaSchedule | None = None,
-        num_steps: int | None = None,
+        bound_steps: int | None = None,
         gradient_difference: float = 0.0,
         sampler: Sampler | None = None,
         conditioning: Conditioning | None = None,
@@ -123,11 +123,13 @@ class VDM(Conditional):
                 "model.init_args.likelihood.init_args.scale is null, the noise of z_0 in pixels, but with an "
                 "autoencoder z_0 is no image; give 'learned', or a number."
             )
-        if num_steps is not None and num_steps < 1:
-            raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1, or null for continuous time.")
+        if bound_steps is not None and bound_steps < 1:
+            raise ValueError(
+                f"model.init_args.bound_steps is {bound_steps}; give at least 1, or null for continuous time."
+            )
         if not 0 <= gradient_difference < math.inf:
             raise ValueError(f"model.init_args.gradient_difference is {gradient_difference}; give 0 or more.")
-        self.num_steps, self.gradient_difference = num_steps, gradient_difference
+        self.bound_steps, self.gradient_difference = bound_steps, gradient_difference
         self.sampler: Sampler = sampler or Ancestral(250, spacing="log_snr")
         self.sampler.check(self.schedule)
         self.noted = BoundRecord()
@@ -143,9 +145,9 @@ class VDM(Conditional):
 
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """InputError too for a bound of T steps that would train what lies between the ends of a schedule."""
-        if self.num_steps is not None and self.schedule.learns_interior():
+        if self.bound_steps is not None and self.schedule.learns_interior():
             raise InputError(
-                f"model.init_args.num_steps is {self.num_steps}, but {type(self.schedule).__name__} is trained for "
+                f"model.init_args.bound_steps is {self.bound_steps}, but {type(self.schedule).__name__} is trained for "
                 "continuous time; leave it out, or give LinearGamma. `evaluate` takes any."
             )
         super().before_data(shape, resumed_from)
@@ -207,7 +209,7 @@ class VDM(Conditional):
         location = self.located(z_0)
         nats = {
             "reconstruction": -self.likelihood(images, location, noise),
-            "diffusion": share * diffusion_term(predict, self.schedule, z, t, eps, self.num_steps),
+            "diffusion": share * diffusion_term(predict, self.schedule, z, t, eps, self.bound_steps),
             "prior": prior_term(self.schedule, z),
         }
         num = images[0].numel()
@@ -237,7 +239,7 @@ class VDM(Conditional):
         """Bits per dimension of test images too, and the terms that they are the sum of."""
         with self._as_in_evaluation():
             terms, people = self._terms_of_test(data)
-        time = "continuous time" if self.num_steps is None else f"{self.num_steps} steps"
+        time = "continuous time" if self.bound_steps is None else f"{self.bound_steps} steps"
         return super().scores(data) | scores_of(terms, people, time, self.likelihood.is_discrete)
 
     @contextmanager
