@@ -181,7 +181,7 @@ class DenseAutoencoder(nn.Module):
         return weight
 
 
-class ToldLevel(nn.Module):
+class LevelNetwork(nn.Module):
     """A network that is told noise levels, called with times: a schedule says which level a time has.
 
     Args:

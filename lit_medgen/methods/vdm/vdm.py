@@ -56,7 +56,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
 from lit_medgen.methods.vdm.fitting import described, refuse_other
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
-from lit_medgen.networks.score_resnet import ToldLevel
+from lit_medgen.networks.score_resnet import LevelNetwork
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.learning_rate import Constant
@@ -114,8 +114,8 @@ class VDM(Conditional):
     ) -> None:
         super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
         self.schedule = schedule or LinearGamma()
-        told = ToldLevel(as_module(network), Level(self.schedule))
-        self.denoiser = Denoiser(told, self.schedule, "eps")
+        level_network = LevelNetwork(as_module(network), Level(self.schedule))
+        self.denoiser = Denoiser(level_network, self.schedule, "eps")
         self.autoencoder = None if autoencoder is None else as_module(autoencoder)
         self.likelihood = likelihood or DiscretisedLogistic(scale="learned" if autoencoder else None)
         if autoencoder and getattr(self.likelihood, "scale", 1.0) is None:
@@ -136,12 +136,12 @@ class VDM(Conditional):
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The network that sees noise, which `trainer.speed` may compile."""
-        return [self.told.network]
+        return [self.level_network.network]
 
     @property
-    def told(self) -> ToldLevel:
+    def level_network(self) -> LevelNetwork:
         """The network that sees noise, and which level a time has."""
-        return cast(ToldLevel, self.denoiser.network)
+        return cast(LevelNetwork, self.denoiser.network)
 
     def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
         """InputError too for a bound of T steps that would train what lies between the ends of a schedule."""
@@ -158,7 +158,7 @@ class VDM(Conditional):
             refuse_other("autoencoder", self.autoencoder, shape.channels, tuple(shape.size), "images")
         channels, *size = self.latent_shape(shape)
         of = "images" if self.autoencoder is None else "the autoencoder's latents"
-        refuse_other("network", self.told.network, channels, tuple(size), of)
+        refuse_other("network", self.level_network.network, channels, tuple(size), of)
 
     def facts(self) -> dict[str, Any]:
         """What the network has learned noise of and how it is measured; what the run notes of its bound."""
@@ -203,7 +203,7 @@ class VDM(Conditional):
         eps, eps_0 = torch.randn_like(z), torch.randn_like(z)
 
         def predict(z_t: Tensor, level: Tensor) -> Tensor:
-            return self.told.network(z_t, level.float(), condition)
+            return self.level_network.network(z_t, level.float(), condition)
 
         z_0, noise = latent_at_start(self.schedule, z, eps_0)
         location = self.located(z_0)
@@ -232,7 +232,7 @@ class VDM(Conditional):
         """The noise that the network sees in the loss's latents, b d *z, and its mean squared error in each, b."""
         z, (t, _) = self.encode(batch.image), self.times_and_shares(len(batch.key), 0.0)
         eps, noise = torch.randn_like(z), NoiseAt.of(self.schedule, t)
-        predicted = self.told.network(noise.perturb(z, eps), noise.level.float(), condition).float()
+        predicted = self.level_network.network(noise.perturb(z, eps), noise.level.float(), condition).float()
         return predicted, (predicted - eps).square().flatten(1).mean(1)
 
     def scores(self, data: TrainingData) -> dict[str, Score]:
