@@ -58,7 +58,7 @@ class NoiseAt:
     def of(cls, schedule: GammaSchedule, t: Tensor, num_steps: int | None = None) -> NoiseAt:
         """At times t, b, float64; with a number of steps T, at the multiples of 1 / T that follow them.
 
-        With steps, the bound depends on what lies between the schedule's ends too, which is then not trained by variance.
+        With steps the bound depends on what lies between the ends too, so that is not trained by variance then.
         """
         if num_steps is not None:
             return cls._of_steps(schedule, t.double(), num_steps)
