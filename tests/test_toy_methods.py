@@ -286,7 +286,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str], *words: str) -> None:
 def test_label_maps_that_do_not_fit(painter: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     unknown, small = write_maps(tmp_path / "unknown", lesion=3), write_maps(tmp_path / "small", (8, 8, 6))
     for folder, words in (
-        (unknown, ("b.nii.gz", "classes 3", "air, head, lesion")),
+        (unknown, ("b.nii.gz", "classes 3", "air; head; lesion")),
         (small, ("(8, 8, 6)", "(8, 8, 8)")),
     ):
         refused(painter.on_checkpoint("sample", f"--label_maps={folder}"), capsys, *words)
