@@ -122,7 +122,7 @@ class Skill:
         return Score(estimate.value, of, interval, num, warning)
 
     def panels(self) -> list[dict[str, Any]]:
-        """What `save_skill` shows of each label."""
+        """What `save_skill` shows of each label that has a score at any time."""
         return [
             {
                 "y": f"{SKILLS[self.kinds[name]][3]}\nof {name}",
@@ -132,6 +132,7 @@ class Skill:
                 "interval": [estimate.ci95 for estimate in curve],
             }
             for name, curve in self.curves.items()
+            if any(estimate.value == estimate.value for estimate in curve)
         ]
 
     def rows(self) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class Predicting(Method):
         if self._skill is None or len(self.skill_times) == 1:
             return {}
         panels = self._skill.panels()
-        return {"skill": lambda path: save_skill(path, panels)}
+        return {"skill": lambda path: save_skill(path, panels)} if panels else {}
 
     def predictions(self) -> list[dict[str, Any]]:
         """A row for each image of the last `scores`: its labels, and what is predicted of it without noise."""

@@ -19,7 +19,7 @@ from lit_medgen.methods import CropClassifier
 from lit_medgen.networks import UNet
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.label_likelihoods import BOUNDS
-from lit_medgen.training.label_skill import Predicted
+from lit_medgen.training.label_skill import Predicted, Skill
 from lit_medgen.training.latent_crops import StoredCrops
 from lit_medgen.training.latent_scale import LatentScale
 from lit_medgen.training.latents import encoded
@@ -353,3 +353,13 @@ def test_validation_scores_are_of_all_processes_together(monkeypatch: pytest.Mon
     assert alone == together
     assert alone.keys() == {"val/auc_malignant", "val/r2_lobulation"}
     assert list(model.plots()) == ["skill"]
+
+
+def test_labels_without_a_score_are_not_drawn() -> None:
+    """Of few people's labels, all equal or unknown, there is no AUC and no R^2."""
+    labels = torch.tensor([[0.0, 2.0], [1.0, torch.nan], [1.0, torch.nan]])
+    values = torch.tensor([[[0.1, 1.0]], [[0.7, 2.0]], [[0.4, 3.0]]])
+    found = Predicted(["a", "b", "c"], ["p", "q", "r"], labels, values)
+    (panel,) = Skill(found, {"malignant": "binary", "lobulation": "number"}, (0.0,)).panels()
+    assert panel["value"] == [1.0]
+    assert "malignant" in panel["y"]
