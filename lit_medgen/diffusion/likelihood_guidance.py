@@ -78,7 +78,9 @@ class LikelihoodGuidance(Guidance):
             terms = [term for term in group if term.scale != 0]
             if terms:
                 # x_1 = eps says nothing of the image where alpha(1) = 0, nor of what it should show.
-                shift = sigma_t**2 / torch.where(alpha_t > 0, alpha_t, torch.inf) * _gradient(terms, latent, t)
+                shift = (
+                    sigma_t**2 / torch.where(alpha_t > 0, alpha_t, torch.inf) * gradient(_together(terms), latent, t)
+                )
                 x_hat, latent = x_hat + shift, latent + alpha_t * shift
         return x_hat
 
@@ -92,16 +94,22 @@ class LikelihoodGuidance(Guidance):
         return replace(self, denoiser=inner, groups=groups) if groups else inner
 
 
-def _gradient(terms: Sequence[Term], x_t: Tensor, t: Tensor) -> Tensor:
-    """The gradient of the scaled log-likelihoods at x_t, b c *s; summed over images, of which none sees another."""
+def gradient(log_likelihood: LogLikelihood, x_t: Tensor, t: Tensor) -> Tensor:
+    """The gradient of log-likelihoods at x_t, b c *s; summed over images, of which none sees another."""
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, as tensors that were made in inference mode can have no gradient.
         x, times = x_t.clone().requires_grad_(), t.clone()
-        total = torch.zeros((), device=x.device)
-        for term in terms:
-            total = total + (_weights(term, times) * term.log_likelihood(x, times)).sum()
-        (gradient,) = torch.autograd.grad(total, x)
-    return gradient
+        (found,) = torch.autograd.grad(log_likelihood(x, times).sum(), x)
+    return found
+
+
+def _together(terms: Sequence[Term]) -> LogLikelihood:
+    """The sum of scaled log-likelihoods."""
+
+    def log_likelihood(x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([_weights(term, t) * term.log_likelihood(x_t, t) for term in terms]).sum(0)
+
+    return log_likelihood
 
 
 def _weights(term: Term, t: Tensor) -> Tensor | float:

@@ -213,8 +213,7 @@ def _skill(
         metric.update(labels, found, owners)
         estimate = metric.estimate()
         if estimate.value == estimate.value:
-            interval = list(estimate.ci95) if estimate.ci95[0] == estimate.ci95[0] else None
-            row |= {"value": estimate.value, "ci95": interval}
+            row |= {"value": estimate.value, "ci95": list(estimate.interval) if estimate.interval else None}
     return row, _warning(name, word, row["value"], unseen)
 
 

@@ -42,7 +42,6 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, sent
 from lit_medgen.diffusion import (
     DDIM,
-    ClassifierFree,
     Denoiser,
     Denoises,
     LossWeight,
@@ -235,10 +234,7 @@ class LDM(Conditional):
     @property
     def sampling_denoiser(self) -> Denoises:
         """The denoiser that the sampler calls, with classifier-free guidance where there is any."""
-        how = self.conditioning
-        if how.guidance_scale == 1:
-            return self.denoiser
-        return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale, self.kept)
+        return self.classifier_free(self.denoiser)
 
     def denoiser_for(self, condition: Condition) -> Denoises:
         """The denoiser that makes images from this condition, which is as it was asked for, not scaled."""

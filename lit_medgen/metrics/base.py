@@ -7,6 +7,7 @@ scores that depend on the number of images. An interval ends where the score's r
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ class Estimate:
 
     value: float
     ci95: tuple[float, float]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval; None where there is none, as of one person."""
+        return None if math.isnan(self.ci95[0]) else self.ci95
 
 
 class LeftOut(NamedTuple):

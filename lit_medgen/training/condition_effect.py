@@ -14,7 +14,6 @@ Shapes: b images of a batch, n images of all batches.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -130,5 +129,4 @@ def _score(values: Tensor, swaps: Swaps, people: Sequence[str], of: str) -> Scor
     if not chosen:
         return Score(None, f"{of}: not measured, no two images had different ones", num=0)
     estimate = mean_over_people(values[chosen].double(), [people[i] for i in chosen])
-    interval = None if math.isnan(estimate.ci95[0]) else estimate.ci95
-    return Score(estimate.value, of, interval, len(chosen))
+    return Score(estimate.value, of, estimate.interval, len(chosen))

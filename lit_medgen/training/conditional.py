@@ -8,7 +8,8 @@ Salimans 2022, algorithm 1).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec, Part, Request, Score, TrainingData
+from lit_medgen.diffusion import ClassifierFree, Denoises
 from lit_medgen.errors import InputError
 from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 from lit_medgen.training.condition_effect import Swaps, differing, relative_change, scores_of, swapped
@@ -174,6 +176,22 @@ class Conditional(Generator):
             condition = condition.drop_text(each[len(groups)]) if has_text else condition
         return condition.drop(chance[-1] < self.conditioning.drop_probability, self.kept)
 
+    def classifier_free(self, denoiser: Denoises) -> Denoises:
+        """The denoiser with classifier-free guidance, where there is any."""
+        how = self.conditioning
+        if how.guidance_scale == 1:
+            return denoiser
+        return ClassifierFree(denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale, self.kept)
+
+    @contextmanager
+    def as_in_evaluation(self) -> Iterator[None]:
+        """Evaluation mode and no gradients within; torch's generator is afterwards as it was."""
+        was_training = self.training
+        self.eval()
+        with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            yield
+        self.train(was_training)
+
     # The condition alarm.
 
     def on_validation_epoch_start(self) -> None:
@@ -232,15 +250,12 @@ class Conditional(Generator):
         choices: list[Collection[str] | None] = [None, *(groups.values() if len(groups) > 1 else ())]
         found: list[list[Swaps]] = []
         people: list[str] = []
-        was_training = self.training
-        self.eval()
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with self.as_in_evaluation():
             for start in range(0, len(order), MEASURED_AT_ONCE):
                 batch = _batch_of(requests.joined(order[start : start + MEASURED_AT_ONCE])).to(self.device)
                 for repeat in range(NUM_REPEATS):
                     found.append(self._swaps(batch, choices, "test", start, repeat))
                     people += [everybody.get(key, "") for key in batch.key]
-        self.train(was_training)
         names = ["", *(groups if len(groups) > 1 else ())]
         swaps = {name: Swaps.join(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
         return super().scores(data) | scores_of(swaps, people)

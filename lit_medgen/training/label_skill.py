@@ -114,7 +114,7 @@ class Skill:
         of, num = f"{SKILLS[self.kinds[name]][3]} of {name}; {images}", int(self.known(name).sum())
         if estimate.value != estimate.value:
             return Score(None, f"{of}: not defined, as all labels are equal or unknown", num=num)
-        interval = estimate.ci95 if estimate.ci95[0] == estimate.ci95[0] else None
+        interval = estimate.interval
         guess = SKILLS[self.kinds[name]][2]
         warning = ""
         if is_clean and (interval is None or interval[0] <= guess):

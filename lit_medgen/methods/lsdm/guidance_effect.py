@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Condition, Request, Score, TrainingData
-from lit_medgen.diffusion import LogLikelihood
+from lit_medgen.diffusion.likelihood_guidance import gradient
 from lit_medgen.images.guidance_plots import Derivatives, save_derivatives, save_pairs
 from lit_medgen.images.nodules import dilated, inside_nodules, nodule_classes
 from lit_medgen.methods.crop_classifier import CropClassifier
-from lit_medgen.metrics.base import images_of_people, jackknife_variance
+from lit_medgen.metrics.base import mean_over_people
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.latent_crops import LatentCrops
 
@@ -162,13 +162,8 @@ def _mean(change: Tensor, mask: Tensor, people: Sequence[str], of: str) -> Score
     if not kept:
         return Score(None, f"{of}: not measured, as there is no such pixel", num=0)
     values = ((change * mask).flatten(1).sum(1)[kept] / size[kept]).double()
-    whose, mean = images_of_people([people[i] for i in kept]), float(values.mean())
-    if len(whose) < 2:
-        return Score(mean, of, num=len(kept))
-    sums = torch.stack([values[some].sum() for some in whose.values()])
-    counts = torch.tensor([len(some) for some in whose.values()])
-    error = jackknife_variance((values.sum() - sums) / (len(values) - counts)) ** 0.5
-    return Score(mean, of, (mean - 1.96 * error, mean + 1.96 * error), len(kept))
+    estimate = mean_over_people(values, [people[i] for i in kept])
+    return Score(estimate.value, of, estimate.interval, len(kept))
 
 
 def _derivatives(model: LSDM, request: Request, name: str, ends: tuple[float, float]) -> Derivatives:
@@ -190,20 +185,12 @@ def _derivatives(model: LSDM, request: Request, name: str, ends: tuple[float, fl
         seen.append(x[0, 0].cpu())
         for value in ends:
             wanted = {name: torch.full((1,), value, device=device)}
-            in_image.append(_gradient(partial(_of_seen, guide, name, wanted), x, at)[0, 0])
+            in_image.append(gradient(partial(_of_seen, guide, name, wanted), x, at)[0, 0].cpu())
             log_p = nodules.log_likelihood({name: model.wishes[name]}, wanted)
-            in_latent.append(_gradient(log_p, z_t, t)[0].sum(0))
+            in_latent.append(gradient(log_p, z_t, t)[0].sum(0).cpu())
     return Derivatives(name, ends, TIMES, seen, in_image, in_latent)
 
 
 def _of_seen(guide: CropClassifier, name: str, wanted: Mapping[str, Tensor], x: Tensor, t: Tensor) -> Tensor:
     """The log-likelihood of one label, b, from what the classifier sees."""
     return guide.of_seen(x, t, wanted)[name]
-
-
-def _gradient(log_likelihood: LogLikelihood, x: Tensor, t: Tensor) -> Tensor:
-    """The gradient of a log-likelihood at x, on the CPU."""
-    with torch.inference_mode(False), torch.enable_grad():
-        x, t = x.clone().requires_grad_(), t.clone()
-        (found,) = torch.autograd.grad(log_likelihood(x, t).sum(), x)
-    return found.cpu()

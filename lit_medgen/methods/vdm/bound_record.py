@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -37,10 +36,8 @@ def scores_of(terms: Mapping[str, Tensor], people: Sequence[str], time: str, is_
     scores = {}
     for name, (values, words) in rows.items():
         found = mean_over_people(values, people)
-        interval = None if math.isnan(found.ci95[0]) else found.ci95
-        scores[name] = Score(
-            found.value, f"{words} of test images, bits per dimension, {time}{kind}", interval, len(people)
-        )
+        of = f"{words} of test images, bits per dimension, {time}{kind}"
+        scores[name] = Score(found.value, of, found.interval, len(people))
     return scores
 
 

@@ -24,8 +24,7 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +35,6 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, DataSpec, Score, TrainingData, sent
 from lit_medgen.diffusion import (
     Ancestral,
-    ClassifierFree,
     Denoiser,
     Denoises,
     DiscretisedLogistic,
@@ -237,19 +235,10 @@ class VDM(Conditional):
 
     def scores(self, data: TrainingData) -> dict[str, Score]:
         """Bits per dimension of test images too, and the terms that they are the sum of."""
-        with self._as_in_evaluation():
+        with self.as_in_evaluation():
             terms, people = self._terms_of_test(data)
         time = "continuous time" if self.bound_steps is None else f"{self.bound_steps} steps"
         return super().scores(data) | scores_of(terms, people, time, self.likelihood.is_discrete)
-
-    @contextmanager
-    def _as_in_evaluation(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, and torch's generator as it was afterwards."""
-        was_training = self.training
-        self.eval()
-        with torch.no_grad(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            yield
-        self.train(was_training)
 
     def _terms_of_test(self, data: TrainingData) -> tuple[dict[str, Tensor], list[str]]:
         """The terms of each test image, n, in bits per dimension, float64 on the CPU, and whose images they are."""
@@ -324,10 +313,7 @@ class VDM(Conditional):
     @property
     def sampling_denoiser(self) -> Denoises:
         """The denoiser that the sampler calls."""
-        how = self.conditioning
-        if how.guidance_scale == 1:
-            return self.denoiser
-        return ClassifierFree(self.denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale)
+        return self.classifier_free(self.denoiser)
 
     @torch.no_grad()
     def latent_shape(self, shape: DataSpec) -> tuple[int, ...]:
