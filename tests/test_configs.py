@@ -26,14 +26,18 @@ OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/wit
 DATA = sorted(ROOT.glob("configs/data/*.yaml"))
 
 
+SHARED = [("configs/wgan.yaml", "configs/demo/wgan.yaml", f"configs/ixi/{name}.yaml") for name in ("gan", "gan_2d")]
+"""Overlays that several methods share, each tried with one of them."""
+
+
 def experiments() -> list[tuple[str, ...]]:
-    """Every method as shipped, with its demo overlay, and with that of IXI if it has one."""
+    """Every method as shipped, with its demo overlay, and with that of IXI if it has one; the shared overlays."""
     found = list[tuple[str, ...]]()
     for base in BASES:
         overlays = [base.replace("configs/", f"configs/{folder}/") for folder in ("demo", "ixi")]
         chain = [base, *(overlay for overlay in overlays if (ROOT / overlay).is_file())]
         found += [tuple(chain[: i + 1]) for i in range(len(chain))]
-    return found
+    return found + SHARED
 
 
 EXPERIMENTS = experiments()

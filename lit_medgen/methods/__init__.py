@@ -5,6 +5,7 @@ from lit_medgen.methods.autoencoder_kl import AutoencoderKL
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.crop_classifier import CropClassifier
+from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
 from lit_medgen.methods.lsdm import LSDM
@@ -20,6 +21,7 @@ __all__ = [
     "LSDM",
     "VDM",
     "VQGAN",
+    "WGAN",
     "Absorbing",
     "AutoencoderKL",
     "CropClassifier",

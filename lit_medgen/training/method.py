@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -244,7 +245,8 @@ class Method(Recorded, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # An optimizer factory made by the command line cannot be pickled, which copying for DDP needs.
-        return {name: value for name, value in self.__dict__.items() if name != "make_optimizer"}
+        factory = re.compile(r"make_(\w+_)?optimizer")
+        return {name: value for name, value in self.__dict__.items() if not factory.fullmatch(name)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`loss` by name, "loss" among them; InputError if a method of the user's own returns something else."""

@@ -1,0 +1,1 @@
+"""The adversarial baselines that the papers compare with."""

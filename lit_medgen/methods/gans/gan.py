@@ -1,0 +1,95 @@
+"""`GAN`: what the adversarial baselines share, a generator of codes that a critic learns to tell from real images.
+
+Shapes: b batch, c channels, *s spatial axes, d channels of a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_medgen.batch import Condition, DataSpec
+from lit_medgen.errors import InputError
+from lit_medgen.networks.protocols import as_module
+from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.generator import Generator
+from lit_medgen.training.learning_rate import Constant
+from lit_medgen.training.method import default_optimizer
+
+
+class GAN(Adversarial, Generator):
+    """An adversarial method whose images are those of codes drawn from N(0, I).
+
+    Args:
+        network: the parts, as one module: `generator` (b d -> b c *s), `critic` (b c *s -> b) and what a method needs
+            besides, with the attributes `size`, `in_channels` and `latent_channels`.
+        optimizer: of the generator, and of what is trained with it.
+        critic_optimizer: of the critic.
+        learning_rate_schedule: factor of the generator's rate at each of its steps; None: constant.
+        critic_learning_rate_schedule: factor of the critic's rate at each of its own steps; None: constant.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = default_optimizer,
+        critic_optimizer: OptimizerCallable = default_optimizer,
+        learning_rate_schedule: Constant | None = None,
+        critic_learning_rate_schedule: Constant | None = None,
+    ) -> None:
+        super().__init__(optimizer, learning_rate_schedule)
+        self.network = as_module(network)
+        self.make_critic_optimizer = critic_optimizer
+        self.critic_learning_rate_schedule = critic_learning_rate_schedule or Constant()
+
+    def check_shape(self, shape: DataSpec) -> None:
+        """InputError if the images are of another size than the network."""
+        found, wanted = (shape.channels, *shape.size), (self.network.in_channels, *self.network.size)
+        if found != wanted or shape.slice_axis:
+            raise InputError(
+                f"model.init_args.network.init_args.size is {list(self.network.size)} with {self.network.in_channels} "
+                f"channels, but images are {list(shape.size)} with {shape.channels}; set size to that of the data, and "
+                "view to data_modules.OneSlice for two axes."
+            )
+
+    def networks_for_speed(self) -> list[nn.Module]:
+        """The generator, the critic and the other parts of the network."""
+        return list(self.network.children())
+
+    def codes(self, num: int) -> Tensor:
+        """Codes from the prior, num d, drawn from torch's generator."""
+        return torch.randn(num, self.network.latent_channels, device=self.device)
+
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """The image of a code for each seed, b c *s."""
+        like = next(self.network.generator.parameters())
+        images: Tensor = self.network.generator(SeededNoise(seeds)((self.network.latent_channels,), like))
+        return images
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, over: Literal["sample", "channels"] = "sample"
+) -> Tensor:
+    """Mean of (|gradient of the critic| - 1)^2 between real and made ones (Gulrajani et al. 2017, eq. 3), a scalar.
+
+    Each image, or code, has its own place between the two, alike in all its voxels, and its own norm. The critic must
+    judge each by itself, or the gradient is of others too. Computed in float32.
+
+    Args:
+        critic: b ... -> b.
+        real: b ..., real images, or codes of the prior.
+        made: b ..., images or codes that were made.
+        over: what a norm is taken over: all of an image's voxels, or (as a public WGAN) the channels of each voxel.
+    """
+    share = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device)
+    with torch.autocast(real.device.type, enabled=False):
+        between = (share * real.float() + (1 - share) * made.detach().float()).requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+        along = gradient.flatten(1) if over == "sample" else gradient
+        return (torch.linalg.vector_norm(along, dim=1) - 1).square().mean()
