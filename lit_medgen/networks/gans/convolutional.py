@@ -8,6 +8,7 @@ the size of the images here (`Halvings`). Shapes: b batch, c channels, *s spatia
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -18,7 +19,7 @@ from lit_medgen.networks.blocks import group_norm
 from lit_medgen.networks.gans.sizes import Halvings
 
 Norm = Literal["group", "batch", "none"]
-"""Batch normalisation makes the result for an image depend on the others of its batch: a gradient penalty is of none."""
+"""Batch normalisation makes the number of an image depend on others of its batch, which no gradient penalty suits."""
 
 
 def width(channels: int, level: int) -> int:
@@ -60,7 +61,7 @@ class ConvGenerator(nn.Module):
         # On a single voxel, a transposed convolution as large as the coarsest grid is this linear layer.
         self.seed = nn.Linear(latent_channels, widths[0] * math.prod(self.halvings.grid))
         layers: list[nn.Module] = [normalisation(norm, dim, widths[0]), nn.ReLU()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Upsample(scale_factor=2.0), kind(before, after, 3, padding=1, bias=False)]
             layers += [normalisation(norm, dim, after), nn.ReLU()]
         last = kind(widths[-1], out_channels, 3, padding=1, bias=False)

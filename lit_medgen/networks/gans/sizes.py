@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 MIN_SIDE = 4
-"""Voxels of the shortest side of the coarsest grid: 64^3 voxels are halved four times, to 4^3, in 3dbraingen's networks."""
+"""Voxels of the shortest side of the coarsest grid: 64^3 voxels are halved four times, to 4^3, in the public code."""
 MAX_SIDE = 16
 """A coarsest grid longer than this would make its dense layer most of the network; images are padded instead."""
 BACKGROUND = -1.0
