@@ -4,7 +4,13 @@ from lit_medgen.networks.autoencoder import Autoencoder
 from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
-from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, LatentNetwork, SliceNetwork
+from lit_medgen.networks.protocols import (
+    AdversarialNetwork,
+    Discriminator,
+    ImageAutoencoder,
+    LatentNetwork,
+    SliceNetwork,
+)
 from lit_medgen.networks.quantizer import FSQ, NearestNeighbour, Quantizer
 from lit_medgen.networks.score_resnet import DenseAutoencoder, FourierFeatures, ScoreResNet
 from lit_medgen.networks.semantic_unet import SemanticUNet
@@ -15,6 +21,7 @@ from lit_medgen.networks.unet_encoder import UNetEncoder
 
 __all__ = [
     "FSQ",
+    "AdversarialNetwork",
     "Autoencoder",
     "CodeTransformer",
     "ConditionEncoder",

@@ -86,6 +86,28 @@ class Discriminator(Protocol):
         ...
 
 
+class AdversarialNetwork(Protocol):
+    """The parts of a GAN as one module (WGAN's), for images of one size.
+
+    Attributes:
+        size: voxels of an image along each axis.
+        in_channels: channels c of an image.
+        latent_channels: channels d of a code.
+        generator: images of codes, b d -> b c *s in [-1, 1].
+        discriminator: a number for each image, b c *s -> b, high where it seems real.
+    """
+
+    size: tuple[int, ...]
+    in_channels: int
+    latent_channels: int
+    generator: nn.Module
+    discriminator: nn.Module
+
+    def children(self) -> Any:
+        """The parts, as `torch.nn.Module` has it."""
+        ...
+
+
 def as_module(network: object) -> nn.Module:
     """The network; TypeError if it is no `torch.nn.Module`, whose weights could not be trained or kept."""
     if not isinstance(network, nn.Module):

@@ -1,4 +1,4 @@
-"""`GAN`: what the adversarial baselines share, a generator of codes that a critic learns to tell from real images.
+"""`GAN`: what the adversarial baselines share, images of codes that a discriminator learns to tell from real ones.
 
 Shapes: b batch, c channels, *s spatial axes, d channels of a code.
 """
@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_medgen.batch import Condition, DataSpec
+from lit_medgen.batch import Condition, DataSpec, sent
 from lit_medgen.errors import InputError
-from lit_medgen.networks.protocols import as_module
+from lit_medgen.networks.protocols import AdversarialNetwork, as_module
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.adversarial import Adversarial
 from lit_medgen.training.generator import Generator
@@ -26,26 +26,27 @@ class GAN(Adversarial, Generator):
     """An adversarial method whose images are those of codes drawn from N(0, I).
 
     Args:
-        network: the parts, as one module: `generator` (b d -> b c *s), `critic` (b c *s -> b) and what a method needs
-            besides, with the attributes `size`, `in_channels` and `latent_channels`.
+        network: the parts, as one module: `generator` (b d -> b c *s), `discriminator` (b c *s -> b) and what a method
+            needs besides, with the attributes `size`, `in_channels` and `latent_channels`.
         optimizer: of the generator, and of what is trained with it.
-        critic_optimizer: of the critic.
+        discriminator_optimizer: of the discriminator.
         learning_rate_schedule: factor of the generator's rate at each of its steps; None: constant.
-        critic_learning_rate_schedule: factor of the critic's rate at each of its own steps; None: constant.
+        discriminator_learning_rate_schedule: factor of its rate at each of its own steps; None: constant.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: AdversarialNetwork,
         optimizer: OptimizerCallable = default_optimizer,
-        critic_optimizer: OptimizerCallable = default_optimizer,
+        discriminator_optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
-        critic_learning_rate_schedule: Constant | None = None,
+        discriminator_learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
-        self.network = as_module(network)
-        self.make_critic_optimizer = critic_optimizer
-        self.critic_learning_rate_schedule = critic_learning_rate_schedule or Constant()
+        as_module(network)
+        self.network = network
+        self.make_discriminator_optimizer = discriminator_optimizer
+        self.discriminator_learning_rate_schedule = discriminator_learning_rate_schedule or Constant()
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if the images are of another size than the network."""
@@ -58,7 +59,7 @@ class GAN(Adversarial, Generator):
             )
 
     def networks_for_speed(self) -> list[nn.Module]:
-        """The generator, the critic and the other parts of the network."""
+        """The generator, the discriminator and the other parts of the network."""
         return list(self.network.children())
 
     def codes(self, num: int) -> Tensor:
@@ -67,21 +68,24 @@ class GAN(Adversarial, Generator):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """The image of a code for each seed, b c *s."""
-        like = next(self.network.generator.parameters())
-        images: Tensor = self.network.generator(SeededNoise(seeds)((self.network.latent_channels,), like))
+        codes = sent(SeededNoise(seeds)((self.network.latent_channels,)), self.device)
+        images: Tensor = self.network.generator(codes)
         return images
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, over: Literal["sample", "channels"] = "sample"
+    discriminator: Callable[[Tensor], Tensor],
+    real: Tensor,
+    made: Tensor,
+    over: Literal["sample", "channels"] = "sample",
 ) -> Tensor:
-    """Mean of (|gradient of the critic| - 1)^2 between real and made ones (Gulrajani et al. 2017, eq. 3), a scalar.
+    """Mean of (|gradient| - 1)^2 of a discriminator between real and made ones (Gulrajani et al. 2017, eq. 3), a scalar.
 
-    Each image, or code, has its own place between the two, alike in all its voxels, and its own norm. The critic must
-    judge each by itself, or the gradient is of others too. Computed in float32.
+    Each image, or code, has its own place between the two, alike in all its voxels, and its own norm. The
+    discriminator must judge each by itself, or the gradient is of others too. Computed in float32.
 
     Args:
-        critic: b ... -> b.
+        discriminator: b ... -> b.
         real: b ..., real images, or codes of the prior.
         made: b ..., images or codes that were made.
         over: what a norm is taken over: all of an image's voxels, or (as a public WGAN) the channels of each voxel.
@@ -90,6 +94,6 @@ def gradient_penalty(
     with torch.autocast(real.device.type, enabled=False):
         between = (share * real.float() + (1 - share) * made.detach().float()).requires_grad_(True)
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+            (gradient,) = torch.autograd.grad(discriminator(between).sum(), between, create_graph=True)
         along = gradient.flatten(1) if over == "sample" else gradient
         return (torch.linalg.vector_norm(along, dim=1) - 1).square().mean()

@@ -1,13 +1,13 @@
 """Networks of the GANs that the papers compare with, in 2D and 3D, for images of any size."""
 
-from lit_medgen.networks.gans.convolutional import CodeCritic, ConvCritic, ConvEncoder, ConvGenerator
+from lit_medgen.networks.gans.convolutional import CodeDiscriminator, ConvDiscriminator, ConvEncoder, ConvGenerator
 from lit_medgen.networks.gans.families import ConvAutoencodingGAN, ConvGAN
 from lit_medgen.networks.gans.sizes import Halvings
 
 __all__ = [
-    "CodeCritic",
+    "CodeDiscriminator",
     "ConvAutoencodingGAN",
-    "ConvCritic",
+    "ConvDiscriminator",
     "ConvEncoder",
     "ConvGAN",
     "ConvGenerator",

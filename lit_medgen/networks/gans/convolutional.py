@@ -1,4 +1,4 @@
-"""Generators, critics and encoders of plain convolutions, in 2D and 3D, for images of any size.
+"""Generators, discriminators and encoders of plain convolutions, in 2D and 3D, for images of any size.
 
 The networks of Kwon et al. 2019, "Generation of 3D Brain MRI Using Auto-Encoding Generative Adversarial Networks", as
 their public code has them at 64^3 voxels: strided convolutions of 4 voxels on the way down, nearest-neighbour doubling
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -74,7 +74,7 @@ class ConvGenerator(nn.Module):
 
 
 class ConvTrunk(nn.ModuleList):
-    """The way down that critics and encoders share: strided convolutions of 4 voxels, the first without normalisation.
+    """The way down of discriminators and encoders: strided convolutions of 4 voxels, the first without normalisation.
 
     Args:
         halvings: of the images.
@@ -105,8 +105,8 @@ class ConvTrunk(nn.ModuleList):
         return features
 
 
-class ConvCritic(nn.Module):
-    """One number for each image, high where it seems real: a critic's value, or a discriminator's logit.
+class ConvDiscriminator(nn.Module):
+    """One number for each image, high where it seems real: a logit, or an estimate of Wasserstein's kind.
 
     Args:
         size: voxels of an image along each axis.
@@ -129,8 +129,8 @@ class ConvCritic(nn.Module):
         halvings = Halvings.of(size)
         kind = {2: nn.Conv2d, 3: nn.Conv3d}[halvings.dim]
         self.trunk = ConvTrunk(halvings, in_channels, channels, norm)
-        wide = self.trunk.out_channels
-        self.head = kind(wide, 1, halvings.grid) if head == "whole" else kind(wide, 1, 4, stride=2, padding=1)
+        wide, whole = self.trunk.out_channels, cast(Any, halvings.grid)  # PyTorch's types want a number
+        self.head = kind(wide, 1, whole) if head == "whole" else kind(wide, 1, 4, stride=2, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """The numbers of images; b c *s -> b."""
@@ -183,7 +183,7 @@ class ConvEncoder(nn.Module):
         return code
 
 
-class CodeCritic(nn.Sequential):
+class CodeDiscriminator(nn.Sequential):
     """One number for each code, high where it seems drawn from the prior; b d -> b.
 
     Args:
