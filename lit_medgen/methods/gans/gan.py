@@ -79,7 +79,7 @@ def gradient_penalty(
     made: Tensor,
     over: Literal["sample", "channels"] = "sample",
 ) -> Tensor:
-    """Mean of (|gradient| - 1)^2 of a discriminator between real and made ones (Gulrajani et al. 2017, eq. 3), a scalar.
+    """Mean of (|gradient| - 1)^2 of a discriminator between real and made (Gulrajani et al. 2017, eq. 3), a scalar.
 
     Each image, or code, has its own place between the two, alike in all its voxels, and its own norm. The
     discriminator must judge each by itself, or the gradient is of others too. Computed in float32.
