@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo commands of the README and of some pages were run, as printed, each once."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "configs").symlink_to(ROOT / "configs")
-    names = ("commands", "code_maps", "latent_diffusion", "lsdm", "vdm", "asking_for_images")
+    names = ("commands", "code_maps", "latent_diffusion", "lsdm", "vdm", "baselines", "asking_for_images")
     pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)]
     (table,) = blocks(pages[-1], "csv")
     (folder / "requests.csv").write_text(table)
@@ -125,7 +125,8 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
     return {name: row["value"] for name, row in report["metrics"].items()}
 
 
-PAGES = [(ROOT / "docs" / f"{page}.md").read_text() for page in ("code_maps", "latent_diffusion", "lsdm", "vdm")]
+LEARNED = ("code_maps", "latent_diffusion", "lsdm", "vdm", "baselines")
+PAGES = [(ROOT / "docs" / f"{page}.md").read_text() for page in LEARNED]
 REPORTED = [name for page in PAGES for name in re.findall(r"--out demo/(\w+)_report", page)]
 
 

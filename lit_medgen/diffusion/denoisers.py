@@ -144,8 +144,12 @@ class Denoiser(nn.Module):
         """What the network should predict, given the data."""
         return self.parametrisation.target(x, x_t, t, self.process)
 
+    def error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The squared error of every voxel, b c *s; a subclass may measure another."""
+        return (prediction - target) ** 2
+
     def weighted_error(self, x: Tensor, t: Tensor, eps: Tensor, condition: Condition) -> Tensor:
-        """weight(t) (prediction - target)^2 of every voxel, b c *s; its mean is the loss.
+        """weight(t) error(prediction, target) of every voxel, b c *s; its mean is the loss.
 
         Args:
             x: the data, b c *s.
@@ -154,5 +158,5 @@ class Denoiser(nn.Module):
             condition: what the images are made from.
         """
         x_t = self.process.perturb(x, t, eps)
-        error = (self.predict(x_t, t, condition).to(x.dtype) - self.target(x, x_t, t)) ** 2
+        error = self.error(self.predict(x_t, t, condition).to(x.dtype), self.target(x, x_t, t))
         return broadcast(self.weight(t, self.schedule, self.parametrisation), error) * error

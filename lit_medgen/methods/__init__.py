@@ -5,6 +5,7 @@ from lit_medgen.methods.autoencoder_kl import AutoencoderKL
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.crop_classifier import CropClassifier
+from lit_medgen.methods.ddpm import DDPM
 from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
@@ -16,6 +17,7 @@ from lit_medgen.training.method import Method
 
 __all__ = [
     "CDPM",
+    "DDPM",
     "IHDM",
     "LDM",
     "LSDM",

@@ -254,11 +254,11 @@ def test_another_schedule_or_likelihood_is_refused_where_a_run_goes_on(
         ({"network": ScoreResNet(3, 1)}, r"network.init_args.dim is 3, .*; give 2\."),
         (
             {"network": ScoreResNet(2, 2), "autoencoder": Autoencoder(2, 1, 2, (4,) * 5, (False,) * 5, 1, 4)},
-            "autoencoder: images are 8 x 8, but it takes multiples of 16",
+            "autoencoder: images are 8 x 8, but the autoencoder takes multiples of 16",
         ),
         (
             {"network": ScoreResNet(0, 4), "autoencoder": DenseAutoencoder((4, 8), 1, 4, 8, 1)},
-            "autoencoder: images are 8 x 8, but it takes 4 x 8",
+            "autoencoder: images are 8 x 8, but the autoencoder takes 4 x 8",
         ),
         (
             {"network": ScoreResNet(0, 8), "autoencoder": DenseAutoencoder((8, 8), 1, 4, 8, 1)},

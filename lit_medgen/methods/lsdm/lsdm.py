@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, cat
+from torch import Tensor
 
 from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec, Score, TrainingData, sent
-from lit_medgen.diffusion import Denoiser, Denoises, LikelihoodGuidance
+from lit_medgen.diffusion import Denoises, LikelihoodGuidance
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import coarse, dilated, inside_nodules, nodule_classes
 from lit_medgen.methods.crop_classifier import CropClassifier
@@ -44,15 +44,8 @@ from lit_medgen.methods.lsdm.nodule_guidance import LAST, GuidedNodules, Wish
 from lit_medgen.networks.protocols import LatentNetwork
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
+from lit_medgen.training.gaussian_diffusion import SourceDenoiser
 from lit_medgen.training.latent_crops import LatentCrops
-
-
-class SemanticDenoiser(Denoiser):
-    """A denoiser whose network reads the encoded label map, `condition.source`, beside the latent (eq. 3.3)."""
-
-    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The network's output, b d *z, from x_t: b d *z, joined with the encoded map where there is one."""
-        return super().predict(x_t if condition.source is None else cat([x_t, condition.source], 1), t, condition)
 
 
 class LSDM(LDM):
@@ -74,7 +67,7 @@ class LSDM(LDM):
 
     required = ("label_map",)
     kept = ("label_map", "source")
-    denoiser_type = SemanticDenoiser
+    denoiser_type = SourceDenoiser  # the encoded map is the source (eq. 3.3)
 
     def __init__(
         self,
@@ -134,9 +127,9 @@ class LSDM(LDM):
                 f"{len(shape.classes)}: {'; '.join(shape.classes)}; give {len(shape.classes)}."
             )
 
-    def input_channels(self, latent_channels: int) -> int:
-        """Channels that the network reads: those of the latent, and of the encoded label map if that is joined."""
-        return latent_channels * (2 if self.concatenate else 1)
+    def joined_channels(self, latent_channels: int) -> int:
+        """Channels of the encoded label map, if that is joined to the latent."""
+        return latent_channels if self.concatenate else 0
 
     def build(self) -> None:
         """Takes from the classifier, where there is one, what images can be asked to show."""

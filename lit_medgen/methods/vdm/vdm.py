@@ -52,11 +52,12 @@ from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
-from lit_medgen.methods.vdm.fitting import described, refuse_other
+from lit_medgen.methods.vdm.fitting import described
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import LevelNetwork
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.fitting import refuse_unfit
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -153,10 +154,10 @@ class VDM(Conditional):
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if images do not fit the autoencoder or the network, or latents the network."""
         if self.autoencoder is not None:
-            refuse_other("autoencoder", self.autoencoder, shape.channels, tuple(shape.size), "images")
+            refuse_unfit("autoencoder", self.autoencoder, shape.channels, shape.size, "images")
         channels, *size = self.latent_shape(shape)
         of = "images" if self.autoencoder is None else "the autoencoder's latents"
-        refuse_other("network", self.level_network.network, channels, tuple(size), of)
+        refuse_unfit("network", self.level_network.network, channels, size, of)
 
     def facts(self) -> dict[str, Any]:
         """What the network has learned noise of and how it is measured; what the run notes of its bound."""
