@@ -6,6 +6,7 @@ from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ddpm import DDPM
+from lit_medgen.methods.gans.alpha_wgan import AlphaWGAN
 from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
@@ -25,6 +26,7 @@ __all__ = [
     "VQGAN",
     "WGAN",
     "Absorbing",
+    "AlphaWGAN",
     "AutoencoderKL",
     "CropClassifier",
     "FactorPriorCDPM",

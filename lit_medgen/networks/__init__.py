@@ -6,6 +6,7 @@ from lit_medgen.networks.discriminator import PatchDiscriminator
 from lit_medgen.networks.factor_prior_slice_unet import FactorPriorSliceUNet
 from lit_medgen.networks.protocols import (
     AdversarialNetwork,
+    AutoencodingNetwork,
     Discriminator,
     ImageAutoencoder,
     LatentNetwork,
@@ -23,6 +24,7 @@ __all__ = [
     "FSQ",
     "AdversarialNetwork",
     "Autoencoder",
+    "AutoencodingNetwork",
     "CodeTransformer",
     "ConditionEncoder",
     "Covariates",

@@ -108,6 +108,19 @@ class AdversarialNetwork(Protocol):
         ...
 
 
+class AutoencodingNetwork(AdversarialNetwork, Protocol):
+    """The parts of a GAN with an encoder as one module (alpha-WGAN's), for images of one size.
+
+    Attributes are read where a network has them: `gaussian`, whether the encoder gives distributions (else False), and
+    `code_discriminator`, a number for each code, b d -> b, high where it seems drawn from the prior (else None).
+
+    Attributes:
+        encoder: codes of images, b c *s -> b d; where `gaussian` b 2d, means and then log-variances.
+    """
+
+    encoder: nn.Module
+
+
 def as_module(network: object) -> nn.Module:
     """The network; TypeError if it is no `torch.nn.Module`, whose weights could not be trained or kept."""
     if not isinstance(network, nn.Module):
