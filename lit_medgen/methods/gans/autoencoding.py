@@ -1,4 +1,4 @@
-"""`AutoencodingGAN`: what the GANs with an encoder share, its player, and the discriminator of two kinds of made images.
+"""`AutoencodingGAN`: what the GANs with an encoder share: its player, and a discriminator of two kinds of images.
 
 Shapes: b batch, c channels, *s spatial axes, d channels of a code.
 """
