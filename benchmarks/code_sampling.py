@@ -16,11 +16,11 @@ import torch
 
 from lit_medgen.batch import Condition, DataSpec
 from lit_medgen.methods import IHDM, VQGAN, Absorbing
-from lit_medgen.methods.code_maps import CodeMaps
+from lit_medgen.methods.code_maps import CodeDiffusion
 from lit_medgen.networks import Autoencoder
 
 
-def built(method: CodeMaps, first_stage: VQGAN) -> CodeMaps:
+def built(method: CodeDiffusion, first_stage: VQGAN) -> CodeDiffusion:
     """A second stage on a first one, untrained."""
     method.spec = first_stage.spec
     method.take_parts(first_stage=first_stage)

@@ -156,8 +156,29 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     cumulative = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    codes = (cumulative < uniform[..., None] * cumulative[..., -1:]).sum(-1)
+    codes = (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(-1)  # 0 takes no code of probability 0
     return codes.clamp(max=logits.shape[-1] - 1)
+
+
+def most_probable(logits: Tensor, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
+    """Logits ... k, -inf for all but the largest: the largest `top_k`, and of these the fewest that reach `top_p`.
+
+    Of equal logits at the border the first are kept, so that there are never more than `top_k` (Fan et al. 2018;
+    nucleus sampling, Holtzman et al. 2020, section 3.1).
+
+    Args:
+        logits: ... k.
+        top_k: how many are kept; None: all.
+        top_p: the probability that those kept must reach together, in (0, 1].
+    """
+    if top_k is None and top_p == 1:
+        return logits
+    ordered, codes = logits.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    gone = rank >= (top_k or logits.shape[-1])
+    probability = ordered.masked_fill(gone, -torch.inf).float().softmax(-1)
+    gone = gone | (probability.cumsum(-1) - probability >= top_p)
+    return torch.full_like(logits, -torch.inf).scatter(-1, codes, ordered.masked_fill(gone, -torch.inf))
 
 
 def descending(num_levels: int, num_steps: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from lit_medgen.methods.absorbing import Absorbing
 from lit_medgen.methods.autoencoder_kl import AutoencoderKL
+from lit_medgen.methods.autoregressive import Autoregressive
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
 from lit_medgen.methods.crop_classifier import CropClassifier
@@ -28,6 +29,7 @@ __all__ = [
     "Absorbing",
     "AlphaWGAN",
     "AutoencoderKL",
+    "Autoregressive",
     "CropClassifier",
     "FactorPriorCDPM",
     "Generator",

@@ -26,14 +26,14 @@ from torch import Tensor
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion.discrete import AbsorbingProcess
 from lit_medgen.errors import InputError
-from lit_medgen.methods.code_maps import CodeMaps
+from lit_medgen.methods.code_maps import CodeDiffusion
 from lit_medgen.seeds import SeededNoise
 
 
-class Absorbing(CodeMaps):
+class Absorbing(CodeDiffusion):
     """Absorbing diffusion on the code maps of a first stage.
 
-    Its other arguments are those of `CodeMaps`.
+    Its other arguments are those of `CodeDiffusion` and `CodeMaps`.
 
     Args:
         first_stage: checkpoint of the VQGAN.
@@ -123,9 +123,7 @@ class Absorbing(CodeMaps):
 
     def as_image(self, state: Tensor) -> Tensor:
         """The first stage's image of the codes so far; masked ones are embedded as the zero vector."""
-        masked = state == self.process.mask
-        latent = self.first_stage.quantizer.embed(state.masked_fill(masked, 0))
-        return self.first_stage.decode(latent.masked_fill(masked[:, None], 0))
+        return self.image_of_known(state, state == self.process.mask)
 
 
 def windows(size: Sequence[int], inner: Sequence[int]) -> list[tuple[slice, ...]]:

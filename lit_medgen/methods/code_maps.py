@@ -1,7 +1,8 @@
-"""`CodeMaps`: what methods on VQGAN's code maps share.
+"""`CodeMaps`: what methods on VQGAN's code maps share, and `CodeDiffusion`, those that destroy maps and restore them.
 
-A transformer gives the distribution of the code at every position of the map, p(z_0 | z_t); the method says how maps
-are destroyed, and walks back. The codes of all images are made once and kept (`lit_medgen.training.latents`).
+The codes of all images are made once and kept (`lit_medgen.training.latents`). In diffusion, a transformer gives the
+distribution of the code at every position of the map, p(z_0 | z_t); the method says how maps are destroyed, and walks
+back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -61,7 +63,6 @@ class CodeMaps(Conditional):
 
     Args:
         first_stage: checkpoint of the VQGAN.
-        num_steps: number of sampling steps.
         temperature: of the softmax that codes are sampled from; 0 takes the most probable code.
         network: size of the transformer, and its covariates.
         conditioning: how covariates are learned, and guide; None: dropped as often as its defaults say, no guidance.
@@ -71,14 +72,10 @@ class CodeMaps(Conditional):
 
     first_stage: VQGAN
     reads_images = False
-    process: DiscreteProcess
-    reads_embeddings: bool
-    """Whether the transformer reads embedded codes, or codes."""
 
     def __init__(
         self,
         first_stage: str,
-        num_steps: int,
         temperature: float = 1.0,
         network: TransformerSize = TransformerSize(),
         conditioning: Conditioning | None = None,
@@ -88,8 +85,6 @@ class CodeMaps(Conditional):
         super().__init__(network.covariates, conditioning, optimizer, learning_rate_schedule)
         if temperature < 0:
             raise ValueError(f"model.init_args.temperature is {temperature}; give 0 or more.")
-        if num_steps < 1:
-            raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
         if rescale := self.conditioning.guidance_rescale:
             raise ValueError(
                 f"model.init_args.conditioning.guidance_rescale is {rescale}, but logits of "
@@ -97,20 +92,13 @@ class CodeMaps(Conditional):
             )
         make = "python -m lit_medgen fit --config configs/vqgan.yaml"
         self.frozen_parts = {"first_stage": FrozenPart(Path(first_stage), VQGAN, make)}
-        self.size, self.num_steps, self.temperature = network, num_steps, temperature
+        self.size, self.temperature = network, temperature
         self.table: LatentStore | None = None
 
-    def build(self) -> None:
-        """The transformer for the first stage's maps, and the process."""
-        self.map_size = self.first_stage.latent_shape[1:]
-        quantizer = self.first_stage.quantizer
-        channels = quantizer.channels if self.reads_embeddings else 0
-        self.network = CodeTransformer(self.map_size, quantizer.num_codes, channels, **vars(self.size))
-        self.process = self.make_process(quantizer.num_codes)
-
-    @abstractmethod
-    def make_process(self, num_codes: int) -> DiscreteProcess:
-        """The process that destroys maps of so many different codes."""
+    @property
+    def map_size(self) -> tuple[int, ...]:
+        """Codes of a map along each axis."""
+        return self.first_stage.latent_shape[1:]
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold codes instead of images."""
@@ -122,6 +110,65 @@ class CodeMaps(Conditional):
         if not self.built:
             raise InputError(f"{type(self).__name__} has no first stage yet; give --ckpt_path, or fit it.")
         return kept_of(self.first_stage, batch).long()
+
+    # Sampling.
+
+    @abstractmethod
+    def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
+        """The states of maps on their way, of which the last are the codes, b *z."""
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
+        """b c *size in [-1, 1]."""
+        (codes,) = deque(self.walk(condition, seeds), maxlen=1)
+        return self.first_stage.decode_codes(codes)
+
+    @torch.no_grad()
+    def trajectory(self, condition: Condition, seed: int) -> Tensor:
+        """n c *size in [-1, 1]: one sample at several steps of its making (the table 2 of VQ-IHDM's paper)."""
+        states = list(self.walk(condition, [seed]))
+        shown = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
+        return torch.cat([self.as_image(states[i]) for i in shown])
+
+    @abstractmethod
+    def as_image(self, state: Tensor) -> Tensor:
+        """The first stage's image of a state, b c *size in [-1, 1]."""
+
+    def image_of_known(self, codes: Tensor, unknown: Tensor) -> Tensor:
+        """The first stage's image of codes b *z, of which the unknown ones are embedded as the zero vector."""
+        latent = self.first_stage.quantizer.embed(codes.masked_fill(unknown, 0))
+        return self.first_stage.decode(latent.masked_fill(unknown[:, None], 0))
+
+
+class CodeDiffusion(CodeMaps):
+    """A process that destroys code maps step by step, and a transformer that guesses them whole.
+
+    Args:
+        first_stage: checkpoint of the VQGAN.
+        num_steps: number of sampling steps.
+        others: see `CodeMaps`.
+    """
+
+    process: DiscreteProcess
+    reads_embeddings: bool
+    """Whether the transformer reads embedded codes, or codes."""
+
+    def __init__(self, first_stage: str, num_steps: int, **others: Any) -> None:
+        super().__init__(first_stage, **others)
+        if num_steps < 1:
+            raise ValueError(f"model.init_args.num_steps is {num_steps}; give at least 1.")
+        self.num_steps = num_steps
+
+    def build(self) -> None:
+        """The transformer for the first stage's maps, and the process."""
+        quantizer = self.first_stage.quantizer
+        channels = quantizer.channels if self.reads_embeddings else 0
+        self.network = CodeTransformer(self.map_size, quantizer.num_codes, channels, **vars(self.size))
+        self.process = self.make_process(quantizer.num_codes)
+
+    @abstractmethod
+    def make_process(self, num_codes: int) -> DiscreteProcess:
+        """The process that destroys maps of so many different codes."""
 
     def time(self, level: Tensor) -> Tensor:
         """The level as the transformer reads it: b, in [0, 1]."""
@@ -161,12 +208,6 @@ class CodeMaps(Conditional):
     def start(self, noise: SeededNoise, num: int) -> Tensor:
         """The state at level T for `num` images, which sampling begins with."""
 
-    @torch.no_grad()
-    def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """b c *size in [-1, 1]."""
-        (codes,) = deque(self.walk(condition, seeds), maxlen=1)
-        return self.first_stage.decode_codes(codes)
-
     def walk(self, condition: Condition, seeds: Sequence[int]) -> Iterator[Tensor]:
         """The states at the levels after T, down to level 0, whose state is the codes."""
         noise, conditioning = SeededNoise(seeds), self.scaled(condition.to(self.device))
@@ -181,14 +222,3 @@ class CodeMaps(Conditional):
         """The state at level s < t from that at t and the logits of z_0."""
         codes = draw(logits, self.temperature, noise.uniform(logits.shape[1:-1], like=logits))
         return self.process.reverse(codes, state, t, s, noise)
-
-    @torch.no_grad()
-    def trajectory(self, condition: Condition, seed: int) -> Tensor:
-        """n c *size in [-1, 1]: one sample at levels of its making (the paper's table 2)."""
-        states = list(self.walk(condition, [seed]))
-        shown = sorted({-(-len(states) * (i + 1) // NUM_SHOWN) - 1 for i in range(NUM_SHOWN)})
-        return torch.cat([self.as_image(states[i]) for i in shown])
-
-    @abstractmethod
-    def as_image(self, state: Tensor) -> Tensor:
-        """The first stage's image of a state, b c *size in [-1, 1]."""

@@ -25,16 +25,16 @@ from lit_medgen.batch import Batch, sent
 from lit_medgen.diffusion.discrete import HeatProcess
 from lit_medgen.diffusion.heat import BlurSchedule
 from lit_medgen.errors import InputError
-from lit_medgen.methods.code_maps import CodeMaps
+from lit_medgen.methods.code_maps import CodeDiffusion
 from lit_medgen.output import say
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.latent_scale import moments
 
 
-class IHDM(CodeMaps):
+class IHDM(CodeDiffusion):
     """Inverse heat dissipation on code maps.
 
-    Its other arguments are those of `CodeMaps`.
+    Its other arguments are those of `CodeDiffusion` and `CodeMaps`.
 
     Args:
         first_stage: checkpoint of the VQGAN.
