@@ -7,8 +7,8 @@ III, and Graham et al. "Transformer-based out-of-distribution detection for clin
     log p(s) = sum_i log p(s_i | s_<i),    s the codes of a map in their order
 
 Sequences longer than `max_length` are learned, sampled and judged through windows of that many codes: the first window
-gives the first `max_length` codes; then it moves by `stride` codes at a time, and gives those that are new in it. With a
-stride of 1 each code is given all that its window can hold. Public implementations let a window slide and begin again
+gives the first `max_length` codes; then it moves by `stride` codes at a time, and gives those that are new in it. With
+a stride of 1 each code is given all that its window can hold. Public implementations let a window slide and begin again
 with position 0 each time; here a position is that of the whole sequence.
 """
 
@@ -59,7 +59,7 @@ class Autoregressive(CodeMaps):
     def __init__(
         self,
         first_stage: str,
-        ordering: Ordering = Ordering(),
+        ordering: Ordering = Ordering(),  # noqa: B008 (it is frozen)
         max_length: int | None = None,
         stride: int = 1,
         top_k: int | None = None,
@@ -95,9 +95,8 @@ class Autoregressive(CodeMaps):
 
     def map_of(self, sequence: Tensor) -> Tensor:
         """The maps of which these are the codes in order, b n -> b *z."""
-        return (
-            torch.empty_like(sequence).scatter_(1, self.order.expand_as(sequence), sequence).unflatten(1, self.map_size)
-        )
+        flat = torch.empty_like(sequence).scatter_(1, self.order.expand_as(sequence), sequence)
+        return flat.unflatten(1, self.map_size)
 
     def read(self, sequence: Tensor) -> Tensor:
         """What the transformer reads at each position, the code before, b n -> b n."""
