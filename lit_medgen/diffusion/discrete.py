@@ -160,7 +160,7 @@ def draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     return codes.clamp(max=logits.shape[-1] - 1)
 
 
-def most_probable(logits: Tensor, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
+def top_logits(logits: Tensor, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
     """Logits ... k, -inf for all but the largest: the largest `top_k`, and of these the fewest that reach `top_p`.
 
     Of equal logits at the border the first are kept, so that there are never more than `top_k` (Fan et al. 2018;

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from lit_medgen.batch import Batch, Condition, Score, TrainingData, sent
 from lit_medgen.diffusion import guided
-from lit_medgen.diffusion.discrete import draw, most_probable
+from lit_medgen.diffusion.discrete import draw, top_logits
 from lit_medgen.errors import InputError
 from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.metrics.base import mean_over_people
@@ -151,7 +151,7 @@ class Autoregressive(CodeMaps):
             for i in range(first, end):
                 window.sequence = self.read(sequence)
                 logits = guided(partial(window.logits, i), given, null, self.conditioning.scale_at(1 - i / length))
-                probable = most_probable(logits, self.top_k, self.top_p)
+                probable = top_logits(logits, self.top_k, self.top_p)
                 sequence[:, i] = draw(probable, self.temperature, uniform[:, i])
                 yield self.map_of(sequence)
 
@@ -163,7 +163,7 @@ class Autoregressive(CodeMaps):
 
     @torch.no_grad()
     def log_likelihood(self, codes: Tensor, condition: Condition) -> Tensor:
-        """log p of each code given those before it, b *z -> b *z, nats; their sum is that of the map.
+        """The log-probability of each code given those before it, b *z -> b *z, nats; their sum is that of the map.
 
         Args:
             codes: b *z.

@@ -153,10 +153,10 @@ class CausalTransformer(nn.Module):
         at = starts[:, None] + torch.arange(read.shape[1], device=read.device)
         h, tokens, mask = self.embed(read) + self.position[at], 0, None
         if self.encoder is not None:
-            covariates, told, mask = self.encoder(condition, len(read))
-            h, tokens = h + covariates[:, None], told.shape[1]
+            covariates, first, mask = self.encoder(condition, len(read))
+            h, tokens = h + covariates[:, None], first.shape[1]
             if cache is None or not cache.num_read:
-                h = torch.cat([told.to(h), h], dim=1)
+                h = torch.cat([first.to(h), h], dim=1)
         past = tokens + cache.num_read if cache is not None and cache.num_read else 0
         attended = self._attended(h.shape[1], past, tokens, mask, h.device)
         for number, block in enumerate(self.blocks):

@@ -13,7 +13,7 @@ from tiny_run import first_stage
 
 import lit_medgen
 from lit_medgen.batch import Condition
-from lit_medgen.diffusion.discrete import draw, most_probable
+from lit_medgen.diffusion.discrete import draw, top_logits
 from lit_medgen.errors import InputError
 from lit_medgen.methods import VQGAN, Autoregressive
 from lit_medgen.methods.code_maps import TransformerSize
@@ -168,14 +168,14 @@ def test_the_order_is_a_fact_of_the_checkpoint(vqgan: VQGAN) -> None:
         built(vqgan).restore(facts)
 
 
-def test_most_probable_codes() -> None:
+def test_top_logits() -> None:
     logits = torch.log(torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.25, 0.25, 0.25, 0.25]]))
-    kept = lambda *how: most_probable(logits, *how).isfinite().tolist()  # noqa: E731
+    kept = lambda *how: top_logits(logits, *how).isfinite().tolist()  # noqa: E731
     assert kept(2) == [[False, True, True, False], [True, True, False, False]]
     assert kept(None, 0.65) == [[False, True, True, False], [True, True, True, False]]
     assert kept(3, 0.5) == [[False, True, True, False], [True, True, False, False]]
-    assert most_probable(logits, 1, 1e-9).argmax(-1).tolist() == [1, 0]
-    assert draw(most_probable(logits, 1), 1.0, torch.zeros(2)).tolist() == [1, 0]
+    assert top_logits(logits, 1, 1e-9).argmax(-1).tolist() == [1, 0]
+    assert draw(top_logits(logits, 1), 1.0, torch.zeros(2)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
