@@ -149,8 +149,12 @@ class Autoregressive(CodeMaps):
         for start, first, end in self.windows():
             window = _Window(self.network, start)
             for i in range(first, end):
-                window.sequence = self.read(sequence)
-                logits = guided(partial(window.logits, i), given, null, self.conditioning.scale_at(1 - i / length))
+                logits = guided(
+                    partial(window.logits, self.read(sequence), i),
+                    given,
+                    null,
+                    self.conditioning.scale_at(1 - i / length),
+                )
                 probable = top_logits(logits, self.top_k, self.top_p)
                 sequence[:, i] = draw(probable, self.temperature, uniform[:, i])
                 yield self.map_of(sequence)
@@ -230,15 +234,14 @@ class _Window:
 
     def __init__(self, network: CausalTransformer, start: int) -> None:
         self.network, self.start = network, start
-        self.sequence = torch.empty(0)
         self._caches: dict[int, Cache] = {}  # by the identity of a condition
 
-    def logits(self, i: int, condition: Condition) -> Tensor:
-        """Logits b k of the code at a position i, after reading what was not read of the codes before it."""
+    def logits(self, read: Tensor, i: int, condition: Condition) -> Tensor:
+        """Logits b k of the code at a position i, after reading what was not read of the sequence b n up to there."""
         cache = self._caches.setdefault(id(condition), Cache())
         begin = self.start + cache.num_read
-        starts = torch.full((len(self.sequence),), begin, device=self.sequence.device)
-        logits: Tensor = self.network(self.sequence[:, begin : i + 1], starts, condition, cache)[:, -1]
+        starts = torch.full((len(read),), begin, device=read.device)
+        logits: Tensor = self.network(read[:, begin : i + 1], starts, condition, cache)[:, -1]
         return logits.float()
 
 
