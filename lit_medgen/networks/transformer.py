@@ -93,6 +93,10 @@ class Cache:
     num_read: int = 0
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
+    def advance(self, num: int) -> None:
+        """Counts positions that were read."""
+        self.num_read += num
+
     def joined(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a block, these last, which it keeps."""
         if block == len(self.layers):
@@ -162,7 +166,7 @@ class CausalTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             h = block(h, attended, None if cache is None else partial(cache.joined, number))
         if cache is not None:
-            cache.num_read += read.shape[1]
+            cache.advance(read.shape[1])
         logits: Tensor = self.head(self.norm_out(h[:, -read.shape[1] :]))
         return logits
 
