@@ -26,6 +26,7 @@ VERBS = {
     "test": "the loss on the test people",
     "sample": "make images from a checkpoint",
     "evaluate": "score samples against real images and write a report",
+    "compare": "put finished reports side by side: one table, a plot, samples",
     "sweep": "run a W&B sweep file on this machine",
 }
 
@@ -94,6 +95,10 @@ def imported(verb: str, args: list[str]) -> Callable[[], object]:
         from lit_medgen.cli import prepare  # PyTorch and Lightning
 
         return partial(prepare, args)
+    if verb == "compare":
+        from lit_medgen.evaluation.compare import compare  # PyTorch, matplotlib
+
+        return partial(compare, args)
     if verb == "sweep":
         from lit_medgen.sweep import sweep  # matplotlib
 

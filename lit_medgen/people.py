@@ -24,6 +24,14 @@ def sum_of(people: Iterable[str]) -> str:
     return f"{total:0{BITS // 4}x}"
 
 
+def sum_of_all(sums: Iterable[str]) -> str:
+    """The sum of all people of sets that have nobody in common, from those of the sets, which may be unknown ("")."""
+    total = 0
+    for one in sums:
+        total ^= int(one or "0", 16)
+    return f"{total:0{BITS // 4}x}"
+
+
 def who_left(before: str, now: str, listed: Iterable[str]) -> list[str] | None:
     """The listed people who are in the first sum and not in the second, if that is all they differ by; else None.
 

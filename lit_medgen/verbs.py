@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 class Verbs(L.Trainer):
     """Lightning's trainer with two more verbs."""
 
+    run_name: str
+    """The name of the run, which is that of its folder."""
+
     def sample(
         self,
         model: Method,
@@ -163,7 +166,7 @@ class Verbs(L.Trainer):
             if not self.is_global_zero:
                 return
             restore(model, Path(ckpt_path))
-            report = score_alone(model.to(device).eval(), data, Path(out), ckpt_path)
+            report = score_alone(model.to(device).eval(), data, Path(out), ckpt_path, self.run_name)
         else:
             folder, seconds = Path(samples or Path(out, "samples")), None
             if ckpt_path is not None:
@@ -182,7 +185,7 @@ class Verbs(L.Trainer):
             written, num_at_once = read_samples(folder, data.spec), batch_size if strips and has_weights else None
             where = Path(out), source, features, seconds, device, has_weights, num_at_once
             judging = judge_of(judge, model, data, batch_size, device) if judge else None
-            report = score(written, model.to(device).eval(), data, *where, judging)
+            report = score(written, model.to(device).eval(), data, *where, judging, self.run_name)
         for logger in self.loggers:
             logger.log_metrics(logged(report))
 

@@ -34,8 +34,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_surface_is_frozen() -> None:
-    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "sample", "evaluate", "sweep"}
-    assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare", "sweep"}
+    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "sample", "evaluate", "compare", "sweep"}
+    assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare", "compare", "sweep"}
 
 
 def test_help_is_quick() -> None:

@@ -205,7 +205,7 @@ def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_p
     assert report["metrics"].keys() == names | ({"seam_ratio"} if seams and seams[1] else set())
     assert report["nulls"].keys() == NULLS
     for name, score in report["metrics"].items():
-        assert score.keys() == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features"}
+        assert score.keys() == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features", "best"}
         low, high = score["ci95"]
         assert low <= score["value"] <= high
         assert all(math.isfinite(report["nulls"][null][name]) for null in NULLS)

@@ -27,7 +27,7 @@ CLI = TRAINER | {"trainer", "arguments", "help", "mistakes", "options", "trust",
 ARROWS = {
     "data_modules": LEAVES | {"images"},
     "lit_medgen/__init__": {"methods", "training"},
-    "lit_medgen/__main__": LEAVES | {"cli", "sweep", "data_modules"},
+    "lit_medgen/__main__": LEAVES | {"cli", "evaluation", "sweep", "data_modules"},
     "lit_medgen/arguments": {"errors"},
     "lit_medgen/axes": set[str](),
     "lit_medgen/batch": set[str](),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from lit_medgen.batch import Images, Requests, TrainingData
 from lit_medgen.callbacks.ema import averaged
@@ -80,7 +81,7 @@ class Report(Callback):
             if isinstance(model, Generator):
                 report = self._of_samples(trainer, model, folder)
             elif isinstance(model, Method) and type(model).scores is not Method.scores:
-                report = score_alone(model, model.data, folder, source(trainer))
+                report = score_alone(model, model.data, folder, source(trainer), run_folder(trainer).name)
             else:
                 return
         for logger in trainer.loggers:
@@ -94,7 +95,8 @@ class Report(Callback):
         said = source(trainer), self.features
         judging = judge_of(self.judge, model, model.data, self.batch_size, device) if self.judge else None
         where = model, model.data, folder, *said
-        return score(made, *where, device=device, num_at_once=num_at_once, judging=judging)
+        name = run_folder(trainer).name
+        return score(made, *where, device=device, num_at_once=num_at_once, judging=judging, name=name)
 
 
 def check_report(folder: Path) -> None:
@@ -119,19 +121,22 @@ def score(
     has_weights: bool = True,
     num_at_once: int | None = None,
     judging: Judging | None = None,
+    name: str = "",
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.report` writes it into the folder.
 
     A sample's target is found by the key of the data's image that it was made from. `source` says where the samples
-    came from, `features` is that of `evaluate`, `seconds_per_image` are over all processes together. Scores are
-    computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its own. With
-    `num_at_once` it also shows what each attribute does, so many images made at once;
-    with `judging` whether images show what they are asked to.
+    came from, `name` is that of the run, `features` is that of `evaluate`, `seconds_per_image` are over all processes
+    together. Scores are computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its
+    own. With `num_at_once` it also shows what each attribute does, so many images made at once; with `judging` whether
+    images show what they are asked to.
     """
     if device and has_weights:
         model.to(device)  # after `predict` it is on the CPU
     maker = Maker(
         type(model).__name__,
+        name=name,
+        parameters=model.num_parameters if has_weights else None,
         network_evaluations=model.network_evaluations,
         seconds_per_image=seconds_per_image,
         seams=model.seams(),
@@ -139,6 +144,7 @@ def score(
         scores=model.scores if has_weights else None,
         plots=model.plots if has_weights else None,
         predictions=model.predictions if has_weights else None,
+        trajectory=partial(_trajectory, model, data) if has_weights else None,
         show=partial(samples_of, model, batch_size=num_at_once) if num_at_once else None,
         attributes=model.attributes,
         covariates=getattr(model, "covariates", Covariates()),
@@ -174,10 +180,18 @@ def judge_of(
     )
 
 
-def score_alone(model: Method, data: TrainingData, folder: Path, source: str) -> dict[str, Any]:
-    """The report of a method that makes no images: its own scores, plots and predictions."""
-    name = type(model).__name__
-    maker = Maker(name, scores=model.scores, plots=model.plots, predictions=model.predictions)
+@torch.no_grad()
+def _trajectory(model: Generator, data: TrainingData) -> Tensor | None:
+    """k c *s: how the first sample is made, from what the first of the test people's image is made from."""
+    if type(model).trajectory is Generator.trajectory:
+        return None
+    first = like_people(model, data, "test", 1).joined([0])
+    return model.trajectory(first.condition.to(model.device), first.seeds[0])
+
+
+def score_alone(model: Method, data: TrainingData, folder: Path, source: str, name: str = "") -> dict[str, Any]:
+    """The report of a method that makes no images: its own scores, plots and predictions; `name` is that of the run."""
+    maker = Maker(type(model).__name__, name, scores=model.scores, plots=model.plots, predictions=model.predictions)
     return evaluate(None, data, folder, maker, source)
 
 

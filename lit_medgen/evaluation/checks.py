@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_medgen.batch import Images, TrainingData
 from lit_medgen.errors import InputError
+from lit_medgen.evaluation.pictures import FILE as PICTURES
 from lit_medgen.files import Outputs
 from lit_medgen.metrics.extractors import LEARNED
 from lit_medgen.metrics.known import blocks
@@ -21,6 +22,7 @@ PREDICTIONS = "predictions.csv"
 FILES = (
     "report.json",
     "report.md",
+    PICTURES,
     "scores.png",
     "samples.png",
     "map.png",

@@ -18,6 +18,7 @@ from lit_medgen.evaluation.checks import PREDICTIONS
 from lit_medgen.evaluation.control import Control, panels
 from lit_medgen.evaluation.held import Sets
 from lit_medgen.evaluation.markdown import as_markdown, plot_file
+from lit_medgen.evaluation.pictures import Pictures, write_pictures
 from lit_medgen.evaluation.strips import Strip, strip_file
 from lit_medgen.files import as_csv, write_atomically
 from lit_medgen.images.grids import save_figure, save_strip
@@ -29,6 +30,8 @@ from lit_medgen.output import say
 
 NUM_SHOWN = 6
 """Images of each kind in the figure."""
+UNSEEN = "data, unseen people"
+"""Title of the row of test people's images."""
 
 
 class Figures(NamedTuple):
@@ -42,6 +45,8 @@ class Figures(NamedTuple):
     """Attribute -> agreement of the samples with what was asked for."""
     swept: Mapping[str, Strip]
     """Attribute -> images of one seed that differ in it."""
+    pictures: Pictures
+    """What `compare` shows of this report."""
     controlled: Mapping[str, Control] = MappingProxyType({})
     """Attribute -> what a judge says of images that were asked for it."""
 
@@ -57,6 +62,7 @@ def write_report(
         (out / plot_file(name)).parent.mkdir(exist_ok=True)
         write(out / plot_file(name))
     if figures:
+        write_pictures(out, figures.pictures)
         save_scores(out / "scores.png", report)
         save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
         save_map(out / "map.png", figures.points)
@@ -116,7 +122,7 @@ def rows_of(
     if len(aims) == len(some):
         rows["what they should be"] = sets.real.read(aims)
     rows["training people most like them"] = sets.train.read([nearest[i] for i in some])
-    rows["data, unseen people"] = sets.real.read(range(min(NUM_SHOWN, len(sets.real))))
+    rows[UNSEEN] = sets.real.read(range(min(NUM_SHOWN, len(sets.real))))
     return rows | {f"null: {name}": images for name, images in nulls.items()}
 
 

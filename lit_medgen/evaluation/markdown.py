@@ -26,7 +26,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         own = [
             [name, _measured(row["value"]), row["ci95"], row["num"], row["of"]] for name, row in report["own"].items()
         ]
-        parts.append(_table(["the method's own score", "value", "95 % interval", "n", "of"], own))
+        parts.append(table(["the method's own score", "value", "95 % interval", "n", "of"], own))
     if report.get("plots"):
         parts.append([f"![{name}]({plot_file(name)})" for name in report["plots"]])
     if "note" in report:
@@ -43,7 +43,7 @@ def plot_file(name: str) -> str:
     return f"plots/{name}.png"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """The lines of a table; of cells, numbers have four digits and intervals are pairs."""
     lines = [columns, *([_cell(value) for value in row] for row in rows)]
     head, *body = [f"| {' | '.join(line)} |" for line in lines]
@@ -91,7 +91,7 @@ def _of_images(report: Mapping[str, Any]) -> list[str]:
         rest = [*other, *[""] * len(nulls), row["num_pairs"], row["features"]]
         rows.append([f"{name}, of pairs", row["value"], row["ci95"], *rest])
     columns = ["score", "samples", "95 % interval", "real vs real", "of images", *nulls, "n", "from"]
-    return _table(columns, rows)
+    return table(columns, rows)
 
 
 def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -107,7 +107,7 @@ def _agreement(agreement: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         "if a unit more is shown for a unit more; error: mean absolute difference. Real people: what the rule that "
         "measures reaches on the people whose attributes were asked for."
     )
-    return [_table(columns, rows), [what]]
+    return [table(columns, rows), [what]]
 
 
 def _control(control: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -124,7 +124,7 @@ def _control(control: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         "on real images of the test people, which bounds what the others prove; real images: what it says of those "
         "with these labels. The judge took no part in making the images, if it is not the classifier that guided them."
     )
-    return [_table(columns, rows), [what]]
+    return [table(columns, rows), [what]]
 
 
 def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]]:
@@ -135,7 +135,7 @@ def _ranking(ranking: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]
         for name, apart in distortions.items()
     ]
     what = "Fréchet distance of unseen people from themselves, distorted a little, more and much:"
-    return [[what], _table(["features", "distortion", "a little", "more", "much", "ranked"], rows)]
+    return [[what], table(["features", "distortion", "a little", "more", "much", "ranked"], rows)]
 
 
 def _explanation(report: Mapping[str, Any]) -> list[str]:

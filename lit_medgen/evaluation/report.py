@@ -18,18 +18,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_medgen import __version__
 from lit_medgen.batch import Images, Requests, Score, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.agreement import agreements
 from lit_medgen.evaluation.checks import NONE, report_files, smallest_set, within_range
 from lit_medgen.evaluation.control import controls
-from lit_medgen.evaluation.figures import NUM_SHOWN, Figures, points_of, rows_of, write_predictions, write_report
+from lit_medgen.evaluation.figures import (
+    NUM_SHOWN,
+    UNSEEN,
+    Figures,
+    points_of,
+    rows_of,
+    write_predictions,
+    write_report,
+)
 from lit_medgen.evaluation.floors import measure, real_vs_real
 from lit_medgen.evaluation.held import Scratch, Sets, quick
 from lit_medgen.evaluation.judges import Judging
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
+from lit_medgen.evaluation.pictures import pictures_of
+from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.evaluation.strips import strips
 from lit_medgen.metrics import TwoSampleMetric, nearest_by_ms_ssim
@@ -53,6 +64,8 @@ class Maker:
 
     Attributes:
         method: its class.
+        name: of its run.
+        parameters: of its networks, without those that only training needs; None: not counted.
         network_evaluations: calls of its networks for an image; None: not counted.
         seconds_per_image: over all processes together, files included; None: not measured.
         seams: where the parts of a sample meet, as `Generator.seams` gives it.
@@ -60,6 +73,7 @@ class Maker:
         scores: scores of its own, as `Method.scores` gives them.
         plots: what it plots of these, as `Method.plots` gives it.
         predictions: what it predicted for these, as `Method.predictions` gives it.
+        trajectory: makes one sample at steps of its making, k c *s, or None, as `Generator.trajectory` gives it.
         show: makes the images of requests, a batch at a time, for pictures of what each attribute does; None: there
             are none.
         attributes: those that images can be asked to show.
@@ -68,6 +82,8 @@ class Maker:
     """
 
     method: str = ""
+    name: str = ""
+    parameters: int | None = None
     network_evaluations: float | None = None
     seconds_per_image: float | None = None
     seams: tuple[int, list[int]] | None = None
@@ -75,6 +91,7 @@ class Maker:
     scores: Callable[[TrainingData], Mapping[str, Score]] | None = None
     plots: Callable[[], Mapping[str, Callable[[Path], None]]] | None = None
     predictions: Callable[[], Sequence[Mapping[str, Any]]] | None = None
+    trajectory: Callable[[], Tensor | None] | None = None
     show: Callable[[Requests], Iterable[Tensor]] | None = None
     attributes: Sequence[str] = ()
     covariates: Covariates = field(default_factory=Covariates)
@@ -116,9 +133,12 @@ def evaluate(
     if samples is None and not own:
         raise InputError(f"evaluate: {maker.method} makes no images and has no scores of its own: nothing to report.")
     report: dict[str, Any] = {
+        "lit_medgen": __version__,
         "source": source,
+        "name": maker.name,
         "method": maker.method,
         "data": data.digest,
+        "parameters": maker.parameters,
         "network_evaluations": maker.network_evaluations,
         "seconds_per_image": maker.seconds_per_image,
         "own": {
@@ -174,7 +194,9 @@ def _of_images(
     nulls = null_makers(sets.train, len(sets.samples), components, maker.prior)
     null_scores, null_images = _of_nulls(nulls, parts, len(sets.samples), known, scratch.folder)
     report = {
+        "reference": reference_of(data, sets.real, sets.train),
         "num_samples": len(sets.samples),
+        "features": ", ".join(dict.fromkeys(view.source for view in views.values())) or NONE,
         "people": {name: [_num_people(some), len(some)] for name, some in (("test", sets.real), ("train", sets.train))},
         **_rows(parts),
         "nulls": null_scores,
@@ -196,7 +218,9 @@ def _of_images(
     swept = strips(maker.show, maker.attributes, data.spec, maker.covariates, maker.like) if maker.show else {}
     report["strips"] = list(swept)
     rows, points = rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known)
-    return report, Figures(rows, points, agreed, swept)
+    trajectory = maker.trajectory() if maker.trajectory else None
+    pictures = pictures_of(rows["samples"], rows[UNSEEN], trajectory, points)
+    return report, Figures(rows, points, agreed, swept, pictures)
 
 
 def _sets(samples: Images, data: TrainingData, scratch: Scratch) -> tuple[Sets, int, str]:

@@ -197,6 +197,7 @@ def _of_others(targets: Sequence[int], people: Sequence[str], kinds: Mapping[int
 
 
 def row_of(metric: IntervalMetric, **numbers: float) -> dict[str, Any]:
-    """What a report says of a score: value and interval, numbers that belong to it, and what it is computed from."""
+    """What a report says of a score: value and interval, numbers that belong to it, what it is of, what is best."""
     estimate = metric.estimate()
-    return {"value": estimate.value, "ci95": list(estimate.ci95), **numbers, "features": metric.features}
+    row = {"value": estimate.value, "ci95": list(estimate.ci95), **numbers, "features": metric.features}
+    return row | {"best": metric.best}

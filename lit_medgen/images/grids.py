@@ -25,15 +25,21 @@ def mosaic(volumes: Tensor) -> np.ndarray:
 
     2D images (b 1 x y) make one row.
     """
+    return np.hstack(columns_of(volumes))
+
+
+def columns_of(volumes: Tensor) -> list[np.ndarray]:
+    """Planes of each volume (b 1 x y z in [-1, 1]) below each other, rows columns in [0, 1]; of 2D images one plane."""
     images = ((volumes[:, 0].float().cpu().numpy() + 1) / 2).clip(0, 1).astype(np.float64)
-    columns = [three_planes(image) if image.ndim == 3 else [image.T] for image in images]
-    width = max(plane.shape[1] for plane in columns[0])
+    return [_stacked(three_planes(image) if image.ndim == 3 else [image.T]) for image in images]
 
-    def centred(plane: np.ndarray) -> np.ndarray:
-        left = (width - plane.shape[1]) // 2
-        return np.pad(plane, ((0, 0), (left, width - plane.shape[1] - left)))
 
-    return np.hstack([np.vstack([centred(plane) for plane in planes]) for planes in columns])
+def _stacked(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Planes below each other, each in the middle of the width of the widest."""
+    width = max(plane.shape[1] for plane in planes)
+    lefts = [(width - plane.shape[1]) // 2 for plane in planes]
+    padding = [(left, width - plane.shape[1] - left) for left, plane in zip(lefts, planes, strict=True)]
+    return np.vstack([np.pad(plane, ((0, 0), around)) for plane, around in zip(planes, padding, strict=True)])
 
 
 def save_figure(path: Path, rows: Mapping[str, Tensor], columns: int) -> None:

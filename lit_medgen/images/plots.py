@@ -101,22 +101,30 @@ def save_usage(path: Path, counts: np.ndarray) -> None:
     write_figure(path, figure)
 
 
+def in_two_dimensions(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Points of each part (n d) in two dimensions (n 2), embedded together; equal points have one place.
+
+    t-SNE (van der Maaten & Hinton 2008, "Visualizing Data using t-SNE"), with one seed and the leading two principal
+    components to begin with.
+    """
+    from sklearn.manifold import TSNE
+
+    every, where = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
+    perplexity = min(30.0, (len(every) - 1) / 3)
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(every)[where.flatten()]
+    return np.split(points, np.cumsum([len(part) for part in parts])[:-1])
+
+
 def save_map(path: Path, features: Mapping[str, np.ndarray]) -> None:
-    """A PNG of all images in two dimensions (t-SNE: van der Maaten & Hinton 2008).
+    """A PNG of all images in two dimensions, as `in_two_dimensions` places them.
 
     Args:
         path: the file.
         features: name -> n d. Rows of "samples" and "nearest" belong together and are joined by a line.
     """
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE
 
-    every = np.concatenate(list(features.values()))
-    perplexity = min(30.0, (len(every) - 1) / 3)
-    points = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(every)
-    parts = dict(
-        zip(features, np.split(points, np.cumsum([len(part) for part in features.values()])[:-1]), strict=True)
-    )
+    parts = dict(zip(features, in_two_dimensions(list(features.values())), strict=True))
     figure = Figure(figsize=(6, 6), layout="constrained")
     axis = figure.subplots()
     for one, other in zip(parts["samples"], parts["nearest"], strict=True):

@@ -78,6 +78,7 @@ class Correlation(AgreementMetric):
     """Pearson correlation of requested and measured values; 0 where one of them is the same in all pairs."""
 
     limits = (-1.0, 1.0)
+    best = "higher"
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
         """Pearson's r of n pairs of values."""
@@ -98,6 +99,7 @@ class MeanAbsoluteError(AgreementMetric):
     """Mean absolute difference of measured from requested values, in their unit."""
 
     limits = (0.0, float("inf"))
+    best = "lower"
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
         """The mean absolute difference of n pairs."""

@@ -41,6 +41,10 @@ class LeftOut(NamedTuple):
     y: Tensor
 
 
+Best = Literal["lower", "higher", "real"]
+"""What is best of a score: the lowest value, the highest, or the one nearest to that of real images."""
+
+
 class IntervalMetric(Metric, ABC):
     """A score with an interval over people; one process computes it, and the others do not wait for it."""
 
@@ -49,6 +53,8 @@ class IntervalMetric(Metric, ABC):
     """What the score is computed from, for the report."""
     limits: tuple[float, float] = (-float("inf"), float("inf"))
     """The range of the score."""
+    best: Best = "real"
+    """Which value is best, when models are compared by it."""
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)

@@ -43,6 +43,7 @@ class MSSSIMGap(PairwiseMSSSIM):
     """How far the samples' pairwise MS-SSIM is from that of real images: |mean xx' - mean yy'|."""
 
     of_one_set = False
+    best = "lower"
     conservative = True
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:

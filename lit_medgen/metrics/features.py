@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images
-from lit_medgen.metrics.base import LeftOut, TwoSampleMetric
+from lit_medgen.metrics.base import Best, LeftOut, TwoSampleMetric
 from lit_medgen.metrics.frechet import frechet_distance, frechet_without
 from lit_medgen.metrics.kernel import MMD
 from lit_medgen.metrics.known import Known, as_images, blocks
@@ -62,6 +62,7 @@ class FrechetDistance(FeatureMetric):
     """Distance of the two Gaussians with the features' means and covariances; 0 for the same."""
 
     limits = (0.0, float("inf"))
+    best = "lower"
     conservative = True
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
@@ -89,6 +90,7 @@ class FrechetDistance(FeatureMetric):
 class KernelDistance(FeatureMetric, MMD):
     """Unbiased polynomial MMD over all pairs (not averaged over subsets, as public code does to save memory)."""
 
+    best = "lower"
     conservative = True
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
@@ -109,6 +111,7 @@ class InceptionScore(FeatureMetric):
 
     extract: Classifies
     of_one_set = True
+    best = "higher"
     limits = (1.0, float("inf"))
 
     def statistics(self, samples: Images, real: Images, together: Tensor | None = None) -> dict[str, Tensor]:
@@ -131,6 +134,7 @@ class _Neighbours(FeatureMetric):
     """
 
     limits = (0.0, 1.0)
+    best: Best = "higher"
     conservative = True
 
     def __init__(self, extract: Features, num_neighbours: int = NUM_NEIGHBOURS, known: Known | None = None) -> None:
@@ -188,6 +192,7 @@ class Density(_Neighbours):
     """
 
     limits = (0.0, float("inf"))
+    best = "real"  # samples in the densest regions alone have more than real images do
     conservative = False
 
     def _of(self, apart: Tensor, reach_x: Tensor, reach_y: Tensor, num_x: int, num_y: int) -> Tensor:

@@ -23,6 +23,7 @@ from lit_medgen.metrics.pairs import PairMetric
 class MMD(PairMetric):
     """Of kernel matrices xx, yy and xy, which a subclass gives."""
 
+    best = "lower"
     conservative = True
 
     def _of_means(self, means: Mapping[str, Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_medgen.metrics.base import IntervalMetric, images_of_people, jackknife_variance
+from lit_medgen.metrics.base import Best, IntervalMetric, images_of_people, jackknife_variance
 from lit_medgen.metrics.ms_ssim import BETAS, Scales, facts_of
 
 Layers = Callable[[Tensor], list[Tensor]]
@@ -30,6 +30,7 @@ Layers = Callable[[Tensor], list[Tensor]]
 class PairedMetric(IntervalMetric):
     """A score of outputs and their targets, n c *s in [-1, 1] each, in the same order."""
 
+    best: Best = "higher"
     found: list[Tensor]
     people: list[str]
 
@@ -114,6 +115,7 @@ class PerceptualDistance(PairedMetric):
     """
 
     limits = (0.0, float("inf"))
+    best = "lower"
 
     def __init__(self, layers: Layers, name: str, network: nn.Module | None = None, ready: bool = False) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ class AreaUnderROC(AgreementMetric):
     """Area under the ROC curve: how often an image labelled 1 is rated above one labelled 0, ties counting one half."""
 
     limits = (0.0, 1.0)
+    best = "higher"
     features = "labels and predictions"
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:
@@ -33,6 +34,7 @@ class ExplainedVariance(AgreementMetric):
     """R^2, the share of the labels' variance that predictions explain: 1 if all are right, 0 for the labels' mean."""
 
     limits = (-float("inf"), 1.0)
+    best = "higher"
     features = "labels and predictions"
 
     def score(self, requested: Tensor, measured: Tensor) -> Tensor:

@@ -185,6 +185,12 @@ class Method(Recorded, ABC):
         """Names of parameters that are trained, but that `EMA` does not average."""
         return ()
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that the method is used with, those of frozen parts included; discriminators are not averaged."""
+        left_out = self.not_averaged()
+        return sum(each.numel() for name, each in self.named_parameters() if name not in left_out)
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the learning rate, counted in steps."""
         optimizer = self.optimizer_of("optimizer", [each for each in self.parameters() if each.requires_grad])
