@@ -5,6 +5,7 @@ from lit_medgen.methods.autoencoder_kl import AutoencoderKL
 from lit_medgen.methods.autoregressive import Autoregressive
 from lit_medgen.methods.cdpm.cdpm import CDPM
 from lit_medgen.methods.cdpm.factor_prior import FactorPriorCDPM
+from lit_medgen.methods.controlnet import ControlNet
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ddpm import DDPM
 from lit_medgen.methods.gans.alpha_wgan import AlphaWGAN
@@ -30,6 +31,7 @@ __all__ = [
     "AlphaWGAN",
     "AutoencoderKL",
     "Autoregressive",
+    "ControlNet",
     "CropClassifier",
     "FactorPriorCDPM",
     "Generator",

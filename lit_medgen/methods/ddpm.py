@@ -131,7 +131,6 @@ class DDPM(GaussianDiffusion):
             raise InputError("DDPM with concatenate makes images from label maps: condition.label_map is missing.")
         return replace(condition, source=one_hot(condition.label_map, len(self.needed_spec().classes)).float())
 
-    @property
-    def sampling_denoiser(self) -> Denoises:
-        """The denoiser that the sampler calls: guided where there is guidance, and clipped to the range of images."""
-        return Clipped(super().sampling_denoiser)
+    def bounded(self, denoiser: Denoises) -> Denoises:
+        """The denoiser clipped to the range of images."""
+        return Clipped(denoiser)

@@ -34,11 +34,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_medgen.batch import Batch
+from lit_medgen.batch import Batch, TrainingData
 from lit_medgen.diffusion import (
     DDIM,
     Denoiser,
@@ -146,9 +147,14 @@ class LDM(GaussianDiffusion):
 
     def on_fit_start(self) -> None:
         """Has training and validation batches hold latents instead of images; measures their scale."""
-        store = LatentStore.of_data(self.first_stage, self.data, self.trainer)
+        store = self.read_latents_of(self.data, self.trainer)
         self.scale.measure(store, self.first_stage, self.data.people("train"), self.trainer, self.latent == "sample")
-        self.data.read_latents(store)
+
+    def read_latents_of(self, data: TrainingData, trainer: L.Trainer) -> LatentStore:
+        """Has the data's batches hold latents instead of images; returns their store."""
+        store = LatentStore.of_data(self.first_stage, data, trainer)
+        data.read_latents(store)
+        return store
 
     def on_train_start(self) -> None:
         """Logs the scale of the latents."""

@@ -113,8 +113,16 @@ class ContractingPath(nn.Module):
             embedding: b e, of the time and whatever joins it.
             context: what every step takes beside it; a `Step` gives it to its attention.
         """
+        return self.descend(self.begin(x), embedding, *context)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """The features of the first convolution; b c *s -> b c' *s."""
         # Tensor cores want channels last; on a CPU it makes the backward pass of GroupNorm several times slower.
-        h = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
+        h: Tensor = self.conv_in(x.contiguous(memory_format=self.channels_last) if x.is_cuda else x)
+        return h
+
+    def descend(self, h: Tensor, embedding: Tensor, *context: Any) -> tuple[list[Tensor], Tensor]:
+        """What `contract` gives, from the features of the first convolution, b c *s."""
         features = [h]
         for block in self.down:
             h = self.call(block, h, embedding, *context)

@@ -195,8 +195,8 @@ class SemanticUNet(UNet):
         block = SemanticBlock(self.dim, in_channels, out_channels, *modulation, self.embedding_channels, self.dropout)
         return SemanticStep(block, attention)
 
-    def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """The prediction for noisy images: b c' *s.
+    def context(self, x: Tensor, t: Tensor, condition: Condition | None) -> tuple[Any, ...]:
+        """What `run` takes beside x: the embedding, b e, then the pyramid of the label map, and tokens.
 
         Args:
             x: b c *s, noisy images.
@@ -207,7 +207,7 @@ class SemanticUNet(UNet):
             ValueError: the label map is of another number of axes or images, or smaller than x.
         """
         embedding, *tokens = self.embed(t, condition)
-        return self.run(x, embedding, self.maps(x, condition.label_map if condition else None), *tokens)
+        return embedding, self.maps(x, condition.label_map if condition else None), *tokens
 
     def maps(self, x: Tensor, label_map: Tensor | None) -> Pyramid:
         """One-hot label maps at the size of every level, for images x: b c *s."""

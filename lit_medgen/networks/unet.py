@@ -88,8 +88,11 @@ class UNet(ContractingPath):
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """The prediction for noisy images x: b c *s at times t: b; -> b c' *s."""
-        embedding, *tokens = self.embed(t, condition)
-        return self.run(x, embedding, *tokens)
+        return self.run(x, *self.context(x, t, condition))
+
+    def context(self, x: Tensor, t: Tensor, condition: Condition | None) -> tuple[Any, ...]:
+        """What `run` takes beside x: the embedding, b e, and what every step takes."""
+        return self.embed(t, condition)
 
     def embed(self, t: Tensor, condition: Condition | None) -> tuple[Any, ...]:
         """The embedding of times t: b and covariates, b e; with cross-attention their tokens and which are padding."""
@@ -100,7 +103,11 @@ class UNet(ContractingPath):
 
     def run(self, x: Tensor, embedding: Tensor, *context: Any) -> Tensor:
         """The network without its interface; attention is called as attention(h, *context)."""
-        skips, h = self.contract(x, embedding, *context)
+        return self.expand(*self.contract(x, embedding, *context), embedding, *context)
+
+    def expand(self, features: Sequence[Tensor], h: Tensor, embedding: Tensor, *context: Any) -> Tensor:
+        """The prediction, b c' *s, from what `contract` gives: the features of the way down, and of the middle."""
+        skips = list(features)
         for block in self.up:
             h = self.call(block, joined(h, skips.pop()) if isinstance(block, Step) else h, embedding, *context)
         return self.conv_out(silu(self.norm_out(h)))

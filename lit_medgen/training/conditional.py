@@ -97,7 +97,12 @@ class Conditional(Generator):
         learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
-        self.covariates, self.conditioning = covariates or Covariates(), conditioning or Conditioning()
+        self.conditioning = conditioning or Conditioning()
+        self.take_covariates(covariates or Covariates())
+
+    def take_covariates(self, covariates: Covariates) -> None:
+        """Takes those of its network; ValueError for guidance where there are none."""
+        self.covariates = covariates
         if self.conditioning.guidance_scale != 1 and not self.covariates:
             raise ValueError(
                 f"{KEY}.guidance_scale is {self.conditioning.guidance_scale}, but the network has no covariates "

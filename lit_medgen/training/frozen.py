@@ -79,13 +79,18 @@ class FrozenPart:
             )
         theirs, ours = ((each or {}).get("data") or {} for each in (part.config, config))
         for key in SAME_SECTIONS if self.same_data and theirs and ours else ():
-            expected, found = (section.get("init_args", {}).get(key) for section in (theirs, ours))
+            expected, found = (_of_images(section.get("init_args", {}).get(key)) for section in (theirs, ours))
             if found != expected:
                 raise InputError(
                     f"data.init_args.{key} is {found}, but {self.path} was trained with {expected}; use the same, so "
                     "that images look the same."
                 )
         return part.as_frozen_part()
+
+
+def _of_images(section: Any) -> Any:
+    """A section of the data without what is read beside the images, which does not change them."""
+    return {key: section[key] for key in section if key != "sources"} if isinstance(section, dict) else section
 
 
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:

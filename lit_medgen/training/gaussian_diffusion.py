@@ -16,17 +16,26 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, sent
-from lit_medgen.diffusion import Denoiser, Denoises, OptimalTransport, Sampler, TrainingTimes
+from lit_medgen.batch import Batch, Condition, TrainingData, sent
+from lit_medgen.diffusion import (
+    Denoiser,
+    Denoises,
+    OptimalTransport,
+    ParametrisationName,
+    Sampler,
+    TrainingTimes,
+)
 from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.latents import LatentStore
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -48,6 +57,7 @@ class GaussianDiffusion(Conditional):
 
     Args:
         denoiser: network, schedule and parametrisation; the network's `covariates` are what images can be made from.
+            None: it comes with a frozen part, in `build`, by `take_denoiser`.
         parametrisation: the name of what the network predicts.
         sampler: integrates the reverse process.
         training_times: which times are trained on; None: all alike.
@@ -62,17 +72,25 @@ class GaussianDiffusion(Conditional):
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        parametrisation: str,
-        sampler: Sampler,
+        denoiser: Denoiser | None,
+        parametrisation: ParametrisationName | None,
+        sampler: Sampler | None,
         training_times: TrainingTimes | None = None,
         coupling: OptimalTransport | None = None,
         conditioning: Conditioning | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
-        covariates = getattr(denoiser.network, "covariates", None)
+        covariates = getattr(denoiser.network, "covariates", None) if denoiser else None
         super().__init__(covariates, conditioning, optimizer, learning_rate_schedule)
+        self.training_times, self.coupling = training_times, coupling
+        if denoiser and parametrisation and sampler:
+            self.take_denoiser(denoiser, parametrisation, sampler)
+        if coupling:
+            coupling.check(self.covariates.numbers, text=self.covariates.text_channels > 0)
+
+    def take_denoiser(self, denoiser: Denoiser, parametrisation: ParametrisationName, sampler: Sampler) -> None:
+        """Takes what it learns and samples with; ValueError if these do not fit each other."""
         if hasattr(denoiser.network, "num_classes") and "label_map" not in self.required:
             raise ValueError(
                 f"model.init_args.network: {type(denoiser.network).__name__} reads a label map, of which "
@@ -81,9 +99,6 @@ class GaussianDiffusion(Conditional):
             )
         self.denoiser, self.parametrisation, self.sampler = denoiser, parametrisation, sampler
         self.sampler.check(denoiser.schedule)
-        self.training_times, self.coupling = training_times, coupling
-        if coupling:
-            coupling.check(self.covariates.numbers, text=self.covariates.text_channels > 0)
 
     @abstractmethod
     def clean(self, batch: Batch) -> Tensor:
@@ -96,6 +111,10 @@ class GaussianDiffusion(Conditional):
     @abstractmethod
     def imaged(self, x: Tensor) -> Tensor:
         """The images of what a denoiser gives, b d *z -> b c *size in [-1, 1]."""
+
+    def read_latents_of(self, data: TrainingData, trainer: L.Trainer) -> LatentStore | None:
+        """Has the data's batches hold latents instead of images, where noise is added to those; returns their store."""
+        return None
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The denoising network, which `trainer.speed` may compile."""
@@ -150,7 +169,11 @@ class GaussianDiffusion(Conditional):
     @property
     def sampling_denoiser(self) -> Denoises:
         """The denoiser that the sampler calls, with classifier-free guidance where there is any."""
-        return self.classifier_free(self.denoiser)
+        return self.bounded(self.classifier_free(self.denoiser))
+
+    def bounded(self, denoiser: Denoises) -> Denoises:
+        """The denoiser within the range of what noise is added to, where that has one."""
+        return denoiser
 
     def denoiser_for(self, condition: Condition) -> Denoises:
         """The denoiser that makes images from this condition, which is as it was asked for, not scaled."""
