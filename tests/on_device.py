@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -134,10 +135,13 @@ def built(name: str) -> Any:
     size = (16, 16) if {"ct", "size"} & items[0].keys() else (16, 16, 16)
     classes = ("air", *map(str, range(6)), "nodule") if "ct" in items[0] else ()
     ranges = dict.fromkeys(names, (40.0, 90.0))
-    stored = DataSpec(1, size, (1.0,) * len(size), attributes=ranges, classes=classes)
+    beside = tuple(items[0].get("preprocessing", {}).get("sources", ()))
+    stored = DataSpec(1, size, (1.0,) * len(size), attributes=ranges, classes=classes, sources=beside)
     model.spec = (made(View, views) if views else Volume()).spec(stored, "axial")
     for part, config in frozen_parts(f"configs/{base}.yaml").items():
         model.take_parts(**{part: built(Path(config).stem).as_frozen_part()})
+        told = dict.fromkeys(getattr(model, "attributes", ()), (40.0, 90.0))  # by the part, if it makes images of some
+        model.spec = replace(model.spec, attributes=model.spec.attributes | told)
     if name == "nodules":
         model.take_parts(classifier=built("crop_classifier").as_frozen_part())
     if isinstance(model, FactorPriorCDPM):
@@ -164,7 +168,8 @@ def batch(model: Method) -> Batch:
     keys, affine, spec = ["a", "b"], torch.eye(4).expand(2, 4, 4), model.needed_spec()
     if not spec.slice_axis:
         labels = {name: torch.tensor([1.0, torch.nan]) for name in getattr(model, "outputs", ())}
-        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels, label_map=maps(model)))
+        source = noisy(2, spec.size, 7) if spec.sources else None
+        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels, label_map=maps(model), source=source))
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
     return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
 

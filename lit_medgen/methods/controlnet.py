@@ -154,10 +154,16 @@ class ControlNet(GaussianDiffusion):
         """The denoiser within the range that the base's has."""
         return self.base.bounded(denoiser)
 
+    def scaled(self, condition: Condition) -> Condition:
+        """What the network reads: the source, and covariates."""
+        if condition.source is None:
+            raise InputError("ControlNet makes images from sources: condition.source is missing.")
+        return super().scaled(condition)
+
     def training_condition(self, condition: Condition, num: int) -> Condition:
         """The condition of a loss; in training some sources are left out, independently of the covariates."""
         condition = super().training_condition(condition, num)
-        if not self.training or condition.source is None or not self.drop_source:
+        if not self.training or condition.source is None:
             return condition
         rows = torch.rand(num, device=self.device) < self.drop_source
         source = condition.source.masked_fill(rows.view(-1, *[1] * (condition.source.ndim - 1)), ABSENT["source"])

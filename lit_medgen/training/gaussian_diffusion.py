@@ -118,7 +118,8 @@ class GaussianDiffusion(Conditional):
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The denoising network, which `trainer.speed` may compile."""
-        return [self.denoiser.network]
+        denoiser = getattr(self, "denoiser", None)  # None before a frozen part brings it
+        return [denoiser.network] if denoiser is not None else []
 
     def facts(self) -> dict[str, Any]:
         """What the network has learned to predict, and at which noise levels."""
