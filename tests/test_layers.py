@@ -87,7 +87,7 @@ FOREIGN = {
     "lit_medgen/diffusion": {"torch", "einops", "scipy"},
     "lit_medgen/networks": {"torch", "einops"},
 }
-STANDARD = {"__future__", "abc", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
+STANDARD = {"__future__", "abc", "collections", "copy", "dataclasses", "functools", "itertools", "math", "typing"}
 
 
 @dataclass(frozen=True)
