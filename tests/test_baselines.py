@@ -192,6 +192,7 @@ def test_models_of_other_data_are_refused() -> None:
         equal_time.refuse_other_data({"one": seen(), "other": seen(view=slices)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3])
 def test_models_that_are_shipped_see_the_same_images(dim: int) -> None:
     models = (*baselines.FIRST_STAGES[dim], *baselines.MODELS[dim])
@@ -219,6 +220,7 @@ def test_a_comparison_that_is_killed_is_finished_by_the_same_command(tmp_path: P
     for name in ("wgan", "ddpm_2d"):
         run = TinyRun(tmp_path, phantoms, (f"configs/{name}.yaml",))
         options = [*run.options, "--data.init_args.view=data_modules.OneSlice"]
+        options += [f"--data.init_args.view.init_args.{key}" for key in ("middle=8", "per_person=2")]
         options += ["--model.init_args.network.init_args.size=[16,16]"] * (name == "wgan")
         models.append((name, run.configs[1::2], options))
     script, out = tmp_path / "compare.py", tmp_path / "out"
