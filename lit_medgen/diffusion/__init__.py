@@ -16,6 +16,7 @@ from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, Parametr
 from lit_medgen.diffusion.rectified_flow import RectifiedFlow, resolution_shift
 from lit_medgen.diffusion.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun, Sampler, times
 from lit_medgen.diffusion.schedules import Cosine, Derivatives, LinearBeta, ScaledLinearBeta, Schedule
+from lit_medgen.diffusion.tiling import Tiled
 from lit_medgen.diffusion.zero_terminal_snr import ZeroTerminalSNR
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "ScaledLinearBeta",
     "Schedule",
     "Term",
+    "Tiled",
     "TrainingTimes",
     "UniformTimes",
     "UniformWeight",

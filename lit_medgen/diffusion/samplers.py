@@ -139,9 +139,41 @@ class Sampler(ABC):
         grid = times(denoiser.schedule, self.num_steps, self.spacing, start, stop)
         return self.walk(Walker(denoiser, condition or Condition()), x, grid, noise)
 
+    @torch.no_grad()
+    def invert(self, denoiser: Denoises, x: Tensor, level: float, condition: Condition | None = None) -> Tensor:
+        """x at the time `level`, b c *s, whose sample by `restored` is the image x: b c *s, up to the sampler's error.
+
+        The same formulas along rising times, as the probability flow has no direction (Song et al. 2021, section 4.3).
+        Data itself has no noise to follow, so the way begins at t_min, the first noise level, with alpha x.
+
+        Raises:
+            ValueError: the sampler adds noise, which nothing gives back, or the level is not above t_min.
+        """
+        first = self._first_level(denoiser.schedule, level)
+        grid = times(denoiser.schedule, self.num_steps, self.spacing, level, first).flip(0)
+        walker = Walker(denoiser, condition or Condition())
+        alpha = next(walker.steps(grid))[0].alpha
+        return self.walk(walker, alpha * x, grid, torch.randn_like)
+
+    @torch.no_grad()
+    def restored(self, denoiser: Denoises, x_t: Tensor, level: float, condition: Condition | None = None) -> Tensor:
+        """The image, b c *s, of what `invert` gave at that level: the way back, to t_min and out of its alpha."""
+        first = self._first_level(denoiser.schedule, level)
+        x = self(denoiser, x_t, condition, start=level, stop=first)
+        alpha, _ = denoiser.schedule.alpha_sigma(torch.tensor([first], dtype=torch.float64))
+        return x / alpha.item()
+
+    def _first_level(self, schedule: Schedule, level: float) -> float:
+        first = schedule.t_min
+        if getattr(self, "eta", 0.0):
+            raise ValueError("sampler.init_args.eta is above 0; an inversion needs a sampler without noise.")
+        if not first < level <= 1:
+            raise ValueError(f"level is {level}; give a time above {first:g}, the first noise level, and at most 1.")
+        return first
+
     @abstractmethod
     def walk(self, walker: Walker, x: Tensor, grid: Tensor, noise: NoiseLike) -> Tensor:
-        """x at grid[-1], from x at grid[0]."""
+        """x at grid[-1], from x at grid[0]; times fall, or rise in an inversion."""
 
 
 class NoiseLevel(NamedTuple):
