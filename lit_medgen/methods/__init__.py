@@ -9,6 +9,7 @@ from lit_medgen.methods.controlnet import ControlNet
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ddpm import DDPM
 from lit_medgen.methods.gans.alpha_wgan import AlphaWGAN
+from lit_medgen.methods.gans.hagan import HAGAN
 from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
@@ -21,6 +22,7 @@ from lit_medgen.training.method import Method
 __all__ = [
     "CDPM",
     "DDPM",
+    "HAGAN",
     "IHDM",
     "LDM",
     "LSDM",

@@ -2,6 +2,7 @@
 
 from lit_medgen.networks.gans.convolutional import CodeDiscriminator, ConvDiscriminator, ConvEncoder, ConvGenerator
 from lit_medgen.networks.gans.families import ConvAutoencodingGAN, ConvGAN
+from lit_medgen.networks.gans.hierarchical import HierarchicalGAN
 from lit_medgen.networks.gans.sizes import Halvings
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "ConvGAN",
     "ConvGenerator",
     "Halvings",
+    "HierarchicalGAN",
 ]
