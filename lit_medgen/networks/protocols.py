@@ -100,8 +100,16 @@ class AdversarialNetwork(Protocol):
     size: tuple[int, ...]
     in_channels: int
     latent_channels: int
-    generator: nn.Module
-    discriminator: nn.Module
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network that makes images of codes."""
+        ...
+
+    @property
+    def discriminator(self) -> nn.Module:
+        """The network that tells real images from made ones."""
+        ...
 
     def children(self) -> Any:
         """The parts, as `torch.nn.Module` has it."""
