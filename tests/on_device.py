@@ -20,10 +20,9 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from lightning.pytorch.trainer.states import TrainerFn
 from standin import DEVICE, StandIn, counted, moved
-from tiny_run import ROOT, frozen_parts
+from tiny_run import ROOT, frozen_parts, made
 from torch import Tensor
 
 from data_modules import View, Volume
@@ -152,15 +151,6 @@ def built(name: str) -> Any:
         model._perceptual = [perceptual("learned", noisy(9, model.spec.size, 3)).requires_grad_(False)]
         model.discriminator_start = 0
     return model
-
-
-def made(kind: type, sections: list[dict[str, Any]]) -> Any:
-    """What the sections of several configs, each over those before, describe together."""
-    parser, config = ArgumentParser(exit_on_error=False), None
-    parser.add_subclass_arguments(kind, "it", required=True)
-    for section in sections:
-        config = parser.parse_object({"it": section}, *([config] if config else []))
-    return parser.instantiate(config).it
 
 
 def batch(model: Method) -> Batch:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from lit_medgen.__main__ import main
 from lit_medgen.seeds import mix
@@ -27,6 +29,15 @@ def frozen_parts(config: str) -> dict[str, str]:
 
 
 TWO_STAGES = tuple(config for config in BASES if frozen_parts(config))
+
+
+def made(kind: type, sections: list[dict[str, Any]]) -> Any:
+    """What the sections of several configs, each over those before, describe together."""
+    parser, config = ArgumentParser(exit_on_error=False), None
+    parser.add_subclass_arguments(kind, "it", required=True)
+    for section in sections:
+        config = parser.parse_object({"it": section}, *([config] if config else []))
+    return parser.instantiate(config).it
 
 
 def first_stage(phantoms: Path, *configs: str) -> Path:

@@ -9,7 +9,9 @@ from lit_medgen.methods.controlnet import ControlNet
 from lit_medgen.methods.crop_classifier import CropClassifier
 from lit_medgen.methods.ddpm import DDPM
 from lit_medgen.methods.gans.alpha_wgan import AlphaWGAN
+from lit_medgen.methods.gans.ccegan import CCEGAN
 from lit_medgen.methods.gans.hagan import HAGAN
+from lit_medgen.methods.gans.vaegan import VAEGAN
 from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
@@ -20,12 +22,14 @@ from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
 __all__ = [
+    "CCEGAN",
     "CDPM",
     "DDPM",
     "HAGAN",
     "IHDM",
     "LDM",
     "LSDM",
+    "VAEGAN",
     "VDM",
     "VQGAN",
     "WGAN",
