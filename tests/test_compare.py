@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,6 +37,7 @@ from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.report import Maker
 from lit_medgen.evaluation.scores import PAIRS, SCORES, Given
 from lit_medgen.evaluation.tables import MAX_COLUMNS, as_comma_separated, as_latex, as_markdown, escaped, parts_of
+from lit_medgen.images.comparisons import save_compared
 from lit_medgen.images.plots import in_two_dimensions
 from lit_medgen.metrics.base import Best
 from lit_medgen.metrics.known import Known
@@ -127,6 +129,13 @@ def test_on_either_side_of_real_images_the_distance_counts() -> None:
     assert best_of({"around": around, "above": above}) == ("around", ["above"])
 
 
+def test_figures_take_scores_without_ends(tmp_path: Path) -> None:
+    """A PSNR of equal images is infinite, and has no interval."""
+    points = {"a": (math.inf, -math.inf, math.inf, math.nan), "b": (0.0, 0.0, 0.0, 0.0)}
+    save_compared(tmp_path / "scores.png", [{"title": "psnr", "points": points, "best": []}])
+    assert (tmp_path / "scores.png").stat().st_size > 1000
+
+
 def test_an_interval_without_ends_meets_all_others() -> None:
     scores: Scores = {"frechet_image": (2.0, float("nan"), float("nan"))}
     with_best(a=scores, b={"frechet_image": (4.0, 3.0, 5.0)})
@@ -193,6 +202,12 @@ def test_three_formats_say_the_same(tmp_path: Path) -> None:
         if row.endswith(r"\\"):
             assert len(re.findall(r"(?<!\\)&", row)) == 3
     assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
+
+
+def test_latex_prints_numbers_as_papers_do() -> None:
+    scores: Scores = {"frechet_image": (-2e-7, -math.inf, 1.5)}
+    text = as_latex(table_of({"a": report_of(scores)}))
+    assert r"$-$2$\times10^{-7}$ {\scriptsize ($-$$\infty$ to 1.5)}" in text
 
 
 def test_latex_prints_every_character_as_it_is() -> None:

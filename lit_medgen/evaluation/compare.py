@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,16 @@ def _write(out: Path, models: Mapping[str, Compared], table: Table) -> None:
     write_atomically(out / "compare.md", _page(models, table, bool(trajectories)))
 
 
-def _panels(models: Mapping[str, Compared], table: Table) -> Any:
+def _panels(models: Mapping[str, Compared], table: Table) -> Iterator[dict[str, Any]]:
     """What `save_compared` shows of each score."""
     rows = {name: rows_of(one.report) for name, one in models.items()}
-    for score, best in table.columns.items():
+    for score, mark in table.columns.items():
         of = {name: some[score] for name, some in rows.items() if score in some}
         points = {
             name: (row.value, *row.interval, math.nan if row.real is None else row.real) for name, row in of.items()
         }
-        yield {"title": f"{score} {MARKS[best]}", "points": points}
+        best = [line.name for line in table.lines if score in line.cells and line.cells[score].best]
+        yield {"title": f"{score} {MARKS[mark]}", "points": points, "best": best}
 
 
 def _points(models: Mapping[str, Compared]) -> list[dict[str, dict[str, Any]]]:

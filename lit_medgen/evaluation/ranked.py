@@ -146,7 +146,8 @@ def _remark(score: str, rows: Mapping[str, Row], best: set[tuple[str, str]]) -> 
         return f"{score}: not ranked, computed from different things"
     first, others = best_of(known)
     if others:
-        return f"{score}: {first} first, not told apart from {', '.join(others)}"
+        those = "any other" if len(others) > 1 and len(others) == len(known) - 1 else ", ".join(others)
+        return f"{score}: {first} first, not told apart from {those}"
     best.add((first, score))
     return f"{score}: {first} best"
 

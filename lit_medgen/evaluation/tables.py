@@ -74,7 +74,7 @@ def as_comma_separated(content: Table) -> str:
 
 def as_latex(content: Table) -> str:
     r"""A `table*` with a tabular for each part; the preamble needs `\usepackage{booktabs}`."""
-    lines = ["% needs \\usepackage{booktabs}", r"\begin{table*}", r"\centering", rf"\caption{{{CAPTION}}}"]
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table*}", r"\centering\footnotesize", rf"\caption{{{CAPTION}}}"]
     for scores in parts_of(list(content.columns)):
         head = [f"{escaped(score)} {LATEX_MARKS[content.columns[score]]}" for score in scores]
         groups = groupby(content.lines, lambda line: line.kind == "model")
@@ -116,9 +116,16 @@ def _in_markdown(cell: Cell) -> str:
 
 
 def _in_latex(cell: Cell) -> str:
-    value = rf"\textbf{{{number(cell.value)}}}" if cell.best else number(cell.value)
-    ends = cell.interval and " to ".join(map(number, cell.interval))
+    value = rf"\textbf{{{_latex_number(cell.value)}}}" if cell.best else _latex_number(cell.value)
+    ends = cell.interval and " to ".join(map(_latex_number, cell.interval))
     return value + (rf" {{\scriptsize ({ends})}}" if ends else "")
+
+
+def _latex_number(value: float) -> str:
+    """A value with a minus sign instead of a hyphen, and powers of ten as they are printed."""
+    digits, _, power = number(value).replace("inf", r"$\infty$").partition("e")
+    shown = digits.replace("-", "$-$")
+    return rf"{shown}$\times10^{{{int(power)}}}$" if power else shown
 
 
 def _costs(content: Table) -> list[str]:

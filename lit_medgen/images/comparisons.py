@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ PANELS = 4
 """Panels in a row of a figure."""
 NUM_IMAGES, NUM_VOLUMES = 6, 2
 """Images of each model in a grid, and volumes, of which each takes three planes."""
+LEGEND = {"-": "real vs real", "*": "best: its interval meets no other"}
+"""Style of a line or point -> what it stands for."""
 MAX_RATIO = 30.0
 """Between scores in a panel, above which the axis is logarithmic around 0."""
 
@@ -24,8 +26,8 @@ def save_compared(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         path: the file.
-        panels: of each score a `title` and its `points`, model -> value, low and high end, value of real images (or
-            NaN).
+        panels: of each score a `title`, its `points`, model -> value, low and high end, value of real images (or NaN),
+            and the models that are `best`.
     """
     from matplotlib.figure import Figure
 
@@ -35,26 +37,31 @@ def save_compared(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
     figure = Figure(figsize=(size * min(PANELS, len(panels)), 2.6 * num_rows + 0.6), layout="constrained")
     axes = figure.subplots(num_rows, min(PANELS, len(panels)), squeeze=False).flatten()
     for axis, panel in zip(axes, panels, strict=False):
-        _plot_scores(axis, panel["points"], names, colours)
+        _plot_scores(axis, panel["points"], panel["best"], names, colours)
         axis.set_title(panel["title"], fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles[:1], labels[:1], loc="outside upper right", fontsize=8, frameon=False)
+    lines = [axes[0].plot([], [], style, color="black", label=label)[0] for style, label in LEGEND.items()]
+    figure.legend(handles=lines, loc="outside upper right", ncols=len(lines), fontsize=8, frameon=False)
     write_figure(path, figure)
 
 
 def _plot_scores(
-    axis: Any, points: Mapping[str, tuple[float, ...]], names: Sequence[str], colours: Mapping[str, Any]
+    axis: Any,
+    points: Mapping[str, tuple[float, ...]],
+    best: Collection[str],
+    names: Sequence[str],
+    colours: Mapping[str, Any],
 ) -> None:
     """One panel: a model that lacks the score leaves its place empty."""
     for name, (value, low, high, real) in points.items():
         i = names.index(name)
-        axis.plot([i - 0.5, i + 0.5], [real, real], color="black", linewidth=1, label="real vs real")
+        axis.plot([i - 0.5, i + 0.5], [real, real], color="black", linewidth=1)
         axis.plot([i, i], [low, high], color=colours[name], linewidth=3, alpha=0.5)
-        axis.plot(i, value, "o", color=colours[name], markersize=5)
+        axis.plot(i, value, "*" if name in best else "o", color=colours[name], markersize=11 if name in best else 5)
     shown = np.abs([row[k] for row in points.values() for k in (0, 3)])
-    near = np.nanmin(np.where(shown > 0, shown, np.nan), initial=np.inf)
+    shown = np.where(np.isfinite(shown) & (shown > 0), shown, np.nan)
+    near = np.nanmin(shown, initial=np.inf)
     if np.isfinite(near) and np.nanmax(shown) > MAX_RATIO * near:
         axis.set_yscale("symlog", linthresh=near)
     axis.set_xlim(-0.6, len(names) - 0.4)
@@ -96,6 +103,9 @@ def save_maps(path: Path, spaces: Sequence[Mapping[str, Mapping[str, np.ndarray]
     from matplotlib.figure import Figure
 
     panels = {name: points for space in spaces for name, points in _embedded(space).items()}
+    limits = {
+        name: edges for space in spaces for name, edges in _limits({name: panels[name] for name in space}).items()
+    }
     num_columns = min(PANELS, len(panels))
     num_rows = -(-len(panels) // num_columns)
     figure = Figure(figsize=(3.1 * num_columns, 3.2 * num_rows + 0.4), layout="constrained")
@@ -108,6 +118,8 @@ def save_maps(path: Path, spaces: Sequence[Mapping[str, Mapping[str, np.ndarray]
     for axis, (name, points) in zip(axes, panels.items(), strict=False):
         for kind, (marker, colour, label) in styles.items():
             axis.plot(*points[kind].T, marker, color=colour, markersize=3.5, alpha=0.8, label=label)
+        axis.set_xlim(limits[name][0])
+        axis.set_ylim(limits[name][1])
         axis.set_title(name, fontsize=10)
     for axis in axes:
         axis.set_axis_off()
@@ -121,6 +133,14 @@ def _embedded(space: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[s
     keys = [(name, kind) for name, points in space.items() for kind in points]
     found = dict(zip(keys, in_two_dimensions([space[name][kind] for name, kind in keys]), strict=True))
     return {name: {kind: found[name, kind] for kind in points} for name, points in space.items()}
+
+
+def _limits(space: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Model -> the ends of both axes (2 2), the same for all models, with a twentieth of the width to spare."""
+    every = np.concatenate([part for points in space.values() for part in points.values()])
+    low, high = every.min(0), every.max(0)
+    spare = (high - low).clip(min=1e-6) / 20
+    return dict.fromkeys(space, np.stack([low - spare, high + spare], axis=1))
 
 
 def save_trajectories(path: Path, models: Mapping[str, np.ndarray]) -> None:
