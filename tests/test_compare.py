@@ -21,6 +21,7 @@ from test_evaluation import SPEC, People, evaluate, heads
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
+from lit_medgen.evaluation import figures
 from lit_medgen.evaluation.compare import FILES, read_reports, run_compare
 from lit_medgen.evaluation.pictures import (
     MAX_BYTES,
@@ -352,8 +353,12 @@ def test_words_that_cannot_be(words: list[str], said: str, tmp_path: Path, capsy
     assert re.search(said, line)
 
 
-def test_two_reports_become_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From `evaluate` to the figures, through the command line."""
+def test_two_reports_become_a_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From `evaluate`, without its own figures, to the figures of a comparison, through the command line."""
+    for name in ("save_scores", "save_figure", "save_map"):
+        monkeypatch.setattr(figures, name, lambda *_: None)  # they have a test, and take nine tenths of the time
     people = People(heads(6, 1), heads(4, 2))
     noise = torch.randn(4, *people.test.shape[1:], generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     makers = {
