@@ -69,6 +69,8 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
             f"* {report['num_samples']} samples; real people: the test split, {test} people with {test_images} images; "
             f"for floors and nulls {train} training people with {train_images} images. Audit: none."
         )
+    if report["parameters"] is not None:
+        facts.append(f"* Its networks have {report['parameters']:,} parameters, without what only training needs.")
     if report["network_evaluations"] is not None:
         facts.append(f"* A sample took {report['network_evaluations']:.4g} evaluations of its networks.")
     if report["seconds_per_image"] is not None:

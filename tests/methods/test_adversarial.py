@@ -63,6 +63,15 @@ def test_a_step_counts_once_and_both_learn(tmp_path: Path, phantoms: Path) -> No
     assert steps == [5, 5]
 
 
+def test_what_is_not_averaged_is_no_parameter_of_the_model() -> None:
+    toy = Toy()
+    counted = toy.num_parameters
+    assert counted == sum(each.numel() for each in toy.generator.parameters())
+    assert counted + sum(each.numel() for each in toy.discriminator.parameters()) == sum(
+        each.numel() for each in toy.parameters()
+    )
+
+
 def test_the_generator_is_trained_against_a_discriminator_held_still(tmp_path: Path, phantoms: Path) -> None:
     model = run(tmp_path, phantoms, 2)
     generator, discriminator = model.configure_optimizers()[0]
