@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -139,7 +140,8 @@ class Outputs:
     Args:
         folder: where the verb writes.
         verb: who writes; two verbs may share a folder.
-        names: what it writes, below the folder. `part/*.png` stands for all such files of the folder `part`.
+        names: what it writes, below the folder. `part/*.png` stands for all such files of the folder `part`,
+            `part/**/*` for all that lies in it, at any depth.
         remedy: what the user can do about a folder that is refused.
     """
 
@@ -196,15 +198,20 @@ class Outputs:
             inner = [self.folder / parent for parent in PurePosixPath(name).parents if parent.name]
             present |= {path: None for path in inner if os.path.lexists(path) and not path.is_dir()}
             path = self.folder / name
-            present |= dict.fromkeys(sorted(self.folder.glob(name)) if "*" in name else [path] * os.path.lexists(path))
+            present |= dict.fromkeys(self._matching(name) if "*" in name else [path] * os.path.lexists(path))
         return list(present)
+
+    def _matching(self, pattern: str) -> list[Path]:
+        """All that a pattern stands for; of a tree its files and links alone."""
+        found = sorted(self.folder.glob(pattern))
+        return [path for path in found if path.is_symlink() or not path.is_dir()] if "**" in pattern else found
 
     def _own(self, path: Path) -> bool:
         name = PurePosixPath(self._name(path))
         written, writing = self._noted
         if path.parent.resolve() != (self.folder.resolve() / name).parent:
             return False  # a link leads out of the folder, to files of the user
-        if str(name) in writing or f"{name.parent}/*{name.suffix}" in writing:
+        if str(name) in writing or any("*" in pattern and fnmatchcase(str(name), pattern) for pattern in writing):
             return True
         known = written.get(str(name))
         return known is not None and path.is_file() and not path.is_symlink() and file_hash(path) == known

@@ -169,6 +169,48 @@ def test_what_a_killed_verb_left_is_its_own(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".lit_medgen-sample.json"]
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_every_file_of_a_tree_is_known(ended: bool, tmp_path: Path) -> None:
+    def outputs() -> Outputs:
+        return Outputs(tmp_path, "phantom", ["tree/**/*"])
+
+    outputs().claim()
+    for name in ("tree/a/1.nii", "tree/b/c/2.nii"):
+        users_file(tmp_path / name)
+    if not ended:
+        again = outputs()
+        again.claim()  # what a killed verb was writing
+        again.clear()
+        assert not (tmp_path / "tree").exists()
+        return
+    outputs().end()
+    outputs().check()
+    changed = tmp_path / "tree" / "b" / "c" / "2.nii"
+    changed.write_bytes(b"painted over")
+    with pytest.raises(InputError, match=rf"{changed}: not written by this verb, or changed since"):
+        outputs().claim()
+    outputs().clear()
+    assert [path.name for path in (tmp_path / "tree").rglob("*.nii")] == ["2.nii"]
+
+
+def test_a_phantom_cohort_takes_the_place_of_the_one_before_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["phantom", "lidc", "--num_slices=1", f"--out={tmp_path}"]
+    assert main([*words, "--num_subjects=1", "--seed=1"]) == 0
+    first = {path.name for path in (tmp_path / "LIDC-IDRI").iterdir()}
+    assert main([*words, "--num_subjects=1", "--seed=2"]) == 0
+    second = {path.name for path in (tmp_path / "LIDC-IDRI").iterdir()}
+    assert len(second) == 1
+    assert not first & second
+    slice_ = next((tmp_path / "LIDC-IDRI").rglob("*.dcm"))
+    users_file(slice_)
+    capsys.readouterr()
+    assert main([*words, "--num_subjects=1"]) == 2
+    assert f"{slice_}: not written by this verb, or changed since" in one_line(capsys)
+    assert untouched(slice_)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"written": 3}', "\x80"])
 def test_a_list_that_is_none_proves_nothing(content: str, tmp_path: Path) -> None:
     (tmp_path / ".lit_medgen-evaluate.json").write_bytes(content.encode("latin-1"))

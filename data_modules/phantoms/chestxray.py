@@ -81,6 +81,7 @@ def write_chestxray(out: str, num_subjects: int = 100, seed: int = 0, size: int 
         root, "phantom-chestxray", [*(f"{folder}/*.png" for folder in FOLDERS), TABLE, BOXES, *LISTS.values()]
     )
     outputs.claim()
+    outputs.clear()
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     subjects = [Subject(number, seed, num_subjects) for number in range(1, num_subjects + 1)]

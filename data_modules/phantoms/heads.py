@@ -151,8 +151,9 @@ def write_adni(out: str, num_subjects: int = 64, seed: int = 0) -> None:
     if not 1 <= num_subjects <= MAX_SUBJECTS:
         raise InputError(f"phantom: --num_subjects is {num_subjects}; give 1 to {MAX_SUBJECTS}.")
     root = Path(out)
-    outputs = Outputs(root, "phantom-adni", ["ADNI", "ADNI_phantoms.csv", "phantom_truth.csv"])
+    outputs = Outputs(root, "phantom-adni", ["ADNI/**/*", "ADNI_phantoms.csv", "phantom_truth.csv"])
     outputs.claim()
+    outputs.clear()
     jobs = (delayed(_write_person)(root, person, number) for number, person in enumerate(people(num_subjects, seed)))
     rows = [row for person_rows in in_parallel(jobs, num_subjects, "phantom") for row in person_rows]
     _write_csv(root / "ADNI_phantoms.csv", [collection for collection, _ in rows])

@@ -81,8 +81,9 @@ def write_lidc(out: str, num_subjects: int = 8, seed: int = 0, num_slices: int |
         raise InputError(f"phantom: --num_slices is {num_slices}; give 1 or more, or leave it out for whole scans.")
     scans = read_scans(num_subjects, seed)
     root = Path(out)
-    outputs = Outputs(root, "phantom-lidc", [COLLECTION, "truth", "metadata.csv", "phantom_truth.csv"])
+    outputs = Outputs(root, "phantom-lidc", [f"{COLLECTION}/**/*", "truth/*.npz", "metadata.csv", "phantom_truth.csv"])
     outputs.claim()
+    outputs.clear()
     (root / "truth").mkdir(exist_ok=True)
     subjects = [Subject(scan, _window(scan, num_slices), seed, number) for number, scan in enumerate(scans)]
     total = sum(len(subject.indices) for subject in subjects)

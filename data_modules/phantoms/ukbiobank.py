@@ -139,6 +139,7 @@ def write_ukbiobank(out: str, num_subjects: int = 64, seed: int = 0) -> None:
     names = [f"{person.eid}_{field}_{k}_0.zip" for person in scanned_people for field, k in _zips(person)]
     outputs = Outputs(root, "phantom-ukbiobank", [TABLE, WITHDRAWALS, *names])
     outputs.claim()
+    outputs.clear()
     jobs = (delayed(_write_person)(root, person) for person in scanned_people)
     rows = list(in_parallel(jobs, num_subjects, "phantom"))
     rows += [_row(person, {}) for person in others]
