@@ -8,9 +8,10 @@ from typing import Any
 
 from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, stem_of, suffix_of
-from data_modules.sources import Rejected, Scan, partner_of
+from data_modules.sources import Rejected, Scan
 from data_modules.tables import identifier, is_missing, read_table
 from lit_medgen.errors import InputError
+from lit_medgen.images import partner_of
 from lit_medgen.images.dicom import group_by_series, header_of
 
 

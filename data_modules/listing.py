@@ -16,9 +16,9 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from data_modules.sources import Rejected, partner_of
+from data_modules.sources import Rejected
 from lit_medgen.errors import InputError, raise_fault_of_machine
-from lit_medgen.images import DICOM_SUFFIXES, begins_as_dicom
+from lit_medgen.images import DICOM_SUFFIXES, begins_as_dicom, partner_of
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr", ".png")
 READ = ".nii, .nii.gz, .hdr with .img, .mgz, .mgh, .png, .dcm, .ima, and DICOM without a suffix"

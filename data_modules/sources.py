@@ -15,7 +15,7 @@ import numpy as np
 from data_modules import archives, tars
 from data_modules.tables import identifier
 from lit_medgen.errors import InputError
-from lit_medgen.images import read_image
+from lit_medgen.images import partner_of, read_image
 
 ANY_NAME = "surrogatepass"
 """So that names of files and people, which need not be UTF-8, can be hashed."""
@@ -229,10 +229,3 @@ class Rejected:
 
     source: str
     reason: str
-
-
-def partner_of(path: Path) -> Path | None:
-    """The other file of a pair of header (.hdr) and voxels (.img); None if there is none."""
-    suffix = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower())
-    others = [path.with_suffix(suffix), path.with_suffix(suffix.upper())] if suffix else []
-    return next((other for other in others if other.is_file()), None)

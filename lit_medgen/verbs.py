@@ -105,6 +105,7 @@ class Verbs(L.Trainer):
             data.setup("test")
             _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
+            refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
         to_make = requested(options, generator, trained, data)
         say_extrapolated(generator, to_make, trained)
         self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)

@@ -115,6 +115,8 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     if len(configs) == 1:  # overlays change nothing of it
         assert run.fit("--ckpt_path=last", "--trainer.max_steps=3") == 0
         assert torch.load(run.last, weights_only=True)["global_step"] == 3
+        if frozen_parts(configs[0]):  # which come with the checkpoint, after the data
+            assert run.on_checkpoint("test") == 0
     model: Any = lit_medgen.load(run.last)
     if not isinstance(model, Generator):
         makes_no_images(run, tmp_path / "report")

@@ -133,7 +133,7 @@ SEED = "--data.init_args.seed=4"
 @pytest.mark.parametrize(
     ("verb", "change"),
     [
-        *[(verb, SEED) for verb in ("fit", "fit alone", "validate", "test", "evaluate", "evaluate samples")],
+        *[(verb, SEED) for verb in ("fit", "fit alone", "validate", "test", "sample", "evaluate", "evaluate samples")],
         ("evaluate", "--data.init_args.fractions=[0.2,0.2,0.6]"),
     ],
 )
@@ -150,11 +150,12 @@ def test_another_split_is_refused(
         assert trained.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
         code = main(["evaluate", f"--samples={tmp_path / 'samples'}", f"--out={out}", change])
     else:
-        code = trained.on_checkpoint(verb, *([f"--out={out}"] if verb == "evaluate" else []), change)
+        more = {"evaluate": [f"--out={out}"], "sample": [f"--out={out}", "--like=test", "--given=[3]"]}
+        code = trained.on_checkpoint(verb, *more.get(verb, []), change)
     assert code == 2
     line = one_line(capsys)
     assert all(f"data.init_args.{key}" in line for key in ("seed", "fractions", "root")), line
-    source = {"evaluate samples": "--samples", "fit": "step_0000002.ckpt", "evaluate": "step_0000002.ckpt"}
+    source = {"evaluate samples": "--samples", **dict.fromkeys(("fit", "sample", "evaluate"), "step_0000002.ckpt")}
     assert source.get(verb, "last.ckpt") in line
     assert config.read_text() == before  # nothing ran, so nothing is recorded
     assert not list(out.rglob("*.nii.gz"))

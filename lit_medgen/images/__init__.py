@@ -46,3 +46,10 @@ def begins_as_dicom(head: bytes) -> bool:
     first = head[:2] in (b"\x02\x00", b"\x08\x00") and head[2:3] < b"\x70" and head[3:4] == b"\x00"
     kind = head[4:6]  # explicit value representation, UI for example; implicit: a length, below 65,536
     return head[128:132] == b"DICM" or (first and ((kind.isalpha() and kind.isupper()) or head[6:8] == b"\x00\x00"))
+
+
+def partner_of(path: Path) -> Path | None:
+    """The other file of a pair of header (.hdr) and voxels (.img), in capitals or not; None if there is none."""
+    suffix = {".hdr": ".img", ".img": ".hdr"}.get(path.suffix.lower())
+    others = [path.with_suffix(each) for each in (suffix, suffix.upper(), suffix.title())] if suffix else []
+    return next((other for other in others if other.is_file()), None)

@@ -9,7 +9,10 @@ import gzip
 import logging
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import nibabel as nib
@@ -18,6 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from lit_medgen.files import write_atomically
+from lit_medgen.images import partner_of
 
 MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
@@ -55,11 +59,11 @@ def read_nifti(
     _check_suffix(path)
     try:
         _check_extensions(path)
-        image = nib.load(path)
-        _check_header(image, flat)
-        affine = _affine(image, form)
-        _check_stream(path, image)
-        canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
+        with _opened(path) as image:
+            _check_header(image, flat)
+            affine = _affine(image, form)
+            _check_stream(path, image)
+            canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
     except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ValueError(
             f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged"
@@ -76,10 +80,30 @@ def read_nifti(
 
 def whole_numbers(path: Path) -> str:
     """The type in which a file stores its voxels, if that holds whole numbers alone; else nothing."""
-    image: Any = nib.load(path)
-    kind = image.get_data_dtype()
-    slope = image.header.get_slope_inter()[0] if isinstance(image, nib.Nifti1Pair) else None
+    with _opened(path) as image:
+        kind = image.get_data_dtype()
+        slope = image.header.get_slope_inter()[0] if isinstance(image, nib.Nifti1Pair) else None
     return str(kind) if kind.kind in "iub" and slope in (None, 1) else ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The image of a file, by a link in small letters where nibabel would look for it under another name."""
+    suffix, partner = _suffix(path), partner_of(path)
+    if partner is None and suffix in (suffix.lower(), suffix.upper()):
+        yield nib.load(path)
+        return
+    with TemporaryDirectory() as folder:
+        for each in filter(None, (partner, path)):
+            link = Path(folder, f"image{_suffix(each).lower()}")
+            link.symlink_to(each.absolute())
+        yield nib.load(link)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix as it is written, `.nii.gz` as one."""
+    last = path.name[-len(".nii.gz") :]
+    return last if last.lower() == ".nii.gz" else path.suffix
 
 
 def _check_header(image: Any, flat: bool) -> None:

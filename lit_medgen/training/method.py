@@ -147,8 +147,7 @@ class Method(Recorded, ABC):
         if speed := getattr(self.trainer, "speed", None):
             speed.prepare(self.networks_for_speed())
         if self.has_data and (spec := getattr(self.data, "spec", None)) is not None:
-            self.refuse_other_data(spec)
-            self.check(spec)
+            self._check_data(spec)
             if stage != "fit":  # a model made in Python may be trained on with other people
                 refuse_other_people(self.spec, spec, "this model")
             self.spec = spec
@@ -156,6 +155,19 @@ class Method(Recorded, ABC):
             # Buffers are identical on all ranks. Broadcasting them would deadlock in validation, where ranks may have
             # different numbers of batches.
             self.trainer.strategy._ddp_kwargs["broadcast_buffers"] = False
+
+    def _check_data(self, spec: DataSpec) -> None:
+        """InputError if data does not fit; of a method whose parts come with its checkpoint once they are there."""
+        if self.built:
+            self.refuse_other_data(spec)
+            self.check(spec)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the record; the data that `validate` and `test` meet is checked against parts that come with it."""
+        built = self.built
+        super().on_load_checkpoint(checkpoint)
+        if not built and self.has_data and (spec := getattr(self.data, "spec", None)) is not None:
+            self._check_data(spec)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One loss; all randomness of the step comes from (seed, step, rank)."""

@@ -110,7 +110,9 @@ def test_sessions_of_bids_behind_links_are_listed(raw: Path, tmp_path: Path) -> 
     assert rejected == []
 
 
-@pytest.mark.parametrize("name", ["a.NII.GZ", "a.NII", "a.mgz", "a.MGH", "a.hdr"])
+@pytest.mark.parametrize(
+    "name", ["a.NII.GZ", "a.NII", "a.mgz", "a.MGH", "a.hdr", "a.Nii.GZ", "a.niI.gz", "a.Nii", "a.mGh", "a.Hdr"]
+)
 def test_every_suffix_is_read(name: str, raw: Path, module: Module, write_head: WriteHead) -> None:
     image = nib.load(write_head(raw.parent / "head.nii.gz", 0))
     path = raw / name.lower()
@@ -120,6 +122,8 @@ def test_every_suffix_is_read(name: str, raw: Path, module: Module, write_head: 
         image = nib.Nifti1Pair(np.asarray(image.dataobj), image.affine, image.header)
     nib.save(image, path)
     path.rename(raw / name)
+    if name == "a.Hdr":
+        (raw / "a.img").rename(raw / "a.IMG")
     accepted, rejected = module(pattern="**/*").prepare()
     assert (len(accepted), rejected) == (1, [])
     np.testing.assert_allclose(np.linalg.norm(accepted[0].affine[:3, :3], axis=0), 4)
