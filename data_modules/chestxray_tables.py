@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data_modules.tables import Numbers, Table, named, read_table
+from data_modules.tables import NUMBER, Numbers, Table, named, read_table
 from lit_medgen.errors import InputError, describe
 
 LABELS = (
@@ -98,6 +98,9 @@ def of_images(path: Path, numbers: Numbers) -> Known:
     for name, k in table.one_each(dict(enumerate(names)), table.columns, INDEX).items():
         known.attributes[name] = findings[k] | {key: column[k] for key, column in columns.items()}
         known.extent_mm[name] = extents[0][k], extents[1][k]
+    given = [all(map(NUMBER.fullmatch, cells)) for cells in zip(*map(table.cells, (*SIDES, *SPACING)), strict=True)]
+    if other := sum(each and any(map(math.isnan, mm)) for each, *mm in zip(given, *extents, strict=True)):
+        known.lines.append(f"{path.name}: {other} images have sizes that no radiograph has, so they are unknown")
     if impossible:
         known.lines.append(f"{path.name}: {impossible} ages lie outside 0 to {MAX_AGE:g} years, so they are unknown")
     return known

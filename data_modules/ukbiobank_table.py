@@ -117,7 +117,8 @@ def of_people(
     chosen = {k: person for k, person in there.items() if person not in left_out}
     rows = Table(path, read.columns, [read.rows[k] for k in chosen], [read.lines[k] for k in chosen])
     firsts = rows.one_each(dict(enumerate(chosen.values())), read.columns, ids[0])
-    known = People(path, firsts, _values(rows, volumes, numbers))
+    known = People(path, firsts)
+    known.values = _values(rows, volumes, numbers, known.lines)
     if passed := len(people) - len(there):
         known.lines.append(f"{path.name}: {passed} rows are of people without an id (redacted, 0 or less): passed over")
     if lacking := [name for name, columns in known.values.items() if not columns]:
@@ -145,13 +146,16 @@ def _found(root: Path, files: Iterable[Path], wanted: set[int]) -> Path | None:
     return candidates[0] if candidates else None
 
 
-def _values(table: Table, volumes: Volumes, numbers: Numbers) -> dict[str, dict[str, list[float]]]:
+def _values(table: Table, volumes: Volumes, numbers: Numbers, lines: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Attribute -> instance -> the value of each row; adds to `lines` what is to be said of values that cannot be."""
     columns = {column: name for name in table.columns if (column := parsed(name)) and column.array == 0}
 
     def read(number: int, codes: Mapping[str, float] | None = None) -> dict[str, list[float]]:
         of_field = {str(column.instance): name for column, name in columns.items() if column.field == number}
         bounds = PLAUSIBLE.get(number)
-        return {instance: _read(table, name, numbers, codes, bounds) for instance, name in sorted(of_field.items())}
+        return {
+            instance: _read(table, name, numbers, codes, bounds, lines) for instance, name in sorted(of_field.items())
+        }
 
     sexes = read(SEX_FIELD, SEX)
     values = {"sex": {"": sexes[min(sexes)]} if sexes else {}, "age_years": read(AGE_FIELD)}
@@ -163,10 +167,20 @@ def _values(table: Table, volumes: Volumes, numbers: Numbers) -> dict[str, dict[
 
 
 def _read(
-    table: Table, column: str, numbers: Numbers, codes: Mapping[str, float] | None, bounds: tuple[float, float] | None
+    table: Table,
+    column: str,
+    numbers: Numbers,
+    codes: Mapping[str, float] | None,
+    bounds: tuple[float, float] | None,
+    lines: list[str],
 ) -> list[float]:
     """Numbers of a column; negative ones are codes (-1 do not know, -3 prefer not to answer), and are unknown."""
     cells = ["" if cell.startswith("-") else cell for cell in table.cells(column)]
     found: Sequence[float] = numbers.read(column, cells, codes, coded=codes is not None)
     low, high = bounds or (-math.inf, math.inf)
+    if impossible := sum(not low < value <= high for value in found if not math.isnan(value)):
+        lines.append(
+            f"{table.path.name}: {impossible} values of {column} are not above {low:g} and at most {high:g}, so they "
+            "are unknown"
+        )
     return [value if low < value <= high else math.nan for value in found]

@@ -27,6 +27,7 @@ from typing import Any
 import jsonargparse
 from joblib import Parallel, delayed
 
+from lit_medgen.arguments import with_nearest
 from lit_medgen.errors import InputError, Interrupted, RunError
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.signals import Stop
@@ -39,13 +40,16 @@ def sweep(args: list[str]) -> None:
     """The verb `sweep FILE`; what follows `--` is added to the command of every run."""
     words, more = (args[: args.index("--")], args[args.index("--") + 1 :]) if "--" in args else (args, [])
     parser = jsonargparse.ArgumentParser(
-        prog="lit_medgen sweep", exit_on_error=False, description="Words after -- are added to every run's command."
+        prog="lit_medgen sweep",
+        exit_on_error=False,
+        allow_abbrev=False,
+        description="Words after -- are added to every run's command.",
     )
     parser.add_function_arguments(run_sweep, skip={"more"}, as_positional=True)
     try:
         options = parser.parse_args(["--resume=true" if word == "--resume" else word for word in words])
     except jsonargparse.ArgumentError as error:
-        raise InputError(f"sweep: {error}") from error
+        raise InputError(f"sweep: {with_nearest(str(error), parser)}") from error
     run_sweep(**options.as_dict(), more=more)
 
 

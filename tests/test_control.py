@@ -15,8 +15,8 @@ from test_nodule_crops import SIZE, SPEC
 from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition, DataSpec, Images, Request, Requests
-from lit_medgen.callbacks.report import intervals, logged
-from lit_medgen.errors import InputError
+from lit_medgen.callbacks.report import intervals, judge_of, logged
+from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation.control import controls
 from lit_medgen.evaluation.judges import Judge, Judging, refuse_unfit_judge
 from lit_medgen.evaluation.report import Maker, evaluate
@@ -169,6 +169,11 @@ def test_what_cannot_judge(judge: object, words: str) -> None:
     with pytest.raises(InputError, match=r"^--judge j.ckpt: [^\n]+$") as error:
         refuse_unfit_judge(judge, "j.ckpt", SPEC, ["malignant"])
     assert words in str(error.value)
+
+
+def test_a_judge_that_is_not_there_is_named_by_its_option(people: Chests) -> None:
+    with pytest.raises(MissingDataError, match=r"^--judge: no file 'nowhere\.ckpt'; make it with `[^`]+crop_judge"):
+        judge_of("nowhere.ckpt", None, people)  # type: ignore[arg-type]
 
 
 def test_too_few_nodules_are_refused(people: Chests) -> None:

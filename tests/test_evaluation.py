@@ -260,7 +260,7 @@ def test_the_prior_of_a_model_is_a_null_and_the_verdict_says_who_is_beaten(
     assert all(f"* {null}: " in text for null in report["nulls"])
     assert text.rstrip().endswith(report["verdict"])
     assert report["verdict"] in capsys.readouterr().out
-    assert re.search(r"nearer to real people than no null; by half or fewer, than .*prior \(", report["verdict"])
+    assert re.search(r"^By half or fewer of \d+ scores .* than noise \(.*prior \(", report["verdict"])
     good = evaluate(heads(12, 3), people, tmp_path, features="none")["verdict"]
     assert re.search(
         r"By most of 7 scores .* than noise \(\d, \d with the whole interval\), mean\+noise .* and pca_gaussian", good

@@ -56,6 +56,8 @@ CDPM = ["fit", "--config", "configs/cdpm.yaml"]
         (["prepare", "--config", "configs/cdpm.yaml", "--verfiy"], "did you mean --verify?"),
         (["prepare"], "give --config FILE or --data FILE"),
         (["phantom", "adno"], "did you mean adni?"),
+        (["phantom", "chestxray", "--num_subject", "3"], "did you mean --num_subjects?"),
+        (["sweep", "configs/sweeps/ldm_guidance.yaml", "--rseume"], "did you mean --resume?"),
         (["sample"], "give --ckpt_path FILE"),
         (["sample", "--ckpt_path", "last", "--config", "configs/cdpm.yaml"], "--ckpt_path last is for fit"),
         (["evaluate"], "or --samples DIR"),

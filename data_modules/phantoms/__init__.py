@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 import jsonargparse
 
+from lit_medgen.arguments import with_nearest
 from lit_medgen.errors import InputError
 
 DATA_SETS = ("adni", "chestxray", "lidc", "ukbiobank")
@@ -27,13 +28,13 @@ def phantom(args: list[str]) -> None:
             f"phantom: give a data set, one of {', '.join(DATA_SETS)}; found {args[0] if args else 'nothing'}"
             + (f"; did you mean {near[0]}?" if near else ".")
         )
-    parser = jsonargparse.ArgumentParser(prog=f"lit_medgen phantom {args[0]}", exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(prog=f"lit_medgen phantom {args[0]}", exit_on_error=False, allow_abbrev=False)
     writer = _writer(args[0])
     parser.add_function_arguments(writer)
     try:
         options = parser.parse_args(args[1:])
     except jsonargparse.ArgumentError as error:
-        raise InputError(f"phantom: {error}") from error
+        raise InputError(f"phantom: {with_nearest(str(error), parser)}") from error
     writer(**options.as_dict())
 
 

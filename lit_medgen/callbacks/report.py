@@ -16,6 +16,8 @@ from torch import Tensor
 from lit_medgen.batch import Images, Requests, TrainingData
 from lit_medgen.callbacks.ema import averaged
 from lit_medgen.callbacks.run_folder import run_folder
+from lit_medgen.checkpoints import checkpoint_file
+from lit_medgen.errors import MissingDataError
 from lit_medgen.evaluation import checks
 from lit_medgen.evaluation.judges import Judging, refuse_unfit_judge
 from lit_medgen.evaluation.report import CPU, Maker, evaluate
@@ -166,6 +168,11 @@ def judge_of(
     path: str, model: Generator, data: TrainingData, batch_size: int = 1, device: torch.device | None = None
 ) -> Judging:
     """The judge of a checkpoint, for images of this model; InputError if it cannot judge them."""
+    if not Path(checkpoint_file(path)).is_file():
+        raise MissingDataError(
+            f"--judge: no file '{path}'; make it with `python -m lit_medgen fit --config configs/crop_judge.yaml`, or "
+            "give the checkpoint of yours."
+        )
     judge = load(path)
     refuse_unfit_judge(judge, path, data.spec, model.attributes)
     device = device or CPU

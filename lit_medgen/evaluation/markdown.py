@@ -190,9 +190,10 @@ def _of_scores(report: Mapping[str, Any]) -> str:
         words[nearer > len(rows) / 2].append(f"{null} ({nearer}, {surely} with the whole interval)")
     beaten, others = (" and ".join(filter(None, [", ".join(some[:-1]), *some[-1:]])) for some in words.values())
     held = sum(row["ci95"][0] <= row["real_vs_real"] <= row["ci95"][1] for row in rows.values())
+    how, first, rest = ("most", beaten, others) if beaten else ("half or fewer", others, "")
     return (
-        f"By most of {len(rows)} scores the samples are nearer to real people than {beaten or 'no null'}"
-        + (f"; by half or fewer, than {others}" if others else "")
+        f"By {how} of {len(rows)} scores the samples are nearer to real people than {first}"
+        + (f"; by half or fewer, than {rest}" if rest else "")
         + f". The interval holds the real-vs-real value in {held} of {len(rows)}. {_of_copies(report)}"
         + _of_agreement(report.get("agreement", {}))
         + _of_control(report.get("control", {}))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from lit_medgen.batch import DataSpec
+from lit_medgen.checkpoints import checkpoint_file
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.loading import load
 from lit_medgen.output import say
@@ -35,7 +36,7 @@ class FrozenPart:
     """A trained method that another one is built on, and which is trained no further.
 
     Attributes:
-        path: its checkpoint, which `fit` reads.
+        path: its checkpoint, which `fit` reads, or the run folder of that.
         kind: the class that it must be an instance of.
         make: the command that trains one, for the messages.
         same_data: whether it must have been trained on images of the same kind, and on the same people.
@@ -56,6 +57,11 @@ class FrozenPart:
     same_noise: bool = False
     late: bool = False
 
+    @property
+    def file(self) -> Path:
+        """The file at the path, or the newest checkpoint of the run folder there."""
+        return Path(checkpoint_file(str(self.path)))
+
     def read(self, name: str, config: dict[str, Any] | None) -> Any:
         """The trained method of the checkpoint, without what its training alone needs.
 
@@ -66,12 +72,12 @@ class FrozenPart:
             name: of the part, which is also the argument that gives its path.
             config: that of the method which is built on it.
         """
-        if not self.path.is_file():
+        if not self.file.is_file():
             raise MissingDataError(
                 f"model.init_args.{name}: no file '{self.path}'; make it with `{self.make}`, or give the checkpoint "
                 "of yours."
             )
-        part = load(self.path)
+        part = load(self.file)
         if not isinstance(part, self.kind):
             raise InputError(
                 f"model.init_args.{name}: {self.path} is a checkpoint of {type(part).__name__}, not of "

@@ -101,7 +101,7 @@ class Recorded(L.LightningModule):
             return
         parts = {}
         for name, part in self.frozen_parts.items():
-            if resumed_from and not part.path.is_file():
+            if resumed_from and not part.file.is_file():
                 parts[name] = _copy(name, resumed_from)
             else:
                 parts[name] = part.read(name, self.config)

@@ -126,7 +126,8 @@ def test_links_and_names_that_lead_out_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("header", "end"), [(V2020, "\n"), (V2017, "\n"), (V2017, ",\n"), (V2020, "\r\n")])
 def test_commas_of_both_tables(header: str, end: str, tmp_path: Path) -> None:
-    write_table(tmp_path / "t.csv", [row(1), row(2, 1, age="411"), row(3, age="058Y"), row(4, age="018M")], header, end)
+    rows = [row(1), row(2, 1, age="411"), row(3, age="058Y"), row(4, age="018M"), row(5).replace("0.168", "16.8")]
+    write_table(tmp_path / "t.csv", rows, header, end)
     known = of_images(tmp_path / "t.csv", Numbers())
     ages = [known.attributes[n]["age_years"] for n in (name(1), name(2, 1), name(3), name(4))]
     assert ages[0] == 31
@@ -137,7 +138,11 @@ def test_commas_of_both_tables(header: str, end: str, tmp_path: Path) -> None:
         **{"effusion": 1.0, "infiltration": 1.0, "no_finding": 0.0},
         **{"sex": 0.0, "view": 1.0, "age_years": 0},
     }
-    assert known.lines == ["t.csv: 1 ages lie outside 0 to 120 years, so they are unknown"]
+    assert math.isnan(known.extent_mm[name(5)][0])
+    assert known.lines == [
+        "t.csv: 1 images have sizes that no radiograph has, so they are unknown",
+        "t.csv: 1 ages lie outside 0 to 120 years, so they are unknown",
+    ]
 
 
 @pytest.mark.parametrize(

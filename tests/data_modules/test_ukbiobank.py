@@ -225,7 +225,11 @@ def test_what_is_unknown_is_nan(tmp_path: Path) -> None:
     assert math.isnan(fourth["ventricles_ml"])
     assert known.of("1000005", "2") == {"sex": 0, "age_years": 50.5, "ventricles_ml": 30, "brain_ml": 1400}
     assert sorted(known.rows) == [f"100000{k}" for k in range(1, 6)]
-    assert known.lines == ["ukb.csv: 4 rows are of people without an id (redacted, 0 or less): passed over"]
+    assert known.lines == [
+        "ukb.csv: 1 values of 21003-2.0 are not above 0 and at most 120, so they are unknown",
+        "ukb.csv: 2 values of 25003-2.0 are not above 0 and at most 1e+07, so they are unknown",
+        "ukb.csv: 4 rows are of people without an id (redacted, 0 or less): passed over",
+    ]
 
 
 @pytest.mark.parametrize(

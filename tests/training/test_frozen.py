@@ -18,7 +18,8 @@ from lit_medgen.batch import Condition
 from lit_medgen.checkpoints import FACTS, read_checkpoint
 from lit_medgen.errors import InputError
 from lit_medgen.loading import build_method, restore
-from lit_medgen.training.frozen import weights_hash
+from lit_medgen.methods import CDPM
+from lit_medgen.training.frozen import FrozenPart, weights_hash
 from lit_medgen.trust import prefixes, trusting
 
 DEPTH = 3
@@ -246,3 +247,9 @@ def test_a_part_that_is_not_late_must_have_been_there(late: dict[str, Path], cha
         frozen = {name: record["frozen"].get(name, record["frozen"]["part"]) for name in kept}
         with pytest.raises(InputError, match="but the config describes"):
             MayBeGuided(str(chain[0]), str(late["guide"])).take_record(record | {"frozen": frozen}, "here")
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(trained: TinyRun) -> None:
+    part = FrozenPart(trained.last.parents[1], CDPM, "python -m lit_medgen fit", same_data=False)
+    assert part.file == trained.last
+    assert weights_hash(part.read("part", None)) == weights_hash(lit_medgen.load(trained.last))

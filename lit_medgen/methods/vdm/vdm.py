@@ -296,7 +296,9 @@ class VDM(Conditional):
         seen = z_t if self.autoencoder is None else z_t / broadcast(self.schedule.alpha(t), z_t)
         name = "z_t" if self.autoencoder is None else "z_t / alpha_t, decoded"
         self.noted.noising = {
-            f"{name}, an image on its way to noise": self.likelihood.image(self.located(seen)).float(),
+            f"{name}, a patient's image on its way to noise (as private as the scan)": self.likelihood.image(
+                self.located(seen)
+            ).float(),
             "the image that the network expects, given z_t alone": self.likelihood.image(
                 self.located(expected)
             ).float(),
