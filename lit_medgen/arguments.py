@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +55,3 @@ def read_yaml(path: Path, as_text: bool = False) -> Any:
 def parse_yaml(text: str, as_text: bool = False) -> Any:
     """What a text says if it is read as YAML; yaml.YAMLError or ValueError if it cannot be."""
     return yaml.load(text, Loader=yaml.BaseLoader) if as_text else yaml.safe_load(text)
-
-
-def with_nearest(message: str, parser: ArgumentParser) -> str:
-    """A parser's message; where it is of an option that there is not, with the nearest that there is."""
-    mistyped = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
-    known = [option for action in parser._actions for option in action.option_strings]
-    near = get_close_matches(mistyped[1], known, 1) if mistyped else []
-    return f"{message}; did you mean {near[0]}?" if near else message

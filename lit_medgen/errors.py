@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import errno
 import math
+import re
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -114,3 +117,11 @@ CLAIM = 8 * 1024**3
 def describe(error: BaseException) -> str:
     """The text of any exception as one line; its class name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def with_nearest(message: str, parser: ArgumentParser) -> str:
+    """A parser's message; where it is of an option that there is not, with the nearest that there is."""
+    mistyped = re.search(r"unrecognized arguments: (--[\w.-]+)", message)
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = get_close_matches(mistyped[1], known, 1) if mistyped else []
+    return f"{message}; did you mean {near[0]}?" if near else message

@@ -27,8 +27,7 @@ from typing import Any
 import jsonargparse
 from joblib import Parallel, delayed
 
-from lit_medgen.arguments import with_nearest
-from lit_medgen.errors import InputError, Interrupted, RunError
+from lit_medgen.errors import InputError, Interrupted, RunError, with_nearest
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.signals import Stop
 from lit_medgen.stopping import end_with_parent

@@ -7,8 +7,7 @@ from difflib import get_close_matches
 
 import jsonargparse
 
-from lit_medgen.arguments import with_nearest
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, with_nearest
 
 DATA_SETS = ("adni", "chestxray", "lidc", "ukbiobank")
 
