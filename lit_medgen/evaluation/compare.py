@@ -135,8 +135,9 @@ def read_report(folder: Path) -> Compared:
         raise InputError(f"{path}: of {report.get('method')}, which makes no images; give reports of samples.")
     missing = [key for key in NEEDED if not isinstance(report, dict) or key not in report]
     if missing:
-        version = report.get("lit_medgen", "of before 0.1.0") if isinstance(report, dict) else ""
-        raise InputError(f"{path}: lacks {', '.join(missing)} (lit_medgen {version}); run `evaluate` again.")
+        version = report.get("lit_medgen") if isinstance(report, dict) else None
+        writer = f"lit_medgen {version}" if version else "an older lit_medgen"
+        raise InputError(f"{path}: lacks {', '.join(missing)} (written by {writer}); run `evaluate` again.")
     try:
         rows_of(report)
         fingerprint(report)
