@@ -63,12 +63,8 @@ class PreparedData(ResumableLoaders):
 
     @property
     def digest(self) -> str:
-        """Hash of the prepared data, which has nobody who is left out, and of the view; see `TrainingData.digest`.
-
-        Draws of slice sets change nothing that is derived from a volume, so reports of cDPM compare with those of
-        methods that train on whole volumes.
-        """
-        view = json.dumps(_plain(self.view.whole), sort_keys=True)
+        """Hash of the prepared data, which has nobody who is left out, and of the view; see `TrainingData.digest`."""
+        view = json.dumps(_plain(self.view), sort_keys=True)
         return hashlib.sha256(f"{self.store.digest} {view}".encode()).hexdigest()
 
     @property

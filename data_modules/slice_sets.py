@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_modules.records import Record
-from data_modules.views import Grid, Read, View, Volume, grid_of_slices
+from data_modules.views import Grid, Read, View, grid_of_slices
 from lit_medgen.batch import PADDING, DataSpec
 
 
@@ -62,11 +62,6 @@ class SliceSets(View[Slices | None]):
     def evaluated(self, grid: Grid, record: Record) -> Sequence[None]:
         """None, which stands for the whole volume."""
         return [None]
-
-    @property
-    def whole(self) -> Volume:
-        """Whole volumes, whatever sets are drawn."""
-        return Volume()
 
     def read(self, read: Read, grid: Grid, selection: Slices | None, padding: float) -> np.ndarray:
         """The slices n h w, `padding` where there is none; or the volume x y z."""

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -65,11 +65,6 @@ class View(ABC, Generic[Selection]):
     @abstractmethod
     def evaluated(self, grid: Grid, record: Record) -> Sequence[Selection]:
         """The parts of an image that evaluation looks at."""
-
-    @property
-    def whole(self) -> View[Any]:
-        """The view of what evaluation and latent stores see of an image, to which a training draw adds nothing."""
-        return self
 
     def every(self, grid: Grid, record: Record) -> Sequence[Selection]:
         """All parts of an image that training can see, for a latent store; InputError if they cannot be listed."""
