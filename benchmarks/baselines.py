@@ -38,7 +38,7 @@ def shipped(method: str, ixi: str = "") -> tuple[str, ...]:
     return f"configs/{method}.yaml", f"configs/demo/{method}.yaml", f"configs/ixi/{ixi or method}.yaml"
 
 
-GANS = ("wgan", "alpha_wgan")
+GANS = ("wgan", "vaegan", "alpha_wgan", "ccegan", "hagan")
 FIRST_STAGES = {
     2: (Model("vqgan", shipped("vqgan")), Model("autoencoder_kl_2d", shipped("autoencoder_kl_2d"))),
     3: (Model("autoencoder_kl", shipped("autoencoder_kl")),),
