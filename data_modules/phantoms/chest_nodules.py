@@ -12,7 +12,8 @@ from data_modules.phantoms.chest_shapes import HEIGHT, MM, SIZE
 from data_modules.phantoms.chest_vessels import Tubes
 from data_modules.phantoms.lidc_database import Annotation, Scan
 
-GROUND_GLASS, SOLID = -600.0, 30.0  # HU at texture 1 and 5
+GROUND_GLASS, SOLID = -600.0, 30.0  # HU at texture 1 and 5, of a nodule of malignancy 3
+DENSITY_STEP = 150.0  # HU by which a nodule is denser for each step of malignancy below 3
 AGREED = 1 / 3  # share of the readers that makes a pixel part of the nodule: one of three, two of four
 MARGIN_PX = 8  # room about the outlines for blurred edges
 RIM_MM = 2.5  # of lung around a nodule that lies outside it
@@ -27,7 +28,7 @@ class Nodule:
     outlined: dict[int, np.ndarray]  # rows columns, bool: inside any reader's outline, the outline itself included
     filled: dict[int, np.ndarray]  # rows columns in [0, 1]: how much of the pixel is nodule, its edge as sharp as rated
     calcified: dict[int, np.ndarray]  # rows columns in [0, 1]
-    hu: float  # of its tissue, by texture
+    hu: float  # of its tissue, by texture and malignancy
     balls: Tubes  # start and end the same, one for every slice, in the chest's mm: what holds the nodule
     strands: Tubes  # its spicules
 
@@ -75,10 +76,19 @@ def _nodule(scan: Scan, readers: list[Annotation], random: np.random.Generator) 
     spots = {index: _calcified(part, pattern, random) for index, part in mask.items()}
     blur_px = 0.35 + 0.45 * (5 - rating["margin"])
     filled = {index: ndimage.gaussian_filter(part.astype(np.float32), blur_px) for index, part in mask.items()}
-    hu = GROUND_GLASS + (SOLID - GROUND_GLASS) * (rating["texture"] - 1) / 4
+    hu = _density(rating["texture"], rating["malignancy"])
     balls = _balls(outlined, low, len(scan.z_mm))
     strands = _strands(balls, rating["spiculation"], random)
     return Nodule(int(low[1]), int(low[0]), outlined, filled, spots, hu, balls, strands)
+
+
+def _density(texture: float, malignancy: float) -> float:
+    """HU of a nodule's tissue from its ratings, 1 to 5.
+
+    That benign nodules are denser, as calcified ones are, is exaggerated: malignancy shows in a nodule of few pixels, so
+    that classifiers of phantoms learn it and guidance to it can be seen. Real readers go by size and edge as well.
+    """
+    return GROUND_GLASS + (SOLID - GROUND_GLASS) * (texture - 1) / 4 + DENSITY_STEP * (3 - malignancy)
 
 
 def _agreed(votes: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
