@@ -239,6 +239,52 @@ def test_a_condition_that_moves_but_does_not_help_raises_the_alarm() -> None:
     )
 
 
+class Mapped(Told):
+    """Is given a label map, beside an age; predicts it, or nothing, with some error."""
+
+    required, kept = ("label_map",), ("label_map", "source")
+
+    def __init__(self, deaf: bool, covariates: Covariates = AGE) -> None:
+        super().__init__(covariates, deaf=deaf)
+
+    def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
+        assert condition.label_map is not None
+        known = torch.zeros_like(batch.image) if self.deaf else condition.label_map.float()
+        found = known + 0.1 * torch.randn_like(batch.image)
+        return found, (found - batch.image).square().flatten(1).mean(1)
+
+
+class Maps(People):
+    """People whose images are their label maps, as numbers."""
+
+    def requests(self, split: str, num: int | None = None) -> Requests:
+        requests = super().requests(split)
+
+        def read(i: int) -> Request:
+            request = requests.read(i)
+            assert request.target is not None
+            label_map = (100 * request.target).long()
+            return replace(request, condition=replace(request.condition, label_map=label_map), target=label_map.float())
+
+        return replace(requests, read=read)
+
+
+def test_a_label_map_that_is_not_heard_raises_the_alarm() -> None:
+    """By name, beside covariates; alone, as their condition. A map that is heard raises none."""
+    deaf, hears = (Mapped(deaf).scores(Maps(20)) for deaf in (True, False))  # type: ignore[arg-type]
+    assert "hardly hear their conditions" in deaf["condition_effect"].warning
+    heard = hears["condition_effect_label_map"]
+    assert heard.value == hears["condition_effect"].value  # neither network reads the age
+    assert heard.value is not None
+    assert heard.value > 0.1
+    assert not heard.warning
+    assert not hears["condition_gain"].warning
+    assert "hardly hear age" in hears["condition_effect_age"].warning
+    alone = Mapped(True, Covariates()).scores(Maps(20))  # type: ignore[arg-type]
+    assert list(alone) == ["condition_effect", "condition_gain"]
+    assert "hardly hear their conditions" in alone["condition_effect"].warning
+
+
 @pytest.mark.parametrize("data", [People(1), People(20, known=False), People(20, equal=True)])
 def test_what_cannot_be_measured_raises_no_alarm(data: People) -> None:
     """One image, absent conditions, equal conditions."""
