@@ -76,7 +76,7 @@ def _nodule(scan: Scan, readers: list[Annotation], random: np.random.Generator) 
     spots = {index: _calcified(part, pattern, random) for index, part in mask.items()}
     blur_px = 0.35 + 0.45 * (5 - rating["margin"])
     filled = {index: ndimage.gaussian_filter(part.astype(np.float32), blur_px) for index, part in mask.items()}
-    hu = _density(rating["texture"], rating["malignancy"])
+    hu = _density(rating["texture"], float(np.median([reader.ratings["malignancy"] for reader in readers])))
     balls = _balls(outlined, low, len(scan.z_mm))
     strands = _strands(balls, rating["spiculation"], random)
     return Nodule(int(low[1]), int(low[0]), outlined, filled, spots, hu, balls, strands)
