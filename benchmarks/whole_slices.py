@@ -1,8 +1,8 @@
-"""Whole slices of scans without annotations: what LSDMs make of their label maps, and how near that comes to the slices.
+"""Whole slices of scans without annotations: what LSDMs make of their label maps, and how near it is to the slices.
 
-Every slice of the people below `--root` whom the models did not learn from: its label map, the slice, its reconstruction by
-the first stage, and what each model makes of its map. The table has SSIM, MS-SSIM and PSNR of each against the slice,
-beside another such person's slice in the place of a sample.
+Of each person below `--root` whom the models did not learn from some slices: the label map, the slice, its
+reconstruction by the first stage, and what each model makes of its map. The table has SSIM, MS-SSIM and PSNR of each
+against the slice, beside another such person's slice in the place of a sample.
 
     python -m benchmarks.plain_slices --out data/plain_ct <folders with DICOM series>
     python -m benchmarks.whole_slices --root data/plain_ct --out real.png "SPADE=demo/lsdm_demo/checkpoints/last.ckpt"
@@ -22,14 +22,14 @@ from torch import Tensor
 
 from benchmarks.nodule_classifier import data_of
 from lit_medgen import load
-from lit_medgen.batch import Split, TrainingData
+from lit_medgen.batch import Batch, Split, TrainingData
 from lit_medgen.images.grids import save_figure
 from lit_medgen.loading import config_of
 from lit_medgen.methods import LSDM
 from lit_medgen.metrics.paired import PairedMSSSIM, PairedPSNR, PairedSSIM
 
-NUM_SHOWN = 8
-"""Slices in the picture."""
+PER_PERSON = 2
+"""Slices of each person, evenly spread."""
 
 
 def main() -> None:
@@ -47,9 +47,9 @@ def main() -> None:
     section = config_of(Path(first))["data"]
     data = data_of(section, root=options.root, ct=section["init_args"]["ct"] | ANY)
     splits: tuple[Split, ...] = ("val", "test") if options.learned else ("train", "val", "test")
-    people = [data.people(split)[key] for split in splits for one in data.stored(split) for key in one.key]
-    rows = images_of(models, data, splits)
-    save_figure(Path(options.out), {name: spread(images) for name, images in rows.items()}, NUM_SHOWN)
+    slices, people = slices_of(data, splits)
+    rows = images_of(models, slices, len(data.spec.classes))
+    save_figure(Path(options.out), rows, len(people))
     table = Table("of each slice", *METRICS, title=f"{len(people)} slices of {len(set(people))} people")
     compared = {name: images for name, images in rows.items() if name not in ("label map", "real slice")}
     real = rows["real slice"]
@@ -63,24 +63,34 @@ ANY = {"max_thickness_mm": 5.0, "single_slices": True, "share": 1.0}
 METRICS = {"SSIM": PairedSSIM, "MS-SSIM": PairedMSSSIM, "PSNR": PairedPSNR}
 
 
+def slices_of(data: TrainingData, splits: Sequence[Split]) -> tuple[list[Batch], list[str]]:
+    """Some slices of each person of some splits, and whose each is."""
+    of_person: dict[str, list[Batch]] = {}
+    for split in splits:
+        everybody = data.people(split)
+        for one in data.stored(split):
+            of_person.setdefault(everybody[one.key[0]], []).append(one)
+    slices, people = [], []
+    for person, found in of_person.items():
+        num = min(PER_PERSON, len(found))
+        slices += [found[(2 * i + 1) * len(found) // (2 * num)] for i in range(num)]
+        people += [person] * num
+    return slices, people
+
+
 @torch.no_grad()
-def images_of(models: Mapping[str, LSDM], data: TrainingData, splits: Sequence[Split]) -> dict[str, Tensor]:
+def images_of(models: Mapping[str, LSDM], slices: Sequence[Batch], num_classes: int) -> dict[str, Tensor]:
     """Name -> images n 1 h w in [-1, 1]: maps, slices, reconstructions and samples, whose seeds are 0, 1, ..."""
-    highest, stage = len(data.spec.classes) - 1, next(iter(models.values())).first_stage
+    stage = next(iter(models.values())).first_stage
     found: dict[str, list[Tensor]] = {}
-    for seed, one in enumerate(one for split in splits for one in data.stored(split)):
+    for seed, one in enumerate(slices):
         label_map = cast(Tensor, one.condition.label_map)
-        rows = {"label map": 2 * label_map.float() / highest - 1, "real slice": one.image}
+        rows = {"label map": 2 * label_map.float() / (num_classes - 1) - 1, "real slice": one.image}
         rows["reconstruction"] = stage.decode(stage.encode(one.image))
         rows |= {name: model.sample(one.condition, [seed]) for name, model in models.items()}
         for name, image in rows.items():
             found.setdefault(name, []).append(image)
     return {name: torch.cat(images) for name, images in found.items()}
-
-
-def spread(images: Tensor) -> Tensor:
-    """As many images as the picture shows, evenly spread over all."""
-    return images[[len(images) * i // NUM_SHOWN for i in range(NUM_SHOWN)]]
 
 
 def strangers(people: Sequence[str]) -> list[int]:
