@@ -1,8 +1,8 @@
 """Whole slices of scans without annotations: what LSDMs make of their label maps, and how near it is to the slices.
 
-Of each person below `--root` whom the models did not learn from some slices: the label map, the slice, its
+Of each person below `--root`, from whom the models must not have learned, some slices: the label map, the slice, its
 reconstruction by the first stage, and what each model makes of its map. The table has SSIM, MS-SSIM and PSNR of each
-against the slice, beside another such person's slice in the place of a sample.
+against the slice, beside another person's slice in the place of a sample.
 
     python -m benchmarks.plain_slices --out data/plain_ct <folders with DICOM series>
     python -m benchmarks.whole_slices --root data/plain_ct --out real.png "SPADE=demo/lsdm_demo/checkpoints/last.ckpt"
@@ -28,6 +28,8 @@ from lit_medgen.loading import config_of
 from lit_medgen.methods import LSDM
 from lit_medgen.metrics.paired import PairedMSSSIM, PairedPSNR, PairedSSIM
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""Of people whom the models have not seen, whichever they are."""
 PER_PERSON = 2
 """Slices of each person, evenly spread."""
 
@@ -36,9 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT of each LSDM")
     parser.add_argument("--root", required=True, help="folder of the scans")
-    parser.add_argument(
-        "--learned", action="store_true", help="the models learned from them: leave out training people"
-    )
     parser.add_argument("--out", required=True, help="PNG: the pictures")
     options = parser.parse_args()
     paths = dict(model.split("=", 1) for model in options.models)
@@ -46,8 +45,7 @@ def main() -> None:
     first = next(iter(paths.values()))
     section = config_of(Path(first))["data"]
     data = data_of(section, root=options.root, ct=section["init_args"]["ct"] | ANY)
-    splits: tuple[Split, ...] = ("val", "test") if options.learned else ("train", "val", "test")
-    slices, people = slices_of(data, splits)
+    slices, people = slices_of(data)
     rows = images_of(models, slices, len(data.spec.classes))
     save_figure(Path(options.out), rows, len(people))
     table = Table("of each slice", *METRICS, title=f"{len(people)} slices of {len(set(people))} people")
@@ -63,10 +61,10 @@ ANY = {"max_thickness_mm": 5.0, "single_slices": True, "share": 1.0}
 METRICS = {"SSIM": PairedSSIM, "MS-SSIM": PairedMSSSIM, "PSNR": PairedPSNR}
 
 
-def slices_of(data: TrainingData, splits: Sequence[Split]) -> tuple[list[Batch], list[str]]:
-    """Some slices of each person of some splits, and whose each is."""
+def slices_of(data: TrainingData) -> tuple[list[Batch], list[str]]:
+    """Some slices of each person, and whose each is."""
     of_person: dict[str, list[Batch]] = {}
-    for split in splits:
+    for split in SPLITS:
         everybody = data.people(split)
         for one in data.stored(split):
             of_person.setdefault(everybody[one.key[0]], []).append(one)
