@@ -13,7 +13,7 @@ from data_modules.phantoms.chest_vessels import Tubes
 from data_modules.phantoms.lidc_database import Annotation, Scan
 
 GROUND_GLASS, SOLID = -600.0, 30.0  # HU at texture 1 and 5
-BENIGN, CALCIFIED = 3.0, 400.0  # below this malignancy a nodule is denser by so many HU
+BENIGN, FAINTER = 3.0, 350.0  # below this malignancy a nodule is fainter by so many HU
 AGREED = 1 / 3  # share of the readers that makes a pixel part of the nodule: one of three, two of four
 MARGIN_PX = 8  # room about the outlines for blurred edges
 RIM_MM = 2.5  # of lung around a nodule that lies outside it
@@ -85,11 +85,11 @@ def _nodule(scan: Scan, readers: list[Annotation], random: np.random.Generator) 
 def _density(texture: float, malignancy: float) -> float:
     """HU of a nodule's tissue from its ratings, 1 to 5.
 
-    That all benign nodules are as dense as calcified ones is exaggerated: so malignancy shows in a nodule of few pixels,
-    classifiers of phantoms learn it, and guidance to it can be seen. Readers of real scans go by size and edge as well.
+    That all benign nodules are faint is exaggerated: they are small as well, so that what makes a nodule malignant is left
+    in a few pixels and in latents of them, classifiers of phantoms learn it, and guidance to it can be seen.
     """
     hu = GROUND_GLASS + (SOLID - GROUND_GLASS) * (texture - 1) / 4
-    return hu + CALCIFIED if malignancy < BENIGN else hu
+    return max(hu - FAINTER, GROUND_GLASS) if malignancy < BENIGN else hu
 
 
 def _agreed(votes: dict[int, np.ndarray]) -> dict[int, np.ndarray]:

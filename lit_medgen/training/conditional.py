@@ -201,7 +201,7 @@ class Conditional(Generator):
     # The condition alarm.
 
     @property
-    def told(self) -> dict[str, tuple[str, ...]]:
+    def swapped_groups(self) -> dict[str, tuple[str, ...]]:
         """What the condition alarm measures: name -> attributes and parts of a condition that are swapped together.
 
         These are the groups of covariates, the text, and what an image is made from, such as its label map.
@@ -220,7 +220,7 @@ class Conditional(Generator):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss too, and on the first images the effect of swapping their conditions."""
         super().validation_step(batch, batch_idx)
-        if self.told and self._num_measured < MAX_MEASURED:
+        if self.swapped_groups and self._num_measured < MAX_MEASURED:
             self._num_measured += len(batch.image)
             (found,) = self._swaps(batch, [None], "val", batch_idx * self._first_batch[0])
             change = found.change.masked_fill(~found.differs, 0)
@@ -229,7 +229,7 @@ class Conditional(Generator):
     def on_validation_epoch_end(self) -> None:
         """Logs the effect of conditions, over the images of all processes, as `val/condition_effect`."""
         super().on_validation_epoch_end()
-        if not self.told:
+        if not self.swapped_groups:
             return
         if self.trainer.world_size > 1:
             dist.all_reduce(self._effect)
@@ -259,11 +259,11 @@ class Conditional(Generator):
 
     def scores(self, data: TrainingData) -> dict[str, Score]:
         """The effect of conditions on the predictions of test images too, and the gain in their error."""
-        if not (told := self.told):
+        if not (groups := self.swapped_groups):
             return super().scores(data)
         requests, everybody = data.requests("test"), data.people("test")
         order = torch.randperm(len(requests), generator=torch.Generator().manual_seed(0))[:MAX_MEASURED].tolist()
-        choices: list[Collection[str] | None] = [None, *(told.values() if len(told) > 1 else ())]
+        choices: list[Collection[str] | None] = [None, *(groups.values() if len(groups) > 1 else ())]
         found: list[list[Swaps]] = []
         people: list[str] = []
         with self.as_in_evaluation():
@@ -272,7 +272,7 @@ class Conditional(Generator):
                 for repeat in range(NUM_REPEATS):
                     found.append(self._swaps(batch, choices, "test", start, repeat))
                     people += [everybody.get(key, "") for key in batch.key]
-        names = ["", *(told if len(told) > 1 else ())]
+        names = ["", *(groups if len(groups) > 1 else ())]
         swaps = {name: Swaps.join(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
         return super().scores(data) | scores_of(swaps, people)
 
