@@ -85,8 +85,8 @@ def _nodule(scan: Scan, readers: list[Annotation], random: np.random.Generator) 
 def _density(texture: float, malignancy: float) -> float:
     """HU of a nodule's tissue from its ratings, 1 to 5.
 
-    That all benign nodules are faint is exaggerated: they are small as well, so that what makes a nodule malignant is left
-    in a few pixels and in latents of them, classifiers of phantoms learn it, and guidance to it can be seen.
+    That all benign nodules are faint is exaggerated: they are small as well, so that the difference is left in a few
+    pixels and in latents of them, classifiers of phantoms learn it, and guidance to it can be seen.
     """
     hu = GROUND_GLASS + (SOLID - GROUND_GLASS) * (texture - 1) / 4
     return max(hu - FAINTER, GROUND_GLASS) if malignancy < BENIGN else hu
