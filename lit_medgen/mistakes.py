@@ -50,6 +50,11 @@ def shorten(message: str) -> str:
         text += "; give --config FILE or --ckpt_path FILE"
     if text.endswith("arguments are required: data"):
         text += "; give --config FILE or --data FILE"
+    text = re.sub(
+        r"(?:- )?Import path (\S+) does not implement protocol (\w+)",
+        r"\1 cannot be called as lit_medgen.networks.\2 says; give its forward those arguments (docs/own_classes.md)",
+        text,
+    )
     text = re.sub(r"(or )?Expected a path but \S+ either not accessible or invalid - ", "", text)
     text = re.sub(r"Expected a <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
     text = re.sub(

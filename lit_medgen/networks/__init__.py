@@ -10,6 +10,7 @@ from lit_medgen.networks.protocols import (
     AutoencodingNetwork,
     Discriminator,
     ImageAutoencoder,
+    LabelNetwork,
     LatentNetwork,
     SliceNetwork,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "FactorPriorSliceUNet",
     "FourierFeatures",
     "ImageAutoencoder",
+    "LabelNetwork",
     "LatentNetwork",
     "NearestNeighbour",
     "Ordering",
