@@ -3,7 +3,7 @@
 The numbers are diameter, volume, mean and spread of HU inside the nodule: a logistic regression tells malignancy from
 them, a ridge regression the ratings. Each patient is tested once, by what was trained on patients of the other folds;
 intervals leave out a patient at a time. Of classifiers give the checkpoints of all folds (`data.init_args.fold`: 0 of
-5, 1 of 5, ...): their predictions are pooled. A nodule's prediction is the mean over its slices.
+5, 1 of 5, ...): their predictions are pooled. A nodule's prediction is the mean over its pixels in all of its slices.
 
     python -m benchmarks.nodule_boxes --out data/lidc_nodules
     python -m benchmarks.nodule_classifier [--ckpt_path runs/*/checkpoints/last.ckpt] [--out skill.png]
@@ -27,6 +27,7 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from data_modules import LIDCDataModule
 from data_modules.lidc.semantic_maps import CLASSES, FIRST_NODULE
@@ -65,9 +66,8 @@ def main() -> None:
     of_folds = regressions(yaml.safe_load(Path(options.data).read_text()), options.folds)
     table.add_row(", ".join(FEATURES), "nodule", *cells(Skill(of_folds, LABELS, (0.0,))))
     if options.ckpt_path:
-        skill = classifiers(options.ckpt_path)
+        skill, by_nodule = classifiers(options.ckpt_path)
         table.add_row(f"{len(options.ckpt_path)} classifiers", "slice", *cells(skill))
-        by_nodule = Skill(of_nodules(skill.predicted), skill.kinds, skill.times)
         for i, t in enumerate(skill.times):
             table.add_row(f"the same, t = {t:g}", "nodule", *cells(by_nodule, i))
         if options.out:
@@ -123,7 +123,7 @@ def nodules_of(data: LIDCDataModule) -> Nodules:
         for batch in data.stored(split):
             key = scan_of[batch.key[0]]
             assert batch.condition.label_map is not None
-            inside = torch.isin(batch.condition.label_map, torch.arange(FIRST_NODULE, len(CLASSES)))
+            inside = _of_nodule(batch.condition.label_map)
             pixels[key].append(data.spec.to_window(batch.image)[inside].numpy())
             labels[key] = [float(batch.condition.attributes[name][0]) for name in LABELS]
     features = []
@@ -150,24 +150,38 @@ def predicted_by_regression(nodules: Nodules, trained: np.ndarray) -> np.ndarray
 
 
 @torch.no_grad()
-def classifiers(paths: Sequence[str]) -> Skill:
-    """What the classifiers of all folds predict of the slices of the people whom each is tested on."""
+def classifiers(paths: Sequence[str]) -> tuple[Skill, Skill]:
+    """What the classifiers of all folds tell of the people whom each is tested on: of slices, and of nodules."""
     models = [cast(CropClassifier, load(path)) for path in paths]
     parts: list[Predicted] = []
+    pixels: list[Tensor] = []
     for model, path in zip(models, paths, strict=True):
         data = data_of(config_of(Path(path))["data"])
         batches = list(data.stored("test"))
         for first in range(0, len(batches), AT_ONCE):
-            parts.append(model.predicted(Batch.join(batches[first : first + AT_ONCE]), data.people("test")))
-    return Skill(Predicted.join(parts), models[0].outputs, models[0].skill_times)
+            some = Batch.join(batches[first : first + AT_ONCE])
+            parts.append(model.predicted(some, data.people("test")))
+            assert some.condition.label_map is not None
+            pixels.append(_of_nodule(some.condition.label_map).flatten(1).sum(1))
+    slices, kinds, times = Predicted.join(parts), models[0].outputs, models[0].skill_times
+    return Skill(slices, kinds, times), Skill(of_nodules(slices, torch.cat(pixels)), kinds, times)
 
 
-def of_nodules(slices: Predicted) -> Predicted:
-    """The mean over the slices of each nodule: labels and predictions."""
+def _of_nodule(label_map: Tensor) -> Tensor:
+    """Which pixels of label maps are nodule."""
+    return torch.isin(label_map, torch.arange(FIRST_NODULE, len(CLASSES)))
+
+
+def of_nodules(slices: Predicted, pixels: Tensor) -> Predicted:
+    """Labels and predictions of each nodule: the mean over its slices, in which it has so many pixels (n)."""
     scans = [key.rpartition("-")[0] for key in slices.keys]
     names = list(dict.fromkeys(scans))
     rows = [[i for i, scan in enumerate(scans) if scan == name] for name in names]
-    labels, values = (torch.stack([array[some].mean(0) for some in rows]) for array in (slices.labels, slices.values))
+    shares = [pixels[some].to(slices.values.dtype) / pixels[some].sum() for some in rows]
+    labels, values = (
+        torch.stack([torch.tensordot(share, array[some], dims=1) for share, some in zip(shares, rows, strict=True)])
+        for array in (slices.labels, slices.values)
+    )
     return Predicted(names, [slices.people[some[0]] for some in rows], labels, values)
 
 

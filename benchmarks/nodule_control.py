@@ -28,7 +28,7 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks.nodule_classifier import data_of
+from benchmarks.nodule_classifier import classifiers, data_of
 from lit_medgen import load
 from lit_medgen.batch import Request, Requests, TrainingData
 from lit_medgen.evaluation.nodules import Nodules
@@ -84,10 +84,17 @@ def main() -> None:
         "guidance", "scale", "asked for 0", "asked for 1", "difference", "by the guide", "change far away, % of range"
     )
     for row in rows:
-        numbers = [f"{one.value:.3f} ({one.ci95[0]:.3f} to {one.ci95[1]:.3f})" for one in row.judged]
-        table.add_row(row.how, f"{row.scale:g}", *numbers, f"{row.guides:.3f}", f"{100 * row.far:.3f}")
+        table.add_row(row.how, f"{row.scale:g}", *map(_text, row.judged), f"{row.guides:.3f}", f"{100 * row.far:.3f}")
     Console(width=140).print(table)
-    write_figure(Path(options.out), curves(rows))
+    of_slices, of_nodules = (skill.curves[LABEL][0] for skill in classifiers([options.judge]))
+    own = f"{_text(of_slices)} of slices, {_text(of_nodules)} of nodules"
+    print(f"the judge's own AUC on its test people: {own}")
+    write_figure(Path(options.out), curves(rows, f"the judge's own AUC: {own}"))
+
+
+def _text(estimate: Estimate) -> str:
+    """A value with its interval."""
+    return f"{estimate.value:.3f} ({estimate.ci95[0]:.3f} to {estimate.ci95[1]:.3f})"
 
 
 def guided(path: str, classifier: str) -> LSDM:
@@ -172,7 +179,7 @@ def _mean(values: Tensor, people: list[str], limits: tuple[float, float] = MeanD
     return metric.estimate()
 
 
-def curves(rows: Sequence[Row]) -> Figure:
+def curves(rows: Sequence[Row], title: str) -> Figure:
     """Judged probability against the scale, a panel for each kind of guidance, a curve for each label."""
     kinds = list(dict.fromkeys(row.how for row in rows))
     figure = Figure(figsize=(5 * len(kinds), 3.6), layout="constrained")
@@ -185,6 +192,7 @@ def curves(rows: Sequence[Row]) -> Figure:
         axes.set(xlabel=f"scale of {how} guidance", xticks=range(len(some)))
         axes.set_xticklabels([f"{row.scale:g}" for row in some])
         axes.grid(alpha=0.3)
+    figure.suptitle(title, fontsize="small")
     figure.axes[0].set_ylabel("probability of malignancy,\nby the judge")
     figure.axes[0].legend()
     return figure

@@ -77,7 +77,9 @@ def test_a_killed_run_ends_bit_equal(straight: TwoRun) -> None:
     assert any(not torch.equal(raw[name], a["state_dict"][name]) for name in raw)  # the average is one
 
 
-@pytest.mark.parametrize("config", ["vqgan", pytest.param("ihdm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "config", ["vqgan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ihdm", "lsdm"))]
+)
 def test_two_stages_on_two_processes(config: str, tmp_path: Path, phantoms: Path) -> None:
     """Codebook, code tables and validation agree between processes, and a resumed run is the same run."""
     a, b = (TwoRun(tmp_path / name, phantoms, (f"configs/{config}.yaml",)) for name in "ab")

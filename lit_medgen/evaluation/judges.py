@@ -12,9 +12,7 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec, Requests
 from lit_medgen.errors import InputError
 from lit_medgen.networks.conditioning import Covariates
-
-SAME_SPACING = 1.25
-"""Pixels of a judge's crops and of the images may differ by this factor."""
+from lit_medgen.training.frozen import MAX_SPACING_RATIO, spacing_ratio
 
 
 @runtime_checkable
@@ -87,8 +85,7 @@ def refuse_unfit_judge(judge: object, source: str, spec: DataSpec, attributes: S
                 f"--judge {source}: trained on crops with {name} {getattr(theirs, name)}, but the data has "
                 f"{getattr(spec, name)}; train it on the same data."
             )
-    factors = [max(a / b, b / a) for a, b in zip(theirs.spacing_mm, spec.spacing_mm, strict=False)]
-    if len(judge.crop_size) != len(spec.size) or max(factors) > SAME_SPACING:
+    if len(judge.crop_size) != len(spec.size) or spacing_ratio(theirs, spec) > MAX_SPACING_RATIO:
         raise InputError(
             f"--judge {source}: trained on crops of {' x '.join(map(str, judge.crop_size))} pixels of "
             f"{theirs.spacing_mm[0]:.3g} mm, but the images are {' x '.join(map(str, spec.size))} of "

@@ -27,8 +27,11 @@ from lit_medgen.people import who_left
 SAME_FACTS = ("size", "channels", "spacing_mm", "intensity_window")
 """Fields of the spec that a part's images must share with the data's."""
 
-SAME_SECTIONS = ("axis", "preprocessing")
-"""Arguments of the data module that a part of the same data must have been trained with."""
+SAME_SECTIONS = ("axis", "preprocessing", "ct.size", "ct.pixels", "ct.segmentation")
+"""Arguments of the data module that a part of the same data must have been trained with; those of others are free."""
+
+MAX_SPACING_RATIO = 1.25
+"""Pixels of crops may be larger by this factor than others that a network has seen: scans have pixels of their own."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class FrozenPart:
             )
         theirs, ours = ((each or {}).get("data") or {} for each in (part.config, config))
         for key in SAME_SECTIONS if self.same_data and theirs and ours else ():
-            expected, found = (_of_images(section.get("init_args", {}).get(key)) for section in (theirs, ours))
+            expected, found = (_of_images(_argument(section, key)) for section in (theirs, ours))
             if found != expected:
                 raise InputError(
                     f"data.init_args.{key} is {found}, but {self.path} was trained with {expected}; use the same, so "
@@ -97,6 +100,20 @@ class FrozenPart:
 def _of_images(section: Any) -> Any:
     """A section of the data without what is read beside the images, which does not change them."""
     return {key: section[key] for key in section if key != "sources"} if isinstance(section, dict) else section
+
+
+def _argument(section: dict[str, Any], key: str) -> Any:
+    """What a section of a config gives for an argument of the data module, or a.b for a part of it; None: nothing."""
+    found: Any = section.get("init_args")
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def spacing_ratio(one: DataSpec, other: DataSpec) -> float:
+    """By what factor pixels differ in size, at least 1, on the axis where they do most; 1 where one is unknown."""
+    ratios = [max(a / b, b / a) for a, b in zip(one.spacing_mm, other.spacing_mm, strict=False)]
+    return max((ratio for ratio in ratios if ratio >= 1), default=1.0)
 
 
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:

@@ -263,6 +263,15 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], compla
         model.log_likelihoods(torch.zeros(1, 1, 4, 4), torch.ones(1), {"age": torch.ones(1)})
 
 
+@pytest.mark.parametrize(("name", "others"), [("crop", {"crop": 16}), ("margin", {"margin": 2, "crop": None})])
+def test_a_classifier_of_other_crops_is_not_taken_back(name: str, others: dict[str, Any]) -> None:
+    facts = classifier(crop=8, margin=0).facts()
+    classifier(crop=8, margin=0).restore(facts)
+    model = classifier(**{"margin": 0} | others)
+    with pytest.raises(InputError, match=rf"model\.init_args\.{name} is {others[name]}, but .* with {facts[name]};"):
+        model.restore(facts)
+
+
 def test_a_network_that_makes_images_is_refused() -> None:
     """A U-Net can be called as a classifier is, and has as many channels as it is asked for."""
     model = classifier(judge=True)
@@ -292,7 +301,7 @@ class People:
 
 
 def test_a_separable_toy_is_told_without_noise_and_not_at_all_in_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_medgen.methods.crop_classifier.TIMES", (0.0, 0.5, 1.0))
+    monkeypatch.setattr("lit_medgen.methods.crop_classifier.crop_classifier.TIMES", (0.0, 0.5, 1.0))
     model, people = classifier(schedule=ZeroTerminalSNR(ScaledLinearBeta())), People()
     optimizer = torch.optim.Adam(model.network.parameters(), lr=0.1)
     for _ in range(60):

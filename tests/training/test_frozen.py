@@ -253,3 +253,23 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(trained: TinyRun) -> None
     part = FrozenPart(trained.last.parents[1], CDPM, "python -m lit_medgen fit", same_data=False)
     assert part.file == trained.last
     assert weights_hash(part.read("part", None)) == weights_hash(lit_medgen.load(trained.last))
+
+
+@pytest.mark.parametrize("changed", [{"segmentation": "lungs"}, {"size": [512, 512]}, {"pixels": [32, 32]}, {}])
+def test_slices_of_another_kind_are_refused(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides how images and maps look must be the same; which slices are kept need not, nor their classes."""
+    theirs = {"size": [64, 64], "pixels": None, "segmentation": "bands", "preset": "thesis", "share": 0.2}
+    ours = theirs | {"preset": "alike", "share": 0} | changed
+    stage, path = Link(None), tmp_path / "stage.ckpt"
+    stage.describe({"data": {"init_args": {"ct": theirs}}})
+    path.touch()
+    monkeypatch.setattr("lit_medgen.training.frozen.load", lambda _: stage)
+    part, config = FrozenPart(path, Link, "fit"), {"data": {"init_args": {"ct": ours}}}
+    if not changed:
+        assert part.read("first_stage", config) is stage
+        return
+    (name,) = changed
+    with pytest.raises(InputError, match=rf"data\.init_args\.ct\.{name} is .*, but {path} was trained with .*; use"):
+        part.read("first_stage", config)

@@ -28,7 +28,6 @@ Shapes: b crops, c channels, *s their axes; d latent channels, *z the axes of th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,13 @@ from lit_medgen.batch import Batch, DataSpec
 from lit_medgen.diffusion import GaussianProcess, ScaledLinearBeta, Schedule
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import nodule_classes
+from lit_medgen.methods.crop_classifier import fitting
+from lit_medgen.methods.crop_classifier.symmetries import mirrored
 from lit_medgen.networks.protocols import LabelNetwork, as_module
 from lit_medgen.seeds import SeededNoise, mix
 from lit_medgen.training.first_stage import FirstStage
-from lit_medgen.training.frozen import FrozenPart
-from lit_medgen.training.label_likelihoods import NUM_COLUMNS, Kind, LabelLikelihoods
+from lit_medgen.training.frozen import MAX_SPACING_RATIO, FrozenPart, spacing_ratio
+from lit_medgen.training.label_likelihoods import Kind
 from lit_medgen.training.label_skill import Predicted
 from lit_medgen.training.latent_crops import NoduleCrops, StoredCrops
 from lit_medgen.training.latent_scale import LatentScale, at_scale
@@ -56,8 +57,6 @@ from lit_medgen.training.predicting import Predicting
 
 TIMES = tuple(i / 10 for i in range(10))
 """At which validation and `evaluate` measure skill; 0 is the crop without noise."""
-SAME_SPACING = 1.25
-"""Pixels of crops and of the first stage's images may differ by this factor; scans have pixels of their own."""
 
 
 class CropClassifier(Predicting):
@@ -94,21 +93,8 @@ class CropClassifier(Predicting):
         learning_rate_schedule: Constant | None = None,
     ) -> None:
         super().__init__(optimizer, learning_rate_schedule)
-        self.network, self.labels = as_module(network), LabelLikelihoods(_checked(outputs))
-        if (found := getattr(network, "out_channels", self.labels.num_columns)) != self.labels.num_columns:
-            raise ValueError(
-                f"model.init_args.network.init_args.out_channels is {found}; the outputs {outputs} need "
-                f"{self.labels.num_columns}, one for each that is binary and two for each number."
-            )
-        if margin < 0 or (margin and not first_stage):
-            raise ValueError(
-                f"model.init_args.margin is {margin}; give 0 or more pixels, and 0 without a first stage, which alone "
-                "has a use for them."
-            )
-        if crop is not None and (crop < 1 or margin or not first_stage):
-            raise ValueError(
-                f"model.init_args.crop is {crop}; give 1 or more pixels, with a first stage and without a margin."
-            )
+        self.network, self.labels = as_module(network), fitting.labels_of(outputs, network)
+        fitting.refuse_cut(crop, margin, first_stage)
         if first_stage:
             make = "python -m lit_medgen fit --config configs/autoencoder_kl_ct.yaml"
             same = ("channels", "intensity_window")
@@ -146,55 +132,20 @@ class CropClassifier(Predicting):
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if crops do not fit the network, the first stage or the margin."""
-        if len(shape.size) != getattr(self.network, "dim", len(shape.size)) or shape.slice_axis:
-            raise InputError(
-                f"model.init_args.network.init_args.dim is {getattr(self.network, 'dim', None)}, but the data gives "
-                f"{'sets of slices' if shape.slice_axis else f'images of {len(shape.size)} axes'}; crop it with a view."
-            )
-        if shape.channels != (found := getattr(self.network, "in_channels", shape.channels)):
-            raise InputError(f"model.init_args.network.init_args.in_channels is {found}; images have {shape.channels}.")
-        if self.is_judge:
-            return
-        for name, pixels in (
-            ("margin", (self.margin,)),
-            ("the crop", (self.crop or 0,)),
-            ("what the data shows", shape.size),
-        ):
-            if any(side % self.divisor for side in pixels):
-                raise InputError(
-                    f"model.init_args.first_stage: a pixel of its latents is {self.divisor} of an image, of which "
-                    f"{name}, {' x '.join(map(str, pixels))}, is no multiple; change data.init_args.crop.init_args.size"
-                    " or model.init_args.margin."
-                )
-        if self.crop and not nodule_classes(shape.classes):
-            raise InputError("model.init_args.crop: the data has no label maps with nodules; crop it with a view.")
-        if min(shape.size) <= 2 * self.margin:
-            raise InputError(
-                f"model.init_args.margin is {self.margin}, which leaves nothing of a crop of "
-                f"{' x '.join(map(str, shape.size))}; let the view read 2 x {self.margin} pixels more than the crop."
-            )
+        fitting.refuse_network(self.network, shape)
+        if not self.is_judge:
+            fitting.refuse_pixels(shape, self.crop, self.margin, self.divisor)
 
     def check(self, spec: DataSpec) -> None:
         """InputError if the data does not tell the labels, or shows them at another scale than the first stage saw."""
         super().check(spec)
-        for name, kind in self.outputs.items():
-            low, high = spec.attributes.get(name, (math.nan, math.nan))
-            if not low < high or (kind == "binary" and name not in spec.codes):
-                seen = (
-                    "is no attribute of the data" if name not in spec.attributes else f"lies from {low:g} to {high:g}"
-                )
-                known = ", ".join(spec.codes if kind == "binary" else spec.attributes) or "none"
-                raise InputError(
-                    f"model.init_args.outputs.{name}: {name} {seen} (training people), but a {kind} output needs "
-                    f"{'0 and 1 and nothing between' if kind == 'binary' else 'different numbers'}; such are: {known}."
-                )
-        theirs = None if self.is_judge else self.first_stage.needed_spec().spacing_mm
-        for ours, other in zip(spec.spacing_mm, theirs or spec.spacing_mm, strict=False):
-            if max(ours / other, other / ours) > SAME_SPACING:  # not where one is unknown
-                raise InputError(
-                    f"data.init_args: pixels of {ours:.3g} mm, but {self.frozen_parts['first_stage'].path} was trained "
-                    f"with {other:.3g} mm; prepare images in the same way."
-                )
+        fitting.refuse_labels(self.outputs, spec)
+        theirs = spec if self.is_judge else self.first_stage.needed_spec()
+        if spacing_ratio(spec, theirs) > MAX_SPACING_RATIO:
+            raise InputError(
+                f"data.init_args: pixels of {spec.spacing_mm[0]:.3g} mm, but {self.frozen_parts['first_stage'].path} "
+                f"was trained with {theirs.spacing_mm[0]:.3g} mm; prepare images in the same way."
+            )
 
     @property
     def divisor(self) -> int:
@@ -203,15 +154,16 @@ class CropClassifier(Predicting):
 
     def facts(self) -> dict[str, Any]:
         """What its outputs are, and which noise levels it was trained on; none of a judge."""
-        facts: dict[str, Any] = {"outputs": [*map(list, self.outputs.items())], "margin": self.margin, "log_snr": None}
+        facts: dict[str, Any] = {"outputs": [*map(list, self.outputs.items())], "log_snr": None}
+        facts |= {"margin": self.margin, "crop": self.crop}
         if not self.is_judge:
             facts["log_snr"] = self.schedule.log_snr(torch.linspace(0.1, 0.9, 9, device=self.device)).cpu()
         return facts
 
     def restore(self, facts: dict[str, Any]) -> None:
         """InputError if it is asked for something else."""
-        for name in ("outputs", "margin"):
-            if (asked := self.facts()[name]) != facts[name]:
+        for name in ("outputs", "margin", "crop"):
+            if (asked := self.facts()[name]) != facts.get(name, asked):
                 raise InputError(
                     f"model.init_args.{name} is {asked}, but this model was trained with {facts[name]}; leave it so."
                 )
@@ -348,24 +300,3 @@ class CropClassifier(Predicting):
             values.append(torch.stack(list(self._expected(self.network(x, t)).values()), dim=1))
         labels = torch.stack([batch.condition.attributes[name].float() for name in self.outputs], dim=1)
         return Predicted(batch.key, [people.get(key, "") for key in batch.key], labels, torch.stack(values, dim=1))
-
-
-def mirrored(images: Tensor) -> Tensor:
-    """Images b c *s, each mirrored along any axis or not, and, where the last two are as long, transposed or not."""
-    for axis in range(2, images.ndim):
-        images = torch.where(_coin(images), images.flip(axis), images)
-    if images.shape[-1] == images.shape[-2]:
-        images = torch.where(_coin(images), images.transpose(-1, -2), images)
-    return images
-
-
-def _coin(images: Tensor) -> Tensor:
-    """True or false for each image, b and ones."""
-    return torch.rand(len(images), *[1] * (images.ndim - 1), device=images.device) < 0.5
-
-
-def _checked(outputs: Mapping[str, Kind]) -> Mapping[str, Kind]:
-    """The outputs; ValueError if there is none, or one of another kind."""
-    if not outputs or not set(outputs.values()) <= set(NUM_COLUMNS):
-        raise ValueError(f"model.init_args.outputs is {outputs}; give attribute: binary or number, at least one.")
-    return outputs
