@@ -34,7 +34,7 @@ def sinkhorn(x: Tensor, y: Tensor, epsilon: float = 0.1, num_iterations: int = 1
     with torch.autocast(x.device.type, enabled=False):
         x, y = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (x, y))
         # Not by |x|^2 - 2 <x, y> + |y|^2, which loses the small distances that decide.
-        cost = (x[:, None] - y).square().sum(2)
+        cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
         with torch.no_grad():
             scaled = -cost / epsilon
             rows, columns = torch.zeros_like(cost[:, 0]), torch.zeros_like(cost[0])  # potentials / epsilon
