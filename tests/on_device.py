@@ -65,6 +65,8 @@ from lit_medgen.networks import FSQ, NearestNeighbour, PatchDiscriminator, Quant
 from lit_medgen.networks.discriminator import diff_augment
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.trainer import Trainer
+from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.feature_loss import FeatureLoss
 
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
@@ -132,6 +134,7 @@ def built(name: str) -> Any:
     views = [view for item in items if (view := item.get("view") or item.get("crop"))]
     names = ["age_years", *getattr(model, "attributes", ()), *getattr(model, "outputs", ())]
     size = (16, 16) if {"ct", "size"} & items[0].keys() else (16, 16, 16)
+    size = getattr(getattr(model, "network", None), "size", size)  # one that fits no other
     classes = ("air", *map(str, range(6)), "nodule") if "ct" in items[0] else ()
     ranges = dict.fromkeys(names, (40.0, 90.0))
     beside = tuple(items[0].get("preprocessing", {}).get("sources", ()))
@@ -147,8 +150,9 @@ def built(name: str) -> Any:
         model.denoiser.factor_model = FactorModel.fit(noisy(6, (16, 16, 16)), 2)
     if isinstance(model, IHDM):
         model.prior = torch.rand(5, 1 if model.space == "index" else 4, 8, 8)
-    if isinstance(model, AdversarialAutoencoder):
+    if isinstance(model, FeatureLoss):
         model._perceptual = [perceptual("learned", noisy(9, model.spec.size, 3)).requires_grad_(False)]
+    if isinstance(model, AdversarialAutoencoder):
         model.discriminator_start = 0
     return model
 
@@ -190,7 +194,7 @@ class Parameters:
 
 @each_method
 def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loss, backward pass, guard and clipping, moving averages; with a discriminator all that twice."""
+    """Loss, backward pass, guard and clipping, moving averages; with several players all that for each."""
     model = built(name).train()
     torch.manual_seed(1)
     expected = deepcopy(model).losses(batch(model))["loss"]
@@ -207,11 +211,12 @@ def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytes
     torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)
     model._trainer = type("Trainer", (), {"precision": "32-true"})
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
-    for suspects in [losses, *([model.discriminator_loss] if isinstance(model, AdversarialAutoencoder) else [])]:
+    for player in [None, *(model.players()[1:] if isinstance(model, Adversarial) else [])]:
+        suspects = losses
         with counted() as waits:
-            if callable(suspects):
-                suspects = suspects(sent)
-                suspects["discriminator_loss"].backward()
+            if player:
+                suspects = player.loss(sent)
+                suspects[f"{player.name}_loss"].backward()
             model._suspects.append((sent.key, suspects))
             model.guard_and_clip(Parameters(model), 1.0)
         assert [wait.split()[0] for wait in waits.found] == GUARD

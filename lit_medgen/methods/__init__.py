@@ -11,6 +11,7 @@ from lit_medgen.methods.ddpm import DDPM
 from lit_medgen.methods.gans.alpha_wgan import AlphaWGAN
 from lit_medgen.methods.gans.ccegan import CCEGAN
 from lit_medgen.methods.gans.hagan import HAGAN
+from lit_medgen.methods.gans.spade_gan import SPADEGAN
 from lit_medgen.methods.gans.vaegan import VAEGAN
 from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
@@ -29,6 +30,7 @@ __all__ = [
     "IHDM",
     "LDM",
     "LSDM",
+    "SPADEGAN",
     "VAEGAN",
     "VDM",
     "VQGAN",

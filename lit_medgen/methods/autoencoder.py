@@ -25,14 +25,15 @@ from torch.nn import functional
 
 from lit_medgen.batch import Batch, DataSpec, Score, TrainingData
 from lit_medgen.errors import InputError
-from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PairedSSIM, PerceptualDistance, frechet_distance
-from lit_medgen.metrics.extractors import AllViews, extractors, perceptual
+from lit_medgen.metrics import PairedMetric, PairedMSSSIM, PairedPSNR, PairedSSIM, frechet_distance
+from lit_medgen.metrics.extractors import AllViews, extractors
 from lit_medgen.metrics.known import blocks
 from lit_medgen.metrics.paired import spectral_distance
-from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment
+from lit_medgen.networks.discriminator import PatchDiscriminator, diff_augment, hinge
 from lit_medgen.networks.protocols import Discriminator, ImageAutoencoder, as_module
 from lit_medgen.output import say
 from lit_medgen.training.adversarial import Adversarial, Player
+from lit_medgen.training.feature_loss import FeatureLoss
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.latents import encoded
 from lit_medgen.training.learning_rate import Constant
@@ -41,8 +42,6 @@ from lit_medgen.training.method import default_optimizer
 DELTA = 1e-4
 MIN_FOR_FRECHET = 8
 """Fewest unseen images that a Fréchet distance is taken of: fewer have no covariance worth the name."""
-MAX_PEOPLE = 500
-"""Most training people that features are learned from."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Compressed:
     logged: dict[str, Tensor]
 
 
-class AdversarialAutoencoder(Adversarial, FirstStage):
+class AdversarialAutoencoder(Adversarial, FeatureLoss, FirstStage):
     """Compresses images to latent maps, and decodes these to images that a discriminator takes for real.
 
     A subclass gives the bottleneck: `compress`, `kept`, `latents`, and what is measured of it over many images.
@@ -124,7 +123,6 @@ class AdversarialAutoencoder(Adversarial, FirstStage):
         self.discriminator_weight, self.max_discriminator_weight = discriminator_weight, max_discriminator_weight
         self.adaptive_weight = adaptive_weight
         self.discriminator_start, self.diff_augment = discriminator_start, diff_augment
-        self._perceptual: list[PerceptualDistance] = []  # in a list, so that its network is no part of this one
         self._measures: dict[str, PairedMetric] = {}
         self._views: AllViews | None = None
         self._features: list[tuple[Tensor, Tensor]] = []
@@ -207,27 +205,21 @@ class AdversarialAutoencoder(Adversarial, FirstStage):
             )
 
     def setup(self, stage: str) -> None:
-        """Learns or loads the features that distances compare, before the first step."""
+        """Learns or loads the features that distances compare, before the first step, and says which."""
         super().setup(stage)
         if stage not in ("fit", "validate", "test"):
             return
         self._measures = {"psnr": PairedPSNR(), "ssim": PairedSSIM(), "ms_ssim": PairedMSSSIM()}
-        if self.features != "none":
-            for first in (True, False):  # the first process of each machine learns them, the others read what it kept
-                if first == (self.trainer.local_rank == 0):
-                    self._take_features()
-                self.trainer.strategy.barrier("features")
         names = [*(distance.features for distance in self._perceptual), *([self._views.name] if self._views else [])]
         say(f"features of perceptual and Fréchet distance: {'; '.join(names) or 'none'}")
 
-    def _take_features(self) -> None:
-        """Learns the features from images of the training people, or loads them."""
-        data, num_unseen = self.data, len(self.data.images("val", one_per_person=True))
-        train, cache = data.images("train", one_per_person=True, limit=MAX_PEOPLE).all(), data.cache / "features"
+    def take_features(self) -> None:
+        """Learns or loads those of the Fréchet distance too."""
+        super().take_features()
+        num_unseen = len(self.data.images("val", one_per_person=True))
         if num_unseen >= MIN_FOR_FRECHET:
-            self._views = AllViews(tuple(extractors(self.features, train, num_unseen, cache).values()))
-        if self.perceptual_weight:
-            self._perceptual = [perceptual(self.features, train, cache).requires_grad_(False)]
+            found = extractors(self.features, self.seen_images(), num_unseen, self.data.cache / "features")
+            self._views = AllViews(tuple(found.values()))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """L_rec and the bottleneck's loss, and in training lambda L_G once the discriminator has started."""
@@ -246,8 +238,7 @@ class AdversarialAutoencoder(Adversarial, FirstStage):
     def _reconstruction(self, output: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_rec, and its parts by name."""
         parts = {"l1": functional.l1_loss(output, image)}
-        for distance in self._perceptual:
-            parts["perceptual"] = distance.to(self.device).distance(output, image, self.perceptual_share).mean()
+        parts |= self.perceptual_distance(output, image, self.perceptual_share)
         if self.spectral_weight:
             parts["spectral"] = spectral_distance(output, image)
         weights = {"l1": 1.0, "perceptual": self.perceptual_weight, "spectral": self.spectral_weight}
@@ -262,7 +253,7 @@ class AdversarialAutoencoder(Adversarial, FirstStage):
         real = self.discriminator(self._augmented(batch.image)).float()
         fake = self.discriminator(self._augmented(self.output.detach())).float()
         if self.adversarial_loss == "hinge":
-            loss = (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()) / 2
+            loss = hinge(real, fake)
         else:
             loss = ((real - 1).square().mean() + fake.square().mean()) / 2
         return {"discriminator_loss": loss, "discriminator_of_real": real.mean(), "discriminator_of_made": fake.mean()}

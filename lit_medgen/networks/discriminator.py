@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lit_medgen.networks.blocks import group_norm
 
@@ -38,6 +39,11 @@ class PatchDiscriminator(nn.Sequential):
             ]
             width = wider
         super().__init__(*layers, kind(width, 1, 4, stride=1, padding=1))
+
+
+def hinge(real: Tensor, made: Tensor) -> Tensor:
+    """Hinge loss of a discriminator from its logits of real and made images (Lim & Ye 2017, section 2), a scalar."""
+    return (functional.relu(1 - real).mean() + functional.relu(1 + made).mean()) / 2
 
 
 def diff_augment(images: Tensor, random: Tensor) -> Tensor:

@@ -125,6 +125,15 @@ class Generator(Method):
         return images
 
 
+def refuse_other_classes(num_classes: int, shape: DataSpec) -> None:
+    """InputError for a network whose label maps have another number of classes than the data's."""
+    if num_classes != len(shape.classes):
+        raise InputError(
+            f"model.init_args.network.init_args.num_classes is {num_classes}, but the label maps of the data have "
+            f"{len(shape.classes)}: {'; '.join(shape.classes)}; give {len(shape.classes)}."
+        )
+
+
 @contextmanager
 def _counted(networks: Sequence[nn.Module]) -> Iterator[Counter[nn.Module]]:
     """Counts the calls of networks within; hooks would make a compiled network compile again, so it is left out."""

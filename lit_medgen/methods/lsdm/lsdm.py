@@ -45,6 +45,7 @@ from lit_medgen.networks.protocols import LatentNetwork
 from lit_medgen.training.first_stage import FirstStage
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.gaussian_diffusion import SourceDenoiser
+from lit_medgen.training.generator import refuse_other_classes
 from lit_medgen.training.latent_crops import LatentCrops
 
 
@@ -120,12 +121,7 @@ class LSDM(LDM):
                 f"data.init_args: no class of the label maps ({'; '.join(shape.classes)}) is a nodule, which the "
                 "classifier guides; leave out model.init_args.classifier, or give maps with such classes."
             )
-        num = getattr(self.denoiser.network, "num_classes", len(shape.classes))
-        if num != len(shape.classes):
-            raise InputError(
-                f"model.init_args.network.init_args.num_classes is {num}, but the label maps of the data have "
-                f"{len(shape.classes)}: {'; '.join(shape.classes)}; give {len(shape.classes)}."
-            )
+        refuse_other_classes(getattr(self.denoiser.network, "num_classes", len(shape.classes)), shape)
 
     def joined_channels(self, latent_channels: int) -> int:
         """Channels of the encoded label map, if that is joined to the latent."""

@@ -4,6 +4,7 @@ from lit_medgen.networks.gans.convolutional import CodeDiscriminator, ConvDiscri
 from lit_medgen.networks.gans.families import ConvAutoencodingGAN, ConvGAN
 from lit_medgen.networks.gans.hierarchical import HierarchicalGAN
 from lit_medgen.networks.gans.sizes import Halvings
+from lit_medgen.networks.gans.spade import SemanticGAN
 
 __all__ = [
     "CodeDiscriminator",
@@ -14,4 +15,5 @@ __all__ = [
     "ConvGenerator",
     "Halvings",
     "HierarchicalGAN",
+    "SemanticGAN",
 ]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from lit_medgen.networks.blocks import group_norm
 from lit_medgen.networks.gans.sizes import Halvings
@@ -32,6 +33,14 @@ def normalisation(norm: Norm, dim: int, channels: int) -> nn.Module:
     if norm == "batch":
         return {0: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dim](channels)
     return group_norm(channels) if norm == "group" else nn.Identity()
+
+
+def spectrally_normalised(network: nn.Module) -> nn.Module:
+    """The network, each of whose convolutions has a spectral norm of 1 (Miyato et al. 2018, algorithm 1)."""
+    for layer in list(network.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            spectral_norm(layer)
+    return network
 
 
 class ConvGenerator(nn.Module):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lit_medgen.networks.gans.convolutional import ConvTrunk
+from lit_medgen.networks.gans.convolutional import ConvTrunk, spectrally_normalised
 from lit_medgen.networks.gans.sizes import Halvings
 
 SubVolumeNorm = Literal["voxel", "group"]
@@ -254,10 +254,7 @@ class HierarchicalDiscriminator(nn.Module):
         self.high = SubVolumeDiscriminator((parts.length * parts.factor, *across), halvings.num, in_channels, channels)
         trunk = ConvTrunk(_coarse(halvings, parts.factor), in_channels, 2 * channels, "none")
         last = kind(trunk.out_channels, 1, halvings.grid)
-        self.low = nn.Sequential(*trunk, last, nn.Flatten(0))
-        for layer in list(self.low.modules()):
-            if isinstance(layer, kind):
-                spectral_norm(layer)
+        self.low = spectrally_normalised(nn.Sequential(*trunk, last, nn.Flatten(0)))
 
     def forward(self, image: Tensor, small: Tensor, position: float) -> Tensor:
         """The logits of sub-volumes b c n *s, cut at a position in [0, 1], and of small images b c *z; -> b."""
