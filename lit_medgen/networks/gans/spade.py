@@ -123,7 +123,7 @@ class SPADEGenerator(nn.Module):
 
     def maps(self, label_map: Tensor) -> list[Tensor]:
         """One-hot maps of every level, from the full size to the coarsest, b k *s each; none of them in the margin."""
-        hot = one_hot(label_map, self.num_classes).to(self.last.weight.dtype)
+        hot = one_hot(label_map, self.num_classes).to(next(self.parameters()).dtype)
         hot = self.halvings.padded(hot).clamp(min=0)
         sizes = [[side // 2**level for side in hot.shape[2:]] for level in range(self.halvings.num + 1)]
         return [pooled(hot, size, self.pyramid) for size in sizes]

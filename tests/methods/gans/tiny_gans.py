@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,8 +32,16 @@ def built(base: str, **arguments: Any) -> Any:
 
 
 def batch_of(model: Any, num: int = 3) -> Batch:
-    """Images of the network's size, dark and bright voxels."""
+    """Images of the network's size, dark and bright voxels, and their label maps where images are made from such."""
     torch.manual_seed(1)
     network = model.network
     image = torch.rand(num, network.in_channels, *network.size) * 2 - 1
-    return Batch(image, [str(n) for n in range(num)], torch.eye(4).expand(num, 4, 4), Condition())
+    return Batch(image, [str(n) for n in range(num)], torch.eye(4).expand(num, 4, 4), condition_of(model, num))
+
+
+def condition_of(model: Any, num: int) -> Condition:
+    """What a method makes so many images from: nothing, or label maps of every class."""
+    if "label_map" not in model.required:
+        return Condition()
+    size = (num, 1, *model.network.size)
+    return Condition(label_map=torch.arange(math.prod(size)).view(size) // 3 % model.network.num_classes)
