@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def cut(condition: Condition, window: Window, size: Sequence[int]) -> Condition:
             places.append(slice(place.start * factor, place.stop * factor))
         return value[(slice(None), slice(None), *places)]
 
-    parts = {
+    parts: dict[str, Any] = {
         name: part(name, value) for name in ("source", "label_map") if (value := getattr(condition, name)) is not None
     }
     return replace(condition, **parts)
