@@ -128,3 +128,15 @@ class MonotoneGamma(GammaSchedule):
         ends = self.unscaled(torch.stack([torch.zeros_like(t), torch.ones_like(t)]))
         share = (self.unscaled(t) - ends[0]) / (ends[1] - ends[0])
         return (1 - MIN_SLOPE) * share + MIN_SLOPE * t
+
+
+class Level(nn.Module):
+    """The noise level of a time, which a network is told: gamma's share of its range."""
+
+    def __init__(self, schedule: GammaSchedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Levels in [0, 1], of the shape of t."""
+        return self.schedule.level(t.double())

@@ -24,7 +24,7 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_medgen.batch import Batch, Condition, DataSpec, Score, TrainingData, sent
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import (
     Ancestral,
     Denoiser,
@@ -49,37 +49,21 @@ from lit_medgen.diffusion import (
     prior_term,
 )
 from lit_medgen.diffusion.denoisers import Watched
-from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.diffusion.learned_schedules import Level
 from lit_medgen.errors import InputError
-from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
+from lit_medgen.methods.vdm.bound_record import BoundRecord
+from lit_medgen.methods.vdm.bounded import NUM_SHOWN, Bounded
 from lit_medgen.methods.vdm.fitting import described
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import LevelNetwork
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.conditional import Conditioning
 from lit_medgen.training.fitting import refuse_unfit
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
-TIMES_EACH, AT_ONCE = 32, 16
-"""Times that the bound of each test image is a mean over, and images that are looked at together."""
-NUM_SHOWN = 8
-"""Images of a trajectory, and times of the picture of an image on its way to noise."""
 
-
-class Level(nn.Module):
-    """The noise level of a time: gamma's share of its range."""
-
-    def __init__(self, schedule: GammaSchedule) -> None:
-        super().__init__()
-        self.schedule = schedule
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Levels in [0, 1], of the shape of t."""
-        return self.schedule.level(t.double())
-
-
-class VDM(Conditional):
+class VDM(Bounded):
     """Variational diffusion (Rguibi et al. 2023; Kingma et al. 2021).
 
     Args:
@@ -91,6 +75,7 @@ class VDM(Conditional):
             where there is an autoencoder.
         schedule: `LinearGamma` or `MonotoneGamma`; None: `LinearGamma`, fixed.
         bound_steps: T of the bound that is trained; None: continuous time.
+        times_each: times and noises that the bound of each test image is a mean over, in `evaluate`.
         gradient_difference: weight of the mean absolute difference between the gradients of image and reconstruction.
         sampler: integrates the reverse process; None: 250 steps of `Ancestral`, evenly spread in gamma.
         conditioning: how covariates are learned, and guide.
@@ -105,6 +90,7 @@ class VDM(Conditional):
         likelihood: Likelihood | None = None,
         schedule: GammaSchedule | None = None,
         bound_steps: int | None = None,
+        times_each: int = 32,
         gradient_difference: float = 0.0,
         sampler: Sampler | None = None,
         conditioning: Conditioning | None = None,
@@ -126,9 +112,11 @@ class VDM(Conditional):
             raise ValueError(
                 f"model.init_args.bound_steps is {bound_steps}; give at least 1, or null for continuous time."
             )
+        if times_each < 1:
+            raise ValueError(f"model.init_args.times_each is {times_each}; give at least 1.")
         if not 0 <= gradient_difference < math.inf:
             raise ValueError(f"model.init_args.gradient_difference is {gradient_difference}; give 0 or more.")
-        self.bound_steps, self.gradient_difference = bound_steps, gradient_difference
+        self.bound_steps, self.times_each, self.gradient_difference = bound_steps, times_each, gradient_difference
         self.sampler: Sampler = sampler or Ancestral(250, spacing="log_snr")
         self.sampler.check(self.schedule)
         self.noted = BoundRecord()
@@ -233,83 +221,6 @@ class VDM(Conditional):
         eps, noise = torch.randn_like(z), NoiseAt.of(self.schedule, t)
         predicted = self.level_network.network(noise.perturb(z, eps), noise.level.float(), condition).float()
         return predicted, (predicted - eps).square().flatten(1).mean(1)
-
-    def scores(self, data: TrainingData) -> dict[str, Score]:
-        """Bits per dimension of test images too, and the terms that they are the sum of."""
-        with self.as_in_evaluation():
-            terms, people = self._terms_of_test(data)
-        time = "continuous time" if self.bound_steps is None else f"{self.bound_steps} steps"
-        return super().scores(data) | scores_of(terms, people, time, self.likelihood.is_discrete)
-
-    def _terms_of_test(self, data: TrainingData) -> tuple[dict[str, Tensor], list[str]]:
-        """The terms of each test image, n, in bits per dimension, float64 on the CPU, and whose images they are."""
-        requests, everybody = data.requests("test"), data.people("test")
-        found: list[Tensor] = []
-        people: list[str] = []
-        for start in range(0, len(requests), AT_ONCE):
-            request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
-            assert request.target is not None
-            images, condition = sent(request.target, self.device), self.scaled(request.condition)
-            if start == 0:
-                self._look_at(images[:1])
-            parts = []
-            for repeat in range(TIMES_EACH):
-                self._seed("test", start * TIMES_EACH + repeat)
-                with self.evaluating("test", start, repeat, TIMES_EACH):
-                    terms = self.bound(images, condition, *self.times_and_shares(len(images), 0.0))
-                parts.append(torch.stack([terms[name] for name in TERMS]))
-            found.append(torch.stack(parts).mean(0))
-            people += [everybody.get(key, "") for key in request.key]
-        return dict(zip(TERMS, torch.cat(found, dim=1).double().cpu(), strict=True)), people
-
-    # What is noted of it.
-
-    def on_validation_epoch_start(self) -> None:
-        """Forgets what a validation that was left has summed up."""
-        super().on_validation_epoch_start()
-        self.noted.clear()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The bound of a batch; of the first, an image on its way to noise too."""
-        super().validation_step(batch, batch_idx)
-        if batch_idx == 0:
-            self._look_at(batch.image[:1])
-
-    def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
-        super()._log_losses(stage, losses, batch, on_step)
-        if stage == "val":
-            self.noted.add(losses, len(batch.key))
-
-    def on_validation_epoch_end(self) -> None:
-        """Notes the terms of the bound."""
-        super().on_validation_epoch_end()
-        if not self.trainer.sanity_checking:
-            self.noted.close(self.trainer.global_step, self.trainer.world_size)
-
-    @torch.no_grad()
-    def _look_at(self, image: Tensor) -> None:
-        """Keeps the schedule as it is now, and an image, 1 c *s, at growing times beside what the network expects."""
-        condition, t = self.scaled(Condition()), torch.linspace(0, 1, NUM_SHOWN, device=self.device)
-        z = self.encode(image).float()
-        z_t = self.denoiser.process.perturb(z.expand(NUM_SHOWN, *z.shape[1:]), t, torch.randn_like(z))
-        expected = torch.cat([self.denoiser(z_t[i : i + 1], t[i : i + 1], condition) for i in range(NUM_SHOWN)])
-        seen = z_t if self.autoencoder is None else z_t / broadcast(self.schedule.alpha(t), z_t)
-        name = "z_t" if self.autoencoder is None else "z_t / alpha_t, decoded"
-        self.noted.noising = {
-            f"{name}, a patient's image on its way to noise (as private as the scan)": self.likelihood.image(
-                self.located(seen)
-            ).float(),
-            "the image that the network expects, given z_t alone": self.likelihood.image(
-                self.located(expected)
-            ).float(),
-        }
-        self.noted.gamma = -self.schedule.log_snr(torch.linspace(0, 1, 201, device=self.device))
-
-    def plots(self) -> dict[str, Callable[[Path], None]]:
-        """The bound against steps, the schedule beside a line, and an image on its way to noise."""
-        spec = self.needed_spec()
-        times = [k / (NUM_SHOWN - 1) for k in range(NUM_SHOWN)]
-        return self.noted.plots(spec.channels * math.prod(spec.size), times)
 
     # Sampling.
 
