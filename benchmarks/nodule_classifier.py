@@ -21,7 +21,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -29,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from benchmarks.data import data_of
 from data_modules import LIDCDataModule
 from data_modules.lidc.semantic_maps import CLASSES, FIRST_NODULE
 from lit_medgen import load
@@ -82,17 +82,6 @@ def cells(skill: Skill, i: int = 0) -> list[str]:
         f"{found[name].value:.3f} ({found[name].ci95[0]:.3f} to {found[name].ci95[1]:.3f})" if name in found else ""
         for name in LABELS
     ]
-
-
-def data_of(section: dict[str, Any], **changed: Any) -> LIDCDataModule:
-    """The data that a section of a config describes, but for some arguments; set up."""
-    section = section | {"init_args": section["init_args"] | changed}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LIDCDataModule, "data", required=True)
-    data: LIDCDataModule = parser.instantiate(parser.parse_object({"data": section})).data
-    data.prepare_data()
-    data.setup("test")
-    return data
 
 
 def regressions(config: dict[str, Any], num_folds: int) -> Predicted:
