@@ -12,6 +12,7 @@ imagecodecs and is left out without it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import io
 from collections.abc import Callable, Sequence
@@ -98,7 +99,7 @@ def compressed(images: np.ndarray, effort: int) -> dict[str, tuple[float, float 
         "WebP": lambda image: encoded(image, "WEBP", lossless=True, quality=100, method=6),
     }
     if importlib.util.find_spec("imagecodecs"):
-        import imagecodecs
+        imagecodecs = importlib.import_module("imagecodecs")
 
         compressors[f"JPEG XL, effort {effort}"] = lambda image: bytes(
             imagecodecs.jpegxl_encode(image, lossless=True, effort=effort)

@@ -90,7 +90,7 @@ def regressions(config: dict[str, Any], num_folds: int) -> Predicted:
     nodules = None
     for k in range(num_folds):
         data = data_of(config, fold=f"{k} of {num_folds}", fractions=[1.0, 0.0, 0.0], nodules_only=True)
-        nodules = nodules or nodules_of(data)
+        nodules = nodules or nodules_of(cast(LIDCDataModule, data))
         tested = np.isin(nodules.people, [*set(data.people("test").values())])
         values = predicted_by_regression(nodules, ~tested)[tested]
         rows = np.flatnonzero(tested)

@@ -28,7 +28,8 @@ from rich.table import Table
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks.nodule_classifier import classifiers, data_of
+from benchmarks.data import data_of
+from benchmarks.nodule_classifier import classifiers
 from lit_medgen import load
 from lit_medgen.batch import Request, Requests, TrainingData
 from lit_medgen.evaluation.nodules import Nodules

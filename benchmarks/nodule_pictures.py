@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from benchmarks.nodule_classifier import data_of
+from benchmarks.data import data_of
 from benchmarks.nodule_control import CLASSIFIER_SCALES, asked, guided, made
 from lit_medgen import load
 from lit_medgen.batch import Request, Requests

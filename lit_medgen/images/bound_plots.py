@@ -15,6 +15,9 @@ from lit_medgen.images.png import write_figure
 if TYPE_CHECKING:
     from torch import Tensor
 
+LOG_FROM = 3.0
+"""A term whose largest value is so many times its least is shown on a logarithmic axis."""
+
 
 def save_bound(path: Path, rows: Sequence[Sequence[float]], names: Sequence[str], num: int) -> None:
     """A PNG of each term of the bound and of their sum against steps: nats per image, and bits per dimension.
@@ -33,7 +36,7 @@ def save_bound(path: Path, rows: Sequence[Sequence[float]], names: Sequence[str]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     for axis, (name, bits) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axis.plot(step, bits * nats, "o-", color="tab:blue", markersize=3)
-        if bits.min() > 0:
+        if bits.min() > 0 and bits.max() > LOG_FROM * bits.min():
             axis.set_yscale("log")
         axis.set_title(f"{name}: {bits[-1]:.3g} bits per dimension at last", fontsize=9)
         axis.set_xlabel("step")
