@@ -3,7 +3,7 @@
 All models see the same images at the same times and noises, so the difference between two has a narrower interval than
 either. Intervals leave out a person at a time. Compressors are given the same 8-bit images, one by one and, but for
 WebP, all below each other as a single one, where what they learn of one serves the others. JPEG XL needs the package
-imagecodecs and is left out without it.
+imagecodecs and is left out without it. What a learned end is worth by itself shows `--gamma_min`.
 
     python -m benchmarks.bound --ckpt_path runs/vdm_linear_xrays/checkpoints/last.ckpt
         runs/vdm_monotone_xrays/checkpoints/last.ckpt
@@ -23,11 +23,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.data import data_of
 from data_modules.base import MedicalDataModule
 from lit_medgen import load
+from lit_medgen.batch import Condition
+from lit_medgen.diffusion import LinearGamma
 from lit_medgen.loading import config_of
 from lit_medgen.methods import VDM
 from lit_medgen.methods.vdm.bound_record import TERMS
@@ -41,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt_path", nargs="+", required=True, help="of VDM; others are compared with the first")
     parser.add_argument("--times", type=int, default=8, help="times and noises for each image")
+    parser.add_argument("--gamma_min", type=float, help="start the bound of a fixed LinearGamma with more noise: here")
     parser.add_argument("--effort", type=int, default=7, help="of JPEG XL, to 10, which takes minutes")
     options = parser.parse_args()
     sections = [config_of(Path(path))["data"] for path in options.ckpt_path]
@@ -50,7 +53,7 @@ def main() -> None:
     console = Console(width=160)
     for told in (True, False):
         table = Table("bits per dimension", "bound", *TERMS, "minus the first", title=None if told else "told nothing")
-        for row in rows_of(options.ckpt_path, data, options.times, told):
+        for row in rows_of(options.ckpt_path, data, options.times, told, options.gamma_min):
             table.add_row(*row)
         console.print(table)
     table = Table("bits per pixel", "image by image", "all as one")
@@ -59,11 +62,19 @@ def main() -> None:
     console.print(table)
 
 
-def rows_of(paths: Sequence[str], data: MedicalDataModule, times: int, told: bool) -> list[list[str]]:
+def rows_of(
+    paths: Sequence[str], data: MedicalDataModule, times: int, told: bool, gamma_min: float | None
+) -> list[list[str]]:
     """Of each checkpoint: its name, the bound, its terms, and the difference to the first one's bound."""
     rows, bounds = [], list[Tensor]()
     for path in paths:
-        terms, people = bound_of(path, data, times, told)
+        model = load(path)
+        assert isinstance(model, VDM)
+        if gamma_min is not None and isinstance(model.schedule, LinearGamma):
+            begin_at(model, gamma_min)
+        model.times_each = times
+        with model.as_in_evaluation():
+            terms, people = model.bound_of_test(data, told)
         bounds.append(torch.stack(list(terms.values())).sum(0))
         values = [bounds[-1], *terms.values(), *([bounds[-1] - bounds[0]] if len(bounds) > 1 else [])]
         rows.append([path, *(in_words(value, people) for value in values)])
@@ -71,13 +82,26 @@ def rows_of(paths: Sequence[str], data: MedicalDataModule, times: int, told: boo
     return rows
 
 
-def bound_of(path: str, data: MedicalDataModule, times: int, told: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The terms of each test image's bound, n, in bits per dimension, and whose images they are."""
-    model = load(path)
-    assert isinstance(model, VDM)
-    model.times_each = times
-    with model.as_in_evaluation():
-        return model.bound_of_test(data, told)
+class Narrowed(nn.Module):
+    """A network that is told shares of a part of gamma's range, which ends where the whole does."""
+
+    def __init__(self, network: nn.Module, first: float) -> None:
+        super().__init__()
+        self.network, self.first = network, first
+
+    def forward(self, z_t: Tensor, level: Tensor, condition: Condition) -> Tensor:
+        """The noise in z_t, from the share of the whole range that a share of the part is."""
+        noise: Tensor = self.network(z_t, self.first + (1 - self.first) * level, condition)
+        return noise
+
+
+def begin_at(model: VDM, gamma_min: float) -> None:
+    """Has the bound of a line begin with more noise, which leaves a trained network as it is."""
+    whole = model.schedule
+    end = float(whole.gamma_min + whole.span)
+    model.schedule = LinearGamma(gamma_min, end)
+    first = (gamma_min - float(whole.gamma_min)) / float(whole.span)
+    model.level_network.network = Narrowed(model.level_network.network, first)
 
 
 def in_words(values: Tensor, people: Sequence[str]) -> str:

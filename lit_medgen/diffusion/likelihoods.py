@@ -61,8 +61,8 @@ class _OfLocationAndScale(Likelihood):
             raise ValueError(f"num_values is {num_values}; give at least 2 grey values.")
         if isinstance(scale, str) and scale != "learned":
             raise ValueError(f"scale is {scale!r}; give a number, 'learned', or leave it out for the noise of z_0.")
-        if isinstance(scale, int | float) and scale <= 0:
-            raise ValueError(f"scale is {scale}; give a number above 0.")
+        if isinstance(scale, int | float) and not 0 < scale < math.inf:
+            raise ValueError(f"scale is {scale}; give a finite number above 0.")
         self.num_values, self.scale = num_values, scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(0.1))) if scale == "learned" else None
 

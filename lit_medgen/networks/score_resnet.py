@@ -18,6 +18,9 @@ from lit_medgen.networks.blocks import TimeEmbedding, conv, group_norm, zero
 from lit_medgen.networks.conditioning import ConditionEncoder, Covariates
 from lit_medgen.networks.protocols import LatentNetwork, as_module
 
+MAX_EXPONENT = 20
+"""Of waves: single precision tells no shorter ones apart in [-1, 1]."""
+
 
 def layer(dim: int, in_channels: int, out_channels: int) -> nn.Module:
     """A convolution of 3 voxels along each axis, or a fully connected layer where there are none (dim 0)."""
@@ -104,6 +107,10 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, network: LatentNetwork, exponents: Sequence[int] = (6, 7)) -> None:
         super().__init__()
+        if not exponents or len({*exponents}) < len(exponents) or any(not 0 <= n <= MAX_EXPONENT for n in exponents):
+            raise ValueError(
+                f"exponents is {[*exponents]}; give different whole numbers from 0 to {MAX_EXPONENT}, such as [6, 7]."
+            )
         self.network, self.exponents = as_module(network), tuple(exponents)
         self.covariates: Covariates = getattr(network, "covariates", None) or Covariates()
         self.divisor: int = getattr(network, "divisor", 1)

@@ -71,7 +71,15 @@ def test_scale_is_that_of_the_noise_or_learned(kind: type[Likelihood]) -> None:
     assert parameter.grad != 0
 
 
-@pytest.mark.parametrize(("scale", "message"), [("wide", "give a number, 'learned'"), (-1.0, "give a number above 0")])
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ("wide", "give a number, 'learned'"),
+        (-1.0, "give a finite number above 0"),
+        (math.inf, "finite"),
+        (math.nan, "finite"),
+    ],
+)
 def test_refuses_scales_that_are_none(scale: float | str, message: str) -> None:
     """One line that says what to give."""
     with pytest.raises(ValueError, match=message):

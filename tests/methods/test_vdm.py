@@ -24,6 +24,7 @@ from lit_medgen.diffusion import (
 from lit_medgen.errors import InputError
 from lit_medgen.methods import VDM
 from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
+from lit_medgen.methods.vdm.fitting import refuse_other_values
 from lit_medgen.networks import Autoencoder, DenseAutoencoder, FourierFeatures, ScoreResNet, UNet
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.training.conditional import Conditioning
@@ -283,6 +284,8 @@ def test_steps_do_not_train_what_lies_between_the_ends() -> None:
     ("arguments", "complaint"),
     [
         ({"bound_steps": 0}, "bound_steps is 0; give at least 1"),
+        ({"times_each": 0}, "times_each is 0; give at least 1"),
+        ({"likelihood": Bernoulli()}, "locations are logits that a decoder gives; in pixels"),
         ({"gradient_difference": -1.0}, "gradient_difference is -1.0; give 0 or more"),
         ({"conditioning": Conditioning(guidance_scale=2.0)}, "guidance_scale is 2.0, but the network has no"),
         (
@@ -294,6 +297,16 @@ def test_steps_do_not_train_what_lies_between_the_ends() -> None:
 def test_what_cannot_work_together_is_refused(arguments: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         built(**arguments)
+
+
+@pytest.mark.parametrize("num_values", [16, 255, 1000])
+def test_grey_values_that_a_likelihood_does_not_know_are_refused(num_values: int) -> None:
+    """Those of 8 bits lie on the grids of 256 and of 2 x 255 + 1 values."""
+    batch = images()
+    for fitting in (DiscretisedLogistic(256), Gaussian(511), Gaussian(None), Bernoulli()):
+        refuse_other_values(fitting, batch.image)
+    with pytest.raises(InputError, match=f"num_values is {num_values}, but images have values between"):
+        refuse_other_values(DiscretisedLogistic(num_values), batch.image)
 
 
 def test_pixels_may_be_coins() -> None:
@@ -314,5 +327,8 @@ def test_fine_differences_are_told_apart_by_waves() -> None:
     assert seen[0].shape[1] == 5
     distance = (seen[0][0] - seen[0][1]).flatten()[1:3].norm()
     assert float(distance) == pytest.approx(2 * math.sin(2**6 * math.pi / 255), rel=1e-3)
+    for exponents in ((), (6, 6), (-3, 7), (6, 60)):
+        with pytest.raises(ValueError, match="give different whole numbers from 0 to 20"):
+            FourierFeatures(inner, exponents)
     with pytest.raises(ValueError, match=r"in_channels is 5, but 5 channels .* of 2 exponents are 25; give that"):
         FourierFeatures(ScoreResNet(2, 5, 8, 1))

@@ -73,7 +73,7 @@ class Bounded(Conditional):
                 self.scaled(request.condition if told else Condition()),
             )
             if start == 0:
-                self._look_at(images[:1])
+                self.look_at(images[:1])
             parts = []
             for repeat in range(self.times_each):
                 self._seed("test", start * self.times_each + repeat)
@@ -95,7 +95,7 @@ class Bounded(Conditional):
         """The bound of a batch; of the first, an image on its way to noise too."""
         super().validation_step(batch, batch_idx)
         if batch_idx == 0:
-            self._look_at(batch.image[:1])
+            self.look_at(batch.image[:1])
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], batch: Batch, on_step: bool) -> None:
         super()._log_losses(stage, losses, batch, on_step)
@@ -109,7 +109,7 @@ class Bounded(Conditional):
             self.noted.close(self.trainer.global_step, self.trainer.world_size)
 
     @torch.no_grad()
-    def _look_at(self, image: Tensor) -> None:
+    def look_at(self, image: Tensor) -> None:
         """Keeps the schedule as it is now, and an image, 1 c *s, at growing times beside what the network expects."""
         condition, t = self.scaled(Condition()), torch.linspace(0, 1, NUM_SHOWN, device=self.device)
         z = self.encode(image).float()

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.diffusion import (
     Ancestral,
+    Bernoulli,
     Denoiser,
     Denoises,
     DiscretisedLogistic,
@@ -53,7 +54,7 @@ from lit_medgen.diffusion.learned_schedules import Level
 from lit_medgen.errors import InputError
 from lit_medgen.methods.vdm.bound_record import BoundRecord
 from lit_medgen.methods.vdm.bounded import NUM_SHOWN, Bounded
-from lit_medgen.methods.vdm.fitting import described
+from lit_medgen.methods.vdm.fitting import described, refuse_other_values
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import LevelNetwork
 from lit_medgen.seeds import SeededNoise
@@ -108,6 +109,11 @@ class VDM(Bounded):
                 "model.init_args.likelihood.init_args.scale is null, the noise of z_0 in pixels, but with an "
                 "autoencoder z_0 is no image; give 'learned', or a number."
             )
+        if not autoencoder and isinstance(self.likelihood, Bernoulli):
+            raise ValueError(
+                "model.init_args.likelihood is Bernoulli, whose locations are logits that a decoder gives; in pixels "
+                "give DiscretisedLogistic or Gaussian."
+            )
         if bound_steps is not None and bound_steps < 1:
             raise ValueError(
                 f"model.init_args.bound_steps is {bound_steps}; give at least 1, or null for continuous time."
@@ -146,6 +152,11 @@ class VDM(Bounded):
         channels, *size = self.latent_shape(shape)
         of = "images" if self.autoencoder is None else "the autoencoder's latents"
         refuse_unfit("network", self.level_network.network, channels, size, of)
+
+    def on_fit_start(self) -> None:
+        """InputError if the likelihood knows other grey values than images have."""
+        super().on_fit_start()
+        refuse_other_values(self.likelihood, self.data.images("train").read([0]))
 
     def facts(self) -> dict[str, Any]:
         """What the network has learned noise of and how it is measured; what the run notes of its bound."""
