@@ -280,6 +280,11 @@ class Crop(View[tuple[int, ...]]):
             known = ", ".join(record.facts) or "none"
             raise InputError(f"data.init_args.view.init_args.centre is '{self.centre}'; facts of the images: {known}.")
         centre = record.facts[self.centre]
+        if np.shape(centre) != np.shape(self.size):
+            raise InputError(
+                f"data.init_args.view.init_args.centre is '{self.centre}', which has {np.size(centre)} numbers, not "
+                f"the {len(self.size)} of a point; give another fact."
+            )
         return centre if np.isfinite(centre).all() else None
 
     def _around(self, centre: np.ndarray) -> tuple[int, ...]:

@@ -162,6 +162,13 @@ def test_the_known_point_is_the_middle_of_its_crop(centre: list[float], size: li
     assert (np.abs(middle - centre) <= 0.5 + 1e-9).all()
 
 
+def test_a_fact_that_is_no_point_is_no_middle_of_a_crop() -> None:
+    """Also where it is unknown, which points of images may be."""
+    record: Any = SimpleNamespace(facts={"boxes": np.full(10, np.nan)})
+    with pytest.raises(InputError, match="centre is 'boxes', which has 10 numbers, not the 2 of a point"):
+        Crop((4, 4), "boxes").evaluated(Grid((16, 16), "axial"), record)
+
+
 def test_every_crop_inside_is_as_likely() -> None:
     record: Any = None
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What of a VDM must be as it was when it was trained."""
+"""What of a VDM must be as it was when it was trained, and which likelihood fits which images."""
 
 from __future__ import annotations
 
