@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.nodule_classifier import data_of
+from benchmarks.data import data_of
 from lit_medgen import load
 from lit_medgen.batch import Batch, Split, TrainingData
 from lit_medgen.images.grids import save_figure

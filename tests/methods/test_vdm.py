@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
+from data_modules.chestxray_tables import FINDINGS
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import (
     DDIM,
@@ -29,6 +32,7 @@ from lit_medgen.networks import Autoencoder, DenseAutoencoder, FourierFeatures, 
 from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.training.conditional import Conditioning
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SPEC = DataSpec(1, (8, 8), (1.0, 1.0), attributes={"age_years": (40.0, 80.0), "sex": (0.0, 1.0)})
 PEOPLE = Covariates(numbers=("age_years",), categories={"sex": 2})
 NUM = 64
@@ -307,6 +311,14 @@ def test_grey_values_that_a_likelihood_does_not_know_are_refused(num_values: int
         refuse_other_values(fitting, batch.image)
     with pytest.raises(InputError, match=f"num_values is {num_values}, but images have values between"):
         refuse_other_values(DiscretisedLogistic(num_values), batch.image)
+
+
+@pytest.mark.parametrize("config", ["vdm", "vdm_latent"])
+def test_shipped_configs_name_the_findings_of_the_data(config: str) -> None:
+    """All 14, which runs of the tests are too small for."""
+    network = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["model"]["init_args"]["network"]["init_args"]
+    covariates = network.get("covariates") or network["network"]["init_args"]["covariates"]
+    assert covariates["labels"]["findings"] == [*FINDINGS]
 
 
 def test_pixels_may_be_coins() -> None:
