@@ -53,14 +53,14 @@ class Bounded(Conditional):
         time = "continuous time" if self.bound_steps is None else f"{self.bound_steps} steps"
         return super().scores(data) | scores_of(terms, people, time, self.likelihood.is_discrete)
 
-    def bound_of_test(self, data: TrainingData, told: bool = True) -> tuple[dict[str, Tensor], list[str]]:
+    def bound_of_test(self, data: TrainingData, conditional: bool = True) -> tuple[dict[str, Tensor], list[str]]:
         """The terms of each test image's bound, n, by name, in bits per dimension, and whose images they are.
 
         Float64 on the CPU. In evaluation (`as_in_evaluation`) two models see each image at the same times and noises.
 
         Args:
             data: whose test images they are.
-            told: whether the network is told their conditions; else the bound is of log p(x), without the condition.
+            conditional: whether the network is told their conditions; else the bound is of log p(x), without the condition.
         """
         requests, everybody = data.requests("test"), data.people("test")
         found: list[Tensor] = []
@@ -70,7 +70,7 @@ class Bounded(Conditional):
             assert request.target is not None
             images, condition = (
                 sent(request.target, self.device),
-                self.scaled(request.condition if told else Condition()),
+                self.scaled(request.condition if conditional else Condition()),
             )
             if start == 0:
                 self.look_at(images[:1])
