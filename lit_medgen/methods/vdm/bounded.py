@@ -60,7 +60,7 @@ class Bounded(Conditional):
 
         Args:
             data: whose test images they are.
-            conditional: whether the network is told their conditions; else the bound is of log p(x), without the condition.
+            conditional: whether the network is told their conditions; else the bound is of log p(x) without them.
         """
         requests, everybody = data.requests("test"), data.people("test")
         found: list[Tensor] = []
