@@ -130,7 +130,7 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={tmp_path / 'report'}") == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     for score in report["metrics"].values():
-        assert set(score) == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features"}
+        assert set(score) == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features", "best"}
     assert (tmp_path / "report" / "samples.png").stat().st_size > 10_000
 
 
