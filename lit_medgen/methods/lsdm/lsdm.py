@@ -215,7 +215,7 @@ class LSDM(LDM):
     @torch.no_grad()
     def scores(self, data: TrainingData) -> dict[str, Score]:
         """How far guidance changes images of test people inside their nodules and beyond, too."""
-        self._effect_of_guide = GuidanceEffect.of(self, data) if self.guide and self.classifier_scale else None
+        self._effect_of_guide = GuidanceEffect.of(self, data) if self.guide else None
         found = self._effect_of_guide.scores() if self._effect_of_guide else {}
         return super().scores(data) | found
 
