@@ -121,7 +121,8 @@ class Comparison:
                 schedule["init_args"] |= {"total_steps": own, "warmup_steps": warmup}
         if model.first_stage:
             arguments["first_stage"] = str(self.checkpoint(model.first_stage))
-        config["data"]["init_args"] |= ALIKE
+        data = config["data"]["init_args"]
+        data |= {name: value for name, value in ALIKE.items() if name in data}
         config["name"] = folder.name
         config["trainer"] |= {
             "default_root_dir": str(folder.parent),
