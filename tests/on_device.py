@@ -67,6 +67,7 @@ from lit_medgen.seeds import SeededNoise
 from lit_medgen.trainer import Trainer
 from lit_medgen.training.adversarial import Adversarial
 from lit_medgen.training.feature_loss import FeatureLoss
+from lit_medgen.training.latents import encoded
 
 GUARD = ["_local_scalar_dense"]
 AGES = {"age_years": torch.tensor([50.0, torch.nan])}
@@ -163,7 +164,11 @@ def batch(model: Method) -> Batch:
     if not spec.slice_axis:
         labels = {name: torch.tensor([1.0, torch.nan]) for name in getattr(model, "outputs", ())}
         source = noisy(2, spec.size, 7) if spec.sources else None
-        return Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels, label_map=maps(model), source=source))
+        found = Batch(noisy(2, spec.size), keys, affine, Condition(AGES | labels, label_map=maps(model), source=source))
+        if getattr(model, "crop", None):  # the loader's workers cut crops out of latents that are kept
+            kept = encoded(model.first_stage, found.image)  # type: ignore[arg-type]
+            found = replace(found, latent=model.nodule_crops()(kept, found))  # type: ignore[operator]
+        return found
     index = torch.tensor([[1, 2, 5, 7, -1], [0, 3, 4, 8, 15]])
     return Batch(noisy(2, (5, 16, 16)), keys, affine, Condition(AGES, slice_index=index, observed=index == 7))
 
@@ -196,20 +201,21 @@ class Parameters:
 def test_a_training_step_waits_for_the_guard_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, backward pass, guard and clipping, moving averages; with several players all that for each."""
     model = built(name).train()
+    given = batch(model)
     torch.manual_seed(1)
-    expected = deepcopy(model).losses(batch(model))["loss"]
+    expected = deepcopy(model).losses(given)["loss"]
     model, ema = moved(model), EMA()
     for distance in getattr(model, "_perceptual", []):
         moved(distance)  # as its first loss does, once
     ema.on_fit_start(None, model)  # type: ignore[arg-type]
-    sent = moved(batch(model))
+    sent = moved(given)
     with counted() as waits:
         torch.manual_seed(1)
         losses = model.losses(sent)
         losses["loss"].backward()
     assert (waits.found, waits.uploads) == ([], [])
     torch.testing.assert_close(losses["loss"].detach().inner, expected.detach(), rtol=1e-4, atol=1e-5)
-    model._trainer = type("Trainer", (), {"precision": "32-true"})
+    model._trainer = type("Trainer", (), {"precision": "32-true", "world_size": 1, "global_rank": 0})
     monkeypatch.setattr(model, "log", lambda *_, **__: None)
     for player in [None, *(model.players()[1:] if isinstance(model, Adversarial) else [])]:
         suspects = losses
@@ -510,7 +516,8 @@ def test_paired_scores_do_not_wait_until_they_are_read(size: tuple[int, ...]) ->
 
 def test_a_report_is_computed_on_the_device(tmp_path: Path) -> None:
     """The same numbers as on the CPU, and what comes back grows with the number of images, not with that of pairs."""
-    people: Any = SimpleNamespace(anatomy="", digest="", cache=tmp_path)
+    spec = DataSpec(1, (8, 9, 10), (1.0,) * 3)
+    people: Any = SimpleNamespace(anatomy="", digest="", cache=tmp_path, spec=spec)
     people.images = lambda split, **_: Images(
         list("abc"), list("abc"), lambda indices: noisy(3, (8, 9, 10), 1 if split == "train" else 2)[list(indices)]
     )

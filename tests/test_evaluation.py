@@ -476,7 +476,7 @@ def test_a_score_is_added_by_one_entry(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_report_says_what_it_is_of_and_what_a_sample_cost(tmp_path: Path) -> None:
     own = {"bits": Score(3.25, "log-likelihood of the test images, bits per dimension", (3.0, 3.5), 4)}
-    maker = Maker("VDM", 250.0, 1.5, scores=lambda data: own)
+    maker = Maker("VDM", network_evaluations=250.0, seconds_per_image=1.5, scores=lambda data: own)
     report = evaluate(heads(4, 3), People(heads(4, 1), heads(4, 2)), tmp_path, maker=maker, features="none")
     assert (report["method"], report["data"], report["num_samples"]) == ("VDM", "0123456789abcdef", 4)
     assert (report["network_evaluations"], report["seconds_per_image"]) == (250, 1.5)

@@ -131,10 +131,11 @@ def test_missing_first_stage_says_how_to_make_it(
     config: str, tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = TinyRun(tmp_path, phantoms, (config,))
-    assert run.fit("--model.init_args.first_stage=nowhere.ckpt") == 2
+    ((part, made_by),) = frozen_parts(config).items()
+    assert run.fit(f"--model.init_args.{part}=nowhere.ckpt") == 2
     line = one_line(capsys)
-    assert "model.init_args.first_stage: no file 'nowhere.ckpt'" in line
-    assert f"fit --config {frozen_parts(config)['first_stage']}" in line
+    assert f"model.init_args.{part}: no file 'nowhere.ckpt'" in line
+    assert f"fit --config {made_by}" in line
 
 
 def test_first_stage_of_another_method_is_refused(
