@@ -5,6 +5,7 @@ Shapes: b batch, c channels, *s spatial axes, d channels of a code.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,30 +48,19 @@ class AutoencodingGAN(GAN):
 
     def players(self) -> Sequence[Player]:
         """The generator, then the encoder, then the discriminator."""
-        schedules = self.encoder_learning_rate_schedule, self.discriminator_learning_rate_schedule
-        parts = self.network.encoder, self.network.discriminator
-        makers = self.make_encoder_optimizer, self.make_discriminator_optimizer
-        return (
-            Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule, self.every[0]),
-            Player("encoder", self.encoder_loss, [parts[0]], makers[0], schedules[0], self.every[1]),
-            Player(
-                "discriminator",
-                self.discriminator_loss,
-                [parts[1]],
-                makers[1],
-                schedules[1],
-                self.every[2],
-                averaged=False,
-            ),
+        encoder = Player(
+            "encoder",
+            self.encoder_loss,
+            [self.network.encoder],
+            self.make_encoder_optimizer,
+            self.encoder_learning_rate_schedule,
+            self.every[1],
         )
+        return self.generator_player(self.every[0]), encoder, self.discriminator_player(self.every[2])
 
+    @abstractmethod
     def encoder_loss(self, batch: Batch) -> dict[str, Tensor]:
         """The encoder's loss as "encoder_loss", and what is logged beside it."""
-        raise NotImplementedError
-
-    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The discriminator's loss as "discriminator_loss", and what is logged beside it."""
-        raise NotImplementedError
 
     def refuse_gaussian(self) -> None:
         """ValueError for an encoder that gives distributions, where codes are needed."""

@@ -5,6 +5,7 @@ Shapes: b batch, c channels, *s spatial axes, d channels of a code.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,11 +13,11 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_medgen.batch import Condition, DataSpec, sent
+from lit_medgen.batch import Batch, Condition, DataSpec, sent
 from lit_medgen.errors import InputError
 from lit_medgen.networks.protocols import AdversarialNetwork, as_module
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.adversarial import Adversarial
+from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
@@ -61,6 +62,26 @@ class GAN(Adversarial, Generator):
     def networks_for_speed(self) -> list[nn.Module]:
         """The generator, the discriminator and the other parts of the network."""
         return list(self.network.children())
+
+    @abstractmethod
+    def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The discriminator's loss as "discriminator_loss", and what is logged beside it."""
+
+    def generator_player(self, every: int = 1) -> Player:
+        """The generator, with all that no other player trains, updated once in so many batches."""
+        return Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule, every)
+
+    def discriminator_player(self, every: int = 1) -> Player:
+        """The discriminator, which samples are not made with, updated once in so many batches."""
+        return Player(
+            "discriminator",
+            self.discriminator_loss,
+            [self.network.discriminator],
+            self.make_discriminator_optimizer,
+            self.discriminator_learning_rate_schedule,
+            every,
+            averaged=False,
+        )
 
     def codes(self, num: int) -> Tensor:
         """Codes from the prior, num d, drawn from torch's generator."""

@@ -90,15 +90,6 @@ class HAGAN(GAN):
     def players(self) -> Sequence[Player]:
         """The generator, the discriminator, the encoder of sub-volumes and that of latent grids, once a batch each."""
         net, schedule = self.network, self.encoder_learning_rate_schedule
-        generator = Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule)
-        discriminator = Player(
-            "discriminator",
-            self.discriminator_loss,
-            [net.discriminator],
-            self.make_discriminator_optimizer,
-            self.discriminator_learning_rate_schedule,
-            averaged=False,
-        )
         encoder = Player(
             "encoder", self.encoder_loss, [net.encoder], self.make_encoder_optimizer, schedule, averaged=False
         )
@@ -110,7 +101,7 @@ class HAGAN(GAN):
             schedule,
             averaged=False,
         )
-        return generator, discriminator, encoder, sub_encoder
+        return self.generator_player(), self.discriminator_player(), encoder, sub_encoder
 
     # Windows, and what is seen through them.
 

@@ -83,16 +83,7 @@ class SPADEGAN(GAN, FeatureLoss):
 
     def players(self) -> Sequence[Player]:
         """The generator with the encoder, and the discriminators; each once a batch."""
-        generator = Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule)
-        discriminator = Player(
-            "discriminator",
-            self.discriminator_loss,
-            [self.network.discriminator],
-            self.make_discriminator_optimizer,
-            self.discriminator_learning_rate_schedule,
-            averaged=False,
-        )
-        return generator, discriminator
+        return self.generator_player(), self.discriminator_player()
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """The image of a label map and, where there are codes, one of N(0, I) for each seed; b c *s."""

@@ -52,17 +52,7 @@ class WGAN(GAN):
     def players(self) -> Sequence[Player]:
         """The generator, then the discriminator; a run reads `discriminator_updates` batches a step."""
         every = (1, 5) if self.faithful else (self.discriminator_updates, 1)
-        generator = Player("generator", self.loss, None, self.make_optimizer, self.learning_rate_schedule, every[0])
-        discriminator = Player(
-            "discriminator",
-            self.discriminator_loss,
-            [self.network.discriminator],
-            self.make_discriminator_optimizer,
-            self.discriminator_learning_rate_schedule,
-            every[1],
-            averaged=False,
-        )
-        return generator, discriminator
+        return self.generator_player(every[0]), self.discriminator_player(every[1])
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The generator's; in evaluation also the distance between these images and made ones."""
