@@ -63,3 +63,9 @@ def _solution(numbers: Sequence[int], target: int) -> int | None:
             basis[value.bit_length()] = value, chosen
     value, chosen = reduced(target, 0)
     return None if value else chosen
+
+
+def numbered(people: Sequence[str]) -> list[int]:
+    """A number for each person in the order of their first images, as names are told to nobody."""
+    numbers = {person: number for number, person in enumerate(dict.fromkeys(people))}
+    return [numbers[person] for person in people]

@@ -31,6 +31,7 @@ from lit_medgen.methods.code_maps import CodeMaps
 from lit_medgen.metrics.base import mean_over_people
 from lit_medgen.networks.orderings import Ordering
 from lit_medgen.networks.transformer import Cache, CausalTransformer
+from lit_medgen.people import numbered
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.latents import encoded
 
@@ -191,7 +192,7 @@ class Autoregressive(CodeMaps):
         untypical = (bits - train.mean()).abs()
         self._predictions = [
             {"key": key, "person": i, "bits_per_code": round(b, 5), "untypical": round(u, 5)}
-            for key, i, b, u in zip(keys, _numbered(people), bits.tolist(), untypical.tolist(), strict=True)
+            for key, i, b, u in zip(keys, numbered(people), bits.tolist(), untypical.tolist(), strict=True)
         ]
         of = {
             "bits_per_code": (bits, "negative log-likelihood of the codes of test images, bits per code"),
@@ -243,9 +244,3 @@ class _Window:
         starts = torch.full((len(read),), begin, device=read.device)
         logits: Tensor = self.network(read[:, begin : i + 1], starts, condition, cache)[:, -1]
         return logits.float()
-
-
-def _numbered(people: Sequence[str]) -> list[int]:
-    """A number for each person in the order of their first images, as names are told to nobody."""
-    numbers = {person: number for number, person in enumerate(dict.fromkeys(people))}
-    return [numbers[person] for person in people]

@@ -17,6 +17,7 @@ from lit_medgen.batch import Score
 from lit_medgen.metrics.agreement import AgreementMetric
 from lit_medgen.metrics.base import Estimate
 from lit_medgen.metrics.skill import AreaUnderROC, ExplainedVariance
+from lit_medgen.people import numbered
 from lit_medgen.training.label_likelihoods import Kind
 
 SKILLS: dict[Kind, tuple[str, type[AgreementMetric], float, str]] = {
@@ -140,11 +141,11 @@ class Skill:
 
         People are numbered in the order of the images: files of predictions need not say more of them.
         """
-        number = {person: i for i, person in enumerate(dict.fromkeys(self.predicted.people))}
         rows = []
-        images = self.predicted.keys, self.predicted.people, self.predicted.labels, self.predicted.values[:, 0]
+        people = numbered(self.predicted.people)
+        images = self.predicted.keys, people, self.predicted.labels, self.predicted.values[:, 0]
         for key, person, labels, values in zip(*images, strict=True):
-            row: dict[str, Any] = {"key": key, "person": number[person]}
+            row: dict[str, Any] = {"key": key, "person": person}
             for name, label, value in zip(self.kinds, labels.tolist(), values.tolist(), strict=True):
                 row |= {name: label if label == label else None, f"{name}_predicted": value}
             rows.append(row)
