@@ -262,7 +262,12 @@ class MedicalDataModule(PreparedData):
         ranges = {name: (min(values), max(values)) for name, values in known.items()}
         codes = tuple(name for name, values in known.items() if values == {0.0, 1.0})
         fractional = tuple(name for name, values in known.items() if any(value % 1 for value in values))
-        return replace(self.shape(), attributes=ranges, codes=codes, fractional=fractional)
+        names = {name: values for name, values in self.category_names().items() if name in ranges}
+        return replace(self.shape(), attributes=ranges, codes=codes, fractional=fractional, category_names=names)
+
+    def category_names(self) -> dict[str, tuple[str, ...]]:
+        """Name of an attribute that is a category -> the names of its values 0, 1, ...; read once people are split."""
+        return {}
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""

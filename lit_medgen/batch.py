@@ -342,6 +342,7 @@ class DataSpec:
         attributes: name -> (low, high), the range seen in the training split.
         codes: names of those attributes that are 0 or 1 and nothing between (sex).
         fractional: names of those attributes that are not whole numbers for all training people.
+        category_names: name of an attribute that is a category -> the names of its values 0, 1, ..., in order.
         slice_axis: "axial", "coronal" or "sagittal" where items are sets of slices along it; else empty.
         people: "train", "val", "test" -> one hash of all people of that part, so that another split is noticed.
         sources: names of the images that others are made from, one for each channel of `Condition.source`; empty where
@@ -375,6 +376,7 @@ class DataSpec:
     text_encoder_sha256: str = ""
     text_size: tuple[int, ...] = ()
     fractional: tuple[str, ...] = ()
+    category_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def affine(self) -> Tensor:
         """4 4, voxel to world (RAS) in mm, the centre of the grid at the world's origin."""
@@ -398,8 +400,9 @@ class DataSpec:
     def from_plain(cls, plain: dict[str, Any]) -> DataSpec:
         """The inverse of `plain`."""
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        ranges = {name: tuple(value) for name, value in plain["attributes"].items()}
-        return cls(**values | {"attributes": ranges})
+        names = ("attributes", "category_names")
+        inner = {name: {key: tuple(each) for key, each in plain.get(name, {}).items()} for name in names}
+        return cls(**values | inner)
 
 
 class TrainingData(Protocol):

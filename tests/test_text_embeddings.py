@@ -168,3 +168,10 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
 def test_the_spec_keeps_its_encoder(tmp_path: Path) -> None:
     spec = TextEmbeddings(write_texts(tmp_path / "t", NAMES), KEY).described_in(DataSpec(1, (8, 8), (1.0, 1.0)))
     assert DataSpec.from_plain(json.loads(json.dumps(spec.plain()))) == spec
+
+
+def test_the_spec_keeps_the_names_of_categories() -> None:
+    spec = DataSpec(1, (8, 8), (1.0, 1.0), category_names={"scanner": ("GE", "Philips")})
+    assert DataSpec.from_plain(json.loads(json.dumps(spec.plain()))) == spec
+    before = {name: value for name, value in spec.plain().items() if name != "category_names"}
+    assert DataSpec.from_plain(before) == DataSpec(1, (8, 8), (1.0, 1.0))  # of a checkpoint that knows no categories
