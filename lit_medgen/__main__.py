@@ -26,6 +26,7 @@ VERBS = {
     "test": "the loss on the test people",
     "sample": "make images from a checkpoint",
     "evaluate": "score samples against real images and write a report",
+    "detect": "which images are unlike those that a model was trained on, beside controls",
     "compare": "put finished reports side by side: one table, a plot, samples",
     "sweep": "run a W&B sweep file on this machine",
 }

@@ -46,7 +46,7 @@ PREPARE_FLAGS = {
     "--verify": "Compare the SHA-256 of every volume already there.",
     "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared.",
 }
-VERBS = ("fit", "validate", "test", "sample", "evaluate")
+VERBS = ("fit", "validate", "test", "sample", "evaluate", "detect")
 
 
 class Parser(LightningArgumentParser):
@@ -80,6 +80,7 @@ class CLI(LightningCLI):
             },
             "sample": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
+            "detect": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

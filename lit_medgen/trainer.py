@@ -19,6 +19,7 @@ from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import Report
 from lit_medgen.callbacks.run_folder import claim, run_folder
 from lit_medgen.checkpoints import CheckpointFiles, newest, saved
+from lit_medgen.detecting import Detecting
 from lit_medgen.errors import InputError
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loading import refuse_other_method
@@ -35,8 +36,8 @@ MINIMA = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_inter
 """Options that Lightning takes at less, and trains uphill or fails in the middle of a step."""
 
 
-class Trainer(Verbs):
-    """Lightning's Trainer with a named run folder, step boundaries between steps and two more verbs."""
+class Trainer(Detecting, Verbs):
+    """Lightning's Trainer with a named run folder, step boundaries between steps and our verbs."""
 
     resumed_from: Path | None = None
     """The checkpoint that `fit` goes on from."""

@@ -89,7 +89,7 @@ class Verbs(L.Trainer):
                 "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
             )
         ckpt_path = behind_link(ckpt_path)
-        _refuse_below_one("--batch_size", batch_size)
+        refuse_below_one("--batch_size", batch_size)
         generator = _generator(model)
         _bring_late_parts(generator, Path(ckpt_path))
         listed = [seeds] if isinstance(seeds, int) else seeds
@@ -103,7 +103,7 @@ class Verbs(L.Trainer):
         if data is not None:
             data.prepare_data()
             data.setup("test")
-            _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
+            refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
             refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
         to_make = requested(options, generator, trained, data)
@@ -146,8 +146,8 @@ class Verbs(L.Trainer):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
         if datamodule is None:
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
-        _refuse_below_one("--batch_size", batch_size)
-        _refuse_below_one("--num", 1 if num is None else num)
+        refuse_below_one("--batch_size", batch_size)
+        refuse_below_one("--num", 1 if num is None else num)
         if judge and (samples or not isinstance(model, Generator)):
             raise InputError("--judge: has images made from the model of --ckpt_path, which must make images.")
         if self.is_global_zero:
@@ -163,7 +163,7 @@ class Verbs(L.Trainer):
         if not isinstance(model, Generator):
             if ckpt_path is None:
                 raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
-            _refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
+            refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
             if not self.is_global_zero:
                 return
             restore(model, Path(ckpt_path))
@@ -174,7 +174,7 @@ class Verbs(L.Trainer):
                 _bring_late_parts(model, Path(ckpt_path))
                 requests = like_people(model, data, "test", num)
                 refuse_unfit(model, data, requests, features)
-                _refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
+                refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
                 refuse_other_texts(model, trained, data.spec)
                 say_extrapolated(model, requests, trained or data.spec)
                 if judge:
@@ -218,7 +218,7 @@ class _Requested(L.LightningDataModule):
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
 
 
-def _refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
+def refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
     """InputError if data differs in one of these facts from what the model of a checkpoint was trained on."""
     for name in names if trained else ():
         ours, theirs = getattr(trained, name), getattr(spec, name)
@@ -235,7 +235,8 @@ def _bring_late_parts(model: Generator, ckpt_path: Path) -> None:
         restore(model, ckpt_path)
 
 
-def _refuse_below_one(option: str, value: int) -> None:
+def refuse_below_one(option: str, value: int) -> None:
+    """InputError for an option that counts something of which there is none."""
     if value < 1:
         raise InputError(f"{option} is {value}; give 1 or more.")
 

@@ -16,6 +16,8 @@ from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
 
 TRUST = "--trust_config"
+NEEDS_MODEL = ("validate", "test", "sample", "evaluate", "detect")
+"""Verbs that work on a trained model."""
 
 
 def checked(words: Iterable[str]) -> list[str]:
@@ -40,9 +42,9 @@ def require_checkpoint(verb: str, words: list[str]) -> None:
     """InputError if a verb that works on a trained model is given none."""
     given = [*values(words, "--ckpt_path"), *(values(words, "--samples") if verb == "evaluate" else ())]
     example = "give --ckpt_path FILE, e.g. runs/<name>/checkpoints/last.ckpt (or its run folder)"
-    if verb in ("validate", "test", "sample", "evaluate") and not given:
+    if verb in NEEDS_MODEL and not given:
         raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb == "evaluate") or "."))
-    if verb in ("validate", "test", "sample", "evaluate") and "last" in given:
+    if verb in NEEDS_MODEL and "last" in given:
         raise InputError(f"{verb}: --ckpt_path last is for fit, which knows its run folder; {example}.")
 
 

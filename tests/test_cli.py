@@ -34,8 +34,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_surface_is_frozen() -> None:
-    assert set(VERBS) == {"phantom", "prepare", "fit", "validate", "test", "sample", "evaluate", "compare", "sweep"}
-    assert set(CLI.subcommands()) == set(VERBS) - {"phantom", "prepare", "compare", "sweep"}
+    ours = {"phantom", "prepare", "compare", "sweep"}
+    assert set(VERBS) == {"fit", "validate", "test", "sample", "evaluate", "detect", *ours}
+    assert set(CLI.subcommands()) == set(VERBS) - ours
 
 
 def test_help_is_quick() -> None:

@@ -182,6 +182,16 @@ class Autoregressive(CodeMaps):
             found.append(logits.log_softmax(-1).gather(-1, sequence[:, first:end, None])[..., 0])
         return self.map_of(torch.cat(found, dim=1))
 
+    @torch.no_grad()
+    def bits_per_code(self, images: Tensor, condition: Condition) -> Tensor:
+        """Negative log-likelihood of codes of images b c *s, bits per code, b, given a condition that is `scaled`."""
+        codes = encoded(self.first_stage, images).long()
+        return -self.log_likelihood(codes, condition).flatten(1).mean(1) / math.log(2)
+
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Bits per code of images whose conditions are unknown, b; seeds change nothing."""
+        return {"bits_per_code": self.bits_per_code(images, self.scaled(Condition()))}
+
     def scores(self, data: TrainingData) -> dict[str, Score]:
         """Bits per code of test images, with an interval over people, and how untypical they are."""
         with self.as_in_evaluation():
@@ -212,9 +222,7 @@ class Autoregressive(CodeMaps):
         for start in range(0, len(requests), AT_ONCE):
             request = requests.joined(range(start, min(start + AT_ONCE, len(requests)))).to(self.device)
             assert request.target is not None
-            codes = encoded(self.first_stage, request.target).long()
-            nats = self.log_likelihood(codes, self.scaled(request.condition)).flatten(1).mean(1)
-            found.append((-nats / math.log(2)).double().cpu())
+            found.append(self.bits_per_code(request.target, self.scaled(request.condition)).double().cpu())
             keys += request.key
         return torch.cat(found), keys
 

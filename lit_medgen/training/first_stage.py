@@ -76,6 +76,11 @@ class FirstStage(Generator):
         return self.decode(self.encode(images))
 
     @torch.no_grad()
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """The mean squared error of each image's reconstruction, b; seeds change nothing."""
+        return {"squared_error": (self.reconstruct(images) - images).square().flatten(1).mean(1)}
+
+    @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """The reconstructions of `condition.source`, b c *size in [-1, 1]; seeds change nothing."""
         if condition.source is None:

@@ -32,6 +32,7 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.diffusion.reconstruction import LOG_SNRS, reconstructions
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
@@ -39,6 +40,8 @@ from lit_medgen.training.latents import LatentStore
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
+DETECTION_STEPS = 6
+"""Most steps of a sampler from each noise level that `surprise` starts from."""
 NUM_SHOWN = 8
 """Images that a trajectory shows."""
 
@@ -190,6 +193,23 @@ class GaussianDiffusion(Conditional):
         noise = SeededNoise(seeds)
         start = sent(noise(self.clean_shape()), self.device)
         return self.sampler(denoiser, start, self.scaled(condition.to(self.device)), noise.like)
+
+    def noiseless(self, images: Tensor) -> Tensor:
+        """What noise is added to, b d *z, of images b c *s of which nothing else is known, without any draw."""
+        affine = torch.eye(4, device=images.device).expand(len(images), 4, 4)
+        return self.clean(Batch(images, [""] * len(images), affine))
+
+    @torch.no_grad()
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """The mean squared error of each image's reconstructions from several noise levels, by log-SNR, b each.
+
+        The sampler is that of samples, cut to `DETECTION_STEPS` steps; no covariate is known, and nothing guides.
+        """
+        x, noise, denoiser = self.noiseless(images), SeededNoise(seeds), self.bounded(self.denoiser)
+        with self.in_few_steps(DETECTION_STEPS):
+            made = reconstructions(self.sampler, denoiser, x, self.scaled(Condition()), noise.like)
+            errors = [(self.imaged(x_0) - images).square().flatten(1).mean(1) for x_0 in made]
+        return {f"squared_error_log_snr_{level:g}": error for level, error in zip(LOG_SNRS, errors, strict=True)}
 
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:

@@ -106,6 +106,20 @@ class Method(Recorded, ABC):
         """Name -> function that writes a PNG to a path: of the last validation (callback `Plots`), or last `scores`."""
         return {}
 
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """How unlike those of training images are, by the name of each measure; b each, higher is less alike.
+
+        A pure function of each image and its seed, whatever the batch. InputError for a method without such a measure.
+
+        Args:
+            images: b c *s in [-1, 1], of which nothing else is known.
+            seeds: b, of the noise that is added to each.
+        """
+        raise InputError(
+            f"model.class_path: {type(self).__name__} has no measure of how unlike its training images others are; "
+            "take a VDM or an Autoregressive (likelihood), a DDPM or an LDM (reconstruction), or an autoencoder."
+        )
+
     def predictions(self) -> Sequence[Mapping[str, Any]]:
         """Rows of a table of what the last `scores` predicted of each image, for a report; never names of people."""
         return []

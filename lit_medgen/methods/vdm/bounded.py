@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, Score, TrainingData, sent
-from lit_medgen.diffusion import Denoiser, GammaSchedule, Likelihood
+from lit_medgen.diffusion import Denoiser, GammaSchedule, Likelihood, NoiseLike
 from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.diffusion.noise_levels import dense_near_data
 from lit_medgen.methods.vdm.bound_record import TERMS, BoundRecord, scores_of
+from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional
 
 AT_ONCE = 16
@@ -43,8 +45,29 @@ class Bounded(Conditional):
         """Where p(x | z_0) lies, b c *s, from z_0 / alpha_0, b d *z."""
 
     @abstractmethod
-    def bound(self, images: Tensor, condition: Condition, t: Tensor, share: Tensor) -> dict[str, Tensor]:
-        """The terms of each image's bound at one time each, by name, in bits per dimension, b."""
+    def bound(
+        self,
+        images: Tensor,
+        condition: Condition,
+        t: Tensor,
+        share: Tensor,
+        noise_like: NoiseLike = torch.randn_like,
+    ) -> dict[str, Tensor]:
+        """The terms of each image's bound at one time each, by name, in bits per dimension, b.
+
+        `noise_like` supplies its noise.
+        """
+
+    @torch.no_grad()
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """The bound of images whose conditions are unknown, in bits per dimension, b, at `times_each` times of each."""
+        noise, condition = SeededNoise(seeds), self.scaled(Condition())
+        offset, total = noise.uniform((), like=images), torch.zeros(len(images), device=images.device)
+        for repeat in range(self.times_each):
+            t, share = dense_near_data((repeat + offset) / self.times_each, 0.0)
+            terms = self.bound(images, condition, t, share, noise.like)
+            total = total + torch.stack([terms[name] for name in TERMS]).sum(0)
+        return {"bits_per_dimension": total / self.times_each}
 
     def scores(self, data: TrainingData) -> dict[str, Score]:
         """Bits per dimension of test images too, and the terms that they are the sum of."""

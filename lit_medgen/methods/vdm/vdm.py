@@ -43,6 +43,7 @@ from lit_medgen.diffusion import (
     Likelihood,
     LinearGamma,
     NoiseAt,
+    NoiseLike,
     Sampler,
     bits_per_dimension,
     diffusion_term,
@@ -192,13 +193,20 @@ class VDM(Bounded):
         """Where p(x | z_0) lies, b c *s, from z_0 / alpha_0, b d *z."""
         return z if self.autoencoder is None else cast(ImageAutoencoder, self.autoencoder).decode(z)
 
-    def bound(self, images: Tensor, condition: Condition, t: Tensor, share: Tensor) -> dict[str, Tensor]:
+    def bound(
+        self,
+        images: Tensor,
+        condition: Condition,
+        t: Tensor,
+        share: Tensor,
+        noise_like: NoiseLike = torch.randn_like,
+    ) -> dict[str, Tensor]:
         """The terms of each image's bound at one time each, by name, in bits per dimension, b; their sum is the bound.
 
-        And `location`, b c *s, where p(x | z_0) lies.
+        And `location`, b c *s, where p(x | z_0) lies. `noise_like` supplies the noise of z_t and of z_0.
         """
         z = self.encode(images)
-        eps, eps_0 = torch.randn_like(z), torch.randn_like(z)
+        eps, eps_0 = noise_like(z), noise_like(z)
 
         def predict(z_t: Tensor, level: Tensor) -> Tensor:
             return self.level_network.network(z_t, level.float(), condition)
