@@ -267,6 +267,26 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     assert not isinstance(image, StandIn)
 
 
+@pytest.mark.parametrize("name", ["autoregressive", "ddpm_2d", "ldm_2d", "line", "vdm", "vdm_latent", "vqgan"])
+def test_surprise_is_that_of_the_cpu_and_of_each_image_alone(name: str) -> None:
+    model, seeds, found = built(name).eval(), [5, 3], []
+    images = noisy(2, model.needed_spec().size, 4)
+    steps(model, 2)
+    expected = model.surprise(images, seeds)
+    alone = [model.surprise(images[i : i + 1], seeds[i : i + 1]) for i in range(2)]
+    for measure, values in expected.items():
+        torch.testing.assert_close(torch.cat([one[measure] for one in alone]), values, rtol=1e-3, atol=1e-4)
+    model, on_device = moved(model), moved(images)
+    for num in (4, 2):
+        steps(model, num)
+        with counted() as waits:
+            surprise = model.surprise(on_device, seeds)
+        found.append(len(waits.found))
+    assert found[0] == found[1]
+    for measure, values in expected.items():
+        torch.testing.assert_close(surprise[measure].inner, values, rtol=1e-3, atol=1e-3)
+
+
 @each_method
 def test_validation_waits_for_its_results_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(name).eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError
-from lit_medgen.evaluation.detection import ImageSet, measured, refuse_unable, rounded
+from lit_medgen.evaluation.detection import ImageSet, image_sets, measured, refuse_unable, rounded
 from lit_medgen.evaluation.detectors import (
     Scale,
     cumulated,
@@ -193,6 +194,12 @@ class Mean:
         return {"brightness": images.flatten(1).mean(1) + 1e-3 * torch.tensor(list(seeds))}
 
 
+def test_names_of_sets_that_are_taken() -> None:
+    data = SimpleNamespace(spec=SPEC)
+    with pytest.raises(InputError, match=r"--others\.noise: the name of a set that there is already"):
+        image_sets(data, [], {"noise": "."}, None)  # type: ignore[arg-type]
+
+
 def test_what_is_measured_depends_on_no_batch() -> None:
     sets = {name: ImageSet(Images.of(grey(7, seed=seed)), "in", "") for seed, name in enumerate(("validation", "test"))}
     one, three = (measured(Mean(), sets, size) for size in (1, 3))  # type: ignore[arg-type]
@@ -246,10 +253,7 @@ def test_a_report_of_sets_and_detectors(vdm: TinyRun, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--near=[shear]"], "--near: no set 'shear'; choose from noise, crop, flip_x, flip_y, missing_slices"),
-        (["--others.noise=."], "--others.noise: the name of a set that there is already"),
         (["--num=1"], "1 validation people; give at least 2"),
-        (["--batch_size=0"], "--batch_size is 0"),
-        (["--data.init_args.seed=5"], "people"),
     ],
 )
 def test_words_that_are_refused(

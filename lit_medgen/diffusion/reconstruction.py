@@ -22,7 +22,7 @@ from torch import Tensor
 from lit_medgen.batch import Condition
 from lit_medgen.diffusion.denoisers import Denoises
 from lit_medgen.diffusion.gaussian import GaussianProcess
-from lit_medgen.diffusion.samplers import NoiseLike, Sampler
+from lit_medgen.diffusion.samplers import NoiseLike, Sampler, on_cpu
 
 LOG_SNRS = (4.0, 2.4, 0.8, -0.8, -2.4, -4.0)
 """Noise levels: sigma / alpha from 0.14, where details are lost, to 7.4, where hardly more than brightness is left."""
@@ -47,7 +47,8 @@ def reconstructions(
         log_snrs: the noise levels.
     """
     schedule = denoiser.schedule
-    levels = schedule.time(torch.tensor(log_snrs, dtype=torch.float64, device=x.device)).clamp(schedule.t_min, 1)
-    for level, start in zip(levels, levels.tolist(), strict=True):
-        x_t = GaussianProcess(schedule).perturb(x, level.expand(len(x)), noise(x))
-        yield sampler(denoiser, x_t, condition, noise, start=start)
+    levels = on_cpu(schedule, schedule.time, torch.tensor(log_snrs, dtype=torch.float64)).clamp(schedule.t_min, 1)
+    for level in levels.tolist():
+        t = torch.full((len(x),), level, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        x_t = GaussianProcess(schedule).perturb(x, t, noise(x))
+        yield sampler(denoiser, x_t, condition, noise, start=level)

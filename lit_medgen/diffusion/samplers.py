@@ -54,21 +54,21 @@ def times(schedule: Schedule, num_steps: int, spacing: Spacing, start: float = 1
     lowest = stop if stop > 0 or spacing == "trailing" else schedule.t_min
     count = num_steps + 1 if lowest == stop else num_steps
     ends = torch.tensor([start, lowest], dtype=torch.float64)
-    log_snr = _on_cpu(schedule, schedule.log_snr, ends)
+    log_snr = on_cpu(schedule, schedule.log_snr, ends)
     if log_snr[0] == -math.inf and spacing in ("log_snr", "karras"):
         if num_steps == 1:
             return torch.tensor([start, stop], dtype=torch.float64)
-        floor = _on_cpu(schedule, schedule.time, torch.full_like(ends, LOG_SNR_FLOOR))[0]
+        floor = on_cpu(schedule, schedule.time, torch.full_like(ends, LOG_SNR_FLOOR))[0]
         return torch.cat([ends[:1], times(schedule, num_steps - 1, spacing, float(floor), stop)])
     log_snr = log_snr.clamp(min=LOG_SNR_FLOOR)
     match spacing:
         case "uniform" | "trailing":
             t = _line(ends, count)
         case "log_snr":
-            t = _on_cpu(schedule, schedule.time, _line(log_snr, count))
+            t = on_cpu(schedule, schedule.time, _line(log_snr, count))
         case "karras":
             rho = torch.exp(-log_snr / 2)  # sigma / alpha
-            t = _on_cpu(schedule, schedule.time, -2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
+            t = on_cpu(schedule, schedule.time, -2 * torch.log(_line(rho ** (1 / 7), count) ** 7))
     # Exact ends, whatever the inversion's rounding.
     if spacing in ("uniform", "trailing") or log_snr[0] > LOG_SNR_FLOOR:
         t[0] = start
@@ -81,7 +81,7 @@ def _line(ends: Tensor, count: int) -> Tensor:
     return torch.lerp(ends[0], ends[1], torch.linspace(0, 1, count, dtype=ends.dtype))
 
 
-def _on_cpu(schedule: Schedule, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+def on_cpu(schedule: Schedule, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
     """A schedule's function of values on the CPU; a schedule with tensors of its own works where those are."""
     own = next((tensor.device for tensor in [*schedule.buffers(), *schedule.parameters()]), values.device)
     return function(values.to(own)).to(values.device)
@@ -195,7 +195,7 @@ class Walker:
     def steps(self, grid: Tensor) -> Iterator[tuple[NoiseLevel, NoiseLevel]]:
         """(t, s) for every step along falling times; all their numbers are computed at once."""
         schedule = self.denoiser.schedule
-        numbers = _on_cpu(schedule, lambda t: torch.stack([*schedule.alpha_sigma(t), schedule.log_snr(t) / 2]), grid)
+        numbers = on_cpu(schedule, lambda t: torch.stack([*schedule.alpha_sigma(t), schedule.log_snr(t) / 2]), grid)
         return pairwise(map(NoiseLevel, grid.tolist(), *numbers.tolist()))
 
     def x_hat(self, x_t: Tensor, t: NoiseLevel) -> Tensor:

@@ -20,6 +20,7 @@ from lit_medgen.methods.code_maps import TransformerSize
 from lit_medgen.networks import CausalTransformer, Covariates, Ordering
 from lit_medgen.networks.transformer import Cache
 from lit_medgen.training.conditional import Conditioning
+from lit_medgen.training.latents import encoded
 
 SMALL = TransformerSize(16, 2, 2)
 AGED = TransformerSize(16, 2, 2, covariates=Covariates(numbers=["age_years"]))
@@ -152,6 +153,14 @@ def test_strides_of_one_are_exact_and_longer_ones_see_less(vqgan: VQGAN) -> None
     assert sorted(i for _, first, end in longer.windows() for i in range(first, end)) == list(range(64))
     whole = built(vqgan).log_likelihood(codes, Condition())
     assert torch.equal(built(vqgan, max_length=64, stride=9).log_likelihood(codes, Condition()), whole)
+
+
+def test_surprise_is_the_likelihood_of_the_codes(vqgan: VQGAN) -> None:
+    model = built(vqgan)
+    images = torch.rand(3, 1, *vqgan.needed_spec().size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    nats = model.log_likelihood(encoded(vqgan, images).long(), Condition()).sum((1, 2))
+    bits = model.surprise(images, [0, 1, 2])["bits_per_code"]
+    torch.testing.assert_close(bits, -nats / math.log(2) / model.network.length)
 
 
 def test_a_map_is_its_sequence_again(vqgan: VQGAN) -> None:

@@ -113,6 +113,8 @@ def test_an_exact_denoiser_has_no_loss_and_samples_the_image(part: Any, argument
         expected = part.reconstruct(batch.image)
         for image in (model.sample(Condition(), [3])[0], *model.trajectory(Condition(), 3)):
             torch.testing.assert_close(image, expected[0], atol=1e-3, rtol=0)
+        for error in model.surprise(batch.image, [3]).values():  # all that is left is the first stage's
+            torch.testing.assert_close(error, (expected - batch.image).square().flatten(1).mean(1), atol=1e-3, rtol=0)
 
 
 def test_the_loss_of_a_network_that_predicts_nothing_is_the_size_of_its_target(vqgan: VQGAN) -> None:

@@ -344,3 +344,14 @@ def test_fine_differences_are_told_apart_by_waves() -> None:
             FourierFeatures(inner, exponents)
     with pytest.raises(ValueError, match=r"in_channels is 5, but 5 channels .* of 2 exponents are 25; give that"):
         FourierFeatures(ScoreResNet(2, 5, 8, 1))
+
+
+def test_surprise_is_the_bound_whatever_the_number_of_times() -> None:
+    """One time for each of many seeds, and many times for a seed: means of the same terms."""
+    model = stirred(built(times_each=1)).eval()
+    image = images(1).image
+    once = model.surprise(image.expand(400, 1, 8, 8), range(400))["bits_per_dimension"]
+    model.times_each = 400
+    often = model.surprise(image, [0])["bits_per_dimension"]
+    assert once.std() > 0
+    assert abs(once.mean() - often).item() < 4 * once.std().item() / 400**0.5
