@@ -24,8 +24,8 @@ from lit_medgen.evaluation.detectors import (
     false_positives,
     histogram_distance,
     png_bits,
+    separation,
     surprise,
-    told,
     untypical,
     without_itself,
 )
@@ -50,11 +50,11 @@ def test_areas_are_those_of_scikit_learn_and_no_area_is_turned_around() -> None:
     inside, outside = (torch.randn(n, dtype=torch.float64, generator=random).round(decimals=1) for n in (40, 30))
     labels = [0] * 40 + [1] * 30
     for shift in (-1.0, 0.0, 1.0):
-        found = told(inside, outside + shift, [""] * 40, [""] * 30)
+        found = separation(inside, outside + shift, [""] * 40, [""] * 30)
         assert found.auc.value == pytest.approx(roc_auc_score(labels, [*inside, *(outside + shift)]))
-    assert told(inside, outside - 9, [""] * 40, [""] * 30).auc.value == 0
+    assert separation(inside, outside - 9, [""] * 40, [""] * 30).auc.value == 0
     people = [str(i) for i in range(40)]
-    same = told(inside, inside, people, people)
+    same = separation(inside, inside, people, people)
     assert same.auc.value == 0.5
     assert same.auc.ci95[0] <= 0.5 <= same.auc.ci95[1]
 

@@ -26,8 +26,8 @@ from lit_medgen.evaluation.detectors import (
     grey_values,
     histogram_distance,
     png_bits,
+    separation,
     surprise,
-    told,
     untypical,
     without_itself,
 )
@@ -230,7 +230,7 @@ def _detection(
     found: dict[str, dict[str, Any]] = {}
     for set_name, one in sets.items():
         for detector in names or inside if one.kind != "in" else ():
-            row = told(inside[detector], scores[set_name][detector], people, one.images.people)
+            row = separation(inside[detector], scores[set_name][detector], people, one.images.people)
             found.setdefault(set_name, {})[detector] = {
                 "auc": row.auc.value,
                 "ci95": row.auc.ci95,

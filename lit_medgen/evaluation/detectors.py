@@ -99,7 +99,7 @@ def untypical(raw: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> Tensor:
     return torch.stack([scales[name].z(values).abs() for name, values in raw.items()]).mean(0)
 
 
-class Told(NamedTuple):
+class Separation(NamedTuple):
     """How well a detector tells a set from the test images."""
 
     auc: Estimate
@@ -107,7 +107,7 @@ class Told(NamedTuple):
     """Share of the test images that are taken for the set where `RECALL` of the set is found."""
 
 
-def told(inside: Tensor, outside: Tensor, people: Sequence[str], others: Sequence[str]) -> Told:
+def separation(inside: Tensor, outside: Tensor, people: Sequence[str], others: Sequence[str]) -> Separation:
     """How well a score, higher outside, tells two sets of images apart.
 
     The area is never turned around: below 0.5 the detector finds the set more like training than test images.
@@ -121,7 +121,7 @@ def told(inside: Tensor, outside: Tensor, people: Sequence[str], others: Sequenc
     metric = AreaUnderROC()
     labels = torch.cat([torch.zeros(len(inside)), torch.ones(len(outside))])
     metric.update(labels, torch.cat([inside, outside]), [*people, *others])
-    return Told(metric.estimate(), false_positives(inside, outside))
+    return Separation(metric.estimate(), false_positives(inside, outside))
 
 
 def false_positives(inside: Tensor, outside: Tensor, recall: float = RECALL) -> float:
