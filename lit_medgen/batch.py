@@ -72,15 +72,16 @@ class Condition:
     slice_index: Tensor | None = None
     text: Tensor | None = None
 
-    def drop(self, rows: Tensor, keep: Collection[Part] = ()) -> Condition:
+    def drop(self, rows: Tensor, keep: Collection[str] = ()) -> Condition:
         """Makes every part of the given rows (b, bool) absent: the null condition of classifier-free guidance.
 
-        `slice_index` says which slices are asked for, not what they are made from, so it stays; as do parts to `keep`.
+        `slice_index` says which slices are asked for, not what they are made from, so it stays; as do parts, and
+        attributes by name, to `keep`.
         """
         part_of: dict[str, Part] = {"label_map": "label_map", "source": "source", "observed": "image", "text": "text"}
         names = [name for name, part in part_of.items() if part not in keep]
         dropped: dict[str, Any] = {name: _fill(getattr(self, name), rows, ABSENT[name]) for name in names}
-        attributes = () if "attributes" in keep else self.attributes
+        attributes = [name for name in self.attributes if not {name, "attributes"}.intersection(keep)]
         return replace(self.drop_attributes(dict.fromkeys(attributes, rows)), **dropped)
 
     def drop_attributes(self, rows: Mapping[str, Tensor]) -> Condition:
@@ -251,12 +252,13 @@ class Requests:
 
         return replace(self, seeds=seeds, made_from=[self.made_from[index] for index in indices], read=read)
 
-    def reconstructing(self) -> Requests:
-        """The same requests with the true images as their sources."""
+    def reconstructing(self, source_of: Callable[[Tensor], Tensor]) -> Requests:
+        """The same requests with what `source_of` makes of the true images (b c *s) as their sources."""
 
         def read(index: int) -> Request:
             request = self.read(index)
-            return replace(request, condition=replace(request.condition, source=request.target))
+            assert request.target is not None
+            return replace(request, condition=replace(request.condition, source=source_of(request.target)))
 
         return replace(self, read=read)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_medgen.axes import AXES
 from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.images.resampling import finer_affine
 from lit_medgen.request_files import listed_images, read_label_map, read_source
 from lit_medgen.sampling import checked_attributes, like_people, refuse_unfit_parts, without_conditions
 from lit_medgen.text_requests import ALL, of_every_text, open_texts, with_texts
@@ -283,9 +284,10 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         label_map, affine = read_label_map(path, spec)
         condition = replace(condition, label_map=label_map)
     if path := row.get("source"):
-        itself = "given" in row or model.reconstructs
-        source, own = read_source(path, replace(spec, sources=(), source_size=()) if itself else spec)
-        affine = own if source.shape[2:] == tuple(spec.size) else affine
+        expected = replace(spec, sources=(), source_size=()) if "given" in row else model.source_spec(spec)
+        source, own = read_source(path, expected)
+        if own is not None and (source.shape[2:] == tuple(spec.size) or model.reconstructs):
+            affine = finer_affine(own, expected.size, spec.size)
         if "given" in row:
             condition = _giving(condition, source, row["given"], spec)
         else:

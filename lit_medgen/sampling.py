@@ -87,7 +87,7 @@ def like_people(model: Generator, data: TrainingData, split: Split, num: int | N
     parts = {*model.required, *model.optional} - {"image"}  # all slices given would leave nothing to make
     requests = data.requests(split, num).only(parts, model.attributes)
     refuse_unfit_parts(model, requests.parts)
-    return requests.reconstructing() if model.reconstructs else requests
+    return requests.reconstructing(model.source_of) if model.reconstructs else requests
 
 
 def refuse_unfit_parts(model: Generator, parts: Collection[Part]) -> None:

@@ -150,6 +150,8 @@ def score(
         show=partial(samples_of, model, batch_size=num_at_once) if num_at_once else None,
         attributes=model.attributes,
         covariates=getattr(model, "covariates", Covariates()),
+        source_of=None if type(model).source_of is Generator.source_of else model.source_of,
+        baselines=model.baselines,
         like=like_people(model, data, "test", None).only(model.required, ())
         if num_at_once and model.required
         else None,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lit_medgen.batch import Condition, Part
+from lit_medgen.batch import Condition
 from lit_medgen.diffusion.denoisers import Denoises, at_time
 from lit_medgen.diffusion.schedules import Schedule
 
@@ -71,13 +71,14 @@ class ClassifierFree(Guidance):
             et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", eq. 15 and 16, who found 0.7
             best). They rescale what the network predicts, v; we rescale x̂, which is the same for all parametrisations.
             Both are one at t = 1 of zero terminal SNR, where v = -x.
-        keep: parts of the condition that the model without a condition is told too: guidance is about the others.
+        keep: parts of the condition, and attributes by name, that the model without a condition is told too; guidance
+            is about the others.
     """
 
     scale: float
     interval: tuple[float, float] = EVERYWHERE
     rescale: float = 0.0
-    keep: tuple[Part, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.interval

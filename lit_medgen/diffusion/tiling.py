@@ -51,7 +51,7 @@ class Tiled(Guidance):
         tile = [min(side, most) for side, most in zip(size, self.tile, strict=True)]
         if list(size) == tile:
             return self.denoiser(x_t, t, condition)
-        weight = _weight(tile).to(x_t)
+        weight = _weight(tile, x_t.device).to(x_t.dtype)
         total, weights = torch.zeros_like(x_t), torch.zeros_like(x_t[:1, :1])
         for window in windows(size, tile, self.overlap):
             at = (slice(None), slice(None), *window)
@@ -92,13 +92,13 @@ def cut(condition: Condition, window: Window, size: Sequence[int]) -> Condition:
     return replace(condition, **parts)
 
 
-def _weight(tile: Sequence[int]) -> Tensor:
+def _weight(tile: Sequence[int], device: torch.device) -> Tensor:
     """Weights of a tile's voxels, *s: a Hann window along each axis, above 0 everywhere.
 
     A network sees nothing beyond a tile, so what it says at the border counts little: with weights that fall linearly,
     seams are left (tests/diffusion/test_tiling.py).
     """
-    weight = torch.ones(())
+    weight = torch.ones((), device=device)
     for side in tile:
-        weight = weight[..., None] * torch.sin(torch.pi * (torch.arange(side) + 0.5) / side).square()
+        weight = weight[..., None] * torch.sin(torch.pi * (torch.arange(side, device=device) + 0.5) / side).square()
     return weight

@@ -106,7 +106,11 @@ def _panel(name: str, agreement: Agreement) -> dict[str, Any]:
 
 
 def rows_of(
-    sets: Sets, nearest: Sequence[int], targets: Sequence[int | None] | None, nulls: Mapping[str, Tensor]
+    sets: Sets,
+    nearest: Sequence[int],
+    targets: Sequence[int | None] | None,
+    nulls: Mapping[str, Tensor],
+    baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {},
 ) -> dict[str, Tensor]:
     """Title -> images: the first samples, what they should be, who is most like them, others, and nulls.
 
@@ -115,12 +119,14 @@ def rows_of(
         nearest: for each sample the index of the training image most like it.
         targets: as `evaluate` takes them.
         nulls: name -> its first images.
+        baselines: what can be made of the sources of true images without a model, by name.
     """
     some = range(min(NUM_SHOWN, len(sets.samples)))
     rows = {"samples": sets.samples.read(some)}
     aims = [target for target in (targets or [])[:NUM_SHOWN] if target is not None]
     if len(aims) == len(some):
         rows["what they should be"] = sets.real.read(aims)
+        rows |= baselines(rows["what they should be"])
     rows["training people most like them"] = sets.train.read([nearest[i] for i in some])
     rows[UNSEEN] = sets.real.read(range(min(NUM_SHOWN, len(sets.real))))
     return rows | {f"null: {name}": images for name, images in nulls.items()}

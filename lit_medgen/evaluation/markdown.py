@@ -92,6 +92,10 @@ def _of_images(report: Mapping[str, Any]) -> list[str]:
         other = [row["real_vs_real"], f"{row['num_others']} others"] if row.get("num_others") else ["", ""]
         rest = [*other, *[""] * len(nulls), row["num_pairs"], row["features"]]
         rows.append([f"{name}, of pairs", row["value"], row["ci95"], *rest])
+        rows += [
+            [f"{name}, of pairs: {baseline}", simple["value"], simple["ci95"], "", "", *rest[2:]]
+            for baseline, simple in row.get("baselines", {}).items()
+        ]
     columns = ["score", "samples", "95 % interval", "real vs real", "of images", *nulls, "n", "from"]
     return table(columns, rows)
 

@@ -78,6 +78,8 @@ class Maker:
             are none.
         attributes: those that images can be asked to show.
         covariates: which of them are categories and labels.
+        source_of: what samples are made from, of true images, as `Generator.source_of` gives it; None: not that.
+        baselines: what can be made of it without a model, as `Generator.baselines` gives it.
         like: requests like the test people, with all that its images must be made from; None: nothing must be given.
     """
 
@@ -95,6 +97,8 @@ class Maker:
     show: Callable[[Requests], Iterable[Tensor]] | None = None
     attributes: Sequence[str] = ()
     covariates: Covariates = field(default_factory=Covariates)
+    source_of: Callable[[Tensor], Tensor] | None = None
+    baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {}
     like: Requests | None = None
 
 
@@ -187,7 +191,9 @@ def _of_images(
     components = principal_components(sets.train, known)
     cache = data.cache / "features" if views else None
     others = data.anatomy, maker.seams, features, views, cache, len(sets.real)
-    given = Given(known, sets.train, components.directions, *others)
+    given = Given(
+        known, sets.train, components.directions, *others, source_of=maker.source_of, baselines=maker.baselines
+    )
     nodules = nodule_scores(sets, data, targets, features, device, MIN_FOR_FEATURES)
     notes += nodules.notes
     parts = [Part(metrics_for(given), sets, lambda images: images), *([nodules.part] if nodules.part else [])]
@@ -217,7 +223,7 @@ def _of_images(
     ]
     swept = strips(maker.show, maker.attributes, data.spec, maker.covariates, maker.like) if maker.show else {}
     report["strips"] = list(swept)
-    rows, points = rows_of(sets, nearest, targets, null_images), points_of(sets, nearest, views, known)
+    rows, points = rows_of(sets, nearest, targets, null_images, maker.baselines), points_of(sets, nearest, views, known)
     trajectory = maker.trajectory() if maker.trajectory else None
     pictures = pictures_of(rows["samples"], rows[UNSEEN], trajectory, points)
     return report, Figures(rows, points, agreed, swept, pictures)

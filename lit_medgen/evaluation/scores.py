@@ -24,7 +24,7 @@ from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE
 from lit_medgen.metrics import PairedMetric, TwoSampleMetric
-from lit_medgen.metrics.base import IntervalMetric
+from lit_medgen.metrics.base import IntervalMetric, mean_over_people
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, num_dimensions, perceptual
 from lit_medgen.metrics.known import Known
 
@@ -46,6 +46,8 @@ class Given:
         cache: folder where learned networks are kept.
         num_real: people that learned features are asked about.
         features: those of this very score, where it is of features.
+        source_of: what samples were made from, of true images, as `Generator.source_of` gives it; None: not that.
+        baselines: what can be made of it without a model, of true images, as `Generator.baselines` gives it.
     """
 
     known: Known
@@ -58,6 +60,8 @@ class Given:
     cache: Path | None = None
     num_real: int = 0
     features: Any = None
+    source_of: Callable[[Tensor], Tensor] | None = None
+    baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {}
 
 
 def _of_each_view(given: Given) -> dict[str, Given]:
@@ -110,8 +114,10 @@ NODULES: dict[str, Callable[[Given], TwoSampleMetric]] = {
 
 PAIRS: dict[str, Callable[[Given], PairedMetric | None]] = {
     "psnr": lambda given: metrics.PairedPSNR(),
+    "mae": lambda given: metrics.PairedMAE(),
     "ssim": lambda given: metrics.PairedSSIM(),
     "ms_ssim": lambda given: metrics.PairedMSSSIM(),
+    "consistency": lambda given: metrics.Consistency(given.source_of) if given.source_of else None,
     "perceptual": lambda given: None if given.source in (LEARNED, NONE) else perceptual(given.source, given.train),
     "perceptual_learned": lambda given: _perceptual_learned(given),
 }
@@ -149,7 +155,8 @@ def of_pairs(
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Name -> score, interval and features of samples that have targets, and notes of scores that could not be made.
 
-    Beside each stands the same of the real images of other people in the place of the samples.
+    Beside each stands the same of the real images of other people in the place of the samples, and of baselines, where
+    there are some, with intervals of their own.
 
     Args:
         samples: n c *s in [-1, 1].
@@ -169,11 +176,15 @@ def of_pairs(
     pairs = [(i, target) for i, target in enumerate(targets) if target is not None]
     others = _of_others(sorted({target for _, target in pairs}), real.people, kinds or {})
     floors: dict[str, list[Tensor]] = {name: [] for name in made}
+    beside: dict[str, dict[str, list[Tensor]]] = {name: {} for name in made}
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         sources, aims = (list(part) for part in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = samples.read(sources), real.read(aims)
         for metric in made.values():
             metric.update(outputs, images, [real.people[aim] for aim in aims])
+        for baseline, simple in given.baselines(images).items():
+            for name, metric in made.items():
+                beside[name].setdefault(baseline, []).append(metric.values(simple, images).double().cpu())
     for start in range(0, len(others), PAIRS_AT_ONCE):
         strangers, aims = (list(part) for part in zip(*others[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = real.read(strangers), real.read(aims)
@@ -183,6 +194,9 @@ def of_pairs(
     for name, metric in made.items():
         value = float(torch.cat(floors[name]).mean()) if others else None
         rows[name] = row_of(metric, num_pairs=len(pairs)) | {"real_vs_real": value, "num_others": len(others)}
+        if beside[name]:
+            found = {it: mean_over_people(torch.cat(values), metric.people) for it, values in beside[name].items()}
+            rows[name]["baselines"] = {it: {"value": of.value, "ci95": list(of.ci95)} for it, of in found.items()}
     return rows, notes
 
 

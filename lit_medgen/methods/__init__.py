@@ -17,6 +17,7 @@ from lit_medgen.methods.gans.wgan import WGAN
 from lit_medgen.methods.ihdm import IHDM
 from lit_medgen.methods.ldm import LDM
 from lit_medgen.methods.lsdm import LSDM
+from lit_medgen.methods.upscaler import Upscaler
 from lit_medgen.methods.vdm import VDM
 from lit_medgen.methods.vqgan import VQGAN
 from lit_medgen.training.generator import Generator
@@ -44,4 +45,5 @@ __all__ = [
     "FactorPriorCDPM",
     "Generator",
     "Method",
+    "Upscaler",
 ]

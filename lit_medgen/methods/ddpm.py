@@ -76,7 +76,7 @@ class DDPM(GaussianDiffusion):
         others: as of `GaussianDiffusion`.
     """
 
-    fixed = ("parametrisation", "concatenate")
+    fixed: tuple[str, ...] = ("parametrisation", "concatenate")
 
     def __init__(
         self,

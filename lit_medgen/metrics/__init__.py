@@ -23,12 +23,21 @@ from lit_medgen.metrics.features import (
 )
 from lit_medgen.metrics.kernel import RBFMMD, LinearMMD
 from lit_medgen.metrics.ms_ssim import nearest_by_ms_ssim, pairwise_ms_ssim
-from lit_medgen.metrics.paired import PairedMetric, PairedMSSSIM, PairedPSNR, PairedSSIM, PerceptualDistance
+from lit_medgen.metrics.paired import (
+    Consistency,
+    PairedMAE,
+    PairedMetric,
+    PairedMSSSIM,
+    PairedPSNR,
+    PairedSSIM,
+    PerceptualDistance,
+)
 from lit_medgen.metrics.texture import SeamRatio, Sharpness
 
 __all__ = [
     "RBFMMD",
     "AgreementMetric",
+    "Consistency",
     "Correlation",
     "Coverage",
     "Density",
@@ -42,6 +51,7 @@ __all__ = [
     "MeanAbsoluteError",
     "ModeSpread",
     "NearestTraining",
+    "PairedMAE",
     "PairedMSSSIM",
     "PairedMetric",
     "PairedPSNR",

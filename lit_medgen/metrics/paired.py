@@ -1,6 +1,8 @@
 r"""Scores of outputs against the image that each should be: reconstruction, translation, super-resolution.
 
     PSNR        10 log10(range^2 / mean squared error), range 2
+    MAE         mean |output - target| / range
+    consistency the MAE of what both were made from: |d(output) - d(target)|, d the blocks' means of super-resolution
     SSIM        Wang et al. 2004, eq. 13; MS-SSIM over scales (`lit_medgen.metrics.ms_ssim`)
     perceptual  sum over layers of the mean over pixels of |f_l - g_l|^2, f and g the unit vectors of channels
                 (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", eq. 1, all
@@ -83,6 +85,36 @@ class PairedPSNR(PairedMetric):
         dims = tuple(range(1, outputs.ndim))
         found: Tensor = peak_signal_noise_ratio(outputs, targets, data_range=2.0, reduction="none", dim=dims)
         return found
+
+
+class PairedMAE(PairedMetric):
+    """Mean absolute difference of output and target, as a share of the range of intensities; 0 for equal images."""
+
+    limits = (0.0, 1.0)
+    best = "lower"
+    features = "voxels, share of the window"
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The score of every pair, n."""
+        return (outputs - targets).abs().flatten(1).mean(1) / 2
+
+
+class Consistency(PairedMAE):
+    """The same of the sources of output and target: whether an output still shows what it was made from.
+
+    Args:
+        source_of: what images are made from, n c *s -> n c *l.
+    """
+
+    features = "sources, share of the window"
+
+    def __init__(self, source_of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.source_of = source_of
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The score of every pair, n."""
+        return super().values(self.source_of(outputs), self.source_of(targets))
 
 
 class PairedMSSSIM(PairedMetric):

@@ -78,8 +78,8 @@ class Conditioning:
 class Conditional(Generator):
     """A method that makes images from covariates.
 
-    Parts named in `kept` are no covariates, such as a label map: training never drops them, and guidance keeps them.
-    The condition alarm measures them together, by the name of the first.
+    Parts named in `kept`, and attributes, are no covariates, such as a label map: training never drops them, and
+    guidance keeps them. The condition alarm measures them together, by the name of the first.
 
     Args:
         covariates: those of its network.
@@ -88,7 +88,7 @@ class Conditional(Generator):
         learning_rate_schedule: factor of the optimizer's rate at each step.
     """
 
-    kept: tuple[Part, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -200,6 +200,10 @@ class Conditional(Generator):
 
     # The condition alarm.
 
+    def measured(self, batch: Batch) -> tuple[Batch, Condition]:
+        """What the condition alarm predicts for, and its condition as the network reads it."""
+        return batch, self.scaled(batch.condition)
+
     @property
     def swapped_groups(self) -> dict[str, tuple[str, ...]]:
         """What the condition alarm measures: name -> attributes and parts of a condition that are swapped together.
@@ -242,7 +246,9 @@ class Conditional(Generator):
         self, batch: Batch, choices: Sequence[Collection[str] | None], stage: str, first_image: int, repeat: int = 0
     ) -> list[Swaps]:
         """What swaps of the named attributes and parts (None: of all) do to the images of a batch, at equal noise."""
-        condition, num = self.scaled(batch.condition), len(batch.image)
+        num = len(batch.image)
+        self._seed(stage, first_image * NUM_REPEATS + repeat)
+        batch, condition = self.measured(batch)
 
         def predicted(given: Condition) -> tuple[Tensor, Tensor]:
             self._seed(stage, first_image * NUM_REPEATS + repeat)

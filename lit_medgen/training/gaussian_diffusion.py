@@ -192,7 +192,11 @@ class GaussianDiffusion(Conditional):
         """What the sampler makes, b d *z."""
         noise = SeededNoise(seeds)
         start = sent(noise(self.clean_shape()), self.device)
-        return self.sampler(denoiser, start, self.scaled(condition.to(self.device)), noise.like)
+        return self.sampler(denoiser, start, self.told(condition.to(self.device), noise), noise.like)
+
+    def told(self, condition: Condition, noise: SeededNoise) -> Condition:
+        """What the network is told of images that are asked for; `noise` is for what of that is random."""
+        return self.scaled(condition)
 
     def noiseless(self, images: Tensor) -> Tensor:
         """What noise is added to, b d *z, of images b c *s of which nothing else is known, without any draw."""

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +37,7 @@ class Generator(Method):
     """Attributes that are categories -> how many values they have, which are 0, 1, ..."""
 
     reconstructs: bool = False
-    """Whether sources are the images themselves, even where the data has other sources beside them."""
+    """Whether sources are made of the images themselves (`source_of`), even where the data has other sources."""
 
     network_evaluations: int | None = None
     """How often networks were called for each image of the last request; None before, and where they are compiled."""
@@ -76,6 +77,22 @@ class Generator(Method):
                     f"which has {', '.join(map(repr, spec.attributes)) or 'none'}; look at data.init_args and at the "
                     "covariates of the model's network."
                 )
+
+    def source_of(self, images: Tensor) -> Tensor:
+        """The sources of images that this method `reconstructs`, b c *s -> b c *l: the images themselves."""
+        return images
+
+    def source_spec(self, spec: DataSpec) -> DataSpec:
+        """What an image that others are made from must be like, where the images are as `spec` says."""
+        return replace(spec, sources=(), source_size=()) if self.reconstructs else spec
+
+    def baselines(self, images: Tensor) -> dict[str, Tensor]:
+        """Name -> what can be made of the sources of true images without a model, b c *s; a report shows their scores.
+
+        Args:
+            images: b c *s in [-1, 1].
+        """
+        return {}
 
     @abstractmethod
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
