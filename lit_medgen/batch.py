@@ -225,15 +225,22 @@ class Requests:
             slices, "text" by name, "key" of the data's own image.
         parts: what the conditions hold.
         read: index -> the `Request` of that image alone.
+        drawn: those of the parts that another model made out of noise, and which show no patient.
     """
 
     seeds: Sequence[int]
     made_from: Sequence[Mapping[str, Any]]
     parts: frozenset[Part]
     read: Callable[[int], Request]
+    drawn: frozenset[Part] = frozenset()
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    @property
+    def of_patients(self) -> frozenset[Part]:
+        """The parts that may show a patient."""
+        return self.parts - self.drawn
 
     def joined(self, indices: Sequence[int]) -> Request:
         """The requests with these indices as one."""

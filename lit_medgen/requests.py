@@ -96,7 +96,7 @@ def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: T
     if texts:
         requests = with_texts(requests, texts, text, _naming(options.table))
     if options.attributes:
-        requests = _showing(requests, checked_attributes(model, options.attributes, spec))
+        requests = showing(requests, checked_attributes(model, options.attributes, spec))
     refuse_unfit_parts(model, requests.parts)
     return requests
 
@@ -106,7 +106,7 @@ def _naming(table: str | None) -> Callable[[int], str]:
     return lambda index: f"--requests {table}, row {index + 2}: text" if table else "--text"
 
 
-def _showing(requests: Requests, values: Mapping[str, float]) -> Requests:
+def showing(requests: Requests, values: Mapping[str, float]) -> Requests:
     """The same requests, all with these attributes."""
 
     def read(index: int) -> Request:

@@ -57,7 +57,7 @@ def samples(model: Generator, requests: Requests, batch_size: int) -> Iterator[T
 
 
 def origin(parts: Collection[Part]) -> Origin:
-    """What images made from these parts of a condition are: those made from a patient's image are as private as it."""
+    """What images made from these parts of patients are: those made from a patient's image are as private as it."""
     if "source" in parts:
         return "reconstruction"
     return "completion" if "image" in parts else "synthetic"

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lit_medgen.batch import DataSpec, Request, Requests, Split
 from lit_medgen.callbacks.report import check_report, judge_of, logged, refuse_unfit, score, score_alone
 from lit_medgen.callbacks.sample_writer import SampleWriter
+from lit_medgen.cascades import cascaded
 from lit_medgen.checkpoints import behind_link, read_spec
 from lit_medgen.errors import InputError
 from lit_medgen.images.origin import WRITTEN
@@ -60,6 +61,7 @@ class Verbs(L.Trainer):
         like: Split | None = None,
         text: str | None = None,
         text_embeddings: str | None = None,
+        sources_from: str | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -83,6 +85,7 @@ class Verbs(L.Trainer):
             text: the name of the text that all images are made from, or `all`: an image for each text.
             text_embeddings: the file of embeddings that has the texts of `text` or of the table's column text, see
                 docs/text.md; None: the file `data.init_args.text` of training.
+            sources_from: a checkpoint whose samples of the same seeds are the sources: a cascade.
         """
         if ckpt_path is None:
             raise InputError(
@@ -95,7 +98,7 @@ class Verbs(L.Trainer):
         listed = [seeds] if isinstance(seeds, int) else seeds
         texts = (text, text_embeddings, getattr(datamodule, "text", None))
         options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like, *texts)
-        asked = label_maps or sources or requests or like or text
+        asked = label_maps or sources or requests or like or text or sources_from
         if generator.required and not asked and datamodule is not None:
             options = replace(options, like="test")
         trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
@@ -106,10 +109,13 @@ class Verbs(L.Trainer):
             refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
             refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
-        to_make = requested(options, generator, trained, data)
+        if sources_from:
+            to_make = cascaded(sources_from, options, generator, trained, self.strategy.root_device)
+        else:
+            to_make = requested(options, generator, trained, data)
         say_extrapolated(generator, to_make, trained)
         self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)
-        say(f"{len(to_make)} {WRITTEN[origin(to_make.parts)].format(out)}")
+        say(f"{len(to_make)} {WRITTEN[origin(to_make.of_patients)].format(out)}")
 
     def evaluate(
         self,

@@ -32,6 +32,7 @@ ARROWS = {
     "lit_medgen/axes": set[str](),
     "lit_medgen/batch": set[str](),
     "lit_medgen/callbacks": CALLBACKS,
+    "lit_medgen/cascades": USES | {"requests", "sampling"},
     "lit_medgen/checkpoints": LEAVES,
     "lit_medgen/cli": CLI,
     "lit_medgen/detecting": CALLBACKS | {"verbs"},
@@ -69,7 +70,7 @@ ARROWS = {
     "lit_medgen/text_embeddings": {"batch", "errors"},
     "lit_medgen/training": TRAINING,
     "lit_medgen/trust": TEXTS,
-    "lit_medgen/verbs": CALLBACKS | {"callbacks"},
+    "lit_medgen/verbs": CALLBACKS | {"callbacks", "cascades"},
     "lit_medgen/words": TEXTS | {"checkpoints", "loading", "mistakes", "trust"},
 }
 """Package or file -> what it may import of ours besides itself, by the same names (without lit_medgen/)."""

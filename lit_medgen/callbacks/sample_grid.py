@@ -51,7 +51,7 @@ class SampleGrid(Callback):
     @torch.no_grad()
     def _plot(self, trainer: Trainer, model: Generator, step: int) -> None:
         requests = self._requests(model)
-        made_from = origin(requests.parts)
+        made_from = origin(requests.of_patients)
         with averaged(trainer, model), model.in_few_steps(self.num_steps):
             first = requests.joined([0]).condition.to(model.device)
             pictures = {

@@ -39,7 +39,7 @@ class SampleWriter(BasePredictionWriter):
     def __init__(self, folder: Path, format: Format | None, requests: Requests, checkpoint: Path) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.format, self.requests, self.checkpoint = folder, format, requests, checkpoint
-        self.origin = origin(requests.parts)
+        self.origin = origin(requests.of_patients)
         self.names = sample_names(requests.seeds, self.origin)
         self.seconds, self._start, self._num_written = 0.0, time.perf_counter(), 0
 

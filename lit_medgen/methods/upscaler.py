@@ -227,7 +227,7 @@ class Upscaler(DDPM):
         """The denoiser of whole images by tiles, clipped to the range of images."""
         return super().bounded(Tiled(denoiser, self.tile(self.needed_spec()), self.overlap))
 
-    def told(self, condition: Condition, noise: SeededNoise) -> Condition:
+    def conditioned(self, condition: Condition, noise: SeededNoise) -> Condition:
         """The condition with the low resolution on the grid, and noised to `noise_level`."""
         source, spec = condition.source, self.needed_spec()
         if source is None:

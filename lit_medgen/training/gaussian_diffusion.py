@@ -192,9 +192,9 @@ class GaussianDiffusion(Conditional):
         """What the sampler makes, b d *z."""
         noise = SeededNoise(seeds)
         start = sent(noise(self.clean_shape()), self.device)
-        return self.sampler(denoiser, start, self.told(condition.to(self.device), noise), noise.like)
+        return self.sampler(denoiser, start, self.conditioned(condition.to(self.device), noise), noise.like)
 
-    def told(self, condition: Condition, noise: SeededNoise) -> Condition:
+    def conditioned(self, condition: Condition, noise: SeededNoise) -> Condition:
         """What the network is told of images that are asked for; `noise` is for what of that is random."""
         return self.scaled(condition)
 
