@@ -239,7 +239,7 @@ def test_more_steps_of_sampling_wait_no_more(name: str) -> None:
     assert isinstance(model, Generator)
     asked = dict.fromkeys(model.attributes, AGES["age_years"])
     label_map = maps(model) if "label_map" in model.required else None
-    source = noisy(2, model.spec.size, 2) if "source" in model.required else None
+    source = model.source_of(noisy(2, model.spec.size, 2)) if "source" in model.required else None
     condition = Condition(asked, label_map, source)
     seeds = [2, 1]
     steps(model, 2)

@@ -442,7 +442,7 @@ def test_every_score_knows_which_value_is_best() -> None:
     }
     assert "higher" not in best.values()
     pairs = {name: metric.best for name, make in PAIRS.items() if (metric := make(given))}
-    assert pairs == {"psnr": "higher", "ssim": "higher", "ms_ssim": "higher"}
+    assert pairs == {"psnr": "higher", "mae": "lower", "ssim": "higher", "ms_ssim": "higher"}
     report = report_of(GOOD, pairs={"ssim": report_of(GOOD)["metrics"]["recall"]}, agreement={})
     assert list(rows_of(report)) == [*GOOD, "ssim, of pairs"]
 

@@ -101,9 +101,9 @@ def test_processes_wait_for_one_that_draws_a_grid(strategy: Any) -> None:
 
 def least_condition(model: Any) -> Condition:
     """No more than a method must be given to make an image."""
-    spec = model.needed_spec()
+    spec, of = model.needed_spec(), model.source_spec(model.needed_spec())
     parts = {
-        "source": torch.zeros(1, len(spec.sources) or spec.channels, *(spec.source_size or spec.size)),
+        "source": torch.zeros(1, len(of.sources) or of.channels, *(of.source_size or of.size)),
         "label_map": torch.zeros(1, 1, *spec.size, dtype=torch.int64),
     }
     return Condition(**{part: parts[part] for part in model.required})  # type: ignore[arg-type]

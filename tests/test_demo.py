@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo commands of the README and of some pages were run, as printed, each once."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "configs").symlink_to(ROOT / "configs")
-    names = ("commands", "code_maps", "latent_diffusion", "lsdm", "vdm", "baselines", "controlnet", "asking_for_images")
+    names = ("commands", "code_maps", "latent_diffusion", "lsdm", "vdm", "baselines", "controlnet", "upscaler", "asking_for_images")
     pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)]
     (table,) = blocks(pages[-1], "csv")
     (folder / "requests.csv").write_text(table)
@@ -163,6 +163,15 @@ def test_demo_of_controlnet_follows_its_source(demo: Path) -> None:
     report = json.loads((demo / "controlnet_report" / "report.json").read_text())
     for score in ("psnr", "ssim", "ms_ssim"):
         assert report["pairs"][score]["ci95"][0] > report["pairs"][score]["real_vs_real"]
+
+
+def test_demo_of_the_upscaler_beats_interpolation_and_keeps_to_its_source(demo: Path) -> None:
+    pairs = json.loads((demo / "upscaler_report" / "report.json").read_text())["pairs"]
+    for simple in pairs["psnr"]["baselines"].values():
+        assert pairs["psnr"]["ci95"][0] > simple["value"]
+    assert pairs["consistency"]["value"] < pairs["mae"]["value"] < pairs["mae"]["real_vs_real"]
+    manifest = (demo / "cascade" / "manifest.csv").read_text()
+    assert manifest.count("sample_0000000") == 8  # nobody's: their sources are samples
 
 
 def test_demo_leaves_what_it_prints(demo: Path) -> None:

@@ -371,12 +371,12 @@ def test_pairs_have_the_perceptual_distance_of_a_file_or_a_note(tmp_path: Path) 
         for name in ("classifier.pt", "edges.pt")
     }
     assert "No perceptual distance: features" in found["classifier.pt"]["note"]
-    assert found["classifier.pt"]["pairs"].keys() == {"psnr", "ssim", "ms_ssim"}
+    assert found["classifier.pt"]["pairs"].keys() == {"psnr", "mae", "ssim", "ms_ssim"}
     assert found["edges.pt"]["pairs"]["perceptual"]["value"] > 0
     assert "unseen people as targets, so they should be no copies" in found["edges.pt"]["verdict"]
     table = [line for line in (tmp_path / "of_edges.pt" / "report.md").read_text().splitlines() if line[:1] == "|"]
     assert len({line.count("|") for line in table}) == 1
-    assert sum(", of pairs | " in line for line in table) == 4
+    assert sum(", of pairs | " in line for line in table) == 5
 
 
 def test_samples_and_targets_come_in_any_order_and_some_have_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import torch
 from test_metrics import smooth
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from lit_medgen.errors import InputError
 from lit_medgen.metrics import (
+    Consistency,
+    PairedMAE,
     PairedMetric,
     PairedMSSSIM,
     PairedPSNR,
@@ -46,6 +50,18 @@ def test_psnr_and_ssim_agree_with_monai(size: tuple[int, ...]) -> None:
     assert scored(PairedSSIM(), y, x).compute().item() == pytest.approx(float(reference), abs=1e-4)
     reference = PSNRMetric(max_val=1.0)(b, a).mean()
     assert scored(PairedPSNR(), y, x).compute().item() == pytest.approx(float(reference), abs=1e-4)
+
+
+def test_mae_is_a_share_of_the_range_and_consistency_that_of_what_images_are_made_from() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 3, 1, 8, 8) * 2 - 1
+    assert scored(PairedMAE(), y, x).compute().item() == pytest.approx((x - y).abs().mean().item() / 2)
+    assert scored(PairedMAE(), -torch.ones_like(x), torch.ones_like(x)).compute() == 1
+    halves = partial(avg_pool2d, kernel_size=2)
+    expected = (halves(x) - halves(y)).abs().mean().item() / 2
+    assert scored(Consistency(halves), y, x).compute().item() == pytest.approx(expected)
+    detail = 0.1 * (-1.0) ** torch.arange(8)
+    assert scored(Consistency(halves), x + detail, x).compute().item() == pytest.approx(0, abs=1e-6)
 
 
 def test_ssim_of_inverted_contrast_is_negative() -> None:
