@@ -68,7 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the demo commands of the README and of some pages were run, as printed, each once."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "configs").symlink_to(ROOT / "configs")
-    names = ("commands", "code_maps", "latent_diffusion", "lsdm", "vdm", "baselines", "controlnet", "upscaler", "asking_for_images")
+    stages = ("code_maps", "latent_diffusion", "lsdm", "vdm", "baselines", "controlnet", "upscaler")
+    names = ("commands", *stages, "asking_for_images")
     pages = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in names)]
     (table,) = blocks(pages[-1], "csv")
     (folder / "requests.csv").write_text(table)
