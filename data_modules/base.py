@@ -15,14 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data_modules.divided import DividedPeople
 from data_modules.items import Items
 from data_modules.listing import Tree, count_suffixes, walk
-from data_modules.prepared import PreparedData
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record, known_values
+from data_modules.records import Record, image_hash, known_values, person_hash
 from data_modules.sources import IMAGE, Rejected, Scan
-from data_modules.splits import SPLITS, Fold, Split, split_of
+from data_modules.split_lists import image_name
+from data_modules.splits import SPLITS, Split
 from data_modules.store import Store, StoreAddress
 from data_modules.summary import account, contents, kinds, lacking, nameless, passed_over
 from data_modules.tables import Numbers
@@ -38,7 +39,7 @@ FEWEST = {"val": (1, "validation", "there is no val/loss"), "test": (2, "test", 
 """People of a part that a run and its evaluation need; what the part is called, and what fewer people mean."""
 
 
-class MedicalDataModule(PreparedData):
+class MedicalDataModule(DividedPeople):
     """What every data set shares.
 
     Args:
@@ -54,6 +55,9 @@ class MedicalDataModule(PreparedData):
         fold: "k of n", e.g. "0 of 5": cross-validation. The k-th (from 0) of n equal parts of the people is tested, so
             that each person is in one fold of the n; the second of `fractions` is the share of the others who are
             validation people, and the third counts for nothing.
+        split_files: text files of who is in which part, `train`, `val`, `test`, or `train_val` for people whom
+            `fractions` divide; paths also below the root. A line is an id of a person as the data set names people, or
+            the path of an image below the root, with or without suffix. A part without a list is taken from all others.
         seed: of splits, order and draws.
         store_dir: folder that holds the prepared stores.
         num_jobs: processes of the preparation; -1 is one per core.
@@ -91,21 +95,18 @@ class MedicalDataModule(PreparedData):
         exclude: str | None = None,
         text: str | None = None,
         fold: str | None = None,
+        split_files: dict[str, str] | None = None,
     ) -> None:
         super().__init__(view or Volume(), batch_size, num_workers, worker_timeout_s, seed, balance)
-        if abs(sum(fractions) - 1) > 1e-6 or min(fractions) < 0:
-            raise InputError(f"data.init_args.fractions is {list(fractions)}; give three shares that sum to 1.")
+        self.divide_by(fractions, fold, split_files)
         if num_jobs == 0:
             raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
-        self.root, self.preprocessing, self.fractions = Path(root), preprocessing, fractions
+        self.root, self.preprocessing = Path(root), preprocessing
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
-        self.text, self.fold = text, fold
-        self._fold = None if fold is None else Fold.parse(fold)
+        self.text = text
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
-        self.left_out = LeftOut()
-        """Who is left out, read anew by every preparation and `setup`."""
         self._scans: list[Scan] = []
         self._set_aside: list[Scan] = []
         self.remarks: list[str] = []
@@ -158,7 +159,8 @@ class MedicalDataModule(PreparedData):
         if not scans and not refused:
             there = f" (there are {count_suffixes(self.tree().files)} files)" if self.tree().files else ""
             raise MissingDataError(f"data.init_args.root: no images under '{self.root}'{there}. {self.remedy}")
-        scans = [replace(scan, text=name_of(scan, self.root)) for scan in scans]
+        scans = [self._named(scan) for scan in scans]
+        self._divide((person_hash(scan.person), image_hash(scan.name or "")) for scan in scans)  # before hours of work
         if verify and self.texts:
             self.texts.embeddings.verify()
         accepted, rejected = prepare(self.address, scans, refused, self.num_jobs, verify, figures)
@@ -206,9 +208,11 @@ class MedicalDataModule(PreparedData):
         self._leave_out()
         self.store = Store(self.address)
         kept = [record for record in self.store.records if record.person not in self.left_out.people]
+        self._sides = self._divide((record.person, record.name) for record in kept)
+        kept = self._listed(kept)
         self.records = {split: [] for split in SPLITS}
         for record in self.shown(kept):
-            self.records[self._split_of(record.person)].append(record)
+            self.records[self._side_of(record.person)].append(record)
         tested: tuple[Split, ...] = ("test",) if self.trainer else ()  # not `evaluate` and `sample`, which refuse it
         needed: dict[str, tuple[Split, ...]] = {"fit": ("val", "test"), "validate": ("val",), "test": tested}
         for split in needed.get(stage, ()):
@@ -216,26 +220,22 @@ class MedicalDataModule(PreparedData):
         if not self.records["train"]:
             raise InputError(
                 f"{self._divided} leave no training people of the {len({record.person for record in kept})} there are; "
-                "change fractions or seed."
+                f"change {'them' if self._sides else 'fractions or seed'}."
             )
         if self.texts:
             self.texts.tell_of(kept)
         self._items = Items(self.store, self.view, self.texts)
         people: dict[Split, set[str]] = {split: set() for split in SPLITS}
         for record in kept:  # also of whom nothing is shown: other views of the same split are of the same people
-            people[self._split_of(record.person)].add(record.person)
-        self.spec = replace(self.make_spec(), **facts_of_people(people, self.left_out, self._split_of))
+            people[self._side_of(record.person)].add(record.person)
+        absent = self._sides.split_of_absent if self._sides else self._side_of
+        self.spec = replace(self.make_spec(), **facts_of_people(people, self.left_out, absent))
 
-    def _split_of(self, person: str) -> Split:
-        if self._fold is not None:
-            return self._fold.split_of(person, self.fractions[1], self.seed)
-        return split_of(person, self.fractions, self.seed)
-
-    @property
-    def _divided(self) -> str:
-        """What divides people, for messages."""
-        fold = "" if self.fold is None else f", fold {self.fold}"
-        return f"data.init_args.fractions {list(self.fractions)}{fold} and seed {self.seed}"
+    def _named(self, scan: Scan) -> Scan:
+        """The scan with the names of itself and of its text."""
+        path = name_of(scan, self.root)
+        text, name = (path if given is None else given for given in (scan.text, scan.name))
+        return replace(scan, text=text, name=image_name(name) if scan.name is not None else name)
 
     def shown(self, records: list[Record]) -> list[Record]:
         """The images that are used, from those of all who are not left out, with what the config derives of them."""

@@ -40,9 +40,9 @@ from data_modules.chestxray_tables import (
     the_only,
 )
 from data_modules.recipes.radiographs import WHITE, Radiograph
-from data_modules.records import Record, person_hash
+from data_modules.records import Record
 from data_modules.sources import Raw, Rejected, Scan, TarMember
-from data_modules.splits import Split, split_of
+from data_modules.split_lists import NameList
 from data_modules.tables import columns_of
 from data_modules.views import Crop
 from lit_medgen.batch import DataSpec
@@ -68,7 +68,8 @@ class ChestXrayDataModule(MedicalDataModule):
             `Image Index` and `Finding Labels`, of several the one of 2020. Without one only patients are known.
         boxes: the list of boxes; None: the one at the top of `root`, if there is one.
         official_split: whether the two lists decide who is tested. Validation people are then a share of the others,
-            fractions[1] / (fractions[0] + fractions[1]). None: if the lists are there, and no `fold` is given.
+            fractions[1] / (fractions[0] + fractions[1]). None: if the lists are there, and neither `fold` nor
+            `split_files` (names of images, or patients) is given.
         crop: a part of each image, e.g. of 32 x 32 pixels around its largest box (centre `box`); None: whole images.
     """
 
@@ -93,9 +94,9 @@ class ChestXrayDataModule(MedicalDataModule):
         super().__init__(root, preprocessing=recipe, axis="axial", view=crop, **common)
         if official_split and self.fold is not None:
             raise InputError("data.init_args.official_split and fold exclude each other; leave one out.")
+        if official_split and self.split_files is not None:
+            raise InputError("data.init_args.official_split and split_files exclude each other; leave one out.")
         self.table, self.boxes, self.official_split = table, boxes, official_split
-        self._tested: dict[str, bool] = {}  # person (hashed), by the official lists
-        self._side_of_absent: dict[str, bool] = {}  # the same of whoever is in the lists
 
     def listing(self) -> dict[str, Any]:
         """All arguments of its own that decide which images are listed."""
@@ -109,15 +110,14 @@ class ChestXrayDataModule(MedicalDataModule):
                 f"data.init_args.exclude: {len(bad)} lines of {self.exclude} are no patients; expected a number in "
                 "each, such as 13118 or 00013118."
             )
-        return {str(int(cell)) for cell in ids}
+        return set(map(self.person_id, ids))
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
-        """One scan for each image that the table names and, where there are lists, one of them."""
+        """One scan for each image that the table names."""
         sources, rejected = self._images()
         if not sources:
             return [], rejected
         known, found = self._known(), self._boxes()
-        lists = self._lists()
         most = max(map(len, found.values()), default=0)
         scans = []
         for name, source in sources.items():
@@ -126,16 +126,13 @@ class ChestXrayDataModule(MedicalDataModule):
             if person in self.left_out.ids:
                 scans.append(Scan(source, person, number))  # to be counted, not to be read
                 continue
-            reason = f"no row of {known.path.name} names it" if known.path and name not in known.attributes else ""
-            reason = reason or ("in neither of the official lists" if lists and name not in lists else "")
-            if reason:
-                rejected.append(Rejected(str(source), reason))
+            if known.path and name not in known.attributes:
+                rejected.append(Rejected(str(source), f"no row of {known.path.name} names it"))
                 continue
-            facts = self._facts(found.get(name, []), most) | ({"tested": [float(lists[name])]} if lists else {})
-            extent = known.extent_mm.get(name, (math.nan, math.nan))
-            scans.append(
-                Scan(source, person, number, known.attributes.get(name, {}), facts=facts, affine=self._affine(extent))
-            )
+            facts = self._facts(found.get(name, []), most)
+            affine = self._affine(known.extent_mm.get(name, (math.nan, math.nan)))
+            attributes = known.attributes.get(name, {})
+            scans.append(Scan(source, person, number, attributes, name=name, facts=facts, affine=affine))
         self._remark(sources, known, found)
         return scans, rejected
 
@@ -143,13 +140,6 @@ class ChestXrayDataModule(MedicalDataModule):
         """The boxes of an image in pixels of the store, from the top left corner."""
         rows = record.facts.get("boxes", np.empty(0)).reshape(-1, 5)
         return [Box(FINDINGS[int(row[0])], *map(float, row[1:])) for row in rows if np.isfinite(row).all()]
-
-    def shown(self, records: list[Record]) -> list[Record]:
-        """All of them; notes who is tested by the official lists."""
-        tested = {record.person: record.facts["tested"][0] for record in records if "tested" in record.facts}
-        self._side_of_absent = {}
-        self._tested = {person: bool(side) for person, side in tested.items() if not math.isnan(side)}
-        return super().shown(records)
 
     def make_spec(self) -> DataSpec:
         """Codes are 0 and 1 whether or not a rare finding is among the training people; pixels of a median size."""
@@ -172,15 +162,31 @@ class ChestXrayDataModule(MedicalDataModule):
             intensity_unit="8 bit",
         )
 
-    def _split_of(self, person: str) -> Split:
-        if self._fold is not None or not self._tested:
-            return super()._split_of(person)
-        if person not in self._tested and not self._side_of_absent:  # who left is in no store any more
-            self._side_of_absent = {person_hash(str(int(name[:8]))): side for name, side in self._lists().items()}
-        if self._tested.get(person, self._side_of_absent.get(person, False)):
-            return "test"
-        share = self.fractions[1] / (sum(self.fractions[:2]) or 1.0)
-        return split_of(person, (1 - share, share, 0.0), self.seed)
+    def split_lists(self) -> dict[str, NameList]:
+        """The lists of `split_files`, or the official ones where they count."""
+        if self.split_files or self.official_split is False or self.fold is not None:
+            return super().split_lists()
+        near = (path for path in self.tree().files if len(path.relative_to(self.root).parts) <= DEPTH)
+        lists = official_lists(near)
+        if self.official_split and not lists:
+            raise InputError(
+                f"data.init_args.official_split: no train_val_list.txt and test_list.txt at the top of {self.root}; "
+                "add them, or set it to null to split patients by data.init_args.fractions."
+            )
+        return lists
+
+    @property
+    def tells_absent(self) -> bool:  # type: ignore[override]
+        """The official lists name all of 112,120 images, of which users may have a part."""
+        return bool(self.split_files)
+
+    def person_id(self, text: str) -> str:
+        """The number of a patient, with or without leading zeros."""
+        return str(int(text)) if re.fullmatch(r"\d{1,8}", text, re.ASCII) else text
+
+    def person_of_image(self, name: str) -> str | None:
+        """The patient with whom the name of an image begins."""
+        return str(int(name[:8])) if NAME.fullmatch(name.lower()) else None
 
     def _images(self) -> tuple[dict[str, Raw], list[Rejected]]:
         """Name -> its file or archive, by folder and archive; what is there twice, and archives that are refused."""
@@ -235,19 +241,6 @@ class ChestXrayDataModule(MedicalDataModule):
     def _boxes(self) -> dict[str, list[Box]]:
         path = self._given(self.boxes, "boxes", {INDEX, BOX_FINDING, *BOX})
         return boxes(path) if path else {}
-
-    def _lists(self) -> dict[str, bool]:
-        """Name of an image -> whether it is tested; nothing if no lists count."""
-        if self.official_split is False or self.fold is not None:
-            return {}
-        near = (path for path in self.tree().files if len(path.relative_to(self.root).parts) <= DEPTH)
-        lists, _ = official_lists(near)
-        if self.official_split and not lists:
-            raise InputError(
-                f"data.init_args.official_split: no train_val_list.txt and test_list.txt at the top of {self.root}; "
-                "add them, or set it to null to split patients by data.init_args.fractions."
-            )
-        return lists
 
     def _facts(self, found: list[Box], most: int) -> dict[str, list[float]]:
         """Boxes in pixels of the store, as numbers; nothing without one."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from data_modules.split_lists import NameList
 from data_modules.tables import NUMBER, Numbers, Table, named, read_table
 from lit_medgen.errors import InputError, describe
 
@@ -125,36 +126,28 @@ def boxes(path: Path) -> dict[str, list[Box]]:
     return found
 
 
-def official_lists(files: Iterable[Path]) -> tuple[dict[str, bool], list[Path]]:
-    """Name of an image -> whether it is a test image, and the two files that say so; nothing if there is none.
+def official_lists(files: Iterable[Path]) -> dict[str, NameList]:
+    """The lists of images "train_val" and "test"; nothing if there is none.
 
-    InputError if one list lacks, if there are several, or if a patient is in both.
+    InputError if one list lacks, or if there are several.
     """
     found: dict[str, list[Path]] = {"train_val": [], "test": []}
     for path in files:
         if match := LIST.fullmatch(path.name):
             found[match[1].lower()].append(path)
-    paths = [path for each in found.values() for path in each]
-    if not paths:
-        return {}, []
+    if not any(found.values()):
+        return {}
     if [len(each) for each in found.values()] != [1, 1]:
         raise InputError(
             f"data.init_args.official_split: {len(found['train_val'])} lists train_val_list.txt and "
             f"{len(found['test'])} lists test_list.txt; expected one of each: add what lacks, or set it to false to "
             "split patients by data.init_args.fractions."
         )
-    (train_val,), (test,) = found.values()
-    sides = {test: _listed(test), train_val: _listed(train_val)}
-    both = {name[:8] for name in sides[test]} & {name[:8] for name in sides[train_val]}
-    if both:
-        raise InputError(
-            f"{test}: {len(both)} patients have images in {train_val.name} as well; expected the official lists, which "
-            "no patient shares."
-        )
-    return {name: path == test for path, names in sides.items() for name in names}, [train_val, test]
+    return {key: NameList(str(path), _listed(path)) for key, (path,) in found.items()}
 
 
-def _listed(path: Path) -> list[str]:
+def _listed(path: Path) -> dict[str, int]:
+    """The names in a list -> the line of each."""
     try:
         lines = [line.strip().lower() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -163,7 +156,7 @@ def _listed(path: Path) -> list[str]:
         ) from error
     if bad := [number for number, line in enumerate(lines, 1) if line and not NAME.fullmatch(line)]:
         raise InputError(f"{path}: no name of an image in {named(bad)}; expected <patient>_<number>.png in each.")
-    return [line for line in lines if line]
+    return {line: number for number, line in enumerate(lines, 1) if line}
 
 
 def _names(table: Table) -> list[str]:

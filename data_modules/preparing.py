@@ -13,7 +13,16 @@ import numpy as np
 from joblib import delayed
 
 from data_modules.parallel import in_parallel
-from data_modules.records import Record, images_of, person_hash, table, text_hash, write_changed, write_records
+from data_modules.records import (
+    Record,
+    image_hash,
+    images_of,
+    person_hash,
+    table,
+    text_hash,
+    write_changed,
+    write_records,
+)
 from data_modules.sources import IMAGE, Rejected, Scan
 from data_modules.store import StoreAddress
 from data_modules.volume_files import take_over, whole_files
@@ -151,6 +160,7 @@ def _prepare_one(
         tuple(facts.get("beside", ())),
         {name: np.array(value, dtype=np.float64) for name, value in ({**facts.get("facts", {}), **scan.facts}).items()},
         text=text_hash(scan.text or ""),
+        name=image_hash(scan.name or ""),
     )
     return replace(record, images=images_of(record, facts["images"])) if "images" in facts else record
 

@@ -51,6 +51,7 @@ class Record:
     index: int | None = None  # number of the image in its file; None if the file holds it alone
     num_images: int = 1  # in the file
     text: str = ""  # hash of the name of its text; "" if it has none
+    name: str = ""  # hash of what lists of images call it; "" in stores made before these were kept
     images: tuple[Record, ...] = ()  # of a file that holds several, those; only while a store is made
 
     @property
@@ -68,6 +69,12 @@ def text_hash(name: str) -> str:
     """What stands in a store for the name of a text, which may be a path that says whose image it is."""
     name = identifier(name)
     return sha256(f"text/{name}".encode(errors=ANY_NAME))[:16] if name else ""
+
+
+def image_hash(name: str) -> str:
+    """What stands in a store for the name of an image, which may be a path that says whose it is."""
+    name = identifier(name)
+    return sha256(f"image/{name}".encode(errors=ANY_NAME))[:16] if name else ""
 
 
 def sha256(content: bytes) -> str:
@@ -92,6 +99,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
         "num_images": np.array([image.num_images for image in images], dtype=np.int32),
         "levels": np.array([image.levels for image in images], dtype=np.int32),
         "text": np.array([image.text for image in images], dtype="S16"),
+        "name": np.array([image.name for image in images], dtype="S16"),
         "affine": np.array([image.affine for image in images]).reshape(-1, 4, 4),
         "attribute_names": np.array(attributes, dtype=str),
         "attributes": np.array([[image.attributes.get(name, np.nan) for name in attributes] for image in images]),
@@ -191,7 +199,10 @@ def _records(files: list[tuple[str, str, str, str, float, str]], arrays: dict[st
     names, beside_names = arrays["attribute_names"].tolist(), arrays["beside_names"].tolist()
     facts = {name.removeprefix(PREFIX): values for name, values in arrays.items() if name.startswith(PREFIX)}
     beside = [tuple(name for name, there in zip(beside_names, each, strict=True) if there) for each in arrays["beside"]]
-    texts = np.char.decode(arrays["text"], "ascii").tolist() if "text" in arrays else [""] * len(arrays["row"])
+    texts, image_names = (
+        np.char.decode(arrays[name], "ascii").tolist() if name in arrays else [""] * len(arrays["row"])
+        for name in ("text", "name")
+    )
     records = []
     columns = (arrays[name].tolist() for name in ("row", "index", "num_images", "levels", "attributes"))
     for k, (row, index, num_images, levels, values) in enumerate(zip(*columns, strict=True)):
@@ -211,6 +222,7 @@ def _records(files: list[tuple[str, str, str, str, float, str]], arrays: dict[st
             None if index < 0 else index,
             num_images,
             texts[k],
+            image_names[k],
         )
         records.append(record)
     return records

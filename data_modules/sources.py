@@ -179,6 +179,7 @@ class Scan:
         attributes: numbers known about it; NaN where unknown.
         beside: name -> what belongs to the image: "label_map", or another image that it can be made from ("flair").
         text: name of its text; "" if it has none, None for its path below the root without suffix.
+        name: what lists of images call it; None for its path below the root without suffix.
         facts: name -> other numbers that the layout knows, such as boxes, as many for every image that has them.
         affine: voxel to world of the stored image, 4 4, mm, where the layout knows it and no file does.
     """
@@ -189,6 +190,7 @@ class Scan:
     attributes: dict[str, float] = field(default_factory=dict)
     beside: dict[str, Raw] = field(default_factory=dict)
     text: str | None = None
+    name: str | None = None
     facts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     affine: np.ndarray | None = None
 

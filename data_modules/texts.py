@@ -62,9 +62,7 @@ class ImageTexts:
 
 
 def name_of(scan: Scan, root: Path) -> str:
-    """The name of an image's text where the data set gives none: its path below the root without suffix."""
-    if scan.text is not None:
-        return scan.text
+    """The name of an image, and of its text, where the data set gives none: its path below the root without suffix."""
     source = source_of(scan.source)
     folder = isinstance(source, Series) and len(source.slices) > 1
     name = source.path.name if folder else stem_of(source.path)

@@ -24,7 +24,7 @@ from data_modules.base import MedicalDataModule
 from data_modules.records import Record
 from data_modules.sources import Raw, Rejected, Scan, ZipMember
 from data_modules.ukbiobank_table import Volumes, of_people
-from data_modules.withdrawals import read_ids
+from data_modules.withdrawals import number_of, read_ids
 from lit_medgen.errors import InputError
 
 Modality = Literal["t1", "flair"]
@@ -116,6 +116,10 @@ class UKBiobankDataModule(MedicalDataModule):
                     f"{self.withdrawals} is {days:.0f} days old: is it the newest list that UK Biobank sent?"
                 )
         return super().excluded() | read_ids(self.withdrawals, "data.init_args.withdrawals", numbers=True)
+
+    def person_id(self, text: str) -> str:
+        """A participant's number, also where a program has written it as 1000223.0."""
+        return text if (number := number_of(text)) is None else str(number)
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each person and visit who is in the table; nothing of people who withdrew is looked at."""

@@ -117,18 +117,19 @@ def number_of(cell: str) -> int | None:
 
 
 def facts_of_people(
-    people: Mapping[Split, Collection[str]], left_out: LeftOut, side: Callable[[str], Split]
+    people: Mapping[Split, Collection[str]], left_out: LeftOut, side: Callable[[str], Split | None]
 ) -> dict[str, Any]:
     """Fields of a `DataSpec`: the people of each part, by hashes, and who is left out of it.
 
     Args:
         people: part -> who is in it.
         left_out: who is left out.
-        side: whoever it is -> the part they fall into.
+        side: whoever it is -> the part they fall into; None: they may be of any.
     """
     leaving: dict[Split, list[str]] = {split: [] for split in people}
     for person in sorted(left_out.people):
-        leaving[side(person)].append(person)
+        for split in leaving if (found := side(person)) is None else (found,):
+            leaving[split].append(person)
     return {
         "people": {split: identity(those) for split, those in people.items()},
         "people_sums": {split: sum_of(those) for split, those in people.items()},

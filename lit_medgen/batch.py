@@ -408,10 +408,10 @@ class DataSpec:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> DataSpec:
         """The inverse of `plain`."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
-        names = ("attributes", "category_names")
-        inner = {name: {key: tuple(each) for key, each in plain.get(name, {}).items()} for name in names}
-        return cls(**values | inner)
+        values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in plain.items()}
+        for name in ("attributes", "category_names"):
+            values[name] = {key: tuple(each) for key, each in plain.get(name, {}).items()}
+        return cls(**values)
 
 
 class TrainingData(Protocol):

@@ -38,7 +38,7 @@ REMEDIES = {
     "part": "evaluate both on the same part",
     "size": "evaluate both at the same size",
     "cohort": "these are other people: give both the same data.init_args.root, and the same list of who is left out",
-    "people": "give both the same data.init_args.seed, fractions and fold",
+    "people": "give both the same data.init_args.seed, fractions and fold, or the same lists",
     "images": "give both the same preprocessing, and views that evaluate the same slices",
     "features": "give both the same --features",
     "num_samples": "give both the same --num",

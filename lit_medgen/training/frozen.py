@@ -138,9 +138,9 @@ def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source:
         )
         raise InputError(
             f"{source}: trained on another split of people than that of this data (hashes: {hashes}), so some who "
-            "count as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions and "
-            "data.init_args.root; give those it was trained with, so that the same people are unseen. A list of people "
-            "who are left out may only have grown."
+            "count as unseen may have been trained on. Look at data.init_args.seed, data.init_args.fractions, "
+            "data.init_args.root and lists of people; give those it was trained with, so that the same people are "
+            "unseen. A list of people who are left out may only have grown."
         )
     if other:
         num = ", ".join(f"{len(people or ())} {part}" for part, people in left.items())

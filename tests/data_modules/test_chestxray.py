@@ -246,7 +246,9 @@ def test_official_lists_split_by_patient(root: Path, tmp_path: Path) -> None:
         module(root, tmp_path, fold="0 of 2", official_split=True)
     (root / "test_list.txt").write_text(name(1))
     (root / "train_val_list.txt").write_text(name(1, 1))
-    with pytest.raises(InputError, match="1 patients have images in train_val_list") as caught:
+    with pytest.raises(
+        InputError, match=r"train_val_list.*1 people \(line 1\) are in the list of test as well"
+    ) as caught:
         module(root, tmp_path).prepare()
     assert "00000001" not in str(caught.value)
     (root / "test_list.txt").unlink()
