@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +40,16 @@ from lit_medgen.evaluation.ranked import Row, best_of, rows_of, table_of
 from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.report import Maker
 from lit_medgen.evaluation.scores import PAIRS, SCORES, Given
-from lit_medgen.evaluation.tables import MAX_COLUMNS, as_comma_separated, as_latex, as_markdown, escaped, parts_of
-from lit_medgen.images.comparisons import save_compared
+from lit_medgen.evaluation.tables import (
+    MAX_COLUMNS,
+    as_comma_separated,
+    as_latex,
+    as_markdown,
+    escaped,
+    literal,
+    parts_of,
+)
+from lit_medgen.images.comparisons import save_compared, save_trajectories
 from lit_medgen.images.plots import in_two_dimensions
 from lit_medgen.metrics.base import Best
 from lit_medgen.metrics.known import Known
@@ -49,6 +60,7 @@ BEST: dict[str, Best] = {"frechet_image": "lower", "recall": "higher", "sharpnes
 REAL = {"frechet_image": 1.0, "recall": 0.9, "sharpness": 1.0}
 """Value of real images."""
 
+KINDS = ("samples", "nearest", "unseen")
 REFERENCE = {
     "part": "test",
     "size": [8, 8],
@@ -137,16 +149,41 @@ def test_figures_take_scores_without_ends(tmp_path: Path) -> None:
     assert (tmp_path / "scores.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("name", [r"$\frac{$", "x" * 300, "\N{GRINNING FACE}"], ids=["formula", "long", "face"])
+@pytest.mark.filterwarnings("error")
+def test_figures_take_every_name(name: str, tmp_path: Path) -> None:
+    """No formula, no name that leaves no room for its picture, no warning of a font without its characters."""
+    save_trajectories(tmp_path / "trajectory.png", {name: np.zeros((3, 8, 8), np.uint8)})
+    with Image.open(tmp_path / "trajectory.png") as image:
+        assert image.width < 1000
+
+
 def test_an_interval_without_ends_meets_all_others() -> None:
     scores: Scores = {"frechet_image": (2.0, float("nan"), float("nan"))}
     with_best(a=scores, b={"frechet_image": (4.0, 3.0, 5.0)})
 
 
-def test_scores_of_other_features_are_not_ranked() -> None:
+@pytest.mark.parametrize("change", [{"features": "other borders"}, {"best": "higher"}])
+def test_scores_of_other_features_are_not_ranked(change: dict[str, str]) -> None:
     a, b = report_of(GOOD), report_of({"frechet_image": (4.0, 3.0, 5.0)})
-    b["metrics"]["frechet_image"]["features"] = "other borders"
+    b["metrics"]["frechet_image"] |= change
     table = table_of({"a": a, "b": b})
     assert table.remarks == ["frechet_image: not ranked, computed from different things"]
+
+
+def test_scores_without_a_value_of_real_images_are_not_ranked_by_it() -> None:
+    a, b = report_of(GOOD), report_of({"sharpness": (4.0, 3.0, 5.0)})
+    for report, value in ((a, math.nan), (b, None)):
+        report["metrics"]["sharpness"]["real_vs_real"] = value
+    assert table_of({"a": a, "b": b}).remarks == []
+
+
+def test_images_of_targets_are_ranked_apart_from_new_people() -> None:
+    """Reconstructions are nearer to real people than any people of a model's own."""
+    near, far = {"frechet_image": (0.1, 0.1, 0.2)}, {"frechet_image": (4.0, 3.0, 5.0)}
+    pairs = {"ssim": report_of(GOOD)["metrics"]["recall"]}
+    models = {"vqgan": report_of(near, pairs=pairs), "ihdm": report_of(GOOD), "wgan": report_of(far)}
+    assert table_of(models).remarks == ["frechet_image: ihdm best"]
 
 
 def test_folds_are_ranked_apart_and_have_their_own_real_images() -> None:
@@ -185,9 +222,9 @@ def test_three_formats_say_the_same(tmp_path: Path) -> None:
     scores, costs = as_markdown(table)
     assert scores[0] == "| model | frechet_image ↓ | recall ↑ | sharpness → real |"
     assert scores[2] == "| a | **2** (1.5 to 2.5) | 0.8 (0.7 to 0.9) | 1.1 (1.05 to 1.15) |"
-    assert scores[3] == r"| b\|_% | 4 (3 to 5) |  | 1.12 (1 to 1.2) |"
+    assert scores[3] == r"| b\|\_% | 4 (3 to 5) |  | 1.12 (1 to 1.2) |"
     assert scores[4:] == ["| real vs real | 1 | 0.9 | 1 |", "| null: noise | 7 | 7 | 7 |"]
-    assert costs[2:] == ["| a | 20 | 1,234,567 | 0.25 |", r"| b\|_% | 20 | 1,234,567 |  |"]
+    assert costs[2:] == ["| a | 20 | 1,234,567 | 0.25 |", r"| b\|\_% | 20 | 1,234,567 |  |"]
     a, b, real, null = csv.DictReader(as_comma_separated(table).splitlines())
     assert [a[f"frechet_image{end}"] for end in ("", ".low", ".high", ".best")] == ["2.0", "1.5", "2.5", "1"]
     assert (b["name"], b["recall"], b["seconds per image"], b["frechet_image.best"]) == ("b|_%", "", "", "0")
@@ -195,7 +232,7 @@ def test_three_formats_say_the_same(tmp_path: Path) -> None:
     text = as_latex(table)
     assert r"frechet\_image $\downarrow$ & recall $\uparrow$ & sharpness $\to$ real \\" in text
     assert r"a & \textbf{2} {\scriptsize (1.5 to 2.5)} & 0.8" in text
-    assert r"b|\_\% & 4 {\scriptsize (3 to 5)} &  & 1.12" in text
+    assert r"b\textbar{}\_\% & 4 {\scriptsize (3 to 5)} &  & 1.12" in text
     assert text.count(r"\textbf") == 1
     rules = (r"\toprule", r"\midrule", r"\bottomrule")
     assert [text.count(rule) for rule in rules] == [2, 3, 2]  # real images and nulls below a rule of their own
@@ -215,6 +252,16 @@ def test_latex_prints_every_character_as_it_is() -> None:
     assert escaped("a_b & 5% of $x^2 {~} #\\") == (
         r"a\_b \& 5\% of \$x\textasciicircum{}2 \{\textasciitilde{}\} \#\textbackslash{}"
     )
+    assert escaped("[a]* --- <b>|") == r"{[}a{]}{*} -{}-{}- \textless{}b\textgreater{}\textbar{}"
+
+
+@pytest.mark.parametrize("text", ["a|b", "x\\|y", "**x**", "<b>", "`x`", "[x](y)", "_x_", "$x$", "~~x~~", "# x"])
+def test_markdown_shows_every_character_as_it_is(text: str) -> None:
+    """With each mark escaped, and nothing else changed."""
+    shown = literal(text)
+    assert re.sub(r"\\(.)", r"\1", shown) == text
+    assert not re.search(r"(?<!\\)(\\\\)*[|*<`$~\[]", shown)
+    assert literal("cdpm_fold0 (5 steps), 2.5 %") == "cdpm_fold0 (5 steps), 2.5 %"
 
 
 @pytest.mark.parametrize("num", [0, 1, 5, 6, 18, 23])
@@ -272,6 +319,9 @@ def test_names_are_those_of_the_runs_and_never_alike(tmp_path: Path) -> None:
     a, b = (written(tmp_path / name / "report", report_of(GOOD)) for name in ("one", "two"))
     with pytest.raises(InputError, match=rf"{a}, {b} have the same name, 'a'; give each its own with --names"):
         read_reports([a, b])
+    for name in ("", "real", "real vs real", "null: noise"):
+        with pytest.raises(InputError, match=f"{a} has the name '{name}', which no model can have; give --names"):
+            read_reports([a, b], [name, "x"])
     with pytest.raises(InputError, match="1 names for 2 reports"):
         read_reports([a, b], ["x"])
     models = read_reports([str(Path(a).parent), b], ["cdpm_fold2", "x"])  # a run folder has its report inside
@@ -287,6 +337,30 @@ def edited(key: str) -> Callable[[Path], object]:
         (folder / "report.json").write_text(json.dumps(report))
 
     return change
+
+
+def says(value: Any, *keys: str) -> Callable[[Path], object]:
+    """Gives a key of report.json, below others, another value."""
+
+    def change(folder: Path) -> None:
+        report = json.loads((folder / "report.json").read_text())
+        *above, last = keys
+        reduce(getitem, above, report)[last] = value
+        (folder / "report.json").write_text(json.dumps(report))
+
+    return change
+
+
+def shows(**arrays: np.ndarray) -> Callable[[Path], object]:
+    """Gives compared.npz other arrays."""
+    return lambda folder: write_pictures(folder, pictures()._replace(**arrays))
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """An array as the file of one."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -319,6 +393,50 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: np.savez(folder / "compared.npz", **pictures()._asdict() | {"real": np.zeros((1, 2))}),
         r"compared.npz: real is float64 of shape \(1, 2\), expected 3 axes of uint8",
     ),
+    "one array": (
+        lambda folder: (folder / "compared.npz").write_bytes(as_npy(np.zeros(3))),
+        r"compared.npz: cannot be read \(one array, expected an archive\)",
+    ),
+    "no samples": (shows(samples=np.zeros((0, 8, 8), np.uint8)), "samples is .* expected one row at least"),
+    "planes of two sizes": (
+        shows(trajectory=np.zeros((3, 9, 4), np.uint8)),
+        r"trajectory is .* of shape \(3, 9, 4\), expected \(8, 8\) after the first axis",
+    ),
+    "points of two spaces": (
+        shows(points_unseen=np.zeros((12, 7), np.float32)),
+        r"points_unseen is .*, expected \(4,\) after the first axis",
+    ),
+    "points nowhere": (
+        shows(points_nearest=np.full((12, 4), np.nan, np.float32)),
+        "points_nearest has values that are not finite",
+    ),
+    "in the file": (
+        lambda folder: (folder.rename(folder.with_name("c")), folder.write_text("")),
+        "report.json: not there",
+    ),
+    "too deep": (lambda folder: (folder / "report.json").write_text("[" * 100_000), "cannot be read .*recursion"),
+    "nothing measured": (says({}, "metrics"), "none of its scores was measured"),
+    **{
+        f"{'.'.join(map(str, keys))} is {value}": (
+            says(value, *keys),
+            re.escape(f"not as `evaluate` writes it ({'.'.join(keys)} is {value!r}, expected {expected}"),
+        )
+        for value, expected, *keys in (
+            (7, "a text", "name"),
+            (None, "a text", "reference", "fold"),
+            (8, "two or three whole numbers", "reference", "size"),
+            (["1"], "an object", "reference", "images"),
+            (True, "a whole number", "num_samples"),
+            ("high", "a number or null", "metrics", "recall", "value"),
+            ([1, 2, 3], "two numbers", "metrics", "recall", "ci95"),
+            ("most", "one of lower, higher, real", "metrics", "recall", "best"),
+            ("x", "a number or null", "metrics", "sharpness", "real_vs_real"),
+            (["noise"], "an object", "nulls"),
+            ("x", "a number or null", "nulls", "noise", "recall"),
+            (None, "an object", "pairs"),
+            ([1], "a number or null", "seconds_per_image"),
+        )
+    },
 }
 
 
@@ -331,6 +449,23 @@ def test_what_is_no_report_of_this_version_is_refused(fault: str, tmp_path: Path
         run_compare(folders, str(tmp_path / "out"))
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(folders[1])
+
+
+def test_pictures_of_two_versions_are_refused(tmp_path: Path) -> None:
+    """Unless no figure shows them together: points of voxels are embedded for each model by itself."""
+    other = pictures()._replace(**{f"points_{kind}": np.zeros((12, 7), np.float32) for kind in KINDS})
+    for features in ("voxels", "none"):
+        folder = tmp_path / features
+        folders = [written(folder / "a", report_of(GOOD, features=features))]
+        folders.append(written(folder / "b", report_of(GOOD, name="b", features=features), other))
+        if features == "none":
+            assert list(read_reports(folders)) == ["a", "b"]
+        else:
+            with pytest.raises(InputError, match=r"of a .* and of b .* differ in coordinates: \[4\], \[7\]; run"):
+                read_reports(folders)
+    small = pictures()._replace(**dict.fromkeys(("samples", "real", "trajectory"), np.zeros((3, 4, 4), np.uint8)))
+    with pytest.raises(InputError, match=r"differ in planes: \[8, 8\], \[4, 4\]"):
+        read_reports([folders[0], written(tmp_path / "c", report_of(GOOD, name="c", features="none"), small)])
 
 
 def test_the_users_files_stay(tmp_path: Path) -> None:

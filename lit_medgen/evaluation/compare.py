@@ -25,8 +25,9 @@ import jsonargparse
 from lit_medgen.errors import InputError, describe
 from lit_medgen.evaluation.checks import NONE
 from lit_medgen.evaluation.pictures import Pictures, read_pictures
-from lit_medgen.evaluation.ranked import Table, rows_of, table_of
-from lit_medgen.evaluation.tables import MARKS, as_comma_separated, as_latex, as_markdown
+from lit_medgen.evaluation.ranked import NULL, REAL, Table, is_paired, rows_of, table_of
+from lit_medgen.evaluation.report_form import first_mistake
+from lit_medgen.evaluation.tables import MARKS, as_comma_separated, as_latex, as_markdown, literal
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.images.comparisons import save_compared, save_maps, save_side_by_side, save_trajectories
 from lit_medgen.output import say
@@ -46,6 +47,9 @@ REMEDIES = {
 """What of two reports must be the same -> what the user can do where it is not, in the order in which it is told."""
 OF_A_FOLD = ("people", "images", "features", "num_samples")
 """What differs between folds."""
+
+NOT_FOR_MODELS = ("real", REAL)
+"""Names of real images in tables and figures."""
 
 RULE = (
     "Intervals: 95 %, jackknife over people. Best is the lowest score (↓), the highest (↑), or the one nearest to real "
@@ -127,9 +131,9 @@ def read_report(folder: Path) -> Compared:
     path = folder / "report.json"
     try:
         report = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: not there; give a folder that `evaluate` wrote a report to.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({describe(error)}); run `evaluate` again.") from error
     if isinstance(report, dict) and "own" in report and "metrics" not in report:
         raise InputError(f"{path}: of {report.get('method')}, which makes no images; give reports of samples.")
@@ -138,11 +142,10 @@ def read_report(folder: Path) -> Compared:
         version = report.get("lit_medgen") if isinstance(report, dict) else None
         writer = f"lit_medgen {version}" if version else "an older lit_medgen"
         raise InputError(f"{path}: lacks {', '.join(missing)} (written by {writer}); run `evaluate` again.")
-    try:
-        rows_of(report)
-        fingerprint(report)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not as `evaluate` writes it ({describe(error)}); run `evaluate` again.") from error
+    if mistake := first_mistake(report):
+        raise InputError(f"{path}: not as `evaluate` writes it ({mistake}); run `evaluate` again.")
+    if not rows_of(report):
+        raise InputError(f"{path}: none of its scores was measured; give reports that have some.")
     return Compared(folder, report, read_pictures(folder))
 
 
@@ -170,6 +173,22 @@ def refuse_different(models: Mapping[str, Compared]) -> None:
                     f"{expected[key]}, {value}; {REMEDIES[key]}."
                 )
     _refuse_within_folds(models)
+    refuse_other_pictures(models)
+
+
+def refuse_other_pictures(models: Mapping[str, Compared]) -> None:
+    """InputError for reports whose pictures no figure can show together, as those of two versions."""
+    (first, reference), *others = models.items()
+    for name, other in others:
+        same = {"planes": [one.pictures.real.shape[1:] for one in (reference, other)]}
+        if NONE != reference.report["features"] == other.report["features"]:  # points of voxels are embedded apart
+            same["coordinates"] = [one.pictures.points_samples.shape[1:] for one in (reference, other)]
+        for what, (expected, found) in same.items():
+            if found != expected:
+                raise InputError(
+                    f"compare: compared.npz of {first} ({reference.folder}) and of {name} ({other.folder}) differ in "
+                    f"{what}: {list(expected)}, {list(found)}; run `evaluate` again for both."
+                )
 
 
 def _refuse_within_folds(models: Mapping[str, Compared]) -> None:
@@ -185,12 +204,19 @@ def _names(found: Sequence[Compared], names: Sequence[str] | None) -> list[str]:
     """A name for each report; InputError if two are alike, or not each has one."""
     if names is not None and len(names) != len(found):
         raise InputError(f"--names: {len(names)} names for {len(found)} reports; give one for each.")
-    chosen = [" ".join(name.split()) for name in names or [one.report["name"] or one.folder.name for one in found]]
-    twice = [name for name, count in Counter(chosen).items() if count > 1 or not name]
-    if twice:
+    chosen = [_printable(name) for name in names or [one.report["name"] or one.folder.name for one in found]]
+    for name, one in zip(chosen, found, strict=True):
+        if not name or name in NOT_FOR_MODELS or name.startswith(NULL):
+            raise InputError(f"compare: {one.folder} has the name {name!r}, which no model can have; give --names.")
+    if twice := [name for name, count in Counter(chosen).items() if count > 1]:
         where = ", ".join(str(one.folder) for name, one in zip(chosen, found, strict=True) if name == twice[0])
         raise InputError(f"compare: {where} have the same name, {twice[0]!r}; give each its own with --names.")
     return chosen
+
+
+def _printable(name: str) -> str:
+    """A name in one line, with a question mark for each character that a terminal obeys instead of printing it."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(name.split()))
 
 
 def _write(out: Path, models: Mapping[str, Compared], table: Table) -> None:
@@ -236,14 +262,14 @@ def _page(models: Mapping[str, Compared], table: Table, has_trajectories: bool) 
     facts = fingerprint(first.report)
     pictures = [name for name in FILES if name.endswith(".png") and (has_trajectories or name != "trajectory.png")]
     parts = [
-        ["# Comparison of " + ", ".join(models)],
+        ["# Comparison of " + ", ".join(map(literal, models))],
         [
             f"* Real images: {facts['part']} people, {' x '.join(map(str, facts['size']))} voxels; hashes: "
             f"{', '.join(facts['images'].values())}.",
-            *[f"* {name}: {_described(one)}." for name, one in models.items()],
+            *[f"* {literal(name)}: {_described(one)}." for name, one in models.items()],
         ],
         *as_markdown(table),
-        [f"* {remark}." for remark in table.remarks],
+        [f"* {literal(remark)}." for remark in table.remarks],
         [RULE],
         [f"![{Path(name).stem}]({name})" for name in pictures],
         ["samples.png and map.png show real people: as private as the scans."],
@@ -255,5 +281,6 @@ def _described(one: Compared) -> str:
     """What a model is, and what its report is of."""
     report = one.report
     fold = f"fold {report['reference']['fold']}, " if report["reference"]["fold"] else ""
-    what = f"{report['method']}, {report['source']}" if report["method"] else report["source"]
-    return f"{what}; {fold}{report['num_samples']} samples; features: {report['features']}"
+    what = literal(f"{report['method']}, {report['source']}" if report["method"] else report["source"])
+    like = ", each made from what shows how it should be" if is_paired(report) else ""
+    return f"{what}; {fold}{report['num_samples']} samples{like}; features: {literal(report['features'])}"

@@ -95,17 +95,26 @@ def read_pictures(folder: Path) -> Pictures:
     """What a report keeps; InputError for a file that `evaluate` cannot have written, or for none."""
     path = folder / FILE
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError("one array, expected an archive")
             pictures = Pictures(*(content[name] for name in Pictures._fields))
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; a report of this version has it: run `evaluate` again.") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read ({describe(error)}); run `evaluate` again.") from error
     for name, values in pictures._asdict().items():
-        dimensions, kind = (2, np.float32) if name.startswith("points_") else (3, np.uint8)
+        points = name.startswith("points_")
+        of = pictures.points_samples if points else pictures.samples
+        dimensions, kind = (2, np.float32) if points else (3, np.uint8)
+        said = f"{path}: {name} is {values.dtype} of shape {values.shape}, expected"
         if values.ndim != dimensions or values.dtype != kind:
-            raise InputError(
-                f"{path}: {name} is {values.dtype} of shape {values.shape}, expected {dimensions} axes of "
-                f"{np.dtype(kind)}; run `evaluate` again."
-            )
+            raise InputError(f"{said} {dimensions} axes of {np.dtype(kind)}; run `evaluate` again.")
+        if values.shape[1:] != of.shape[1:] and (len(values) or name != "trajectory"):
+            raise InputError(f"{said} {of.shape[1:]} after the first axis; run `evaluate` again.")
+        if not values.size and name != "trajectory":
+            raise InputError(f"{said} one row at least; run `evaluate` again.")
+        if points and not np.isfinite(values).all():
+            raise InputError(f"{path}: {name} has values that are not finite; run `evaluate` again.")
     return pictures

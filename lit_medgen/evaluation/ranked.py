@@ -4,19 +4,24 @@ The rule: by each score the models are put in order of `shortfall`, which is the
 its negative where the highest is, and its distance from the value of real images where the nearest is. The first model
 is *best* if its interval meets the interval of no other; else those that it meets are *not told apart* from it, and no
 model is best. A distance from real images lies between the smallest and the largest distance of the interval's values.
+
+Models are ranked among those that were asked the same: tested on the same people (a fold), and making people of their
+own or (reconstructions, images of label maps) images whose targets are known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from lit_medgen.metrics.base import Best
 
 RELATIVE_TOLERANCE = 1e-3
 """By which values of floors and nulls may differ that are the same: other machines round in another way."""
+REAL, NULL = "real vs real", "null: "
+"""Name of the line of real images, and the beginning of those of nulls."""
 COSTS = {
     "network evaluations": "network_evaluations",
     "parameters": "parameters",
@@ -25,6 +30,7 @@ COSTS = {
 """What an image costs -> its key in a report."""
 
 Kind = Literal["model", "real", "null"]
+Group = TypeVar("Group")
 
 
 class Row(NamedTuple):
@@ -83,11 +89,21 @@ def rows_of(report: Mapping[str, Any]) -> dict[str, Row]:
     """Score -> its row, of all scores of a report that are of samples and were measured."""
     parts = [("", "metrics", "real_vs_real"), (", of pairs", "pairs", "real_vs_real"), ("", "agreement", "real")]
     return {
-        f"{name}{ending}": Row(row["value"], _interval(row), row["best"], row[reference], row["features"])
+        f"{name}{ending}": Row(row["value"], _interval(row), row["best"], _number(row[reference]), row["features"])
         for ending, part, reference in parts
         for name, row in report.get(part, {}).items()
-        if row["value"] is not None and not math.isnan(row["value"])
+        if _number(row["value"]) is not None
     }
+
+
+def is_paired(report: Mapping[str, Any]) -> bool:
+    """Whether samples were made from what shows how they should be, and are not people of the model's own."""
+    return bool(report.get("pairs"))
+
+
+def _number(value: float | None) -> float | None:
+    """The value; None for NaN, which is none."""
+    return None if value is None or math.isnan(value) else value
 
 
 def _interval(row: Mapping[str, Any]) -> tuple[float, float]:
@@ -120,12 +136,10 @@ def table_of(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     """The table of models (name -> report); models that are tested on other people are ranked among themselves."""
     rows = {name: rows_of(report) for name, report in reports.items()}
     columns = {score: row.best for of_model in rows.values() for score, row in of_model.items()}
-    folds: dict[str, list[str]] = {}
-    for name, report in reports.items():
-        folds.setdefault(report["reference"]["fold"], []).append(name)
+    folds, rivals = _grouped(reports, _fold), _grouped(reports, lambda report: (_fold(report), is_paired(report)))
     best: set[tuple[str, str]] = set()
     remarks = []
-    for fold, names in folds.items():
+    for (fold, _), names in rivals.items():
         for score in columns:
             candidates = {name: rows[name][score] for name in names if score in rows[name]}
             if remark := _remark(score, candidates, best):
@@ -137,12 +151,27 @@ def table_of(reports: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(columns, lines, remarks)
 
 
+def _grouped(
+    reports: Mapping[str, Mapping[str, Any]], group: Callable[[Mapping[str, Any]], Group]
+) -> dict[Group, list[str]]:
+    """Group -> the names of its reports, in order."""
+    groups: dict[Group, list[str]] = {}
+    for name, report in reports.items():
+        groups.setdefault(group(report), []).append(name)
+    return groups
+
+
+def _fold(report: Mapping[str, Any]) -> str:
+    fold: str = report["reference"]["fold"]
+    return fold
+
+
 def _remark(score: str, rows: Mapping[str, Row], best: set[tuple[str, str]]) -> str:
     """What is said of a score that several models have; its best model, if there is one, joins `best`."""
     known = {name: row for name, row in rows.items() if row.best != "real" or row.real is not None}
     if len(known) < 2:
         return ""
-    if len({row.features for row in known.values()}) > 1:
+    if len({(row.features, row.best) for row in known.values()}) > 1:
         return f"{score}: not ranked, computed from different things"
     first, others = best_of(known)
     if others:
@@ -166,15 +195,15 @@ def _references(
     """The lines of real images and of nulls, with what all models that have a score share."""
     scores = dict.fromkeys(score for of_model in rows.values() for score in of_model)
     of_real = {score: [some[score].real for some in rows.values() if score in some] for score in scores}
-    lines = [Line(f"real vs real{ending}", "real", _shared(of_real), {})]
+    lines = [Line(f"{REAL}{ending}", "real", _shared(of_real), {})]
     first, *others = (report["nulls"] for report in reports.values())
     for null in first:
         if all(null in nulls for nulls in others):
             values = {
-                score: [report["nulls"][null][score] for report in reports.values() if score in report["metrics"]]
+                score: [report["nulls"][null].get(score) for report in reports.values() if score in report["metrics"]]
                 for score in scores
             }
-            lines.append(Line(f"null: {null}{ending}", "null", _shared(values), {}))
+            lines.append(Line(f"{NULL}{null}{ending}", "null", _shared(values), {}))
     return [line for line in lines if line.cells]
 
 

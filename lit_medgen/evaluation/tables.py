@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -20,12 +21,20 @@ LATEX_CHARACTERS = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"{{{character}}}" for character in "[]*"},  # after \\ of the row before, an option of it
 }
 """Characters that mean something in LaTeX -> what prints them."""
 CAPTION = (
     "Scores with 95\\,\\% jackknife intervals over people. Bold: best, with an interval that meets no other model's. "
     "Real vs real: real images in the place of samples."
 )
+
+
+SPECIAL = re.compile(r"[\\`*<>\[\]|~$#]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
+"""What Markdown may take for a mark; an underscore within a word is none."""
 
 
 def number(value: float) -> str:
@@ -46,11 +55,11 @@ def as_markdown(content: Table) -> list[list[str]]:
     """The lines of every part of the table; the last says what an image costs."""
     parts = []
     for scores in parts_of(list(content.columns)):
-        head = ["model", *(f"{score} {MARKS[content.columns[score]]}" for score in scores)]
-        parts.append(table(head, [[_named(line), *_cells(line, scores, _in_markdown)] for line in content.lines]))
+        head = ["model", *(f"{literal(score)} {MARKS[content.columns[score]]}" for score in scores)]
+        parts.append(table(head, [[literal(line.name), *_cells(line, scores, _in_markdown)] for line in content.lines]))
     if costs := _costs(content):
         models = [line for line in content.lines if line.kind == "model"]
-        rows = [[_named(line), *(_cost(line, cost) for cost in costs)] for line in models]
+        rows = [[literal(line.name), *(_cost(line, cost) for cost in costs)] for line in models]
         parts.append(table(["model", *costs], rows))
     return parts
 
@@ -88,8 +97,13 @@ def as_latex(content: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as LaTeX prints it: what it would take for a command is escaped."""
-    return "".join(LATEX_CHARACTERS.get(character, character) for character in text)
+    """Text as LaTeX prints it: what it would take for a command, or join to a dash, is escaped."""
+    return re.sub("-(?=-)", "-{}", "".join(LATEX_CHARACTERS.get(character, character) for character in text))
+
+
+def literal(text: str) -> str:
+    """Text as Markdown shows it, in a cell too: what it would take for a mark is escaped."""
+    return SPECIAL.sub(r"\\\g<0>", text)
 
 
 def _tabular(head: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> list[str]:
@@ -103,11 +117,6 @@ def _tabular(head: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> 
 def _cells(line: Line, scores: Sequence[str], shown: Callable[[Cell], str]) -> Iterator[str]:
     """The cells of a line; empty where it has no such score."""
     return (shown(line.cells[score]) if score in line.cells else "" for score in scores)
-
-
-def _named(line: Line) -> str:
-    """The name of a line in a table whose cells end at `|`."""
-    return line.name.replace("|", "\\|")
 
 
 def _in_markdown(cell: Cell) -> str:

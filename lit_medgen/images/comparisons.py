@@ -17,6 +17,8 @@ NUM_IMAGES, NUM_VOLUMES = 6, 2
 """Images of each model in a grid, and volumes, of which each takes three planes."""
 LEGEND = {"-": "real vs real", "*": "best: its interval meets no other"}
 """Style of a line or point -> what it stands for."""
+MAX_NAME = 40
+"""Characters of a name that a figure has room for."""
 MAX_RATIO = 30.0
 """Between scores in a panel, above which the axis is logarithmic around 0."""
 
@@ -38,7 +40,7 @@ def save_compared(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots(num_rows, min(PANELS, len(panels)), squeeze=False).flatten()
     for axis, panel in zip(axes, panels, strict=False):
         _plot_scores(axis, panel["points"], panel["best"], names, colours)
-        axis.set_title(panel["title"], fontsize=9)
+        axis.set_title(_shown(panel["title"]), fontsize=9)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     lines = [axes[0].plot([], [], style, color="black", label=label)[0] for style, label in LEGEND.items()]
@@ -65,7 +67,9 @@ def _plot_scores(
     if np.isfinite(near) and np.nanmax(shown) > MAX_RATIO * near:
         axis.set_yscale("symlog", linthresh=near)
     axis.set_xlim(-0.6, len(names) - 0.4)
-    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    axis.set_xticks(
+        range(len(names)), [_shown(name) for name in names], rotation=45, ha="right", rotation_mode="anchor", fontsize=7
+    )
     axis.tick_params(axis="y", labelsize=7)
     for side in ("right", "top"):
         axis.spines[side].set_visible(False)
@@ -87,7 +91,7 @@ def save_side_by_side(path: Path, models: Mapping[str, np.ndarray]) -> None:
     for axis, (name, block) in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
         padded = np.pad(block, ((0, tallest - len(block)), (0, 0)))
         axis.imshow(padded, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-        axis.set_title(name, color="white", fontsize=_font_size(name))
+        axis.set_title(_shown(name), color="white", fontsize=_font_size(name))
         axis.axis("off")
     write_figure(path, figure)
 
@@ -120,7 +124,7 @@ def save_maps(path: Path, spaces: Sequence[Mapping[str, Mapping[str, np.ndarray]
             axis.plot(*points[kind].T, marker, color=colour, markersize=3.5, alpha=0.8, label=label)
         axis.set_xlim(limits[name][0])
         axis.set_ylim(limits[name][1])
-        axis.set_title(name, fontsize=10)
+        axis.set_title(_shown(name), fontsize=10)
     for axis in axes:
         axis.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
@@ -157,7 +161,7 @@ def save_trajectories(path: Path, models: Mapping[str, np.ndarray]) -> None:
     for axis, (name, frames) in zip(axes, models.items(), strict=True):
         empty = np.zeros((height, width * (num - len(frames))), frames.dtype)
         axis.imshow(np.hstack([empty, *frames]), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-        axis.set_title(name, color="white", fontsize=10, loc="left")
+        axis.set_title(_shown(name), color="white", fontsize=10, loc="left")
         axis.axis("off")
     write_figure(path, figure)
 
@@ -165,6 +169,13 @@ def save_trajectories(path: Path, models: Mapping[str, np.ndarray]) -> None:
 def _colours(names: Sequence[str]) -> dict[str, str]:
     """Model -> its colour, the same in all panels."""
     return {name: f"C{i % 10}" for i, name in enumerate(names)}
+
+
+def _shown(name: str) -> str:
+    """A name as figures have it: `$` begins no formula, and of a long one the middle is left out."""
+    half = MAX_NAME // 2
+    short = name if len(name) <= MAX_NAME else f"{name[: half - 1]}…{name[-half:]}"
+    return short.replace("$", r"\$")
 
 
 def _font_size(name: str) -> float:

@@ -67,9 +67,11 @@ def _refuse_damage(path: Path) -> None:
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
-    """Writes a figure of matplotlib."""
+    """Writes a figure of matplotlib; characters that its font lacks are boxes, of which nobody need be warned."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=dpi, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        figure.savefig(content, dpi=dpi, format="png")
     write_atomically(path, content.getvalue())
 
 
