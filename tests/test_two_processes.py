@@ -101,6 +101,31 @@ def test_two_stages_on_two_processes(config: str, tmp_path: Path, phantoms: Path
     assert losses(a.folder) == losses(b.folder)
 
 
+GANS = ("vaegan", "alpha_wgan", "ccegan", "hagan", "spade_gan")
+
+
+@pytest.mark.parametrize("config", ["wgan", *(pytest.param(name, marks=pytest.mark.slow) for name in GANS)])
+def test_players_on_two_processes(config: str, tmp_path: Path, phantoms: Path) -> None:
+    """Processes agree on the weights of all players, and on a bank of codes, after every batch; a batch moves somebody.
+
+    That a resumed run is the same run is asked of all but the first, whose test is a single run of two steps.
+    """
+    a, b = (TwoRun(tmp_path / name, phantoms, (f"configs/{config}.yaml",)) for name in "ab")
+    watched = f'{{"class_path": "recorder.Buffers", "init_args": {{"folder": "{tmp_path}"}}}}'
+    num_steps = 2 if config == "wgan" else 3
+    a.fit(f"--trainer.max_steps={num_steps}", "--trainer.callbacks+", watched)
+    hashes = [(tmp_path / f"rank_{rank}").read_text().split() for rank in range(2)]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == len(hashes[0]) >= num_steps
+    if config == "wgan":
+        return
+    for steps in (2, 3):
+        b.fit("--ckpt_path=last", f"--trainer.max_steps={steps}")
+    one, other = (torch.load(run.last, weights_only=True) for run in (a, b))
+    for part in ("state_dict", "callbacks", "optimizer_states", "lr_schedulers"):
+        assert_equal(one[part], other[part])
+
+
 def test_no_sample_is_lost_or_repeated_on_two_one_and_two_processes(tmp_path: Path, phantoms: Path) -> None:
     keys = tmp_path / "keys"
     callbacks = (

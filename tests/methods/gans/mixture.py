@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_medgen.batch import Batch, Condition
 from lit_medgen.methods.gans.gan import GAN
+from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import parameters_of
 
 SHARES = (0.7, 0.3)
@@ -31,8 +32,14 @@ def mixture(num: int) -> Tensor:
 
 
 def as_batch(image: Tensor) -> Batch:
-    """A batch of these images, b 1 8 8."""
-    return Batch(image, [str(n) for n in range(len(image))], torch.eye(4).expand(len(image), 4, 4), Condition())
+    """A batch of these images, b 1 8 8, with label maps of one class."""
+    keys = [str(n) for n in range(len(image))]
+    return Batch(image, keys, torch.eye(4).expand(len(image), 4, 4), one_class(len(image)))
+
+
+def one_class(num: int) -> Condition:
+    """Label maps of one class, num 1 8 8, for methods that read such."""
+    return Condition(label_map=torch.zeros(num, 1, 8, 8, dtype=torch.long))
 
 
 def hold(optimizers: Sequence[torch.optim.Optimizer], learning: int) -> None:
@@ -58,8 +65,8 @@ def learn(model: GAN, num_batches: int, size: int = 32) -> None:
 
 
 @torch.no_grad()
-def found(model: GAN, num: int = 256) -> tuple[float, float]:
+def found(model: Generator, num: int = 256) -> tuple[float, float]:
     """The share of samples nearer to the first kind, and their mean distance from the nearer one (root mean square)."""
-    samples = model.eval().sample(Condition(), list(range(num)))
+    samples = model.eval().sample(one_class(num), list(range(num)))
     distances = (samples[:, None] - kinds()).square().mean((2, 3, 4)).sqrt()  # num 2
     return float((distances[:, 0] < distances[:, 1]).float().mean()), float(distances.min(1).values.mean())

@@ -9,9 +9,9 @@ import pytest
 import torch
 from mixture import SHARES, found, learn
 
-from lit_medgen.methods import CCEGAN, HAGAN, VAEGAN, WGAN, AlphaWGAN
+from lit_medgen.methods import CCEGAN, HAGAN, SPADEGAN, VAEGAN, WGAN, AlphaWGAN
 from lit_medgen.methods.gans.gan import GAN
-from lit_medgen.networks.gans import ConvAutoencodingGAN, ConvGAN, HierarchicalGAN
+from lit_medgen.networks.gans import ConvAutoencodingGAN, ConvGAN, HierarchicalGAN, SemanticGAN
 
 CLOSE = 0.4
 """Root mean square from the nearer kind: the images' own noise is 0.1, and the two kinds are 1.0 apart."""
@@ -51,9 +51,24 @@ def ccegan() -> GAN:
     return CCEGAN(network, encoder_optimizer=adam(5e-3)["optimizer"], **weights, **adam(5e-3))
 
 
+def spade_gan() -> GAN:
+    """On maps of one class, so that the code alone says which kind it is."""
+    sizes = {"latent_channels": 4, "channels": 8, "modulation_channels": 4}
+    patches = {"discriminator_channels": 16, "discriminator_layers": 1, "discriminator_scales": 1}
+    make = partial(torch.optim.Adam, betas=(0.0, 0.9))
+    optimizers = {"optimizer": partial(make, lr=1e-3), "discriminator_optimizer": partial(make, lr=4e-3)}
+    return SPADEGAN(SemanticGAN(2, (8, 8), **sizes, **patches), features="none", **optimizers)
+
+
 @pytest.mark.parametrize(
     ("make", "num_batches"),
-    [(wgan, 400), (alpha_wgan, 220), (vaegan, 150), pytest.param(ccegan, 450, marks=pytest.mark.slow)],
+    [
+        (wgan, 400),
+        (alpha_wgan, 220),
+        (vaegan, 150),
+        pytest.param(ccegan, 450, marks=pytest.mark.slow),
+        pytest.param(spade_gan, 300, marks=pytest.mark.slow),
+    ],
 )
 def test_both_kinds_are_made_in_their_shares(make: Callable[[], GAN], num_batches: int) -> None:
     torch.manual_seed(0)
