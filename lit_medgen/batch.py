@@ -221,8 +221,8 @@ class Requests:
 
     Attributes:
         seeds: n, one an image.
-        made_from: n, what the manifest says of each: attributes by name, "label_map", "source" and "given" by file or
-            slices, "text" by name, "key" of the data's own image.
+        made_from: n, what the manifest says of each: attributes by name, "label_map", "source", "mask" and "given" by
+            file or slices, "text" by name, "key" of the data's own image.
         parts: what the conditions hold.
         read: index -> the `Request` of that image alone.
         drawn: those of the parts that another model made out of noise, and which show no patient.
@@ -276,7 +276,7 @@ class Requests:
             request = self.read(index)
             return replace(request, condition=request.condition.only(parts, attributes))
 
-        all_parts = {"label_map": "label_map", "source": "source", "given": "image", "text": "text"}
+        all_parts = {"label_map": "label_map", "source": "source", "given": "image", "mask": "image", "text": "text"}
         gone = {name for name, part in all_parts.items() if part not in parts}
         kept = {"key", *all_parts, *attributes} - gone
         made_from = [{name: value for name, value in row.items() if name in kept} for row in self.made_from]

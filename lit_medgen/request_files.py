@@ -59,6 +59,25 @@ def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     return torch.from_numpy(classes.astype(np.int64))[None, None], affine
 
 
+def read_mask(path: Path, spec: DataSpec) -> Tensor:
+    """1 1 *s, bool: the voxels that are given, which are 0 in the file; all others are to be made anew.
+
+    InputError for another size, and where nothing is given or nothing is to be made.
+    """
+    values, _ = _read_file(path, spec)
+    if values.shape != tuple(spec.size):
+        raise InputError(f"{path}: a mask of {values.shape}; expected {tuple(spec.size)}, the size of the images.")
+    observed = torch.from_numpy(values == 0)[None, None]
+    if observed.all():
+        raise InputError(f"{path}: a mask of zeros, so nothing would be made anew; give another value there.")
+    if not observed.any():
+        raise InputError(
+            f"{path}: a mask without zeros, so nothing of the source would be kept; leave out --sources and --masks "
+            "for images of noise alone."
+        )
+    return observed
+
+
 def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """1 c *s in [-1, 1], a source image, and its affine, 1 4 4.
 

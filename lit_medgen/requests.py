@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lit_medgen.axes import AXES
 from lit_medgen.batch import Condition, DataSpec, Part, Request, Requests, Split, TrainingData
+from lit_medgen.completion_requests import GIVEN, completing, giving, masks_for, refuse_unfit_completion
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.images.resampling import finer_affine
 from lit_medgen.request_files import listed_images, read_label_map, read_source
@@ -22,9 +21,15 @@ from lit_medgen.training.generator import Generator
 
 NUM = 8
 """Images that are made where neither their number nor anything that they are made from is given."""
-COLUMNS = ("seed", "label_map", "source", "given", "text")
+COLUMNS = ("seed", "label_map", "source", "given", "mask", "text")
 """Columns of a table of requests that are no attributes."""
-PART_OF: dict[str, Part] = {"label_map": "label_map", "source": "source", "given": "image", "text": "text"}
+PART_OF: dict[str, Part] = {
+    "label_map": "label_map",
+    "source": "source",
+    "given": "image",
+    "mask": "image",
+    "text": "text",
+}
 """Column -> the part of a condition that it gives."""
 
 
@@ -44,6 +49,13 @@ class RequestOptions:
     text_embeddings: str | None = None
     texts_of_data: str | None = None
     """The file of embeddings that the data has, where none is given."""
+    masks: str | None = None
+
+    @property
+    def completed(self) -> dict[str, Any]:
+        """What says which parts of images are given, by the names of a row; empty for no completion."""
+        said = {"given": self.given, "mask": self.masks}
+        return {name: value for name, value in said.items() if value is not None}
 
     def __post_init__(self) -> None:
         seeds = self.seeds
@@ -54,12 +66,15 @@ class RequestOptions:
         if self.num is not None and self.num < 1:
             raise InputError(f"--num is {self.num}: give at least one seed, so 1 or more.")
         others = (self.num, seeds, self.attributes, self.label_maps, self.sources, self.given, self.like, self.text)
-        if self.table and any(other is not None for other in others):
+        if self.table and any(other is not None for other in (*others, self.masks)):
             raise InputError("--requests: the table says all that is asked for; leave out the other options.")
         if self.like and (self.label_maps or self.sources):
             raise InputError(f"--like {self.like}: the data's own label maps and sources are taken; give one or other.")
-        if self.given is not None and not (self.sources or self.like):
-            raise InputError("--given: says which slices of a source are given; add --sources DIR or --like test.")
+        if self.completed and not (self.sources or self.like):
+            says = "--given: says which slices" if self.given is not None else "--masks: say which voxels"
+            raise InputError(f"{says} of a source are given; add --sources DIR or --like test.")
+        if len(self.completed) > 1:
+            raise InputError("--masks: not together with --given; give the mask of all that is to be made anew.")
         if self.text_embeddings and self.text is None and not self.table:
             raise InputError(
                 "--text_embeddings: not which of its texts; add --text NAME, or all, or --requests with a column text."
@@ -74,8 +89,7 @@ def requested(options: RequestOptions, model: Generator, spec: DataSpec, data: T
     InputError for what the model cannot make images from. Every file is read once to see that it fits, and again when
     its image is made, so that one is in memory at a time.
     """
-    if options.given is not None:
-        _refuse_missing_slices(options.given, spec, "--given")
+    refuse_unfit_completion(options.completed, model, spec)
     text, texts = options.text, None
     if text is not None:
         texts = open_texts(options.text_embeddings, options.texts_of_data, model, spec)
@@ -120,47 +134,17 @@ def showing(requests: Requests, values: Mapping[str, float]) -> Requests:
 
 
 def _like(options: RequestOptions, model: Generator, spec: DataSpec, data: TrainingData) -> Requests:
-    """Requests like people of the data, request i like the i-th; with `given`, some slices of their images."""
+    """Requests like people of the data, request i like the i-th; of a completion, with parts of their images given."""
     assert options.like is not None
-    if options.given is None:
-        requests = like_people(model, data, options.like, None)
-    else:
-        own, slices = data.requests(options.like), list(options.given)
-
-        def read(index: int) -> Request:
-            request = own.read(index)
-            assert request.target is not None
-            return replace(request, condition=_giving(request.condition, request.target, slices, spec))
-
-        rows = [{**row, "given": slices} for row in own.made_from]
-        requests = replace(own, made_from=rows, parts=own.parts | {"image"}, read=read)
+    if options.completed:
+        requests = completing(data.requests(options.like), options.given, options.masks, spec)
         requests = requests.only({*model.required, *model.optional}, model.attributes)
+    else:
+        requests = like_people(model, data, options.like, None)
     if not len(requests):
         raise InputError(f"--like {options.like}: there are no {options.like} people; change data.init_args.fractions.")
     seeds = options.seeds or range(len(requests) if options.num is None else options.num)
     return requests.chosen([seed % len(requests) for seed in seeds], seeds)
-
-
-def _giving(condition: Condition, image: Tensor, slices: Sequence[int], spec: DataSpec) -> Condition:
-    """The condition with some slices of an image (1 c *s) given."""
-    observed = torch.zeros(1, _num_slices(spec), dtype=torch.bool)
-    observed[0, list(slices)] = True
-    return replace(condition, image=image, observed=observed)
-
-
-def _num_slices(spec: DataSpec) -> int:
-    """Slices of a volume along the axis that the model makes them along."""
-    return spec.size[AXES[spec.slice_axis]]
-
-
-def _refuse_missing_slices(slices: Sequence[int], spec: DataSpec, where: str) -> None:
-    """InputError for slices that are not there."""
-    if not spec.slice_axis:
-        raise InputError(f"{where}: this model makes no slices of volumes; leave it out.")
-    if not slices or not 0 <= min(slices) <= max(slices) < _num_slices(spec):
-        raise InputError(
-            f"{where} {list(slices)}: give some of the {spec.slice_axis} slices 0 to {_num_slices(spec) - 1}."
-        )
 
 
 # Files.
@@ -180,6 +164,9 @@ def _from_folders(options: RequestOptions, model: Generator, spec: DataSpec) -> 
     rows: list[dict[str, Any]] = [{name: listed[stem] for name, listed in files.items()} for stem in names]
     if options.given is not None:
         rows = [{**row, "given": list(options.given)} for row in rows]
+    if options.masks is not None:
+        masks = masks_for(options.masks, names)
+        rows = [{**row, "mask": mask} for row, mask in zip(rows, masks, strict=True)]
     if options.text is not None:
         rows = [{**row, "text": options.text} for row in rows]
     seeds = options.seeds or range(len(rows) if options.num is None else options.num)
@@ -224,7 +211,7 @@ def _read_row(
     if seed and not (seed.isdecimal() and int(seed) < 2**63):
         raise InputError(f"{where}: seed is {seed!r}; give a whole number from 0 to 2**63 - 1.")
     made_from: dict[str, Any] = {}
-    for name in ("label_map", "source"):
+    for name in ("label_map", "source", "mask"):
         if cell := cells.get(name):
             made_from[name] = folder / cell
             if not made_from[name].exists():
@@ -235,10 +222,10 @@ def _read_row(
         if not all(word.isdecimal() for word in cell.split()):
             raise InputError(f"{where}: given is {cell!r}; give numbers of slices with blanks between.")
         made_from["given"] = [int(word) for word in cell.split()]
-        _refuse_missing_slices(made_from["given"], spec, f"{where}: given")
+    refuse_unfit_completion(made_from, model, spec, f"{where}: ")
     missing = [column for column, part in PART_OF.items() if part in model.required and column not in made_from]
-    if missing or ("given" in made_from and "source" not in made_from):
-        column, rows = (missing[0], "every row") if missing else ("source", "every row with given slices")
+    if missing or (GIVEN.intersection(made_from) and "source" not in made_from):
+        column, rows = (missing[0], "every row") if missing else ("source", "every row with given slices or a mask")
         raise InputError(f"{where}: no {column}, from which this image is made; the table needs one in {rows}.")
     values: dict[str, float | None] = {}
     for name, cell in cells.items():
@@ -251,11 +238,11 @@ def _read_row(
 
 
 def _of_rows(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], model: Generator, spec: DataSpec) -> Requests:
-    """Requests of what each image is made from: paths of label map and source, given slices, attributes by name."""
+    """Requests of what each image is made from: paths, given slices, attributes by name."""
     parts: set[Part] = set()
     for row in rows:
         parts |= {"label_map"} if "label_map" in row else set()
-        parts |= {"image"} if "given" in row else {"source"} if "source" in row else set()
+        parts |= {"image"} if GIVEN.intersection(row) else {"source"} if "source" in row else set()
         parts |= {"text"} if "text" in row else set()
         parts |= {"attributes"} if any(name in row for name in model.attributes) else set()
     refuse_unfit_parts(model, parts)
@@ -284,12 +271,10 @@ def _read(row: Mapping[str, Any], seed: int, model: Generator, spec: DataSpec) -
         label_map, affine = read_label_map(path, spec)
         condition = replace(condition, label_map=label_map)
     if path := row.get("source"):
-        expected = replace(spec, sources=(), source_size=()) if "given" in row else model.source_spec(spec)
+        completed = bool(GIVEN.intersection(row))
+        expected = replace(spec, sources=(), source_size=()) if completed else model.source_spec(spec)
         source, own = read_source(path, expected)
         if own is not None and (source.shape[2:] == tuple(spec.size) or model.reconstructs):
             affine = finer_affine(own, expected.size, spec.size)
-        if "given" in row:
-            condition = _giving(condition, source, row["given"], spec)
-        else:
-            condition = replace(condition, source=source)
+        condition = giving(condition, source, row, spec) if completed else replace(condition, source=source)
     return Request([seed], condition, affine=spec.affine()[None] if affine is None else affine)

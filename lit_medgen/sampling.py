@@ -21,7 +21,7 @@ FLAGS: dict[Part, str] = {
     "attributes": "--attributes JSON",
     "label_map": "--label_maps DIR",
     "source": "--sources DIR",
-    "image": "--sources DIR with --given SLICES",
+    "image": "--sources DIR with --given SLICES or --masks DIR",
     "text": "--text NAME with --text_embeddings FILE",
 }
 """How the command line gives each part of a condition."""
@@ -29,7 +29,7 @@ WORDS: dict[Part, str] = {
     "attributes": "attributes",
     "label_map": "label maps",
     "source": "source images",
-    "image": "given slices",
+    "image": "given slices or a given region",
     "text": "texts",
 }
 
@@ -84,7 +84,7 @@ def like_people(model: Generator, data: TrainingData, split: Split, num: int | N
         raise InputError(
             f"data.init_args: no {missing[0]!r} of the {split} people, from which this model makes images."
         )
-    parts = {*model.required, *model.optional} - {"image"}  # all slices given would leave nothing to make
+    parts = {*model.required, *model.optional} - {"image"}  # a whole image given would leave nothing to make
     requests = data.requests(split, num).only(parts, model.attributes)
     refuse_unfit_parts(model, requests.parts)
     return requests.reconstructing(model.source_of) if model.reconstructs else requests
@@ -100,9 +100,8 @@ def refuse_unfit_parts(model: Generator, parts: Collection[Part]) -> None:
             )
     for part in parts:
         if part == "source" and "image" in model.optional and part not in model.optional:
-            raise InputError(
-                f"--sources: {name} keeps some slices of a source and makes the others; add --given SLICES."
-            )
+            some, option = ("voxels", "--masks DIR") if model.completes_regions else ("slices", "--given SLICES")
+            raise InputError(f"--sources: {name} keeps some {some} of a source and makes the others; add {option}.")
         if part not in (*model.required, *model.optional):
             uses = ", ".join(WORDS[known] for known in (*model.required, *model.optional)) or "nothing but seeds"
             raise InputError(f"{FLAGS[part].split()[0]}: {name} makes images from {uses}, not from {WORDS[part]}.")

@@ -62,6 +62,7 @@ class Verbs(L.Trainer):
         text: str | None = None,
         text_embeddings: str | None = None,
         sources_from: str | None = None,
+        masks: str | None = None,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -86,6 +87,8 @@ class Verbs(L.Trainer):
             text_embeddings: the file of embeddings that has the texts of `text` or of the table's column text, see
                 docs/text.md; None: the file `data.init_args.text` of training.
             sources_from: a checkpoint whose samples of the same seeds are the sources: a cascade.
+            masks: a folder with a mask for each source, or a file for all: voxels that are not 0 there are made anew,
+                to fit the others, which are kept.
         """
         if ckpt_path is None:
             raise InputError(
@@ -97,7 +100,7 @@ class Verbs(L.Trainer):
         _bring_late_parts(generator, Path(ckpt_path))
         listed = [seeds] if isinstance(seeds, int) else seeds
         texts = (text, text_embeddings, getattr(datamodule, "text", None))
-        options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like, *texts)
+        options = RequestOptions(num, listed, attributes, label_maps, sources, given, requests, like, *texts, masks)
         asked = label_maps or sources or requests or like or text or sources_from
         if generator.required and not asked and datamodule is not None:
             options = replace(options, like="test")

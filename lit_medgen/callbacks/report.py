@@ -156,7 +156,7 @@ def score(
         if num_at_once and model.required
         else None,
     )
-    completed = any("given" in row for row in samples.made_from)
+    completed = any({"given", "mask"}.intersection(row) for row in samples.made_from)
     images, targets = samples.images, targets_of(samples.made_from, data) if paired(model) or completed else None
     if targets is not None and not set(targets) - {None}:
         targets = None  # made from files, or from others than the test people: there is nothing to compare pairs with

@@ -1,6 +1,7 @@
 """The mathematics of diffusion: schedules, processes, denoisers, samplers. No networks, files or Lightning."""
 
 from lit_medgen.diffusion.bound import NoiseAt, bits_per_dimension, diffusion_term, latent_at_start, prior_term
+from lit_medgen.diffusion.completion import Completing, RePaint, filled_in, wholly_observed
 from lit_medgen.diffusion.coupling import OptimalTransport
 from lit_medgen.diffusion.denoisers import Denoiser, Denoises, LossWeight, MinSNR, UniformWeight
 from lit_medgen.diffusion.discrete import AbsorbingProcess, DiscreteProcess, HeatProcess
@@ -27,6 +28,7 @@ __all__ = [
     "BlurSchedule",
     "ClassifierFree",
     "Clipped",
+    "Completing",
     "Cosine",
     "DPMSolverPP2M",
     "Denoiser",
@@ -57,6 +59,7 @@ __all__ = [
     "OptimalTransport",
     "Parametrisation",
     "ParametrisationName",
+    "RePaint",
     "RectifiedFlow",
     "Sampler",
     "ScaledLinearBeta",
@@ -73,9 +76,11 @@ __all__ = [
     "bits_per_dimension",
     "diffusion_term",
     "dissipate",
+    "filled_in",
     "guided",
     "latent_at_start",
     "prior_term",
     "resolution_shift",
     "times",
+    "wholly_observed",
 ]

@@ -150,6 +150,10 @@ class ControlNet(GaussianDiffusion):
         """The base's images, b d *z -> b c *size in [-1, 1]."""
         return self.base.imaged(x)
 
+    def noised_of(self, images: Tensor) -> Tensor:
+        """What the base adds noise to of images, b c *size -> b d *z."""
+        return self.base.noised_of(images)
+
     def bounded(self, denoiser: Denoises) -> Denoises:
         """The denoiser within the range that the base's has."""
         return self.base.bounded(denoiser)

@@ -122,6 +122,10 @@ class DDPM(GaussianDiffusion):
         """The images themselves, b c *size."""
         return x
 
+    def noised_of(self, images: Tensor) -> Tensor:
+        """The images themselves, b c *size."""
+        return images
+
     def scaled(self, condition: Condition) -> Condition:
         """What the network reads: covariates, and with `concatenate` the label map as `source`, b k *s."""
         condition = super().scaled(condition)

@@ -175,9 +175,10 @@ class LDM(GaussianDiffusion):
         """The normalised latents z of a batch, b d *z in float32, to which noise is added."""
         return self.latents(batch)
 
-    def noiseless(self, images: Tensor) -> Tensor:
+    def noised_of(self, images: Tensor) -> Tensor:
         """The normalised latents of images, b d *z in float32; of a latent that is a distribution its mean."""
-        return self.scale.normalise(self.first_stage.encode(images).float())
+        with torch.autocast(self.device.type, enabled=False):
+            return self.scale.normalise(self.first_stage.encode(images).float())
 
     def clean_shape(self) -> tuple[int, ...]:
         """The shape d *z of a latent."""

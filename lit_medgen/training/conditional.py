@@ -113,7 +113,9 @@ class Conditional(Generator):
         labels = [name for names in self.covariates.labels.values() for name in names]
         self.categories = {**self.covariates.categories, **dict.fromkeys(labels, 2)}
         parts: list[Part] = ["attributes"] if self.attributes else []
-        self.optional = (*parts, "text") if self.covariates.text_channels else tuple(parts)
+        parts += ["text"] if self.covariates.text_channels else []
+        parts += ["image"] if self.completes_regions and "source" not in self.required else []
+        self.optional = tuple(parts)
 
     @abstractmethod
     def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
@@ -159,8 +161,11 @@ class Conditional(Generator):
                     part.set_null_text(null)
 
     def scaled(self, condition: Condition) -> Condition:
-        """What of a condition the network reads; numbers with the range of the training people brought to [0, 1]."""
-        condition = condition.only({*self.required, *self.optional}, self.covariates.names)
+        """What of a condition the network reads; numbers with the range of the training people brought to [0, 1].
+
+        A given region is no part of it: sampling keeps that, whatever the network.
+        """
+        condition = condition.only({*self.required, *self.optional} - {"image"}, self.covariates.names)
         ranges, attributes = self.needed_spec().attributes, dict(condition.attributes)
         for name in self.covariates.numbers:
             if name in attributes:

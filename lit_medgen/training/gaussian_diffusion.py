@@ -35,6 +35,7 @@ from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.diffusion.reconstruction import LOG_SNRS, reconstructions
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.completion import GivenRegion
 from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.latents import LatentStore
 from lit_medgen.training.learning_rate import Constant
@@ -70,6 +71,7 @@ class GaussianDiffusion(Conditional):
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
 
+    completes_regions = True
     fixed: tuple[str, ...] = ("parametrisation",)
     """Arguments that a trained network cannot be asked to change."""
 
@@ -114,6 +116,10 @@ class GaussianDiffusion(Conditional):
     @abstractmethod
     def imaged(self, x: Tensor) -> Tensor:
         """The images of what a denoiser gives, b d *z -> b c *size in [-1, 1]."""
+
+    @abstractmethod
+    def noised_of(self, images: Tensor) -> Tensor:
+        """What noise is added to, of images, without randomness: b c *size -> b d *z, undone by `imaged`."""
 
     def read_latents_of(self, data: TrainingData, trainer: L.Trainer) -> LatentStore | None:
         """Has the data's batches hold latents instead of images, where noise is added to those; returns their store."""
@@ -185,8 +191,13 @@ class GaussianDiffusion(Conditional):
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """b c *size in [-1, 1]."""
-        return self.imaged(self.walked(self.denoiser_for(condition), condition, seeds))
+        """b c *size in [-1, 1]; a region that the condition gives is kept (`training.completion`)."""
+        denoiser = self.denoiser_for(condition)
+        given = GivenRegion.of(condition, self.needed_spec(), self.device)
+        if given is None:
+            return self.imaged(self.walked(denoiser, condition, seeds))
+        denoiser = given.known_to(denoiser, self.noised_of, self.clean_shape()[1:])
+        return given.kept_in(self.imaged(self.walked(denoiser, condition, seeds)))
 
     def walked(self, denoiser: Denoises, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """What the sampler makes, b d *z."""
@@ -198,18 +209,13 @@ class GaussianDiffusion(Conditional):
         """What the network is told of images that are asked for; `noise` is for what of that is random."""
         return self.scaled(condition)
 
-    def noiseless(self, images: Tensor) -> Tensor:
-        """What noise is added to, b d *z, of images b c *s of which nothing else is known, without any draw."""
-        affine = torch.eye(4, device=images.device).expand(len(images), 4, 4)
-        return self.clean(Batch(images, [""] * len(images), affine))
-
     @torch.no_grad()
     def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """The mean squared error of each image's reconstructions from several noise levels, by log-SNR, b each.
 
         The sampler is that of samples, cut to `DETECTION_STEPS` steps; no covariate is known, and nothing guides.
         """
-        x, noise, denoiser = self.noiseless(images), SeededNoise(seeds), self.bounded(self.denoiser)
+        x, noise, denoiser = self.noised_of(images), SeededNoise(seeds), self.bounded(self.denoiser)
         with self.in_few_steps(DETECTION_STEPS):
             made = reconstructions(self.sampler, denoiser, x, self.scaled(Condition()), noise.like)
             errors = [(self.imaged(x_0) - images).square().flatten(1).mean(1) for x_0 in made]

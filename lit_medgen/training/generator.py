@@ -36,6 +36,9 @@ class Generator(Method):
     categories: Mapping[str, int] = MappingProxyType({})
     """Attributes that are categories -> how many values they have, which are 0, 1, ..."""
 
+    completes_regions: bool = False
+    """Whether `image` among the parts is a region of any shape; else it is slices of a volume."""
+
     reconstructs: bool = False
     """Whether sources are made of the images themselves (`source_of`), even where the data has other sources."""
 

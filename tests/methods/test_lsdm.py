@@ -213,12 +213,12 @@ def test_a_crop_at_the_border_is_filled_with_background() -> None:
 
 
 def test_images_can_be_asked_to_show_what_the_classifier_tells() -> None:
-    assert (built().attributes, built().optional) == ((), ())
+    assert (built().attributes, built().optional) == ((), ("image",))
     model = guided(
         network=SemanticUNet(4, 4, channels=(8,), attention=(False,), covariates=Covariates(("diameter_mm",)))
     )
     assert model.attributes == ("diameter_mm", "malignant", "lobulation")
-    assert model.optional == ("attributes",)
+    assert model.optional == ("attributes", "image")
     assert model.categories == {"malignant": 2}
     assert guided(guidance={"lobulation": Wish()}).attributes == ("lobulation",)
 

@@ -59,6 +59,7 @@ from lit_medgen.methods.vdm.fitting import described, refuse_other_values
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
 from lit_medgen.networks.score_resnet import LevelNetwork
 from lit_medgen.seeds import SeededNoise
+from lit_medgen.training.completion import GivenRegion
 from lit_medgen.training.conditional import Conditioning
 from lit_medgen.training.fitting import refuse_unfit
 from lit_medgen.training.learning_rate import Constant
@@ -84,6 +85,8 @@ class VDM(Bounded):
         optimizer: makes the optimizer from the trained parameters.
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
+
+    completes_regions = True
 
     def __init__(
         self,
@@ -257,8 +260,13 @@ class VDM(Bounded):
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
-        """b c *size in [-1, 1]."""
-        return self._imaged(self._walked(self.sampling_denoiser, condition, seeds), self._alpha_0())
+        """b c *size in [-1, 1]; a region that the condition gives is kept (`training.completion`)."""
+        denoiser, spec = self.sampling_denoiser, self.needed_spec()
+        given = GivenRegion.of(condition, spec, self.device)
+        if given is None:
+            return self._imaged(self._walked(denoiser, condition, seeds), self._alpha_0())
+        denoiser = given.known_to(denoiser, self.encode, self.latent_shape(spec)[1:])
+        return given.kept_in(self._imaged(self._walked(denoiser, condition, seeds), self._alpha_0()))
 
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:
