@@ -136,7 +136,8 @@ def test_images_are_completed_from_the_command_line(
     mask = np.zeros(size)
     mask[: size[0] // 2] = 1
     masks = str(Path(folder(tmp_path / "masks", any=mask), "any.png"))
-    words = ["--sources", str(tmp_path / "sources"), "--masks", masks, "--seeds", "[7,8]", "--out", str(tmp_path / "out")]
+    words = ["--sources", str(tmp_path / "sources"), "--masks", masks, "--seeds", "[7,8]"]
+    words += ["--out", str(tmp_path / "out")]
     repaint = ["--model.init_args.sampler=lit_medgen.diffusion.RePaint"]
     repaint += [f"--model.init_args.sampler.init_args.{key}" for key in ("resamplings=2", "jump=3")]
     repaint += ["--model.init_args.sampler.init_args.sampler=lit_medgen.diffusion.DDIM"]
