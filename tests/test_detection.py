@@ -239,9 +239,13 @@ def test_a_report_of_sets_and_detectors(vdm: TinyRun, tmp_path: Path) -> None:
     assert report["of_model"] == ["bits_per_dimension"]
     assert report["detection"]["flip_x"]["histogram_z"]["auc"] == 0.5
     assert report["detection"]["far"]["png_z"]["auc"] == 1.0
+    assert list(report["measures"]) == ["bits_per_dimension", "bits_beyond_png", "histogram_distance", "png_bits"]
     rows = list(csv.DictReader((out / "detected.csv").open()))
     assert len(rows) == sum(one["images"] for one in report["sets"].values())
     validation = np.array([float(row["model_z"]) for row in rows if row["set"] == "validation"])
+    for row in rows:
+        beyond = float(row["bits_per_dimension"]) - float(row["png_bits"])
+        assert float(row["bits_beyond_png"]) == pytest.approx(beyond, abs=1e-3)
     assert (validation.mean(), validation.std()) == pytest.approx((0, 1), abs=1e-4)
     by_set = {name: [row["person"] for row in rows if row["set"] == name] for name in report["sets"]}
     assert by_set["inverted"] == by_set["test"]

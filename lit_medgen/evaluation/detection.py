@@ -21,6 +21,8 @@ from lit_medgen.batch import Images, TrainingData, sent
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.detection_page import as_markdown, verdict
 from lit_medgen.evaluation.detectors import (
+    BEYOND_PNG,
+    BITS,
     Scale,
     cumulated,
     grey_values,
@@ -50,8 +52,8 @@ FEW = 8
 """Validation people below which a report says that they are few."""
 NUM_SHOWN = 8
 VALIDATION, TEST = "validation", "test"
-CONTROLS = {"histogram": "histogram_distance", "png": "png_bits"}
-"""Detector -> the one measure that it looks at."""
+OTHERS = {"beyond_png": BEYOND_PNG, "histogram": "histogram_distance", "png": "png_bits"}
+"""Detector, besides the model -> the one measure that it looks at."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,10 @@ def detect(
     outputs = output_files(out)
     outputs.check()
     raw = measured(model, sets, batch_size)
-    of_model = tuple(measure for measure in raw[VALIDATION] if measure not in CONTROLS.values())
+    of_model = tuple(measure for measure in raw[VALIDATION] if measure not in OTHERS.values())
     scales = {measure: Scale.of(values) for measure, values in raw[VALIDATION].items()}
-    detectors = {"model": of_model, **{detector: (measure,) for detector, measure in CONTROLS.items()}}
+    others = {detector: (measure,) for detector, measure in OTHERS.items() if measure in scales}
+    detectors = {"model": of_model, **others}
     scores = {set_name: dict(_scores(detectors, values, scales)) for set_name, values in raw.items()}
     report: dict[str, Any] = {
         "lit_medgen": __version__,
@@ -176,17 +179,20 @@ def detect(
 
 
 def measured(model: Method, sets: Mapping[str, ImageSet], batch_size: int) -> dict[str, dict[str, Tensor]]:
-    """Set -> measure -> n float64 on the CPU: the raw surprises of a model, then those of the controls."""
+    """Set -> measure -> n float64 on the CPU: the raw surprises of a model, then those of the other detectors."""
     usual = torch.cat([cumulated(images) for _, images in _batches(sets[VALIDATION].images, batch_size)])
     found = {}
     for name, one in sets.items():
         parts: list[dict[str, Tensor]] = []
         for seeds, images in _batches(one.images, batch_size):
             reference = without_itself(usual)[list(seeds)] if name == VALIDATION else usual.mean(0)
-            distance, bits = histogram_distance(cumulated(images), reference), png_bits(images)
-            controls = {CONTROLS["histogram"]: distance, CONTROLS["png"]: bits}
-            parts.append(model.surprise(sent(images, model.device), list(seeds)) | controls)
-        found[name] = {measure: torch.cat([part[measure].double().cpu() for part in parts]) for measure in parts[0]}
+            own = model.surprise(sent(images, model.device), list(seeds))
+            part = {measure: values.double().cpu() for measure, values in own.items()}
+            bits = png_bits(images)
+            part |= {BEYOND_PNG: part[BITS] - bits} if BITS in part else {}
+            part |= {OTHERS["histogram"]: histogram_distance(cumulated(images), reference), OTHERS["png"]: bits}
+            parts.append(part)
+        found[name] = {measure: torch.cat([part[measure] for part in parts]) for measure in parts[0]}
         _refuse_not_finite(name, found[name])
     return found
 

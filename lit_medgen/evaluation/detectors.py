@@ -7,6 +7,10 @@ r"""Detectors of images that are not like those of training: raw surprises, thei
 Graham et al. "Denoising diffusion models for out-of-distribution detection". CVPRW 2023. Nalisnick et al. "Detecting
 out-of-distribution inputs to deep generative models using typicality". 2019.
 
+A likelihood is high for simple images, whatever they show. Where a model's surprise is in bits per dimension, what a
+lossless compressor needs is taken from it (Serrà et al. "Input complexity and out-of-distribution detection with
+likelihood-based generative models". ICLR 2020, eq. 1): `bits_beyond_png`.
+
 Two controls look at no model: the distance of an image's histogram from that of validation images, and the bits that a
 lossless compressor needs. Where one of them tells a set as well, the set says nothing of the model.
 
@@ -28,6 +32,9 @@ from torch import Tensor
 from lit_medgen.metrics.base import Estimate
 from lit_medgen.metrics.skill import AreaUnderROC
 
+BITS = "bits_per_dimension"
+"""The measure of a model that can be compared with bits per voxel."""
+BEYOND_PNG = "bits_beyond_png"
 LEVELS = 256
 """Grey values of the histogram and of the images that are compressed."""
 RECALL = 0.95

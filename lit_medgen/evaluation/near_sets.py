@@ -41,10 +41,12 @@ def noise(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 def crop(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Images whose outer eighth at either end of each axis is background."""
-    kept = torch.zeros_like(images, dtype=torch.bool)
-    ends = [side // SHARE for side in images.shape[2:]]
-    kept[(..., *(slice(end, side - end) for end, side in zip(ends, images.shape[2:], strict=True)))] = True
-    return images.where(kept, BACKGROUND)
+    cut = torch.zeros_like(images, dtype=torch.bool)
+    for axis, side in enumerate(images.shape[2:], start=2):
+        end = side // SHARE
+        cut.narrow(axis, 0, end).fill_(True)
+        cut.narrow(axis, side - end, end).fill_(True)
+    return images.masked_fill(cut, BACKGROUND)
 
 
 def flip(axis: int, images: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -13,6 +13,8 @@ from lit_medgen.images.png import write_figure
 STYLES = {
     "model_z": ("model", "tab:blue", "o", "full"),
     "model_abs_z": ("model, untypical", "tab:blue", "o", "none"),
+    "beyond_png_z": ("model less PNG", "tab:purple", "D", "full"),
+    "beyond_png_abs_z": ("model less PNG, untypical", "tab:purple", "D", "none"),
     "histogram_z": ("histogram", "tab:orange", "s", "full"),
     "histogram_abs_z": ("histogram, untypical", "tab:orange", "s", "none"),
     "png_z": ("PNG", "tab:green", "^", "full"),
@@ -31,11 +33,12 @@ def save_areas(path: Path, detection: Mapping[str, Mapping[str, Mapping[str, Any
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 1 + 0.5 * len(detection)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1 + 0.6 * len(detection)), layout="constrained")
     axis = figure.subplots()
     for row, of in enumerate(detection.values()):
-        for k, (score, (label, colour, marker, fill)) in enumerate(STYLES.items()):
-            at, (low, high) = row + (k - (len(STYLES) - 1) / 2) * 0.12, of[score]["ci95"]
+        styles = {score: style for score, style in STYLES.items() if score in of}
+        for k, (score, (label, colour, marker, fill)) in enumerate(styles.items()):
+            at, (low, high) = row + (k - (len(styles) - 1) / 2) * 0.8 / len(styles), of[score]["ci95"]
             axis.plot([low, high], [at, at], color=colour, linewidth=1.5, alpha=0.6)
             style: dict[str, Any] = {"color": colour, "fillstyle": fill, "markersize": 5, "linestyle": "none"}
             axis.plot(of[score]["auc"], at, marker=marker, label=label if row == 0 else None, **style)
@@ -46,7 +49,7 @@ def save_areas(path: Path, detection: Mapping[str, Mapping[str, Mapping[str, Any
     axis.set_ylim(len(detection) - 0.5, -0.5)
     axis.set_xlim(-0.03, 1.03)
     axis.set_xlabel("area under the ROC curve, with 95 % interval over people; 0.5: as test people")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     write_figure(path, figure)
 
 
