@@ -1,19 +1,25 @@
-"""Whole slices of scans without annotations: what LSDMs make of their label maps, and how near it is to the slices.
+"""Whole slices and their label maps: what LSDMs make of the maps, and how near it is to the slices.
 
-Of each person below `--root`, from whom the models must not have learned, some slices: the label map, the slice, its
-reconstruction by the first stage, and what each model makes of its map. The table has SSIM, MS-SSIM and PSNR of each
-against the slice, beside another person's slice in the place of a sample.
+Of each person below `--root` some slices: the label map, the slice, its reconstruction by the first stage, and what
+each model makes of its map. The table has SSIM, MS-SSIM, PSNR and a perceptual distance of each against the slice, with
+intervals over people, beside another person's slice in the place of a sample. The perceptual distance is that of a
+network which learned from the first model's training people, or of `--features FILE`.
 
-    python -m benchmarks.plain_slices --out data/plain_ct <folders with DICOM series>
-    python -m benchmarks.whole_slices --root data/plain_ct --out real.png "SPADE=demo/lsdm_demo/checkpoints/last.ckpt"
+The models must not have learned from these people: name the splits of their training whose people they are, or give a
+root of others. People stay in their split wherever their folders lie, so kinds of scans can be told apart.
+
+    python -m benchmarks.plain_slices --out data/mixed_ct/real <folders with DICOM series>
+    python -m benchmarks.whole_slices --root data/mixed_ct/real --splits test --out real.png
+        "SPADE=runs/lsdm_mixed/checkpoints/last.ckpt"
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -26,10 +32,10 @@ from lit_medgen.batch import Batch, Split, TrainingData
 from lit_medgen.images.grids import save_figure
 from lit_medgen.loading import config_of
 from lit_medgen.methods import LSDM
-from lit_medgen.metrics.paired import PairedMSSSIM, PairedPSNR, PairedSSIM
+from lit_medgen.metrics.extractors import LEARNED, num_dimensions, perceptual
+from lit_medgen.metrics.paired import PairedMetric, PairedMSSSIM, PairedPSNR, PairedSSIM
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-"""Of people whom the models have not seen, whichever they are."""
 PER_PERSON = 2
 """Slices of each person, evenly spread."""
 
@@ -38,6 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT of each LSDM")
     parser.add_argument("--root", required=True, help="folder of the scans")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="whose people are shown; all")
+    parser.add_argument(
+        "--features", default=LEARNED, help="of the perceptual distance: learned, or a TorchScript file"
+    )
+    parser.add_argument("--num", type=int, default=12, help="slices in the pictures")
     parser.add_argument("--out", required=True, help="PNG: the pictures")
     options = parser.parse_args()
     paths = dict(model.split("=", 1) for model in options.models)
@@ -45,26 +56,35 @@ def main() -> None:
     first = next(iter(paths.values()))
     section = config_of(Path(first))["data"]
     data = data_of(section, root=options.root, ct=section["init_args"]["ct"] | ANY)
-    slices, people = slices_of(data)
+    slices, people = slices_of(data, options.splits)
     rows = images_of(models, slices, len(data.spec.classes))
-    save_figure(Path(options.out), rows, len(people))
-    table = Table("of each slice", *METRICS, title=f"{len(people)} slices of {len(set(people))} people")
+    shown = [i * len(people) // min(options.num, len(people)) for i in range(min(options.num, len(people)))]
+    save_figure(Path(options.out), {name: images[shown] for name, images in rows.items()}, len(shown))
+    metrics = METRICS | {"perceptual distance": partial(perceptual_of, section, options.features)}
+    table = Table("of each slice", *metrics, title=f"{len(people)} slices of {len(set(people))} people")
     compared = {name: images for name, images in rows.items() if name not in ("label map", "real slice")}
     real = rows["real slice"]
     for name, images in (compared | {"another person's slice": real[strangers(people)]}).items():
-        table.add_row(name, *(score(metric, images, real, people) for metric in METRICS.values()))
-    Console(width=120).print(table)
+        table.add_row(name, *(score(make(), images, real, people) for make in metrics.values()))
+    Console(width=160).print(table)
 
 
 ANY = {"max_thickness_mm": 5.0, "single_slices": True, "share": 1.0}
 """What is taken of scans of all kinds."""
-METRICS = {"SSIM": PairedSSIM, "MS-SSIM": PairedMSSSIM, "PSNR": PairedPSNR}
+METRICS: dict[str, Callable[[], PairedMetric]] = {"SSIM": PairedSSIM, "MS-SSIM": PairedMSSSIM, "PSNR": PairedPSNR}
 
 
-def slices_of(data: TrainingData) -> tuple[list[Batch], list[str]]:
-    """Some slices of each person, and whose each is."""
+def perceptual_of(section: dict[str, Any], features: str) -> PairedMetric:
+    """The perceptual distance of the features that `evaluate` takes for the data of a config."""
+    data = data_of(section)
+    train, num_real = (data.images(split, one_per_person=True) for split in ("train", "test"))
+    return perceptual(features, train, data.cache / "features", num_dimensions(len(num_real)))
+
+
+def slices_of(data: TrainingData, splits: Sequence[Split]) -> tuple[list[Batch], list[str]]:
+    """Some slices of each person of these splits, and whose each is."""
     of_person: dict[str, list[Batch]] = {}
-    for split in SPLITS:
+    for split in splits:
         everybody = data.people(split)
         for one in data.stored(split):
             of_person.setdefault(everybody[one.key[0]], []).append(one)
@@ -101,11 +121,11 @@ def strangers(people: Sequence[str]) -> list[int]:
     return found
 
 
-def score(metric: type[PairedSSIM | PairedPSNR], images: Tensor, targets: Tensor, people: Sequence[str]) -> str:
-    """The mean over pairs."""
-    made = metric()
-    made.update(images, targets, people)
-    return f"{float(made.compute()):.3f}"
+def score(metric: PairedMetric, images: Tensor, targets: Tensor, people: Sequence[str]) -> str:
+    """The mean over pairs, with its interval over people."""
+    metric.update(images, targets, people)
+    found = metric.estimate()
+    return f"{found.value:.3f} ({found.ci95[0]:.3f} to {found.ci95[1]:.3f})"
 
 
 if __name__ == "__main__":
