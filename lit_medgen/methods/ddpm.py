@@ -25,7 +25,9 @@ Shapes: b images, c channels, *s their axes; k classes of a label map.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import Tensor
@@ -35,6 +37,7 @@ from lit_medgen.diffusion import (
     Ancestral,
     Clipped,
     Cosine,
+    Denoiser,
     Denoises,
     LossWeight,
     ParametrisationName,
@@ -77,6 +80,8 @@ class DDPM(GaussianDiffusion):
     """
 
     fixed: tuple[str, ...] = ("parametrisation", "concatenate")
+    denoisers: Mapping[str, type[Denoiser]] = MappingProxyType({"l1": AbsoluteDenoiser, "l2": SourceDenoiser})
+    """Kind of the loss -> the denoiser that is trained by it."""
 
     def __init__(
         self,
@@ -89,8 +94,7 @@ class DDPM(GaussianDiffusion):
         sampler: Sampler | None = None,
         **others: Any,
     ) -> None:
-        kind = {"l1": AbsoluteDenoiser, "l2": SourceDenoiser}[loss_kind]
-        denoiser = kind(as_module(network), schedule or Cosine(NUM_STEPS), parametrisation, weight)
+        denoiser = self.denoisers[loss_kind](as_module(network), schedule or Cosine(NUM_STEPS), parametrisation, weight)
         super().__init__(
             denoiser=denoiser, parametrisation=parametrisation, sampler=sampler or Ancestral(NUM_STEPS), **others
         )

@@ -10,7 +10,10 @@ after Ho et al. "Cascaded Diffusion Models for High Fidelity Image Generation" (
 The low resolution of a training image is made here, so any data will do. It is brought to the grid of the image by
 linear interpolation, noised on the schedule of the diffusion, and joined to x_t as further channels. Noise in training
 makes the model forgive the faults of low resolutions that another model made; `noise_level` is what it gets when it
-samples.
+samples. With `residual_std` the network corrects a guess that knows no more than how far images are from y:
+
+    x ~ N(y', v), y' = y_s / alpha_s, v = residual_std^2 + (sigma_s / alpha_s)^2
+    guess = y' + alpha_t v / (alpha_t^2 v + sigma_t^2) (x_t - alpha_t y')       (ours; the posterior mean of x)
 
 What differs from the code of Pinaya et al. (Warvito/generative_brain_upscaler):
 
@@ -25,7 +28,7 @@ Shapes: b images, c channels, *s their axes; *l those of the low resolution, *p 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from types import MappingProxyType
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -49,11 +52,38 @@ from lit_medgen.networks.protocols import LatentNetwork
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditioning
 from lit_medgen.training.fitting import refuse_unfit
+from lit_medgen.training.gaussian_diffusion import SourceDenoiser
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
 NOISE_LEVEL = "noise_level"
 """Name of the covariate that tells the network how noisy the low resolution is: 0 to 1, as a share of `max_noise`."""
+
+
+class UpscalingDenoiser(SourceDenoiser):
+    """A denoiser whose network may correct a guess of the image from x_t and its low resolution.
+
+    Attributes:
+        residual_std: standard deviation of images around their low resolution; None: there is no guess.
+        max_noise: the time at which the covariate `noise_level` is 1.
+    """
+
+    residual_std: float | None = None
+    max_noise: float = 0.0
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the network says, b c *s, added to what it would say of the guess, where there is one."""
+        found = super().predict(x_t, t, condition)
+        return found if self.residual_std is None else found + self.target(self.guess(x_t, t, condition), x_t, t)
+
+    def guess(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The expected image, b c *s, if images were Gaussian around their low resolution."""
+        assert condition.source is not None
+        assert self.residual_std is not None
+        alpha_t, sigma_t = self.process.coefficients(t, x_t)
+        alpha_s, sigma_s = self.process.coefficients(self.max_noise * condition.attributes[NOISE_LEVEL], x_t)
+        y, variance = condition.source.to(x_t.dtype) / alpha_s, self.residual_std**2 + (sigma_s / alpha_s) ** 2
+        return y + alpha_t * variance / (alpha_t**2 * variance + sigma_t**2) * (x_t - alpha_t * y)
 
 
 class Upscaler(DDPM):
@@ -70,7 +100,8 @@ class Upscaler(DDPM):
         noise_level: the same of a low resolution that is sampled from, at most `max_noise`.
         schedule: noise schedule; None: `Cosine` with 250 levels.
         parametrisation: what the network predicts.
-        loss_kind: l1 is the absolute error of the prediction, l2 the squared one.
+        residual_std: about the standard deviation of images around the interpolation of their low resolution: the
+            network then corrects a guess, which learns faster; None: it predicts all, as the paper's.
         weight: weight of the squared error over time; None: `UniformWeight`.
         sampler: integrates the reverse process; None: 250 steps of `Ancestral`.
         training_times: which times are trained on; None: all alike.
@@ -82,7 +113,9 @@ class Upscaler(DDPM):
     required = ("source",)
     kept = ("source", NOISE_LEVEL)
     reconstructs = True
-    fixed = ("parametrisation", "factor", "max_noise")
+    fixed = ("parametrisation", "factor", "max_noise", "residual_std")
+    denoisers = MappingProxyType({"l2": UpscalingDenoiser})
+    denoiser: UpscalingDenoiser
 
     def __init__(
         self,
@@ -94,7 +127,7 @@ class Upscaler(DDPM):
         noise_level: float = 0.0,
         schedule: Schedule | None = None,
         parametrisation: ParametrisationName = "v",
-        loss_kind: Literal["l1", "l2"] = "l2",
+        residual_std: float | None = None,
         weight: LossWeight | None = None,
         sampler: Sampler | None = None,
         training_times: TrainingTimes | None = None,
@@ -106,7 +139,7 @@ class Upscaler(DDPM):
             network,
             schedule,
             parametrisation,
-            loss_kind,
+            "l2",
             weight,
             sampler=sampler,
             training_times=training_times,
@@ -122,7 +155,10 @@ class Upscaler(DDPM):
         if not 0 <= overlap < 1:
             raise ValueError(f"model.init_args.overlap is {overlap}; give a share from 0 to below 1.")
         self.factor, self.patch, self.overlap = factor, patch, overlap
-        self.max_noise, self.noise_level = max_noise, noise_level
+        if residual_std is not None and not residual_std > 0:
+            raise ValueError(f"model.init_args.residual_std is {residual_std}; give a number above 0, or null.")
+        self.max_noise, self.noise_level, self.residual_std = max_noise, noise_level, residual_std
+        self.denoiser.max_noise, self.denoiser.residual_std = max_noise, residual_std
 
     def take_covariates(self, covariates: Covariates) -> None:
         """Takes those that images can be asked for; ValueError for a network that is not told the noise level."""
