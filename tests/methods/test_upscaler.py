@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from lit_medgen import cascades
 from lit_medgen.batch import Batch, Condition, DataSpec, Images
-from lit_medgen.diffusion import DDIM
+from lit_medgen.diffusion import DDIM, Cosine, DPMSolverPP2M, ParametrisationName, ScaledLinearBeta
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.scores import Given, of_pairs
 from lit_medgen.images.nifti import write_nifti
@@ -49,6 +49,15 @@ class Shown(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         x = self.share * x[:, :1] + x[:, 1:]
         return avg_pool2d(pad(x, [1, 1, 1, 1], mode="replicate"), 3, stride=1) if self.smooth else x
+
+
+class Silent(nn.Module):
+    """Says nothing, as a network does before its first step."""
+
+    covariates = TOLD
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return torch.zeros_like(x[:, :1])
 
 
 def built(net: nn.Module | None = None, dim: int = 2, side: int = 16, **arguments: Any) -> Upscaler:
@@ -98,6 +107,27 @@ def test_what_expects_the_low_resolution_makes_its_interpolation() -> None:
     model, low = built(Shown(), patch=8, parametrisation="x"), noisy(2, 8, 8)
     expected = interpolated(low, (16, 16), "linear")
     torch.testing.assert_close(model.sample(Condition(source=low), [1, 2]), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("parametrisation", ["eps", "v", "x"])
+def test_a_guess_alone_samples_gaussians_around_the_low_resolution(parametrisation: ParametrisationName) -> None:
+    """The guess is the exact denoiser of such images, where the network adds nothing to it."""
+    arguments: dict[str, Any] = {"parametrisation": parametrisation, "schedule": Cosine(), "side": 32}
+    model = built(Silent(), residual_std=0.1, sampler=DPMSolverPP2M(20), **arguments)
+    low = noisy(4, 16, 16) / 2
+    apart = model.sample(Condition(source=low), [1, 2, 3, 4]) - interpolated(low, (32, 32), "linear")
+    assert apart.mean().item() == pytest.approx(0, abs=0.01)
+    assert apart.std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_guess_knows_how_noisy_the_low_resolution_is() -> None:
+    """From the low resolution alone, and from x_t alone, by the precision of each (here equal)."""
+    model = built(residual_std=1e-6, max_noise=0.5, parametrisation="x", schedule=ScaledLinearBeta())
+    x_t, t = noisy(2, 16, 16), torch.full((2,), 0.4)
+    given = model.at_level(Condition(source=noisy(2, 16, 16, seed=1)), t, noisy(2, 16, 16, seed=2))
+    alpha = model.denoiser.schedule.alpha(t)[0]
+    expected = (given.source + x_t) / (2 * alpha)  # type: ignore[operator]
+    torch.testing.assert_close(model.denoiser.guess(x_t, t, given), expected, rtol=1e-4, atol=1e-4)
 
 
 # The noise level.
@@ -207,6 +237,7 @@ def test_low_resolutions_are_noised_up_to_the_maximum() -> None:
         ({"factor": [2, 2, 2]}, r"factor is \[2, 2, 2\], but images are 16 x 16; give one for each axis"),
         ({"patch": 24}, r"patch is 24, but images are 16 x 16; give a smaller patch"),
         ({"noise_level": 0.5}, r"noise_level is 0.5 and max_noise 0.35"),
+        ({"residual_std": 0.0}, r"residual_std is 0.0; give a number above 0"),
         ({"overlap": 1.0}, r"overlap is 1.0; give a share"),
         ({"net": UNet(2, 1, 1, [8, 8], [False, False], 1, 8, covariates=TOLD)}, r"in_channels is 1, but patches"),
         ({"net": UNet(2, 2, 1, [8, 8], [False, False], 1, 8)}, r"add noise_level to the numbers of its covariates"),
