@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_modules.adni import ADNIDataModule
+    from data_modules.augmentation import (
+        Augmentation,
+        BiasField,
+        Flip,
+        Gamma,
+        Geometric,
+        Intensity,
+        Noise,
+        Rotation,
+        Shift,
+        Zoom,
+    )
     from data_modules.base import MedicalDataModule
     from data_modules.chestxray import ChestXrayDataModule
     from data_modules.folder import FolderDataModule
     from data_modules.lidc.lidc import LIDCDataModule
+    from data_modules.monai_transform import MonaiTransform
     from data_modules.recipes.ct_slices import CTSlices
     from data_modules.recipes.volumes import Preprocessing
     from data_modules.slice_sets import ContiguousDraw, FDMDraw, SliceSets, UniformDraw
@@ -22,18 +35,28 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADNIDataModule",
+    "Augmentation",
+    "BiasField",
     "CTSlices",
     "ChestXrayDataModule",
     "ContiguousDraw",
     "Crop",
     "FDMDraw",
+    "Flip",
     "FolderDataModule",
+    "Gamma",
+    "Geometric",
+    "Intensity",
     "LIDCDataModule",
     "MedicalDataModule",
+    "MonaiTransform",
+    "Noise",
     "OneSlice",
     "Preprocessing",
     "Rejected",
+    "Rotation",
     "Scan",
+    "Shift",
     "SliceSets",
     "TarMember",
     "UKBiobankDataModule",
@@ -41,14 +64,20 @@ __all__ = [
     "View",
     "Volume",
     "ZipMember",
+    "Zoom",
 ]
 
 _FILES = {
     "adni": ["ADNIDataModule"],
+    "augmentation": [
+        *("Augmentation", "BiasField", "Flip", "Gamma", "Geometric", "Intensity", "Noise", "Rotation", "Shift"),
+        "Zoom",
+    ],
     "base": ["MedicalDataModule"],
     "chestxray": ["ChestXrayDataModule"],
     "folder": ["FolderDataModule"],
     "lidc.lidc": ["LIDCDataModule"],
+    "monai_transform": ["MonaiTransform"],
     "recipes.ct_slices": ["CTSlices"],
     "recipes.volumes": ["Preprocessing"],
     "slice_sets": ["ContiguousDraw", "FDMDraw", "SliceSets", "UniformDraw"],

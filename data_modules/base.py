@@ -15,6 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data_modules.augmentation import Augmentation, Frame
+from data_modules.augmented_figure import plot_augmented
+from data_modules.augmenter import Augmenter
 from data_modules.divided import DividedPeople
 from data_modules.items import Items
 from data_modules.listing import Tree, count_suffixes, walk
@@ -30,8 +33,10 @@ from data_modules.tables import Numbers
 from data_modules.texts import name_of
 from data_modules.views import View, Volume
 from data_modules.withdrawals import LeftOut, clean_all, facts_of_people, note, read_ids, write_note
+from lit_medgen.axes import AXES
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError
+from lit_medgen.images.png import write_figure
 from lit_medgen.output import say
 
 Anatomy = Literal["", "brain"]
@@ -55,6 +60,8 @@ class MedicalDataModule(DividedPeople):
         fold: "k of n", e.g. "0 of 5": cross-validation. The k-th (from 0) of n equal parts of the people is tested, so
             that each person is in one fold of the n; the second of `fractions` is the share of the others who are
             validation people, and the third counts for nothing.
+        augmentation: random changes of training images in the order in which they act (docs/augmentation.md): flips,
+            rotations, shifts and zooms first, of image, label map and sources alike, then those of the image's values.
         split_files: text files of who is in which part, `train`, `val`, `test`, or `train_val` for people whom
             `fractions` divide; paths also below the root. A line is an id of a person as the data set names people, or
             the path of an image below the root, with or without suffix. A part without a list is taken from all others.
@@ -96,6 +103,7 @@ class MedicalDataModule(DividedPeople):
         text: str | None = None,
         fold: str | None = None,
         split_files: dict[str, str] | None = None,
+        augmentation: list[Augmentation] | None = None,
     ) -> None:
         super().__init__(view or Volume(), batch_size, num_workers, worker_timeout_s, seed, balance)
         self.divide_by(fractions, fold, split_files)
@@ -103,7 +111,7 @@ class MedicalDataModule(DividedPeople):
             raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
         self.root, self.preprocessing = Path(root), preprocessing
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
-        self.text = text
+        self.text, self.augmentation = text, tuple(augmentation or ())
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
@@ -173,8 +181,17 @@ class MedicalDataModule(DividedPeople):
                 f"{self.root}: all {len(rejected)} images were rejected; the first: {first}. "
                 f"All are listed in {self.address.folder / 'rejected.csv'}."
             )
+        if figures and self.augmentation:
+            self._plot_augmented()
         self._scans = scans
         return accepted, rejected
+
+    def _plot_augmented(self) -> None:
+        """Writes a figure of an image as it is augmented, which goes with all that is of its person."""
+        store = Store(self.address)
+        record = self.shown(store.records)[0]
+        figure = plot_augmented(Items(store, self.view), self.augmenter(), record)
+        write_figure(store.folder / "figures" / f"{record.file}.augmented.png", figure, dpi=90)
 
     def taken(self, accepted: Sequence[Record], rejected: Sequence[Rejected], owner: bool) -> list[str]:
         """What the last preparation took, by folder and by kind of name, and what it passed over, a line each.
@@ -271,8 +288,16 @@ class MedicalDataModule(DividedPeople):
 
     def shape(self) -> DataSpec:
         """The facts of items that the config alone decides; a method looks at them before anything is prepared."""
+        if self.augmentation:
+            self.augmenter()
         shape = self.view.spec(self.stored_spec(), self.axis)
         return self.texts.embeddings.described_in(shape) if self.texts else shape
+
+    def augmenter(self) -> Augmenter:
+        """What draws the changes of training items; InputError if images cannot be changed so."""
+        stored = self.stored_spec()
+        stacked = AXES[self.axis] if self.view.reads_slices else None
+        return Augmenter(self.augmentation, Frame(stored.size, stored.spacing_mm, stacked), self.seed)
 
     def stored_spec(self) -> DataSpec:
         """The same of stored images, before the view; a data set with a recipe of its own says it in its own way."""

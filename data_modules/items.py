@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_modules.augmenter import Drawn
 from data_modules.records import Record
 from data_modules.sources import IMAGE, LABEL_MAP
 from data_modules.store import Store
@@ -31,20 +32,20 @@ class Items:
         self.grid = Grid(store.arrays[IMAGE].size, store.axis)
         self.sources = sorted(store.arrays.keys() - {IMAGE, LABEL_MAP})
 
-    def image(self, record: Record, selection: Any) -> Tensor:
-        """1 1 *s in [-1, 1]."""
-        return self._read(record, selection, IMAGE, BACKGROUND)
+    def image(self, record: Record, selection: Any, drawn: Drawn | None = None) -> Tensor:
+        """1 1 *s in [-1, 1], augmented as drawn."""
+        return self._read(record, selection, IMAGE, BACKGROUND, drawn)
 
-    def condition(self, record: Record, selection: Any, choice: int = 0) -> Condition:
+    def condition(self, record: Record, selection: Any, choice: int = 0, drawn: Drawn | None = None) -> Condition:
         """What the image is made from, of all that the store knows of it, and one of its texts; 0 is the first."""
         label_map = None
         if LABEL_MAP in self.store.arrays:
-            label_map = self._read(record, selection, LABEL_MAP, 0).long()
+            label_map = self._read(record, selection, LABEL_MAP, 0, drawn).long()
         slice_index, observed = self.view.slice_index(selection), self.view.observed(selection)
         return Condition(
             attributes={name: torch.tensor([value]) for name, value in record.attributes.items()},
             label_map=label_map,
-            source=self._source(record, selection),
+            source=self._source(record, selection, drawn),
             slice_index=None if slice_index is None else torch.from_numpy(slice_index)[None],
             observed=None if observed is None else torch.from_numpy(observed)[None],
             text=self.texts.read(record, choice) if self.texts else None,
@@ -54,10 +55,20 @@ class Items:
         """1 4 4, voxel to world of the part shown, mm."""
         return torch.from_numpy(self.view.affine(record.affine, self.grid, selection))[None]
 
-    def batch(self, record: Record, selection: Any, latents: Latents | None = None, choice: int = 0) -> Batch:
-        """A batch of one; with `latents`, what that gives of it, and no image. `choice`: see `condition`."""
-        image = torch.empty(1, 0) if latents else self.image(record, selection)
-        condition = self.condition(record, selection, choice)
+    def batch(
+        self,
+        record: Record,
+        selection: Any,
+        latents: Latents | None = None,
+        choice: int = 0,
+        drawn: Drawn | None = None,
+    ) -> Batch:
+        """A batch of one, augmented as `drawn`; with `latents`, what that gives of it, and no image.
+
+        `choice`: see `condition`. The affine is that of the grid, whatever has been moved on it.
+        """
+        image = torch.empty(1, 0) if latents else self.image(record, selection, drawn)
+        condition = self.condition(record, selection, choice, drawn)
         batch = Batch(image, [record.key], self.affine(record, selection), condition)
         return replace(batch, latent=latents(batch)) if latents else batch
 
@@ -113,19 +124,24 @@ class Items:
         indices = [self.view.slice_index(part) for part in self.view.every(self.grid, record)]
         return [(record.key, -1 if index is None else int(index[0])) for index in indices]
 
-    def _read(self, record: Record, selection: Any, name: str, padding: float) -> Tensor:
+    def _read(self, record: Record, selection: Any, name: str, padding: float, drawn: Drawn | None = None) -> Tensor:
         array = self.store.arrays[name]
         if name != IMAGE and name not in record.beside:
             padding = ABSENT_CLASS if name == LABEL_MAP else torch.nan
             read = partial(array.filled, padding)
         else:
             read = partial(self.store.read, record, name=name)
-        part = self.view.read(read, Grid(array.size, self.store.axis), selection, padding)
+        grid = Grid(array.size, self.store.axis)
+        moved = drawn.moved(read, array.size, self.view.box(grid, selection), name, padding) if drawn else read
+        part = self.view.read(moved, grid, selection, padding)
+        if drawn:
+            index = self.view.slice_index(selection)
+            part = drawn.changed(part, name, None if part.ndim == len(grid.size) - 1 or index is None else index >= 0)
         return torch.from_numpy(np.ascontiguousarray(part))[None, None]
 
-    def _source(self, record: Record, selection: Any) -> Tensor | None:
+    def _source(self, record: Record, selection: Any, drawn: Drawn | None = None) -> Tensor | None:
         """1 c *s: the other sources in order of their names; absent as a whole if one of them is."""
         if not self.sources:
             return None
-        source = torch.cat([self._read(record, selection, name, BACKGROUND) for name in self.sources], dim=1)
+        source = torch.cat([self._read(record, selection, name, BACKGROUND, drawn) for name in self.sources], dim=1)
         return source if set(self.sources) <= set(record.beside) else torch.full_like(source, torch.nan)

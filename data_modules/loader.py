@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from data_modules.augmenter import Augmenter
 from data_modules.items import Items, Latents
 from data_modules.order import Sample
 from data_modules.records import Record
@@ -39,6 +40,7 @@ class StoreDataset(Dataset[Batch]):
         seed: with the position it decides what the view shows.
         latents: gives the latents of a batch, whose images are then not read; None: they are.
         draws_texts: whether any text of an image that has several may be read, or the first alone.
+        augmenter: draws what is done to each item; None: nothing.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class StoreDataset(Dataset[Batch]):
         seed: int,
         latents: Latents | None = None,
         draws_texts: bool = False,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.items, self.records, self.seed, self.latents = items, list(records), seed, latents
-        self.draws_texts = draws_texts
+        self.draws_texts, self.augmenter = draws_texts, augmenter
         self._reading = torch.empty(0, 3, dtype=torch.int64)  # for each worker: its process, position, index
 
     def __len__(self) -> int:
@@ -62,7 +65,9 @@ class StoreDataset(Dataset[Batch]):
         random = np.random.default_rng(mix("slices", self.seed, position))
         record = self.records[index]
         choice = mix("text", self.seed, position) if self.draws_texts else 0
-        return self.items.batch(record, self.items.view.draw(self.items.grid, record, random), self.latents, choice)
+        selection = self.items.view.draw(self.items.grid, record, random)
+        drawn = self.augmenter.at(position) if self.augmenter else None
+        return self.items.batch(record, selection, self.latents, choice, drawn)
 
     def name(self, sample: Sample) -> str:
         """The file of the store that a sample is read from, which an error names."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from data_modules.augmentation import KEY, Augmentation
+from data_modules.augmenter import Augmenter
 from data_modules.items import Items, Latents
 from data_modules.loader import StoreDataset
 from data_modules.records import Record
@@ -30,6 +33,7 @@ class PreparedData(ResumableLoaders):
     store: Store
     fractions: tuple[float, float, float]
     text: str | None
+    augmentation: Sequence[Augmentation]
     _items: Items
     _latents: Latents | None = None
 
@@ -43,14 +47,22 @@ class PreparedData(ResumableLoaders):
         return self.texts.embeddings.null if self.texts else None
 
     def order(self) -> dict[str, Any]:
-        """What decides which samples a step sees, their texts among them; see `ResumableLoaders.order`."""
-        return super().order() | ({"text": self.texts.embeddings.digest} if self.texts else {})
+        """What decides which samples a step sees, their texts and augmentation; see `ResumableLoaders.order`."""
+        texts = {"text": self.texts.embeddings.digest} if self.texts else {}
+        changes = {"augmentation": [each.described() for each in self.augmentation]} if self.augmentation else {}
+        return super().order() | texts | changes
 
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""
         seed = self.seed if split == "train" else mix(split, self.seed)
         latents = None if split == "test" else self._latents
-        return StoreDataset(self._items, self.records[split], seed, latents, draws_texts=split == "train")
+        is_train = split == "train"
+        augmenter = self.augmenter() if is_train and self.augmentation else None
+        return StoreDataset(self._items, self.records[split], seed, latents, is_train, augmenter)
+
+    @abstractmethod
+    def augmenter(self) -> Augmenter:
+        """What draws the changes of training items; InputError if images cannot be changed so."""
 
     @property
     def voxels_per_batch(self) -> int:
@@ -93,8 +105,18 @@ class PreparedData(ResumableLoaders):
         return [image for record in self.records[split] for image in self._items.seen(record)]
 
     def read_latents(self, latents: Latents | None) -> None:
-        """Latents instead of images from now on; see `TrainingData.read_latents`."""
+        """Latents instead of images from now on; see `TrainingData.read_latents`. InputError with an augmentation."""
+        if latents is not None:
+            self.refuse_augmentation()
         self._latents = latents
+
+    def refuse_augmentation(self) -> None:
+        """InputError where training images are augmented, for methods that read latents, made once of each image."""
+        if self.augmentation:
+            raise InputError(
+                f"{KEY}: this method reads latents, which are made of each image once and as it is; leave the "
+                "augmentation out, and give it to the training of the first stage."
+            )
 
     def first_visits(self, split: Split) -> list[Record]:
         """A record of each person."""

@@ -41,6 +41,8 @@ class SliceSets(View[Slices | None]):
         max_slices: tau_max, the most slices that C and P have together.
     """
 
+    reads_slices = True
+
     def __init__(self, max_slices: int = 20) -> None:
         if max_slices < 1:
             raise ValueError(f"view.init_args.max_slices is {max_slices}; give at least 1.")

@@ -54,6 +54,9 @@ class Grid:
 class View(ABC, Generic[Selection]):
     """Which part of a stored image an item shows."""
 
+    reads_slices: bool = False
+    """Whether training items are slices, in whose plane alone an augmentation can move things."""
+
     @abstractmethod
     def spec(self, stored: DataSpec, axis: str) -> DataSpec:
         """The facts of the items from those of the stored images; InputError if the view does not fit them."""
@@ -73,6 +76,10 @@ class View(ABC, Generic[Selection]):
     @abstractmethod
     def read(self, read: Read, grid: Grid, selection: Selection, padding: float) -> np.ndarray:
         """The part of an image, n h w or x y z or x y; `padding` where the view leaves the image or holds no slice."""
+
+    def box(self, grid: Grid, selection: Selection) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First voxel and size of the part, around whose middle an augmentation moves it; of slices those of all."""
+        return (0,) * len(grid.size), grid.size
 
     def affine(self, affine: np.ndarray, grid: Grid, selection: Selection) -> np.ndarray:
         """Voxel to world of the part from that of the image, 4 4; a set of slices keeps that of the volume."""
@@ -121,6 +128,8 @@ class OneSlice(View[int]):
         middle: how many of the middle slices are used; None: all.
         per_person: how many slices of a person evaluation looks at, evenly spread over those used.
     """
+
+    reads_slices = True
 
     def __init__(self, middle: int | None = None, per_person: int = 4) -> None:
         for name, value in (("middle", middle), ("per_person", per_person)):
@@ -261,6 +270,10 @@ class Crop(View[tuple[int, ...]]):
             inner = tuple(slice(b - first, e - first) for (b, e), first in zip(ends, selection, strict=True))
             found[inner] = whole[tuple(slice(*end) for end in ends)]
         return found
+
+    def box(self, grid: Grid, selection: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The box itself, which may leave the image."""
+        return selection, self.size
 
     def affine(self, affine: np.ndarray, grid: Grid, selection: tuple[int, ...]) -> np.ndarray:
         """The same, moved to the box's first voxel."""

@@ -44,7 +44,8 @@ from lit_medgen.words import TRUST, checked, known_config, replaced_callbacks, r
 
 PREPARE_FLAGS = {
     "--verify": "Compare the SHA-256 of every volume already there.",
-    "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared.",
+    "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared; and one of "
+    "them as it is augmented.",
 }
 VERBS = ("fit", "validate", "test", "sample", "evaluate", "detect")
 

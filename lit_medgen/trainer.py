@@ -126,6 +126,8 @@ class Trainer(Detecting, Verbs):
         say(f"run folder: {folder.parent}" + (f"; it goes on from {ckpt_path}" if ckpt_path else ""))
         if isinstance(model, Method) and (shape := getattr(datamodule, "shape", None)):
             model.before_data(shape(), self.resumed_from)
+            if not model.reads_images:
+                getattr(datamodule, "refuse_augmentation", lambda: None)()
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
         written = sorted(path.name + "/" * path.is_dir() for path in folder.parent.glob("[!.]*"))
         say(f"{self.global_step} steps done; {folder.parent}: {', '.join(written)}")
