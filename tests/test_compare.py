@@ -255,7 +255,9 @@ def test_latex_prints_every_character_as_it_is() -> None:
     assert escaped("[a]* --- <b>|") == r"{[}a{]}{*} -{}-{}- \textless{}b\textgreater{}\textbar{}"
 
 
-@pytest.mark.parametrize("text", ["a|b", "x\\|y", "**x**", "<b>", "`x`", "[x](y)", "_x_", "$x$", "~~x~~", "# x"])
+@pytest.mark.parametrize(
+    "text", ["a|b", "x\\|y", "**x**", "<b>", "`x`", "[x](y)", "_x_", "$x$", "~~x~~", "# x", "&lt;"]
+)
 def test_markdown_shows_every_character_as_it_is(text: str) -> None:
     """With each mark escaped, and nothing else changed."""
     shown = literal(text)

@@ -33,7 +33,7 @@ CAPTION = (
 )
 
 
-SPECIAL = re.compile(r"[\\`*<>\[\]|~$#]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
+SPECIAL = re.compile(r"&(?=[a-zA-Z#])|[\\`*<>\[\]|~$#]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
 """What Markdown may take for a mark; an underscore within a word is none."""
 
 
