@@ -33,7 +33,7 @@ from lit_medgen.evaluation.far_sets import fitted, images_of_folder
 from lit_medgen.evaluation.near_sets import near_transforms, transformed
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
-from lit_medgen.methods import CDPM
+from lit_medgen.methods import CDPM, DDPM, LDM, LSDM, VDM, VQGAN, AutoencoderKL, Autoregressive, ControlNet, Upscaler
 
 SPEC = DataSpec(1, (16, 12), (1.0, 1.0))
 
@@ -209,10 +209,14 @@ def test_what_is_measured_depends_on_no_batch() -> None:
             torch.testing.assert_close(values[measure], three[name][measure])
 
 
-def test_a_model_without_a_measure_is_refused() -> None:
-    model = CDPM.__new__(CDPM)
+def test_models_without_a_measure_or_that_need_more_than_an_image_are_refused() -> None:
     with pytest.raises(InputError, match="CDPM has no measure"):
-        refuse_unable(model)
+        refuse_unable(CDPM.__new__(CDPM))
+    for kind in (LSDM, ControlNet, Upscaler):
+        with pytest.raises(InputError, match=f"{kind.__name__} makes images from (label_map|source), which"):
+            refuse_unable(kind.__new__(kind))
+    for kind in (DDPM, LDM, VDM, VQGAN, AutoencoderKL, Autoregressive):
+        refuse_unable(kind.__new__(kind))
 
 
 # The verb.
