@@ -42,8 +42,6 @@ from lit_medgen.images.grids import save_figure
 from lit_medgen.metrics.base import images_of_people
 from lit_medgen.output import say
 from lit_medgen.people import numbered
-from lit_medgen.training.first_stage import FirstStage
-from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
 FILES = ("report.json", "report.md", "detected.csv", "areas.png", "surprises.png", "images.png")
@@ -74,13 +72,8 @@ class ImageSet:
 
 def refuse_unable(model: Method) -> None:
     """InputError for a model that cannot say how unlike its training images an image is, of which nothing is known."""
-    if type(model).surprise is Method.surprise:
-        model.surprise(torch.empty(0), [])  # says why not
-    if isinstance(model, Generator) and model.required and not isinstance(model, FirstStage):
-        raise InputError(
-            f"model.class_path: {type(model).__name__} makes images from {', '.join(model.required)}, which images of "
-            "other sets do not have; take a model that needs nothing but noise."
-        )
+    if why := model.why_no_surprise():
+        raise InputError(f"model.class_path: {type(model).__name__} {why}.")
 
 
 def output_files(out: Path) -> Outputs:

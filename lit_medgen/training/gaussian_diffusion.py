@@ -209,6 +209,15 @@ class GaussianDiffusion(Conditional):
         """What the network is told of images that are asked for; `noise` is for what of that is random."""
         return self.scaled(condition)
 
+    def why_no_surprise(self) -> str:
+        """Images of which nothing else is known tell nothing of a method that makes them from parts they lack."""
+        if not self.required:
+            return super().why_no_surprise()
+        return (
+            f"makes images from {', '.join(self.required)}, which images of other sets do not have; take a model that "
+            "needs nothing but noise"
+        )
+
     @torch.no_grad()
     def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """The mean squared error of each image's reconstructions from several noise levels, by log-SNR, b each.

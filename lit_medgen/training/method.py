@@ -109,15 +109,21 @@ class Method(Recorded, ABC):
     def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         """How unlike those of training images are, by the name of each measure; b each, higher is less alike.
 
-        A pure function of each image and its seed, whatever the batch. InputError for a method without such a measure.
+        A pure function of each image and its seed, whatever the batch.
 
         Args:
             images: b c *s in [-1, 1], of which nothing else is known.
             seeds: b, of the noise that is added to each.
         """
-        raise InputError(
-            f"model.class_path: {type(self).__name__} has no measure of how unlike its training images others are; "
-            "take a VDM or an Autoregressive (likelihood), a DDPM or an LDM (reconstruction), or an autoencoder."
+        raise NotImplementedError
+
+    def why_no_surprise(self) -> str:
+        """Why `surprise` cannot be asked for, in words that follow the method's name; "" where it can."""
+        if type(self).surprise is not Method.surprise:
+            return ""
+        return (
+            "has no measure of how unlike its training images others are; take a VDM or an Autoregressive (likelihood), "
+            "a DDPM or an LDM (reconstruction), or an autoencoder"
         )
 
     def predictions(self) -> Sequence[Mapping[str, Any]]:
