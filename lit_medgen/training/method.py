@@ -122,8 +122,8 @@ class Method(Recorded, ABC):
         if type(self).surprise is not Method.surprise:
             return ""
         return (
-            "has no measure of how unlike its training images others are; take a VDM or an Autoregressive (likelihood), "
-            "a DDPM or an LDM (reconstruction), or an autoencoder"
+            "has no measure of how unlike its training images others are; take a VDM or an Autoregressive (likelihood),"
+            " a DDPM or an LDM (reconstruction), or an autoencoder"
         )
 
     def predictions(self) -> Sequence[Mapping[str, Any]]:
