@@ -157,7 +157,8 @@ def run_verb(args: list[str]) -> None:
 
 
 def _run(args: list[str]) -> None:
-    CLI(
+    verb = args[0]
+    _cli_of(verb)(
         model_class=Method,
         datamodule_class=MedicalDataModule,
         subclass_mode_model=True,
@@ -169,11 +170,19 @@ def _run(args: list[str]) -> None:
         auto_configure_optimizers=False,  # every method makes its own, from model.init_args.optimizer
         seed_everything_default=0,
         parser_class=Parser,
-        parser_kwargs={verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"} for verb in VERBS}
-        | {"allow_abbrev": False, "parser_mode": "omegaconf+"},
+        parser_kwargs={
+            verb: {"allow_abbrev": False, "parser_mode": "omegaconf+"},
+            "allow_abbrev": False,
+            "parser_mode": "omegaconf+",
+        },
         load_from_checkpoint_support=False,
         args=args,
     )
+
+
+def _cli_of(verb: str) -> type[CLI]:
+    """The command line of one verb; the parsers of the others would only take time."""
+    return type("CLI", (CLI,), {"subcommands": staticmethod(lambda: {verb: CLI.subcommands()[verb]})})
 
 
 def prepare(args: list[str]) -> None:

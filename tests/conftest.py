@@ -43,6 +43,14 @@ def ukbiobank_phantoms(phantoms: Path) -> Path:
     return ukbiobank(phantoms)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures() -> Iterator[None]:
+    """Most of the time of a report is the pixels of its figures; their resolution is held by tests/images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_medgen.images.png.DPI", 25)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands name configs as in the README, from the root of the checkout."""

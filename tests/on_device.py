@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import torch
 import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from standin import DEVICE, StandIn, counted, moved
-from tiny_run import ROOT, frozen_parts, made
+from tiny_run import ROOT, frozen_parts, made, maker
 from torch import Tensor
 
 from data_modules import View, Volume
@@ -122,15 +122,23 @@ def noisy(num: int, size: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.rand(num, 1, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def built(name: str) -> Any:
-    """A method as its config describes it, at the least size of tests/tiny, with what training would give it."""
+@cache
+def described(name: str) -> tuple[list[dict[str, Any]], Callable[[], Any]]:
+    """The contents of a method's configs, and what makes it of them; they are parsed once."""
     base, settings = SETTINGS.get(name, (name, {}))
     contents = [yaml.safe_load((ROOT / folder / f"{base}.yaml").read_text()) for folder in ("configs", "tests/tiny")]
     overlay: dict[str, Any] = {"init_args": settings}
     if name == "factor_prior":
         overlay["class_path"] = "lit_medgen.methods.FactorPriorCDPM"
+    return contents, maker(Method, [*(content["model"] for content in contents if "model" in content), overlay])
+
+
+def built(name: str) -> Any:
+    """A method as its config describes it, at the least size of tests/tiny, with what training would give it."""
+    base, _ = SETTINGS.get(name, (name, {}))
+    contents, make = described(name)
     torch.manual_seed(0)
-    model = made(Method, [*(content["model"] for content in contents if "model" in content), overlay])
+    model = make()
     items = [content.get("data", {}).get("init_args", {}) for content in contents]
     views = [view for item in items if (view := item.get("view") or item.get("crop"))]
     names = ["age_years", *getattr(model, "attributes", ()), *getattr(model, "outputs", ())]

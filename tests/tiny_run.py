@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,30 +31,37 @@ def frozen_parts(config: str) -> dict[str, str]:
     return {name: f"configs/{path.parent.parent.name}.yaml" for name, path in paths.items()}
 
 
+EACH_BASE = tuple(pytest.param(base, marks=pytest.mark.xdist_group(base)) for base in BASES)
+"""The shipped methods, each with all of its tests on one worker: they share a run (`run_of`)."""
 TWO_STAGES = tuple(config for config in BASES if frozen_parts(config))
 
 
 def made(kind: type, sections: list[dict[str, Any]]) -> Any:
     """What the sections of several configs, each over those before, describe together."""
+    return maker(kind, sections)()
+
+
+def maker(kind: type, sections: list[dict[str, Any]]) -> Callable[[], Any]:
+    """What makes that as often as it is called; the sections are parsed once."""
     parser, config = ArgumentParser(exit_on_error=False), None
     parser.add_subclass_arguments(kind, "it", required=True)
     for section in sections:
         config = parser.parse_object({"it": section}, *([config] if config else []))
-    return parser.instantiate(config).it
+    return lambda: parser.instantiate(config).it
 
 
 def first_stage(phantoms: Path, *configs: str) -> Path:
     """The checkpoint of a first stage after two steps, made once; a VQGAN unless told otherwise."""
-    return trained(phantoms, configs or ("configs/vqgan.yaml",))
+    return run_of(phantoms, configs or ("configs/vqgan.yaml",)).last
 
 
 @cache
-def trained(phantoms: Path, configs: tuple[str, ...]) -> Path:
-    """The checkpoint of a method that others build on, after two steps, made once."""
+def run_of(phantoms: Path, configs: tuple[str, ...]) -> TinyRun:
+    """The run of an experiment after two steps, made once; its folder is read only."""
     name = "_".join([phantoms.name, *(config.removeprefix("configs/").replace("/", "_") for config in configs)])
     run = TinyRun(phantoms.with_name(name), phantoms, configs)
     assert run.fit() == 0
-    return run.last
+    return run
 
 
 # Raw data, in the layout that the data module of an experiment reads.
@@ -128,7 +138,7 @@ class TinyRun:
         self.folder = folder
         raw = raw_data(phantoms, configs)
         parts = {
-            name: trained(phantoms, self._of_same_people(part, raw, phantoms))
+            name: run_of(phantoms, self._of_same_people(part, raw, phantoms)).last
             for name, part in frozen_parts(configs[0]).items()
         }
         # What is made small: all of them, and each config by the file of the same name.
@@ -147,6 +157,13 @@ class TinyRun:
         if Path(raw["root"]).is_relative_to(raw_data(phantoms, (part,))["root"]):
             return (part,)
         return part, part.replace("configs/", "configs/ixi/")
+
+    def copied(self, folder: Path) -> TinyRun:
+        """The same run in another folder, where it can go on."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = copy(self)
+        other.folder = folder
+        return other
 
     @property
     def last(self) -> Path:

@@ -21,6 +21,9 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
 
+DPI = 110
+"""Dots per inch of a figure, unless it says otherwise."""
+
 
 def read_png(path: Path, numbers: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size.
@@ -66,12 +69,15 @@ def _refuse_damage(path: Path) -> None:
         first = end + 4
 
 
-def write_figure(path: Path, figure: Figure, dpi: int = 110) -> None:
-    """Writes a figure of matplotlib; characters that its font lacks are boxes, of which nobody need be warned."""
+def write_figure(path: Path, figure: Figure, dpi: int | None = None) -> None:
+    """Writes a figure of matplotlib with so many dots per inch (None: `DPI`).
+
+    Characters that its font lacks are boxes, of which nobody need be warned.
+    """
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
-        figure.savefig(content, dpi=dpi, format="png")
+        figure.savefig(content, dpi=dpi or DPI, format="png")
     write_atomically(path, content.getvalue())
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
+from lit_medgen.images import png
 from lit_medgen.images.grids import enlarge, mosaic, save_figure, three_planes
+from lit_medgen.images.png import write_figure
 
 X, Y, Z = 8, 10, 12
 
@@ -67,6 +70,13 @@ def test_save_figure_writes_a_picture(shape: tuple[int, ...], tmp_path: Path) ->
     with Image.open(tmp_path / "a.png") as image:
         assert min(image.size) > 100
         assert np.asarray(image.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize("dpi", [None, 40])
+def test_a_figure_has_the_resolution_that_it_is_told(dpi: int | None, tmp_path: Path) -> None:
+    write_figure(tmp_path / "a.png", Figure(figsize=(3, 2)), dpi)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (3 * (dpi or png.DPI), 2 * (dpi or png.DPI))
 
 
 def test_enlarge_repeats_pixels() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TinyRun, one_line, trained
+from tiny_run import TinyRun, first_stage, one_line
 
 import lit_medgen
 from lit_medgen.images.png import read_png
@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TinyRun:
 @pytest.fixture(scope="module")
 def classifier(phantoms: Path) -> Path:
     """A tiny crop classifier of the same first stage."""
-    return trained(phantoms, ("configs/crop_classifier.yaml",))
+    return first_stage(phantoms, "configs/crop_classifier.yaml")
 
 
 def images(folder: Path) -> list[torch.Tensor]:
