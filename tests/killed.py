@@ -6,11 +6,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_medgen import files
 from lit_medgen.__main__ import main
@@ -22,9 +25,7 @@ Aim = Callable[[], None]
 
 def run_in_child(args: list[str], log: Path, aim: Aim | None = None, after: float | None = None) -> int:
     """Exit code of the command line, negative for a signal; SIGKILL after some seconds if asked for."""
-    child = os.fork()
-    if child == 0:
-        _child(args, log, aim)
+    child = _forked(args, log, aim or (lambda: None))
     timer = threading.Timer(after, os.kill, (child, signal.SIGKILL)) if after is not None else None
     if timer:
         timer.start()
@@ -34,7 +35,38 @@ def run_in_child(args: list[str], log: Path, aim: Aim | None = None, after: floa
     return os.waitstatus_to_exitcode(status)
 
 
-def _child(args: list[str], log: Path, aim: Aim | None) -> NoReturn:
+def run_on_two(args: list[str], log: Path, port: str, seconds: float = 300) -> list[int]:
+    """Exit codes of the command line on two processes that train together, as torchrun would start them.
+
+    If one fails, or both take longer than so many seconds, all are killed.
+    """
+    children = {_forked(args, log, partial(_take_rank, rank, port)): rank for rank in range(2)}
+    codes, end = [0, 0], time.monotonic() + seconds
+    while children:
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
+        if any(codes) or time.monotonic() > end:
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return codes
+
+
+def _take_rank(rank: int, port: str) -> None:
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    rank_zero_only.rank = rank  # as an import with this environment sets it
+
+
+def _forked(args: list[str], log: Path, aim: Aim) -> int:
+    child = os.fork()
+    if child == 0:
+        _child(args, log, aim)
+    return child
+
+
+def _child(args: list[str], log: Path, aim: Aim) -> NoReturn:
     code = 1
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -42,8 +74,7 @@ def _child(args: list[str], log: Path, aim: Aim | None) -> NoReturn:
         os.dup2(output, 2)
         os.setsid()  # data workers go with it
         torch.set_num_threads(1)
-        if aim:
-            aim()
+        aim()
         code = main(args)
         sys.stdout.flush()
         sys.stderr.flush()

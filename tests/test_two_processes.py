@@ -1,4 +1,8 @@
-"""Two processes: training, resuming and sampling under DDP, as `python -m lit_medgen` starts them."""
+"""Two processes: training, resuming and sampling under DDP.
+
+`python -m lit_medgen` starts those of the first run and those that sample; the others are forks of the test's own
+process, which has imported everything.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from killed import run_on_two
 from recorder import recorded
 from test_resume import assert_equal, losses
 from tiny_run import ROOT, TinyRun
@@ -25,10 +30,7 @@ DDP = ("strategy=ddp", "devices=2", "accelerator=cpu")
 
 def on_two(*words: str) -> str:
     """Runs a command on two processes; returns all it printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     environment["PYTHONPATH"] = str(ROOT / "tests")
     done = subprocess.run(
         [sys.executable, "-m", "lit_medgen", *words, *(f"--trainer.{key}" for key in DDP)],
@@ -43,21 +45,36 @@ def on_two(*words: str) -> str:
     return done.stdout + done.stderr
 
 
+def free_port() -> str:
+    """A port that no process listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 class TwoRun(TinyRun):
     """A tiny run on two processes."""
 
+    def start(self, *more: str) -> None:
+        """Trains as a user starts it."""
+        assert "MEMBER: 2/2" in on_two(*self._fit(*more))
+
     def fit(self, *more: str) -> int:
         """Trains two steps unless told otherwise."""
-        printed = on_two("fit", *self.configs, *self.options, f"--trainer.default_root_dir={self.folder}", *more)
-        assert "MEMBER: 2/2" in printed
+        log = self.folder.with_name(f"{self.folder.name}.log")
+        words = [*self._fit(*more), *(f"--trainer.{key}" for key in DDP)]
+        assert run_on_two(words, log, free_port()) == [0, 0], log.read_text()
         return 0
+
+    def _fit(self, *more: str) -> list[str]:
+        return ["fit", *self.configs, *self.options, f"--trainer.default_root_dir={self.folder}", *more]
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TwoRun:
     """Three steps at one go, with a checkpoint after each."""
     run = TwoRun(tmp_path_factory.mktemp("straight"), phantoms)
-    run.fit("--trainer.max_steps=3")
+    run.start("--trainer.max_steps=3")
     return run
 
 
