@@ -51,6 +51,12 @@ def coarse_figures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def fine_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures as users get them, for tests that look at how much is in the file."""
+    monkeypatch.setattr("lit_medgen.images.png.DPI", 110)
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands name configs as in the README, from the root of the checkout."""

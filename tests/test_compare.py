@@ -142,6 +142,7 @@ def test_on_either_side_of_real_images_the_distance_counts() -> None:
     assert best_of({"around": around, "above": above}) == ("around", ["above"])
 
 
+@pytest.mark.usefixtures("fine_figures")
 def test_figures_take_scores_without_ends(tmp_path: Path) -> None:
     """A PSNR of equal images is infinite, and has no interval."""
     points = {"a": (math.inf, -math.inf, math.inf, math.nan), "b": (0.0, 0.0, 0.0, 0.0)}
@@ -490,6 +491,7 @@ def test_words_that_cannot_be(words: list[str], said: str, tmp_path: Path, capsy
     assert re.search(said, line)
 
 
+@pytest.mark.usefixtures("fine_figures")
 def test_two_reports_become_a_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def test_copies_of_training_people_are_seen(tmp_path: Path) -> None:
     assert copied["real_vs_real"] < 0.9
 
 
+@pytest.mark.usefixtures("fine_figures")
 @pytest.mark.parametrize("seams", [None, (2, []), (2, [3, 7])], ids=["none", "one stage", "two step boundaries"])
 def test_the_report_holds_every_score(seams: tuple[int, list[int]] | None, tmp_path: Path) -> None:
     report = evaluate(

@@ -73,6 +73,7 @@ def test_malignancy_of_real_nodules_follows_from_four_numbers(shared_data: Path,
     assert Skill(found, LABELS, (0.0,)).clean()["auc_malignant"] > 0.8
 
 
+@pytest.mark.usefixtures("fine_figures")
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_experiments_on_real_nodules(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

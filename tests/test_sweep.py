@@ -49,6 +49,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("fine_figures")
 @pytest.mark.slow  # six runs
 def test_a_grid_runs_every_combination_and_is_compared(
     tmp_path: Path, phantoms: Path, capfd: pytest.CaptureFixture[str]
@@ -226,6 +227,7 @@ def guidance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["sweep", str(tmp_path / "sweep.yaml"), f"--out={tmp_path / 'out'}"]
 
 
+@pytest.mark.usefixtures("fine_figures")
 def test_two_scores_are_set_against_each_other(guidance: list[str], tmp_path: Path) -> None:
     """The table holds the intervals of what is plotted, and a sweep that is done is plotted again without a run."""
     out = tmp_path / "out"
