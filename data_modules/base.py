@@ -23,7 +23,7 @@ from data_modules.items import Items
 from data_modules.listing import Tree, count_suffixes, walk
 from data_modules.preparing import prepare
 from data_modules.recipes.volumes import Preprocessing
-from data_modules.records import Record, image_hash, known_values, person_hash
+from data_modules.records import Record, has_values, image_hash, known_values, person_hash
 from data_modules.sources import IMAGE, Rejected, Scan
 from data_modules.split_lists import image_name
 from data_modules.splits import SPLITS, Split
@@ -69,6 +69,8 @@ class MedicalDataModule(DividedPeople):
         store_dir: folder that holds the prepared stores.
         num_jobs: processes of the preparation; -1 is one per core.
         balance: attribute (a code, such as sex) of which every value is trained on as often; None: every image is.
+        train_where: attribute -> value: images of training and validation people with another or no value are not seen,
+            as in `{lesion: 0}` for a model of healthy people; test people are all there.
         exclude: text file of people who are left out, such as those who withdrew, an id a line as the data set names
             them. Nobody else changes sides. All that was made of them goes from every store of this data set in
             `store_dir`, before anything is read, so runs that share a store should share the file.
@@ -104,6 +106,7 @@ class MedicalDataModule(DividedPeople):
         fold: str | None = None,
         split_files: dict[str, str] | None = None,
         augmentation: list[Augmentation] | None = None,
+        train_where: dict[str, float] | None = None,
     ) -> None:
         super().__init__(view or Volume(), batch_size, num_workers, worker_timeout_s, seed, balance)
         self.divide_by(fractions, fold, split_files)
@@ -111,7 +114,7 @@ class MedicalDataModule(DividedPeople):
             raise InputError("data.init_args.num_jobs is 0; give a number of processes, or -1 for all cores.")
         self.root, self.preprocessing = Path(root), preprocessing
         self.store_dir, self.axis, self.num_jobs, self.exclude = Path(store_dir), axis, num_jobs, exclude
-        self.text, self.augmentation = text, tuple(augmentation or ())
+        self.text, self.augmentation, self.train_where = text, tuple(augmentation or ()), train_where or {}
         self._tree: Tree | None = None
         self.unread = Numbers()
         """Reads numbers of tables for `scans`, and knows the cells that are none."""
@@ -229,7 +232,9 @@ class MedicalDataModule(DividedPeople):
         kept = self._listed(kept)
         self.records = {split: [] for split in SPLITS}
         for record in self.shown(kept):
-            self.records[self._side_of(record.person)].append(record)
+            side = self._side_of(record.person)
+            if side == "test" or has_values(record, self.train_where, "data.init_args.train_where"):
+                self.records[side].append(record)
         tested: tuple[Split, ...] = ("test",) if self.trainer else ()  # not `evaluate` and `sample`, which refuse it
         needed: dict[str, tuple[Split, ...]] = {"fit": ("val", "test"), "validate": ("val",), "test": tested}
         for split in needed.get(stage, ()):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_modules.base import Anatomy, MedicalDataModule
 from data_modules.listing import is_dicom, is_image, stem_of, suffix_of
-from data_modules.sources import Rejected, Scan
+from data_modules.sources import Raw, Rejected, Scan
 from data_modules.tables import identifier, is_missing, read_table
 from lit_medgen.errors import InputError
 from lit_medgen.images import partner_of
@@ -34,6 +35,9 @@ class FolderDataModule(MedicalDataModule):
             F 0, M 1, also in words, unless codes are given for them.
         text_column: the table's column with the name of each image's text in the file `text`; None: that is the image's
             path below the root, without suffix.
+        beside: name -> a text in each image's path below the root, and what stands in its place in the path of what
+            belongs to the image: `{label_map: [_flair, _seg]}` (with `preprocessing.classes`), or another image that it
+            can be made from (`preprocessing.sources`).
         anatomy: "brain" if images are T1-weighted brains: `evaluate` has scores for those.
     """
 
@@ -50,12 +54,13 @@ class FolderDataModule(MedicalDataModule):
         codes: dict[str, dict[str, float]] | None = None,
         text_column: str | None = None,
         anatomy: Anatomy = "",
+        beside: dict[str, tuple[str, str]] | None = None,
         **common: Any,  # jsonargparse reads the base's signature through this, so a misspelt key is an error
     ) -> None:
         super().__init__(root, **common)
         self.pattern, self.table, self.key, self.person = pattern, table, key, person or key
         self.attributes, self.anatomy = attributes or [], anatomy
-        self.codes, self.text_column = codes or {}, text_column
+        self.codes, self.text_column, self.beside = codes or {}, text_column, beside or {}
         if text_column and table is None:
             raise InputError("data.init_args.text_column: a column of no table; add data.init_args.table.")
 
@@ -63,7 +68,8 @@ class FolderDataModule(MedicalDataModule):
         """One scan for each file (each DICOM series of a folder)."""
         sources, rejected = self._sources(), self.tree().lost_to(self.pattern)
         if self.table is None:
-            return [Scan(source, self._guess_person(paths[-1], source)) for paths, source in sources], rejected
+            scans = [Scan(source, self._guess_person(paths[-1], source)) for paths, source in sources]
+            return [replace(scan, beside=self._beside(scan.source)) for scan in scans], rejected
         facts, without_key = self._facts()
         scans, seen = [], set()
         for paths, source in sources:
@@ -75,7 +81,7 @@ class FolderDataModule(MedicalDataModule):
             best = max(matches, key=len)
             seen.add(best)
             person, attributes, text = facts[best]
-            scans.append(Scan(source, person, "", attributes, text=text))
+            scans.append(Scan(source, person, "", attributes, self._beside(source), text))
         rejected += [Rejected(f"{self.table}: {key}", "a row without an image") for key in facts if key not in seen]
         return scans, rejected + without_key
 
@@ -83,7 +89,8 @@ class FolderDataModule(MedicalDataModule):
         """All arguments of its own."""
         names = ("pattern", "table", "key", "person", "attributes", "codes")
         decisive = {name: getattr(self, name) for name in names}
-        return decisive | ({"text_column": self.text_column} if self.text_column else {})
+        later = ("text_column", "beside")  # where they are not given, a store has the address that it had without them
+        return decisive | {name: value for name in later if (value := getattr(self, name))}
 
     @property
     def remedy(self) -> str:  # type: ignore[override]
@@ -96,6 +103,14 @@ class FolderDataModule(MedicalDataModule):
         """Whether a key is the file's path, or begins its name and ends there: s1 begins s1_T1.nii but not s12.nii."""
         whole, name = identifier(path.relative_to(self.root).as_posix()), identifier(path.name)
         return whole == key or (name.startswith(key) and not name[len(key) : len(key) + 1].isalnum())
+
+    def _beside(self, source: Raw) -> dict[str, Raw]:
+        """Name -> the file that belongs to an image, of those that are there."""
+        if not isinstance(source, Path):
+            return {}
+        inside = source.relative_to(self.root).as_posix()
+        paths = {name: self.root / inside.replace(*texts) for name, texts in self.beside.items() if texts[0] in inside}
+        return {name: path for name, path in paths.items() if path != source and path.is_file()}
 
     def _guess_person(self, path: Path, source: Path | list[Path]) -> str:
         """Without a table: the first folder below the root; where there is none, DICOM's patient or the file's name."""

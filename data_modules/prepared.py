@@ -34,6 +34,7 @@ class PreparedData(ResumableLoaders):
     fractions: tuple[float, float, float]
     text: str | None
     augmentation: Sequence[Augmentation]
+    train_where: dict[str, float]
     _items: Items
     _latents: Latents | None = None
 
@@ -50,7 +51,8 @@ class PreparedData(ResumableLoaders):
         """What decides which samples a step sees, their texts and augmentation; see `ResumableLoaders.order`."""
         texts = {"text": self.texts.embeddings.digest} if self.texts else {}
         changes = {"augmentation": [each.described() for each in self.augmentation]} if self.augmentation else {}
-        return super().order() | texts | changes
+        chosen = {"train_where": self.train_where} if self.train_where else {}
+        return super().order() | texts | changes | chosen
 
     def dataset(self, split: Split) -> StoreDataset:
         """The data set of a split."""

@@ -14,7 +14,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,15 @@ def known_values(records: Sequence[Record]) -> dict[str, set[float]]:
     values = {name: {record.attributes[name] for record in records} for name in records[0].attributes}
     known = {name: {value for value in each if np.isfinite(value)} for name, each in values.items()}
     return {name: each for name, each in known.items() if each}
+
+
+def has_values(record: Record, values: Mapping[str, float], key: str) -> bool:
+    """Whether attributes of an image have these values; InputError, naming the key, for an attribute that is none."""
+    for name in values:
+        if name not in record.attributes:
+            there = ", ".join(map(repr, record.attributes)) or "none"
+            raise InputError(f"{key}: no attribute {name!r}; the images have {there}.")
+    return all(record.attributes[name] == value for name, value in values.items())
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
