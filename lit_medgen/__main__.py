@@ -27,6 +27,7 @@ VERBS = {
     "sample": "make images from a checkpoint",
     "evaluate": "score samples against real images and write a report",
     "detect": "which images are unlike those that a model was trained on, beside controls",
+    "anomalies": "map what a diffusion model did not expect in images of test people",
     "compare": "put finished reports side by side: one table, a plot, samples",
     "sweep": "run a W&B sweep file on this machine",
 }

@@ -14,6 +14,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
+from lit_medgen.anomalies import Anomalies
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import Report
@@ -36,7 +37,7 @@ MINIMA = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_inter
 """Options that Lightning takes at less, and trains uphill or fails in the middle of a step."""
 
 
-class Trainer(Detecting, Verbs):
+class Trainer(Anomalies, Detecting, Verbs):
     """Lightning's Trainer with a named run folder, step boundaries between steps and our verbs."""
 
     resumed_from: Path | None = None

@@ -19,7 +19,7 @@ from joblib import delayed
 
 from data_modules.parallel import in_parallel
 from data_modules.phantoms.heads import scanned
-from data_modules.phantoms.tissues import FLAIR, GREY, Anatomy, anatomies, lesions
+from data_modules.phantoms.tissues import FLAIR, GREY, Anatomy, lesions, registered
 from data_modules.phantoms.ukbiobank import MAX_SUBJECTS, Participant, participants
 from lit_medgen.errors import InputError
 from lit_medgen.files import Outputs, as_csv, write_atomically
@@ -64,7 +64,7 @@ def _write_person(root: Path, person: Participant) -> dict[str, str]:
     ill, bright = person.number % 2 == 1, person.number % 4 == 1
     balls = lesions(int(random.integers(1, MAX_LESIONS + 1)) if ill else 0, random)
     balls[:, 3] = random.uniform(*RADII_MM, len(balls))
-    _, mni = anatomies(replace(person.build(VISIT), lesions=balls))
+    mni = registered(replace(person.build(VISIT), lesions=balls))
     image = scanned(_flair(mni, BRIGHT if bright else ISOINTENSE), np.random.default_rng(mix("FLAIR", person.seed)))
     marked = mni.lesions > MIN_SHARE
     for name, voxels in (("flair", (image * 1000).astype(np.int16)), ("lesions", marked.astype(np.uint8))):

@@ -113,11 +113,7 @@ def lesions(num: int, random: np.random.Generator) -> np.ndarray:
 
 def anatomies(build: Build) -> tuple[Anatomy, Anatomy]:
     """The head in the scanner, and the same registered to MNI space (as by a scaling: form and folds are kept)."""
-    brain = template()
-    source = deformation(build.growth_mm, build.form, np.random.default_rng(build.seed)).astype(np.float32)
-    first = np.round((np.array(MNI_ORIGIN) - brain.affine[:3, 3]) / SPACING_MM).astype(int)
-    inside = tuple(slice(start, start + size) for start, size in zip(first, MNI_SIZE, strict=True))
-    mni = _anatomy(source[:, *inside], _affine(np.array(MNI_ORIGIN)), 1.0, build)
+    brain, source = template(), _source(build)
     origin = np.array(NATIVE_CENTRE_MM) - SPACING_MM * (np.array(NATIVE_SIZE) - 1) / 2
     # A voxel at p mm of the scanner is one at p / size mm of MNI space.
     offset = (origin / build.size - brain.affine[:3, 3]) / SPACING_MM
@@ -125,7 +121,23 @@ def anatomies(build: Build) -> tuple[Anatomy, Anatomy]:
         ndimage.affine_transform(each, [1 / build.size] * 3, offset, NATIVE_SIZE, order=1, cval=OUTSIDE)
         for each in source
     ]
-    return _anatomy(np.stack(scaled), _affine(origin), build.size, build), mni
+    return _anatomy(np.stack(scaled), _affine(origin), build.size, build), _registered(source, build)
+
+
+def registered(build: Build) -> Anatomy:
+    """The head in MNI space alone, the second of `anatomies`."""
+    return _registered(_source(build), build)
+
+
+def _source(build: Build) -> np.ndarray:
+    """Where in the template each voxel of a head is looked up, 3 x y z."""
+    return deformation(build.growth_mm, build.form, np.random.default_rng(build.seed)).astype(np.float32)
+
+
+def _registered(source: np.ndarray, build: Build) -> Anatomy:
+    first = np.round((np.array(MNI_ORIGIN) - template().affine[:3, 3]) / SPACING_MM).astype(int)
+    inside = tuple(slice(start, start + size) for start, size in zip(first, MNI_SIZE, strict=True))
+    return _anatomy(source[:, *inside], _affine(np.array(MNI_ORIGIN)), 1.0, build)
 
 
 def _affine(origin: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from lit_medgen.diffusion.likelihoods import Bernoulli, DiscretisedLogistic, Gau
 from lit_medgen.diffusion.noise_levels import LogitNormal, TrainingTimes, UniformTimes
 from lit_medgen.diffusion.parametrisations import Eps, Parametrisation, ParametrisationName, V, Velocity, X
 from lit_medgen.diffusion.rectified_flow import RectifiedFlow, resolution_shift
+from lit_medgen.diffusion.resynthesis import Resynthesis
 from lit_medgen.diffusion.samplers import DDIM, Ancestral, DPMSolverPP2M, Heun, NoiseLike, Sampler, times
 from lit_medgen.diffusion.schedules import Cosine, Derivatives, LinearBeta, ScaledLinearBeta, Schedule
 from lit_medgen.diffusion.tiling import Tiled
@@ -61,6 +62,7 @@ __all__ = [
     "ParametrisationName",
     "RePaint",
     "RectifiedFlow",
+    "Resynthesis",
     "Sampler",
     "ScaledLinearBeta",
     "Schedule",

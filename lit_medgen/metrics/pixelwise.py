@@ -92,14 +92,15 @@ def auroc_and_precision(
     ranks = Ranks.of(values, marked, people)
     whole = ranks.without(None)
     parts = torch.tensor([ranks.without(person) for person in range(len(ranks.others))], dtype=torch.float64)
-    found = []
-    for k in range(2):
-        error = jackknife_variance(parts[:, k]) ** 0.5 if len(parts) > 1 else float("nan")
-        low, high = whole[k] - 1.96 * error, whole[k] + 1.96 * error
-        found.append(
-            Estimate(whole[k], (max(low, 0.0) if low == low else low, min(high, 1.0) if high == high else high))
-        )
-    return found[0], found[1]
+    return _estimate(whole[0], parts[:, 0]), _estimate(whole[1], parts[:, 1])
+
+
+def _estimate(value: float, parts: Tensor) -> Estimate:
+    """A score in [0, 1] with its interval, from its values without each person."""
+    if len(parts) < 2 or parts.isnan().any():
+        return Estimate(value, (float("nan"), float("nan")))
+    error = jackknife_variance(parts) ** 0.5
+    return Estimate(value, (max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0)))
 
 
 def dice(found: Tensor, true: Tensor) -> float:

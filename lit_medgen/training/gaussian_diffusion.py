@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, TrainingData, sent
 from lit_medgen.diffusion import (
+    ClassifierFree,
     Denoiser,
     Denoises,
     OptimalTransport,
     ParametrisationName,
+    Resynthesis,
     Sampler,
     TrainingTimes,
 )
@@ -229,6 +231,18 @@ class GaussianDiffusion(Conditional):
             made = reconstructions(self.sampler, denoiser, x, self.scaled(Condition()), noise.like)
             errors = [(self.imaged(x_0) - images).square().flatten(1).mean(1) for x_0 in made]
         return {f"squared_error_log_snr_{level:g}": error for level, error in zip(LOG_SNRS, errors, strict=True)}
+
+    @torch.no_grad()
+    def counterparts(self, images: Tensor, condition: Condition, seeds: Sequence[int], how: Resynthesis) -> Tensor:
+        """Images as the model would rather have them, b c *size in [-1, 1] (`diffusion.resynthesis`)."""
+        asked = self.scaled(condition.to(self.device))
+        null = asked.drop(torch.ones(len(images), dtype=torch.bool, device=self.device), self.kept)
+        back: Denoises = self.denoiser
+        if asked.parts - {*self.kept}:
+            back = ClassifierFree(back, how.guidance, keep=self.kept)
+        back = self.bounded(back) if how.noised else back
+        x, noise = self.noised_of(sent(images, self.device)), SeededNoise(seeds)
+        return self.imaged(how(x, self.denoiser, back, null, asked, noise.like))
 
     @torch.no_grad()
     def trajectory(self, condition: Condition, seed: int) -> Tensor:

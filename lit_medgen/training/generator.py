@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_medgen.batch import Condition, DataSpec, Part, Request
-from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.diffusion import DPMSolverPP2M, Resynthesis
 from lit_medgen.errors import InputError
 from lit_medgen.text_embeddings import refuse_other_encoder
 from lit_medgen.training.method import Method
@@ -111,6 +111,18 @@ class Generator(Method):
         A report shows them as a null: what is not better than they are was not learned.
         """
         return None
+
+    def counterparts(self, images: Tensor, condition: Condition, seeds: Sequence[int], how: Resynthesis) -> Tensor:
+        """b c *size in [-1, 1]: images as the model would rather have them; InputError for a method that cannot say.
+
+        Args:
+            images: b c *size in [-1, 1].
+            condition: what the counterparts should show.
+            seeds: b, of the noise of each.
+            how: how far they go towards noise, and how back.
+        """
+        kind = type(self).__name__
+        raise InputError(f"model.class_path: {kind} has no way from an image to noise and back; take a DDPM or an LDM.")
 
     def seams(self) -> tuple[int, list[int]] | None:
         """Spatial axis and positions i where slices i and i + 1 were made in different stages; None if in one."""
