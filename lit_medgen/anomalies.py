@@ -213,7 +213,7 @@ def _files(out: Path) -> Outputs:
 def able(model: Method) -> Generator:
     """The model, if it makes counterparts from nothing but an image; InputError otherwise."""
     kind = type(model)
-    if not isinstance(model, Generator) or kind.counterparts is Generator.counterparts:
+    if not isinstance(model, Generator) or type(model).counterparts is Generator.counterparts:
         raise InputError(
             f"model.class_path: {kind.__name__} has no way from an image to noise and back; take a DDPM or an LDM."
         )
