@@ -13,7 +13,10 @@ makes the model forgive the faults of low resolutions that another model made; `
 samples. With `residual_std` the network corrects a guess that knows no more than how far images are from y:
 
     x ~ N(y', v), y' = y_s / alpha_s, v = residual_std^2 + (sigma_s / alpha_s)^2
-    guess = y' + alpha_t v / (alpha_t^2 v + sigma_t^2) (x_t - alpha_t y')       (ours; the posterior mean of x)
+    x̂ = y' + alpha_t v / (alpha_t^2 v + sigma_t^2) (x_t - alpha_t y') + sigma_t sqrt(v / (alpha_t^2 v + sigma_t^2)) F
+
+the posterior mean of x, and its standard deviation times what the network F says of x_t, y_s, t and s (ours; the
+preconditioning of Karras et al. 2022, eq. 7, around the low resolution instead of 0).
 
 What differs from the code of Pinaya et al. (Warvito/generative_brain_upscaler):
 
@@ -72,18 +75,22 @@ class UpscalingDenoiser(SourceDenoiser):
     max_noise: float = 0.0
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """What the network says, b c *s, added to what it would say of the guess, where there is one."""
+        """What the network says, b c *s; where there is a guess, of how far the image is from that."""
         found = super().predict(x_t, t, condition)
-        return found if self.residual_std is None else found + self.target(self.guess(x_t, t, condition), x_t, t)
+        if self.residual_std is None:
+            return found
+        mean, std = self.guess(x_t, t, condition)
+        return self.target(mean + std * found.to(x_t.dtype), x_t, t)
 
-    def guess(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The expected image, b c *s, if images were Gaussian around their low resolution."""
+    def guess(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The expected image, b c *s, and how far it is off, b 1 *1, if images were Gaussian around the low resolution."""
         assert condition.source is not None
         assert self.residual_std is not None
         alpha_t, sigma_t = self.process.coefficients(t, x_t)
         alpha_s, sigma_s = self.process.coefficients(self.max_noise * condition.attributes[NOISE_LEVEL], x_t)
         y, variance = condition.source.to(x_t.dtype) / alpha_s, self.residual_std**2 + (sigma_s / alpha_s) ** 2
-        return y + alpha_t * variance / (alpha_t**2 * variance + sigma_t**2) * (x_t - alpha_t * y)
+        share = variance / (alpha_t**2 * variance + sigma_t**2)
+        return y + alpha_t * share * (x_t - alpha_t * y), sigma_t * share.sqrt()
 
 
 class Upscaler(DDPM):
