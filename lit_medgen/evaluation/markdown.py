@@ -150,7 +150,7 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
         "Real vs real: the same score of real images in the place of samples, as many as *of images* says: of training "
         "people the mean over that many random sets (sets x images), or of the test people themselves. Best is a score "
         "as near to it as possible. Of pairs, it is a test image beside that of another person, which a sample beside "
-        "its own target should be nearer to. Below pairs may stand what can be made of the same sources without a model.",
+        "its own target should be nearer to. Below pairs may stand what can be made of their sources without a model.",
         "",
         "Intervals: jackknife over people, cut off where a score ends. Conservative, with an error 1.4 to 1.9 times "
         f"the true one for a model as good as real people: {', '.join(report['conservative'])}. Where all images count "

@@ -83,7 +83,7 @@ class UpscalingDenoiser(SourceDenoiser):
         return self.target(mean + std * found.to(x_t.dtype), x_t, t)
 
     def guess(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """The expected image, b c *s, and how far it is off, b 1 *1, if images were Gaussian around the low resolution."""
+        """Mean, b c *s, and standard deviation, b 1 *1, of images that are Gaussian around their low resolution."""
         assert condition.source is not None
         assert self.residual_std is not None
         alpha_t, sigma_t = self.process.coefficients(t, x_t)
