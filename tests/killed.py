@@ -72,6 +72,7 @@ def _child(args: list[str], log: Path, aim: Aim) -> NoReturn:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
         os.setsid()  # data workers go with it
         torch.set_num_threads(1)
         aim()
