@@ -40,7 +40,7 @@ def save_compared(path: Path, panels: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots(num_rows, min(PANELS, len(panels)), squeeze=False).flatten()
     for axis, panel in zip(axes, panels, strict=False):
         _plot_scores(axis, panel["points"], panel["best"], names, colours)
-        axis.set_title(_shown(panel["title"]), fontsize=9)
+        axis.set_title(_shown(panel["title"]), fontsize=min(9.0, 300 / len(panel["title"])))
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     lines = [axes[0].plot([], [], style, color="black", label=label)[0] for style, label in LEGEND.items()]
