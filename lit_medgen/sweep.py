@@ -4,7 +4,8 @@ The same file serves `wandb sweep` and `wandb agent`: its command is a verb of o
 parameters, which become plain keys of the command line. Here
 
     <out>/sweep.json          what is run, so that a continued sweep is the same sweep
-    <out>/run_000/            the run folder of `fit`, or the report of `evaluate`
+    <out>/run_000/            the run folder of `fit`, or the report of `evaluate`; called as the file's `name` says if
+                              that holds parameters, as in cdpm_fold{fold}
     <out>/run_000/done.json   its parameters and scores, written when it has ended well
     <out>/table.csv           a row for each run
     <out>/plot.png            the metric, and other scores, against each parameter
@@ -31,7 +32,7 @@ from lit_medgen.errors import InputError, Interrupted, RunError, with_nearest
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.signals import Stop
 from lit_medgen.stopping import end_with_parent
-from lit_medgen.sweep_file import Verb, command, expand, read
+from lit_medgen.sweep_file import Verb, command, expand, read, run_names
 from lit_medgen.sweep_results import FILES, Chosen, Goal, scores, write_results
 
 
@@ -83,7 +84,7 @@ def run_sweep(
     runs = expand(content, file, num, seed)
     folder = out or Path("runs", "sweeps", file.stem)
     plan = json.dumps({"verb": verb, "command": words, "more": list(more), "runs": runs}, indent=2)
-    run_folders = [folder / f"run_{i:03d}" for i in range(len(runs))]
+    run_folders = [folder / name for name in run_names(content, runs, file)]
     _begin(folder, plan, resume, run_folders)
     for row in _done(run_folders):
         chosen.refuse_unknown(row)

@@ -6,7 +6,8 @@ W&B refuses any key that it does not know, so nothing of ours stands in the file
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,29 @@ def expand(content: Mapping[str, Any], file: Path, num: int | None = None, seed:
         random = np.random.default_rng(seed)
         return [{key: _random_value(key, spec, random, file) for key, spec in parameters.items()} for _ in range(cap)]
     raise InputError(f"{file}: method is {method!r}; grid and random run here, others need `wandb sweep`.")
+
+
+def run_names(content: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], file: Path) -> list[str]:
+    """The name of every run: run_000, ..., or those of the file's `name`, if that has parameters in braces.
+
+    A parameter is named by what follows its last dot, and stands for the first word of its value: of
+    `name: cdpm_fold{fold}` and the fold "2 of 5", cdpm_fold2. InputError if two runs would have one name.
+    """
+    pattern = content.get("name")
+    if not isinstance(pattern, str) or "{" not in pattern:
+        return [f"run_{number:03d}" for number in range(len(runs))]
+    values = [{key.rpartition(".")[2]: str(value).split()[0] for key, value in run.items()} for run in runs]
+    try:
+        found = [pattern.format(**each) for each in values]
+    except (KeyError, IndexError, ValueError) as error:
+        known = ", ".join(f"{{{name}}}" for name in values[0])
+        raise InputError(f"{file}: name is {pattern!r}; give a text with some of {known}.") from error
+    if len(set(found)) < len(found) or not all(re.fullmatch(r"[\w.-]+", name) for name in found):
+        raise InputError(
+            f"{file}: name is {pattern!r}, which makes {', '.join(found[:3])}; give names that differ, of letters, "
+            "digits, _, - and dots."
+        )
+    return found
 
 
 def _choices(key: str, spec: Mapping[str, Any], file: Path) -> list[Any]:

@@ -376,7 +376,7 @@ def test_shipped_sweeps_name_keys_that_exist(file: Path, capsys: pytest.CaptureF
     content = read(file)
     verb, words = command(content, file)
     runs = expand(content, file)
-    assert len(runs) >= 6
+    assert len(runs) >= 5
     keys = [f"--{key}={value}" for key, value in runs[0].items()]
     if verb == "fit":
         with pytest.raises(SystemExit) as exit_:

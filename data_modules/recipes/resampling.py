@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -22,22 +22,26 @@ def resample(voxels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], targ
 
 
 def resample_classes(
-    labels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray, classes: Sequence[str]
+    labels: np.ndarray, affine: np.ndarray, size: tuple[int, ...], target: np.ndarray, classes: Mapping[int, str]
 ) -> np.ndarray:
     """The label map on another grid (`size`, affine `target`) by nearest neighbour, uint8; 0 outside.
 
-    Labels are whole numbers, each the index of a class; ValueError if a voxel is none of the classes.
+    Voxels hold the value of a class and become its number among `classes`; ValueError if a voxel is none of them.
     """
     values, counts = np.unique(labels, return_counts=True)
+    numbers = {value: number for number, value in enumerate(classes)}
     unknown = [
         f"{value:g} ({count} voxels)"
-        for value, count in zip(values, counts, strict=True)
-        if value != round(float(value)) or not 0 <= value < len(classes)
+        for value, count in zip(values.tolist(), counts, strict=True)
+        if value not in numbers
     ]
     if unknown:
-        names = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
+        names = ", ".join(f"{value} {name}" for value, name in classes.items())
         raise ValueError(f"values that are no class: {', '.join(unknown[:8])}; expected whole numbers, {names}")
-    return _moved(labels.astype(np.uint8), np.linalg.inv(affine) @ target, size, order=0)
+    mapped = labels.astype(np.uint8)
+    for value in values[[numbers[each] != each for each in values.tolist()]]:
+        mapped[labels == value] = numbers[value]
+    return _moved(mapped, np.linalg.inv(affine) @ target, size, order=0)
 
 
 def _moved(voxels: np.ndarray, to_source: np.ndarray, size: tuple[int, ...], order: int) -> np.ndarray:

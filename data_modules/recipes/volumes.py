@@ -69,6 +69,7 @@ class Preprocessing:
         non_finite: refuse a volume with NaN or infinite voxels, or fill them with background (-1 in the store).
         without_spacing: 2D images whose pixels have no size are made to "fit", or taken as pixels of "1mm".
         classes: names of the classes of the label maps beside the images, 0 first; empty: label maps are not read.
+        class_values: the value that each class has in the files; empty: 0, 1, ... The first class is the background.
         sources: names of other images beside the images that are kept, which images can be made from.
         source_size: voxels of those along x, y, z, in the same field of view; None: as many as of the image.
     """
@@ -85,6 +86,7 @@ class Preprocessing:
     non_finite: NonFinite = "refuse"
     without_spacing: Unsized = "fit"
     classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
     sources: tuple[str, ...] = ()
     source_size: tuple[int, ...] | None = None
     version: int = field(init=False, default=VERSION)
@@ -105,6 +107,11 @@ class Preprocessing:
             raise InputError(f"{PREPROCESSING}.background is {self.background:g}; give a share, 0 or more and below 1.")
         if len(self.classes) > NUM_CLASSES:
             raise InputError(f"{PREPROCESSING}.classes names {len(self.classes)}; give at most {NUM_CLASSES}.")
+        if self.class_values and len({*self.class_values}) != len(self.classes):
+            raise InputError(
+                f"{PREPROCESSING}.class_values is {list(self.class_values)}; give a value of its own for each of the "
+                f"{len(self.classes)} classes."
+            )
         if bad := {IMAGE, LABEL_MAP}.intersection(self.sources) or len(set(self.sources)) < len(self.sources):
             raise InputError(f"{PREPROCESSING}.sources is {list(self.sources)}; give each name once, none of {bad}.")
         if self.source_size and (len(self.source_size) != len(self.size) or min(self.source_size) < 1):
@@ -201,7 +208,9 @@ class Preprocessing:
         """What lies beside an image, on the grid of the image or, in the same field of view, on that of sources."""
         voxels, affine = self.read(source)
         if name == LABEL_MAP:
-            return resample_classes(voxels, prepared.moved @ affine, self.size, prepared.affine, self.classes)
+            values = self.class_values or range(len(self.classes))
+            classes = dict(zip(values, self.classes, strict=True))
+            return resample_classes(voxels, prepared.moved @ affine, self.size, prepared.affine, classes)
         size = self.source_size or self.size
         target, sides = prepared.affine.copy(), np.array(self._spacing_of(size))
         target[:-1, :-1] = np.diag(sides)
