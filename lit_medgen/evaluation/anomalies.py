@@ -201,7 +201,7 @@ def _row(estimate: Estimate, images: Sequence[Mapped]) -> dict[str, Any]:
     interval = estimate.interval
     return {
         "value": estimate.value,
-        "ci95": None if interval is None else list(interval),
+        "ci95": None if interval is None else [max(interval[0], 0.0), min(interval[1], 1.0)],  # all are shares
         "num": len(images),
         "num_people": len({one.person for one in images}),
     }
