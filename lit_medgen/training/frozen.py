@@ -119,12 +119,17 @@ def spacing_ratio(one: DataSpec, other: DataSpec) -> float:
 def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source: Any) -> None:
     """InputError if two specs are known to be of different splits; people who have left since are told, by number.
 
+    InputError as well if what is known of people has other codes: see `refuse_other_categories`.
+
     Args:
         trained: of the data that a model, or what made some samples, was trained on.
         data: of the data it meets now.
         source: what was trained, for the message.
     """
-    if trained is None or data is None or not (trained.people and data.people):
+    if trained is None or data is None:
+        return
+    refuse_other_categories(trained, data, source)
+    if not (trained.people and data.people):
         return
     other = [part for part in trained.people if trained.people[part] != data.people.get(part)]
     left = {
@@ -145,6 +150,20 @@ def refuse_other_people(trained: DataSpec | None, data: DataSpec | None, source:
     if other:
         num = ", ".join(f"{len(people or ())} {part}" for part, people in left.items())
         _tell_of_left(str(source).removeprefix("--ckpt_path "), num)
+
+
+def refuse_other_categories(trained: DataSpec, data: DataSpec, source: Any) -> None:
+    """InputError if a category's codes mean other values in the data than where a model was trained.
+
+    Values that came later may follow. Arguments: see `refuse_other_people`.
+    """
+    for name, values in trained.category_names.items():
+        found = data.category_names.get(name, values)
+        if found[: len(values)] != values:
+            raise InputError(
+                f"{source}: trained with the categories {', '.join(values)} of {name}, but those of this data are "
+                f"{', '.join(found)}; give data.init_args.categories a list of values that begins with the former."
+            )
 
 
 @lru_cache
