@@ -24,6 +24,8 @@ from lit_medgen.errors import InputError
 
 Selection = TypeVar("Selection")
 """What names a part of an image: the number of a slice, a set of slices, the first voxel of a crop."""
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+"""Code of the direction of an axis -> that of the other way."""
 Read = Callable[[np.ndarray | None], np.ndarray]
 """Numbers of slices -> n a b, those slices alone, the axes left in the order x y z; None -> the image x y z or x y."""
 
@@ -145,7 +147,7 @@ class OneSlice(View[int]):
             stored,
             size=tuple(stored.size[axis] for axis in grid.plane),
             spacing_mm=tuple(stored.spacing_mm[axis] for axis in grid.plane),
-            orientation="",
+            orientation=stored.orientation[grid.plane[0]] + OPPOSITE[stored.orientation[grid.plane[1]]],
             source_size=tuple(stored.source_size[axis] for axis in grid.plane) if stored.source_size else (),
         )
 

@@ -343,8 +343,8 @@ class DataSpec:
         channels: image channels.
         size: voxels along x, y, z (or rows, columns of a 2D image).
         spacing_mm: voxel size, mm.
-        orientation: axis codes, "RAS" for volumes; of 2D images those of a known plane, "LP" of axial slices as they
-            are shown (the patient's left on the right, the front above), else empty.
+        orientation: axis codes, "RAS" for volumes; of 2D images those of a known plane, such as "LP" of axial slices as
+            they are shown (the patient's left on the right, the front above), else empty.
         intensity_window: the values that -1 and 1 stand for.
         intensity_unit: unit of the window: "HU", "8 bit", or "normalised" for MRI.
         classes: names of the label map's classes, empty without a label map.
@@ -387,13 +387,20 @@ class DataSpec:
     fractional: tuple[str, ...] = ()
     category_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def world_axes(self) -> tuple[int, ...]:
+        """The axis of the world (0 along left and right, 1 back and front, 2 up and down) of each axis of an image."""
+        return tuple("RLAPSI".index(code) // 2 for code in self.orientation or "RAS")[: len(self.size)]
+
     def affine(self) -> Tensor:
         """4 4, voxel to world (RAS) in mm, the centre of the grid at the world's origin."""
-        affine = torch.eye(4, dtype=torch.float64)
-        for axis, (size, spacing) in enumerate(zip(self.size, self.spacing_mm, strict=True)):
+        affine = torch.zeros(4, 4, dtype=torch.float64)
+        affine[3, 3] = 1
+        for axis, world in enumerate([*self.world_axes, *sorted({0, 1, 2}.difference(self.world_axes))]):
+            size, spacing = (self.size[axis], self.spacing_mm[axis]) if axis < len(self.size) else (1, 1.0)
             step = -spacing if self.orientation[axis : axis + 1] in ("L", "P", "I") else spacing
-            affine[axis, axis] = step
-            affine[axis, 3] = -step * (size - 1) / 2
+            affine[world, axis] = step
+            affine[world, 3] = -step * (size - 1) / 2
         return affine
 
     def to_window(self, image: Tensor) -> Tensor:

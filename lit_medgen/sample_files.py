@@ -243,10 +243,13 @@ def scaled(values: np.ndarray, window: tuple[float, float], spec: DataSpec) -> T
 
 
 def as_laid_out(voxels: np.ndarray, affine: np.ndarray, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels x y 1 of a file in RAS order as a 2D image x y of this data, with their affine; volumes as they are."""
-    if len(spec.size) == 3 or voxels.ndim != 3 or voxels.shape[-1] != 1:
+    """Voxels of a file in RAS order as a 2D image x y of this data, with their affine; volumes as they are."""
+    plane = spec.world_axes
+    across = sorted({0, 1, 2}.difference(plane))
+    if len(spec.size) == 3 or voxels.ndim != 3 or voxels.shape[across[0]] != 1:
         return voxels, affine
-    image, affine = voxels[..., 0], affine.copy()
+    order = [*plane, *across]
+    image, affine = voxels.transpose(order)[..., 0], affine[:, [*order, 3]]
     for axis, code in enumerate(spec.orientation):
         if code in "LPI":
             image = np.flip(image, axis)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_modules.slice_sets import ContiguousDraw, FDMDraw, Slices, SliceSets, UniformDraw
-from data_modules.views import Grid, OneSlice
-from lit_medgen.batch import PADDING
+from data_modules.views import Grid, OneSlice, grid_of_slices
+from lit_medgen.batch import PADDING, DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive
+from lit_medgen.sample_files import SampleFile, read_voxels
 
 DRAWS: list[type[SliceSets]] = [UniformDraw, FDMDraw, ContiguousDraw]
 
@@ -179,3 +182,22 @@ def test_every_middle_slice_is_as_likely() -> None:
 def test_impossible_single_slices_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=rf"view.init_args.{next(iter(wrong))} is 0"):
         OneSlice(**wrong)
+
+
+@pytest.mark.parametrize(("axis", "orientation"), [("axial", "RP"), ("coronal", "RI"), ("sagittal", "AI")])
+@pytest.mark.parametrize("of_a_person", [True, False])
+def test_a_slice_comes_back_from_its_file_as_it_was(
+    axis: str, orientation: str, of_a_person: bool, tmp_path: Path
+) -> None:
+    """It went down where the file's axes go up, and other planes than axial were no slices to the reader."""
+    view, stored = OneSlice(), DataSpec(1, (4, 6, 8), (1.0, 1.5, 2.0))
+    spec, grid = view.spec(stored, axis), grid_of_slices(stored, axis)
+    assert spec.orientation == orientation
+    affine = spec.affine()
+    if of_a_person:
+        affine = torch.from_numpy(view.affine(stored.affine().numpy(), grid, 2))
+    image = torch.rand(1, *spec.size) * 2 - 1
+    SampleFile("nifti", spec, "synthetic", "0" * 64).write(tmp_path, "a", image, affine if of_a_person else None)
+    values, found, _ = read_voxels(tmp_path / "a.nii.gz", spec)
+    np.testing.assert_allclose(values, spec.to_window(image)[0], atol=1e-6)
+    np.testing.assert_allclose(found[:, [0, 1, 3]], affine[:, [0, 1, 3]], atol=1e-5)
