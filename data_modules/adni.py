@@ -34,6 +34,9 @@ DIAGNOSIS = (
     | dict.fromkeys(("AD", "Dementia"), 2.0)
 )
 
+DIAGNOSES = ("CN", "MCI", "Dementia")
+"""Names of the values of diagnosis."""
+
 
 class ADNIDataModule(MedicalDataModule):
     """T1-weighted brains of ADNI, one for each person and visit.
@@ -153,6 +156,10 @@ class ADNIDataModule(MedicalDataModule):
             table = read_table(path)
         table.require(*needed)
         return table
+
+    def category_names(self) -> dict[str, tuple[str, ...]]:
+        """Name of an attribute that is a category -> the names of its values 0, 1, ..."""
+        return {"sex": tuple(SEX), "diagnosis": DIAGNOSES}
 
     def _attributes(self, table: Table, *columns: Sequence[str]) -> list[dict[str, float]]:
         """Age, sex and diagnosis of every row; of several columns for one of them the first that knows it."""

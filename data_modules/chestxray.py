@@ -32,6 +32,7 @@ from data_modules.chestxray_tables import (
     INDEX,
     NAME,
     ORIGINAL,
+    VIEWS,
     Box,
     Known,
     boxes,
@@ -43,7 +44,7 @@ from data_modules.recipes.radiographs import WHITE, Radiograph
 from data_modules.records import Record
 from data_modules.sources import Raw, Rejected, Scan, TarMember
 from data_modules.split_lists import NameList
-from data_modules.tables import columns_of
+from data_modules.tables import SEX, columns_of
 from data_modules.views import Crop
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError
@@ -140,6 +141,10 @@ class ChestXrayDataModule(MedicalDataModule):
         """The boxes of an image in pixels of the store, from the top left corner."""
         rows = record.facts.get("boxes", np.empty(0)).reshape(-1, 5)
         return [Box(FINDINGS[int(row[0])], *map(float, row[1:])) for row in rows if np.isfinite(row).all()]
+
+    def category_names(self) -> dict[str, tuple[str, ...]]:
+        """Name of an attribute that is a category -> the names of its values 0, 1, ..."""
+        return {"sex": tuple(SEX), "view": tuple(VIEWS)}
 
     def make_spec(self) -> DataSpec:
         """Codes are 0 and 1 whether or not a rare finding is among the training people; pixels of a median size."""

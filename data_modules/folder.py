@@ -13,7 +13,7 @@ from data_modules.folder_tables import Columns, Row, path_beside
 from data_modules.listing import is_dicom, is_image, stem_of, suffix_of
 from data_modules.sources import LABEL_MAP, Raw, Rejected, Scan
 from data_modules.split_lists import NameList
-from data_modules.tables import identifier, read_table
+from data_modules.tables import SEX, identifier, is_sex, read_table
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.images import partner_of
@@ -150,19 +150,21 @@ class FolderDataModule(MedicalDataModule):
         return self._columns.lists(read_table(self.root / str(self.table)))
 
     def category_names(self) -> dict[str, tuple[str, ...]]:
-        """The values of the categories of the table, in the order of their codes."""
+        """The values of the categories of the table, and the sexes, in the order of their codes."""
+        sexes = {name: tuple(SEX) for name in self.attributes if is_sex(name) and name not in self.codes}
         if not self.categories:
-            return {}
+            return sexes
         table = read_table(self.root / str(self.table))
-        return {name: self._columns.values_of(table, name) for name in self.categories}
+        return sexes | {name: self._columns.values_of(table, name) for name in self.categories}
 
     def make_spec(self) -> DataSpec:
         """Categories and labels have the range of all rows, whatever the training people show of it."""
         spec = super().make_spec()
-        ranges = {name: (0.0, len(values) - 1.0) for name, values in spec.category_names.items()}
+        names = {name: values for name, values in spec.category_names.items() if name in self.categories}
+        ranges = {name: (0.0, len(values) - 1.0) for name, values in names.items()}
         if self.labels:
-            names = self._columns.names_of(read_table(self.root / str(self.table)))
-            ranges |= {name: (0.0, 1.0) for each in names.values() for name in each if name in spec.attributes}
+            labels = self._columns.names_of(read_table(self.root / str(self.table)))
+            ranges |= {name: (0.0, 1.0) for each in labels.values() for name in each if name in spec.attributes}
         binary = [name for name, (_, high) in ranges.items() if high == 1]
         codes = (*(name for name in spec.codes if name not in ranges), *binary)
         return replace(spec, attributes=spec.attributes | ranges, codes=codes)

@@ -192,7 +192,7 @@ class Numbers:
             coded: numbers are codes too, so they count only if all of them are among the codes. It is so of sexes:
                 1 and 2 may mean anything.
         """
-        codes = codes or (SEX if _is_sex(column) else {})
+        codes = codes or (SEX if is_sex(column) else {})
         meanings = {text.strip().casefold(): value for text, value in codes.items()}
         if sexes := bool(meanings) and meanings.keys() <= SEXES.keys():
             of_sex = {SEXES[text]: value for text, value in meanings.items()}
@@ -265,7 +265,8 @@ def _is_age(column: str) -> bool:
     return any(map(AGE.fullmatch, _words(column))) and NO_YEARS.isdisjoint(_words(column))
 
 
-def _is_sex(column: str) -> bool:
+def is_sex(column: str) -> bool:
+    """Whether a name says that a column holds sexes: sex, Patient Gender."""
     return not {"sex", "gender"}.isdisjoint(_words(column))
 
 

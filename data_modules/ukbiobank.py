@@ -23,6 +23,7 @@ from data_modules import archives
 from data_modules.base import MedicalDataModule
 from data_modules.records import Record
 from data_modules.sources import Raw, Rejected, Scan, ZipMember
+from data_modules.tables import SEX
 from data_modules.ukbiobank_table import Volumes, of_people
 from data_modules.withdrawals import number_of, read_ids
 from lit_medgen.errors import InputError
@@ -120,6 +121,10 @@ class UKBiobankDataModule(MedicalDataModule):
     def person_id(self, text: str) -> str:
         """A participant's number, also where a program has written it as 1000223.0."""
         return text if (number := number_of(text)) is None else str(number)
+
+    def category_names(self) -> dict[str, tuple[str, ...]]:
+        """Name of an attribute that is a category -> the names of its values 0, 1, ..."""
+        return {"sex": tuple(SEX)}
 
     def scans(self) -> tuple[list[Scan], list[Rejected]]:
         """One scan for each person and visit who is in the table; nothing of people who withdrew is looked at."""

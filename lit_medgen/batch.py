@@ -115,6 +115,10 @@ class Condition:
         """Called by the data loader when it pins memory."""
         return self._each(Tensor.pin_memory)
 
+    def of_rows(self, rows: Sequence[int]) -> Condition:
+        """The condition of some of the images alone, in the order of `rows`."""
+        return self._each(lambda value: value[list(rows)])
+
     def _each(self, function: Callable[[Tensor], Tensor]) -> Condition:
         """The condition with a function applied to every tensor."""
         values = {name: function(value) for name, value in self.attributes.items()}

@@ -66,6 +66,11 @@ def shorten(message: str) -> str:
 def explain(text: str, parser: ArgumentParser, verb: str, words: Sequence[str]) -> str:
     """A message of `shorten` with what was probably meant: the nearest option, key, class or file."""
     meant = None
+    if re.search(r"[Oo]ption '([^']*\.)?covariates\b", text):
+        return (
+            f"{text} The network of this config is told nothing of an image, or names elsewhere what it is told "
+            "(docs/asking_for_images.md); leave configs/with/age_and_sex.yaml out."
+        )
     if match := re.search(r"unrecognized arguments: (\S+)", text):
         meant = _option(match[1], parser, verb, words)
     elif match := re.search(r"(?:(\S+): )?(?:Group '(\S+)' does not accept option|Option) '([^']+)'", text):

@@ -39,7 +39,7 @@ class RequestOptions:
 
     num: int | None = None
     seeds: Sequence[int] | None = None
-    attributes: Mapping[str, float | None] | None = None
+    attributes: Mapping[str, float | str | None] | None = None
     label_maps: str | None = None
     sources: str | None = None
     given: Sequence[int] | None = None
@@ -227,13 +227,7 @@ def _read_row(
     if missing or (GIVEN.intersection(made_from) and "source" not in made_from):
         column, rows = (missing[0], "every row") if missing else ("source", "every row with given slices or a mask")
         raise InputError(f"{where}: no {column}, from which this image is made; the table needs one in {rows}.")
-    values: dict[str, float | None] = {}
-    for name, cell in cells.items():
-        if name not in COLUMNS:
-            try:
-                values[name] = float(cell) if cell else None
-            except ValueError as error:
-                raise InputError(f"{where}: {name} is {cell!r}; give a number, or nothing for unknown.") from error
+    values = {name: cell or None for name, cell in cells.items() if name not in COLUMNS}
     return int(seed) if seed else None, made_from | checked_attributes(model, values, spec, where)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -108,12 +109,13 @@ def refuse_unfit_parts(model: Generator, parts: Collection[Part]) -> None:
 
 
 def checked_attributes(
-    model: Generator, attributes: Mapping[str, float | None], spec: DataSpec, where: str = "--attributes"
+    model: Generator, attributes: Mapping[str, float | str | None], spec: DataSpec, where: str = "--attributes"
 ) -> dict[str, float]:
     """What images are asked to show, NaN for None; InputError for what no training person was like.
 
-    Of a range in the spec of the training data a twentieth more is allowed on either side, of which `say_extrapolated`
-    tells; a code (sex) must be one of those seen. `where` is the option or file that the message names.
+    Categories are asked for by name or by number. Of a range in the spec of the training data a twentieth more is
+    allowed on either side, of which `say_extrapolated` tells; a code (sex) must be one of those seen. `where` is the
+    option or file that the message names.
     """
     for name in attributes:
         if name not in model.attributes:
@@ -121,7 +123,7 @@ def checked_attributes(
                 f"{where}: {type(model).__name__} is not made from {name!r}, but from "
                 f"{', '.join(map(repr, model.attributes)) or 'no attributes'}; leave it out, or train with it."
             )
-    values = {name: math.nan if value is None else float(value) for name, value in attributes.items()}
+    values = {name: _number(name, value, spec, where) for name, value in attributes.items()}
     for name, value in values.items():
         low, high = spec.attributes[name]
         margin = (high - low) / 20
@@ -135,6 +137,34 @@ def checked_attributes(
                 "range (or null for unknown)."
             )
     return values
+
+
+def _number(name: str, value: float | str | None, spec: DataSpec, where: str) -> float:
+    """The value of an attribute as data has it: the number of a category that is named, NaN for None.
+
+    InputError for a text that is neither a name nor a number.
+    """
+    if not isinstance(value, str):
+        return math.nan if value is None else float(value)
+    names = spec.category_names.get(name, ())
+    by_name = {word.casefold(): number for number, word in enumerate(names)}
+    if value.strip().casefold() in by_name:
+        return by_name[value.strip().casefold()]
+    try:
+        return float(value)
+    except ValueError as error:
+        known = f"give {', '.join(names)} or the number of one of them" if names else "give a number"
+        raise InputError(f"{where}: {name} is {value!r}; {known}, or nothing for unknown.") from error
+
+
+def named_attributes(made_from: Mapping[str, Any], spec: DataSpec) -> dict[str, Any]:
+    """What an image was made from, as `Requests.made_from` says it, with the names of categories for their numbers."""
+    named = dict(made_from)
+    for name, names in spec.category_names.items():
+        value = named.get(name)
+        if isinstance(value, int | float) and value in range(len(names)):
+            named[name] = names[int(value)]
+    return named
 
 
 def say_extrapolated(model: Generator, requests: Requests, spec: DataSpec) -> None:

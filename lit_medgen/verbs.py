@@ -53,7 +53,7 @@ class Verbs(L.Trainer):
         batch_size: int = 4,
         out: str = "samples",
         format: Format | None = None,
-        attributes: dict[str, float | None] | None = None,
+        attributes: dict[str, float | str | None] | None = None,
         label_maps: str | None = None,
         sources: str | None = None,
         given: list[int] | None = None,
@@ -75,8 +75,8 @@ class Verbs(L.Trainer):
             batch_size: images made at once.
             out: folder for the images and `manifest.csv`.
             format: nifti, png or dicom (a folder of slices for each image); None: nifti for volumes, png for 2D images.
-            attributes: what all images are asked to show, e.g. '{"age_years": 70}', of a model that is made from it, in
-                the range of its training people; null is unknown.
+            attributes: what all images are asked to show, e.g. '{"age_years": 70, "sex": "F"}', of a model that is made
+                from it, in the range of its training people; null is unknown.
             label_maps: a folder of label maps, one image is made from each.
             sources: a folder of source images, one image is made from each; with several channels a folder for each.
             given: numbers of the slices of each source that are given; the others are made to fit them.

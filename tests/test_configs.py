@@ -26,6 +26,8 @@ from lit_medgen.trainer import Trainer
 
 OVERLAYS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/with/*.yaml"))
 RAW = "configs/with/raw_heads.yaml"
+TOLD = "configs/with/age_and_sex.yaml"
+CAN_BE_TOLD = ("absorbing", "autoregressive", "cdpm", "ddpm", "ddpm_2d", "ihdm", "ldm", "ldm_2d", "vdm_latent")
 DATA = sorted(ROOT.glob("configs/data/*.yaml"))
 
 
@@ -158,7 +160,9 @@ def makes_no_images(run: TinyRun, out: Path) -> None:
 def test_overlays_combine_with_every_method(base: str, capsys: pytest.CaptureFixture[str]) -> None:
     """All at once, each after those before it: a run may take several, and every one says what it says."""
     heads = data_module((base,)) not in (LIDC, CHESTXRAY)
-    overlays = [overlay for overlay in OVERLAYS if heads or "raw_heads" not in overlay]
+    can_be_told = Path(base).stem in CAN_BE_TOLD
+    takes = {RAW: heads, TOLD: can_be_told}
+    overlays = [overlay for overlay in OVERLAYS if takes.get(overlay, True)]
     with pytest.raises(SystemExit) as exit_:
         main(["fit", *(word for name in (base, *overlays) for word in ("--config", name)), "--print_config"])
     assert exit_.value.code == 0
@@ -172,11 +176,20 @@ def test_overlays_combine_with_every_method(base: str, capsys: pytest.CaptureFix
     own = yaml.safe_load((ROOT / base).read_text())["trainer"]["callbacks"]
     classes = [[item["class_path"] for item in items] for items in (own, added, printed["trainer"]["callbacks"])]
     assert classes[0] + classes[1] == classes[2]
+    if can_be_told:
+        network = printed["model"]["init_args"]["network"]
+        covariates = network.get("init_args", network)["covariates"]
+        assert (covariates["numbers"], covariates["categories"]) == (["age_years"], {"sex": 2})
     if heads:
         wanted, printed = (
-            of["data"]["init_args"]["preprocessing"]["raw_head"] for of in (sections[OVERLAYS.index(RAW)], printed)
+            of["data"]["init_args"]["preprocessing"]["raw_head"] for of in (sections[overlays.index(RAW)], printed)
         )
         assert printed == wanted
+
+
+def test_a_network_that_is_told_nothing_refuses_age_and_sex(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "configs/wgan.yaml", "--config", TOLD]) == 2
+    assert "is told nothing of an image" in one_line(capsys)
 
 
 @pytest.mark.parametrize("path", [ROOT / name for name in BASES], ids=lambda path: path.name)

@@ -20,7 +20,7 @@ from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
 from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import SampleFile, format_for, read_voxels, sample_names, scaled
-from lit_medgen.sampling import like_people
+from lit_medgen.sampling import checked_attributes, like_people, named_attributes
 from lit_medgen.training.generator import Generator
 
 SPEC = DataSpec(
@@ -339,3 +339,27 @@ def test_a_2d_image_is_the_same_when_it_comes_back_from_nifti(tmp_path: Path) ->
     values, affine, window = read_voxels(tmp_path / "sample_1.nii.gz", spec)
     np.testing.assert_allclose(affine, spec.affine(), atol=1e-6)
     torch.testing.assert_close(scaled(values, window, spec), image[0], atol=1e-6, rtol=0)
+
+
+NAMED = replace(SPEC, category_names={"sex": ("F", "M")})
+
+
+def test_categories_are_asked_for_by_name_or_number(tmp_path: Path) -> None:
+    found = [checked_attributes(Toy(), {"sex": value}, NAMED)["sex"] for value in ("F", "m", "1", 0)]
+    assert found == [0, 1, 1, 0]
+    table = tmp_path / "people.csv"
+    table.write_text("age,sex\n60,M\n80,\n70,0\n")
+    requests = requested(RequestOptions(table=str(table)), Toy(), NAMED, None)
+    sexes = requests.joined([0, 1, 2]).condition.attributes["sex"]
+    assert torch.equal(sexes.nan_to_num(-1), torch.tensor([1.0, -1.0, 0.0]))
+    rows = [named_attributes(row, NAMED) for row in requests.made_from]
+    assert rows == [{"age": 60, "sex": "M"}, {"age": 80}, {"age": 70, "sex": "F"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "match"),
+    [(NAMED, "X", "sex is 'X'; give F, M or the number of one"), (SPEC, "F", "sex is 'F'; give a number, or nothing")],
+)
+def test_unknown_names_are_refused_with_those_known(spec: DataSpec, value: str, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        checked_attributes(Toy(), {"sex": value}, spec)

@@ -16,7 +16,8 @@ authors' own port builds on (Harvey et al. 2022, "Flexible Diffusion Modeling of
 * then each slice attends within itself.
 
 A relative position alone cannot tell the top of a head from its bottom when nothing is given yet, so the
-absolute index may be added to the time embedding (`absolute_position`; neither paper nor port has it).
+absolute index may be added to the time embedding (`absolute_position`; neither paper nor port has it). Covariates are
+added there too: all slices of a set are of one person.
 
 Shapes: b volumes, n slices of a set, c channels, y x the plane, p its positions, h heads, d channels of a head.
 """
@@ -33,6 +34,7 @@ from torch.nn.functional import silu
 
 from lit_medgen.batch import PADDING, Condition
 from lit_medgen.networks.blocks import TimeEmbedding, group_norm, num_heads, one_for_each_level, zero
+from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.networks.unet import UNet
 
 
@@ -43,7 +45,7 @@ class SliceContext:
     Attributes:
         distance: b n n 3, features of the signed distance from slice j to slice i.
         may_attend: b n n, bool: both are slices, or both are padding.
-        embedding: b e, of the time.
+        embedding: b e, of the time and of the covariates.
     """
 
     distance: Tensor
@@ -124,6 +126,7 @@ class SliceUNet(UNet):
         absolute_position: add the slice's index to the time embedding.
         image_channels: channels of a slice.
         gradient_checkpointing: recompute blocks in the backward pass: less memory, about a third more time.
+        covariates: what it is told of the volume; their sum joins the time embedding. All else is ignored.
     """
 
     num_images = 1
@@ -140,6 +143,7 @@ class SliceUNet(UNet):
         absolute_position: bool = True,
         image_channels: int = 1,
         gradient_checkpointing: bool = False,
+        covariates: Covariates | None = None,
     ) -> None:
         one_for_each_level(slice_attention, channels, "slice_attention")
         self.slice_attention = tuple(slice_attention)
@@ -153,6 +157,8 @@ class SliceUNet(UNet):
             head_channels=head_channels,
             dropout=dropout,
             gradient_checkpointing=gradient_checkpointing,
+            covariates=covariates,
+            cross_attention=False,
         )
         self.position = TimeEmbedding(channels[0], 4 * channels[0]) if absolute_position else None
 
@@ -175,7 +181,8 @@ class SliceUNet(UNet):
         Args:
             x: b c n y x, noisy slices.
             t: b, times in [0, 1].
-            condition: gives slice_index (b n), observed (b n) and image (b c n y x), read where observed.
+            condition: gives slice_index (b n), observed (b n) and image (b c n y x), read where observed; attributes
+                and text as the covariates name them.
 
         Raises:
             ValueError: the condition has no slice_index.
@@ -187,7 +194,7 @@ class SliceUNet(UNet):
         observed = condition.observed if condition.observed is not None else torch.zeros_like(slice_index).bool()
         image = condition.image.to(x.dtype) if condition.image is not None else torch.zeros_like(x)
         x = self.inputs(x, image, rearrange(observed, "b n -> b 1 n 1 1"))
-        embedding = self.time(t)
+        (embedding,) = self.embed(t, condition)
         slice_embedding = repeat(embedding, "b e -> (b n) e", n=n)
         if self.position is not None:
             # TimeEmbedding multiplies by 1000; an index enters as it is.

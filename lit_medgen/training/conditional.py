@@ -166,10 +166,10 @@ class Conditional(Generator):
         A given region is no part of it: sampling keeps that, whatever the network.
         """
         condition = condition.only({*self.required, *self.optional} - {"image"}, self.covariates.names)
-        ranges, attributes = self.needed_spec().attributes, dict(condition.attributes)
+        attributes = dict(condition.attributes)
         for name in self.covariates.numbers:
             if name in attributes:
-                low, high = ranges[name]
+                low, high = self.needed_spec().attributes[name]
                 attributes[name] = (attributes[name] - low) / (high - low or 1.0)  # one value alone: 0
         return replace(condition, attributes=attributes)
 

@@ -11,9 +11,11 @@ import pytest
 import yaml
 from tiny_run import one_line
 
+from data_modules.adni import DIAGNOSES, DIAGNOSIS
+from data_modules.chestxray_tables import VIEWS
 from data_modules.folder import FolderDataModule
 from data_modules.sources import Scan
-from data_modules.tables import Numbers, read_table
+from data_modules.tables import SEX, Numbers, read_table
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError
 from lit_medgen.images.nifti import write_nifti
@@ -177,3 +179,10 @@ def test_prepare_says_which_column_was_not_read(tmp_path: Path, capsys: pytest.C
     table(tmp_path, "id;age;sex\ns0;1;F\ns1;2;F\ns2;3;F\ns0;4;F\n")
     assert main(["prepare", "--data", str(tmp_path / "data.yaml")]) == 2
     assert "t.csv: 1 rows repeat a id, first line 5" in one_line(capsys)
+
+
+def test_names_of_categories_stand_in_the_order_of_their_codes() -> None:
+    assert [*SEX.values()] == [*VIEWS.values()] == [0, 1]
+    assert [DIAGNOSIS[name] for name in DIAGNOSES] == [0, 1, 2]
+    data = FolderDataModule(root=".", table="t.csv", attributes=["age", "Sex", "gender"], codes={"gender": {"w": 0}})
+    assert data.category_names() == {"Sex": ("F", "M")}

@@ -13,8 +13,9 @@ condition set C, for arbitrary C and P with |C| + |P| <= tau_max. Noise is added
 and a volume is generated in N stages, each conditioned on slices of earlier ones (figure 1, section 2.3).
 
 Beyond the paper, and in the config: any parametrisation and sampler, averaged weights, an absolute slice position
-(`lit_medgen.networks.SliceUNet` says why). Beyond it always: x̂ kept in [-1, 1] at every step, times continuous in
-[1/T, 1] rather than the T discrete ones. The authors' port takes the loss over all slices; here it is eq. 6.
+(`lit_medgen.networks.SliceUNet` says why), and any subset of covariates with classifier-free guidance. Beyond it
+always: x̂ kept in [-1, 1] at every step, times continuous in [1/T, 1] rather than the T discrete ones. The authors'
+port takes the loss over all slices; here it is eq. 6.
 
 Shapes: b volumes, c channels, x y z their axes; in sets of slices n slices, y x the plane; p target slices.
 """
@@ -45,9 +46,10 @@ from lit_medgen.diffusion import (
 from lit_medgen.diffusion.gaussian import broadcast
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive, Scheme, Stage
+from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise
-from lit_medgen.training.generator import Generator
+from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -56,21 +58,24 @@ NO_SLICES = (
 )
 
 
-class CDPM(Generator):
+class CDPM(Conditional):
     """Conditional diffusion over sets of slices (Peng et al. 2023).
 
     Args:
-        network: `SliceUNet`, or any module called as network(x, t, condition), as `SliceNetwork` describes.
+        network: `SliceUNet`, or any module called as network(x, t, condition), as `SliceNetwork` describes;
+            its `covariates` are what volumes can be made from.
         schedule: noise schedule; None: `Cosine`.
         parametrisation: what the network predicts.
         weight: weight of the loss over time; None: `UniformWeight`.
         sampler: integrates the reverse process in every stage; None: 20 steps of `DPMSolverPP2M`.
         scheme: which slices each stage generates, and from which; None: `Autoregressive`, the paper's.
+        conditioning: how covariates are learned, and guide.
         optimizer: makes the optimizer from the trained parameters.
         learning_rate_schedule: factor of the optimizer's learning rate at each step; None: constant.
     """
 
     optional: tuple[Part, ...] = ("image",)
+    kept: tuple[str, ...] = ("image",)
     denoiser: Denoiser
     denoiser_type: type[Denoiser] = Denoiser
 
@@ -82,15 +87,21 @@ class CDPM(Generator):
         weight: LossWeight | None = None,
         sampler: Sampler | None = None,
         scheme: Scheme | None = None,
+        conditioning: Conditioning | None = None,
         optimizer: OptimizerCallable = default_optimizer,
         learning_rate_schedule: Constant | None = None,
     ) -> None:
-        super().__init__(optimizer, learning_rate_schedule)
+        super().__init__(getattr(network, "covariates", None), conditioning, optimizer, learning_rate_schedule)
         self.divisor = getattr(network, "divisor", 1)
         self.denoiser = self.denoiser_type(as_module(network), schedule or Cosine(), parametrisation, weight)
         self.sampler: Sampler = sampler or DPMSolverPP2M(20)
         self.sampler.check(self.denoiser.schedule)
         self.scheme = scheme or Autoregressive()
+
+    def take_covariates(self, covariates: Covariates) -> None:
+        """Takes those of its network; given slices are kept whatever these are."""
+        super().take_covariates(covariates)
+        self.optional = (*self.optional, "image")
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The slice network, which `trainer.speed` may compile."""
@@ -110,30 +121,63 @@ class CDPM(Generator):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted squared error of the prediction (eq. 6), averaged over all voxels of target slices."""
-        condition = self.condition_of(batch)
-        assert condition.slice_index is not None
-        assert condition.observed is not None
+        condition = self.condition_of(batch, self.training_condition(batch.condition, len(batch.image)))
         t, share = self.times_and_shares(len(batch.image), self.denoiser.schedule.t_min)
         eps = torch.randn_like(batch.image)
         error = self.denoiser.weighted_error(batch.image, t, eps, condition)  # noise is added by eq. 2
         error = reduce(error, "b c n y x -> b n", "mean")
-        is_target = ~condition.observed & (condition.slice_index != PADDING)
+        is_target = _is_target(condition)
         return {"loss": (broadcast(share, error) * error * is_target).sum() / is_target.sum()}
 
-    def condition_of(self, batch: Batch) -> Condition:
-        """The condition X^C, C, P of a batch: its given slices, and zeros for those that are to be predicted."""
-        condition = batch.condition
-        if condition.observed is None or condition.slice_index is None:
+    def condition_of(self, batch: Batch, told: Condition) -> Condition:
+        """The condition X^C, C, P of a batch: its given slices, and zeros for those that are to be predicted.
+
+        Args:
+            batch: sets of slices.
+            told: covariates, as `scaled` gives them.
+        """
+        observed, slice_index = batch.condition.observed, batch.condition.slice_index
+        if observed is None or slice_index is None:
             raise InputError(NO_SLICES)
-        return replace(condition, image=_given(batch.image, condition.observed))
+        image = _given(batch.image, observed)
+        return replace(told, image=image, observed=observed, slice_index=slice_index)
+
+    def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
+        """What the network predicts of target slices, b c n y x, zero elsewhere, and its mean error in each set, b."""
+        condition = self.condition_of(batch, condition)
+        t, _ = self.times_and_shares(len(batch.image), self.denoiser.schedule.t_min)
+        x_t = self.denoiser.process.perturb(batch.image, t, torch.randn_like(batch.image))
+        predicted = self.denoiser.predict(x_t, t, condition).float()
+        error = self.denoiser.error(predicted, self.denoiser.target(batch.image, x_t, t))
+        is_target = _is_target(condition)
+        in_each = reduce(error, "b c n y x -> b n", "mean") * is_target
+        predicted = predicted.masked_fill(~rearrange(is_target, "b n -> b 1 n 1 1"), 0)
+        return predicted, in_each.sum(1) / is_target.sum(1).clamp(min=1)
+
+    def measured(self, batch: Batch) -> tuple[Batch, Condition]:
+        """What the condition alarm predicts for; of whole volumes the first stage, which is made from nothing else."""
+        told = self.scaled(batch.condition)
+        if batch.condition.slice_index is None:
+            axis = AXES[self.needed_spec().slice_axis] + 2
+            slices = batch.image.movedim(axis, 2)
+            target = sent(torch.tensor(self.scheme.stages(slices.shape[2])[0].target), slices.device)
+            index = target.expand(len(slices), -1)
+            condition = Condition(observed=torch.zeros_like(index).bool(), slice_index=index)
+            batch = replace(batch, image=slices.index_select(2, target), condition=condition)
+        return batch, told
+
+    @property
+    def swapped_groups(self) -> dict[str, tuple[str, ...]]:
+        """What the condition alarm swaps: covariates; given slices belong to their image."""
+        return {name: names for name, names in super().swapped_groups.items() if names != self.kept}
 
     @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """Generates volumes in N stages (figure 1).
 
         Args:
-            condition: may hold given slices, which are kept: `image` (b c x y z) and `observed` (b n). Every stage is
-                then also conditioned on the given slices nearest to its own.
+            condition: may hold covariates, and given slices, which are kept: `image` (b c x y z) and `observed` (b n).
+                Every stage is then also conditioned on the given slices nearest to its own.
             seeds: one for each volume.
 
         Returns:
@@ -143,10 +187,10 @@ class CDPM(Generator):
             InputError: the given slices are of another size than those of the data, or the model was never trained.
         """
         spec = self.needed_spec()
-        axis = AXES[spec.slice_axis] + 2
+        axis, told = AXES[spec.slice_axis] + 2, self.scaled(condition).to(self.device)
         if condition.image is None or condition.observed is None:
             empty = torch.zeros(len(seeds), spec.channels, *spec.size, device=self.device)
-            return self._sample(empty.movedim(axis, 2), [], seeds).clamp(-1, 1).movedim(2, axis)
+            return self._sample(empty.movedim(axis, 2), [], told, seeds).clamp(-1, 1).movedim(2, axis)
         for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (spec.size[axis - 2],))):
             if (found := tuple(getattr(condition, part).shape[1:])) != expected:
                 raise InputError(f"condition.{part} has the shape {found}; this model expects {expected}.")
@@ -156,31 +200,30 @@ class CDPM(Generator):
         for k, pattern in enumerate(patterns):  # volumes with the same given slices take the same stages
             rows = (rows_of == k).nonzero().flatten().tolist()
             given = pattern.nonzero().flatten().tolist()
-            slices[rows] = self._sample(slices[rows], given, [seeds[row] for row in rows])
+            slices[rows] = self._sample(slices[rows], given, told.of_rows(rows), [seeds[row] for row in rows])
         return slices.clamp(-1, 1).movedim(2, axis)
 
-    def _sample(self, slices: Tensor, given: list[int], seeds: Sequence[int]) -> Tensor:
-        """Volumes as slices, b c n y x, all generated but the given ones."""
+    def _sample(self, slices: Tensor, given: list[int], told: Condition, seeds: Sequence[int]) -> Tensor:
+        """Volumes as slices, b c n y x, all generated but the given ones, from covariates as `scaled` gives them."""
         noise = SeededNoise(seeds)
         for stage in self._stages(slices.shape[2], given):
             target = sent(torch.tensor(stage.target), self.device)
-            slices.index_copy_(2, target, self._sample_stage(slices, stage, noise))
+            slices.index_copy_(2, target, self._sample_stage(slices, stage, told, noise))
         return slices
 
-    def _sample_stage(self, slices: Tensor, stage: Stage, noise: SeededNoise) -> Tensor:
+    def _sample_stage(self, slices: Tensor, stage: Stage, told: Condition, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5), from those generated so far, b c n y x."""
         num_condition = len(stage.condition)
         index = sent(torch.tensor(stage.condition + stage.target), slices.device)
         image = slices.index_select(2, index)
         observed = (torch.arange(len(index), device=slices.device) < num_condition).expand(len(slices), -1)
-        condition = Condition(image=image, observed=observed, slice_index=index.expand(len(slices), -1))
-        denoiser = _Targets(self.sampling_denoiser, num_condition)
+        condition = replace(told, image=image, observed=observed, slice_index=index.expand(len(slices), -1))
+        denoiser = self.bounded(self.classifier_free(_Targets(self.denoiser, num_condition)))
         return self.sampler(denoiser, noise.like(image[:, :, num_condition:]), condition, noise.like)
 
-    @property
-    def sampling_denoiser(self) -> Denoises:
-        """The denoiser that the sampler calls."""
-        return Clipped(self.denoiser)
+    def bounded(self, denoiser: Denoises) -> Denoises:
+        """The denoiser that the sampler calls: clipped to the range of images."""
+        return Clipped(denoiser)
 
     def _stages(self, num_slices: int, given: list[int]) -> list[Stage]:
         """The scheme's stages without the given slices, each conditioned on the nearest of all slices known by then."""
@@ -215,6 +258,13 @@ class _Targets:
         assert condition.image is not None
         slices = torch.cat([condition.image[:, :, : self.num_condition], x_t], dim=2)
         return self.denoiser(slices, t, condition)[:, :, self.num_condition :]
+
+
+def _is_target(condition: Condition) -> Tensor:
+    """Which slices of sets are to be predicted: those that are neither given nor padding; b n, bool."""
+    assert condition.slice_index is not None
+    assert condition.observed is not None
+    return ~condition.observed & (condition.slice_index != PADDING)
 
 
 def _given(slices: Tensor, observed: Tensor) -> Tensor:

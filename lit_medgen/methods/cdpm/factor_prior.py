@@ -16,6 +16,8 @@ The factor model is fitted to the training people before the first step and kept
 each person is trained on with the fit that their fold was left out of, lest the network learn a trust in the model that
 new people do not deserve.
 
+Covariates are the network's alone: the prior is that of all training people.
+
 Shapes: b volumes, c channels, n slices, y x the plane.
 """
 
@@ -164,15 +166,14 @@ class FactorPriorCDPM(CDPM):
                 "give that, or start a run of another --name."
             )
 
-    def condition_of(self, batch: Batch) -> Condition:
+    def condition_of(self, batch: Batch, told: Condition) -> Condition:
         """The condition of a batch, with the fit that each person's fold was left out of."""
         fit = torch.tensor([self.fits.get(key, 0) for key in batch.key])
-        return CrossFitted(**vars(super().condition_of(batch)), fit=sent(fit, batch.image.device))
+        return CrossFitted(**vars(super().condition_of(batch, told)), fit=sent(fit, batch.image.device))
 
-    @property
-    def sampling_denoiser(self) -> Denoises:
+    def bounded(self, denoiser: Denoises) -> Denoises:
         """The denoiser itself: clipping x̂ between steps would take variance out of a Gaussian."""
-        return self.denoiser
+        return denoiser
 
     def prior_samples(self, seeds: Sequence[int]) -> Tensor | None:
         """Samples of the factor model, b c x y z in [-1, 1]; None before it is fitted."""
