@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_run import TinyRun, one_line
 from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
@@ -147,3 +151,21 @@ def test_the_condition_alarm_measures_target_slices_and_the_first_stage_of_volum
     batch, condition = method.measured(volumes)
     assert torch.equal(batch.image, volumes.image.movedim(4, 2)[:, :, :3])
     assert method.prediction(batch, condition)[1].shape == (2,)
+
+
+def test_the_command_line_asks_for_age_and_sex_by_name(
+    tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = TinyRun(tmp_path, phantoms, ("configs/cdpm.yaml", "configs/with/age_and_sex.yaml"))
+    assert run.fit("--trainer.max_steps=1", "--trainer.val_check_interval=1") == 0
+    made = {}
+    for name, asked in (("aged", '{"age_years": 70, "sex": "F"}'), ("nothing", "{}")):
+        words = "--num=1", f"--attributes={asked}", f"--out={tmp_path / name}"
+        assert run.on_checkpoint("sample", *words) == 0
+        with (tmp_path / name / "manifest.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        made[name] = json.loads(row["condition"] or "{}")
+    assert made == {"aged": {"age_years": 70, "sex": "F"}, "nothing": {}}
+    capsys.readouterr()
+    assert run.on_checkpoint("sample", '--attributes={"sex": "W"}', f"--out={tmp_path / 'other'}") == 2
+    assert "sex is 'W'; give F, M or the number of one" in one_line(capsys)
