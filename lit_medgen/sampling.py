@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -155,16 +154,6 @@ def _number(name: str, value: float | str | None, spec: DataSpec, where: str) ->
     except ValueError as error:
         known = f"give {', '.join(names)} or the number of one of them" if names else "give a number"
         raise InputError(f"{where}: {name} is {value!r}; {known}, or nothing for unknown.") from error
-
-
-def named_attributes(made_from: Mapping[str, Any], spec: DataSpec) -> dict[str, Any]:
-    """What an image was made from, as `Requests.made_from` says it, with the names of categories for their numbers."""
-    named = dict(made_from)
-    for name, names in spec.category_names.items():
-        value = named.get(name)
-        if isinstance(value, int | float) and value in range(len(names)):
-            named[name] = names[int(value)]
-    return named
 
 
 def say_extrapolated(model: Generator, requests: Requests, spec: DataSpec) -> None:

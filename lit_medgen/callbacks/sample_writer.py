@@ -17,7 +17,7 @@ from lit_medgen.batch import Request, Requests
 from lit_medgen.files import file_hash
 from lit_medgen.loading import config_hash
 from lit_medgen.sample_files import SUFFIXES, Format, SampleFile, format_for, sample_files, sample_names, write_manifest
-from lit_medgen.sampling import named_attributes, origin
+from lit_medgen.sampling import origin
 from lit_medgen.training.generator import Generator
 
 
@@ -95,13 +95,12 @@ class SampleWriter(BasePredictionWriter):
             "config_sha256": config_hash(pl_module.config),
             "audit": "none",
         }
-        spec = pl_module.needed_spec()
-        conditions = [json.dumps(named_attributes(row, spec)) if row else "" for row in self.requests.made_from]
+        conditions = [json.dumps(row) if row else "" for row in self.requests.made_from]
         rows = [
             {"file": name + SUFFIXES[self.format], "seed": seed, "kind": self.origin, "condition": condition} | same
             for name, seed, condition in zip(self.names, self.requests.seeds, conditions, strict=True)
         ]
-        write_manifest(self.folder, rows, pl_module.config, spec)
+        write_manifest(self.folder, rows, pl_module.config, pl_module.needed_spec())
         sample_files(self.folder, self.names, self.format).end()
 
 

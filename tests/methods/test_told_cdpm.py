@@ -165,7 +165,7 @@ def test_the_command_line_asks_for_age_and_sex_by_name(
         with (tmp_path / name / "manifest.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
         made[name] = json.loads(row["condition"] or "{}")
-    assert made == {"aged": {"age_years": 70, "sex": "F"}, "nothing": {}}
+    assert made == {"aged": {"age_years": 70, "sex": 0}, "nothing": {}}
     capsys.readouterr()
     assert run.on_checkpoint("sample", '--attributes={"sex": "W"}', f"--out={tmp_path / 'other'}") == 2
     assert "sex is 'W'; give F, M or the number of one" in one_line(capsys)
