@@ -129,18 +129,18 @@ class CDPM(Conditional):
         is_target = _is_target(condition)
         return {"loss": (broadcast(share, error) * error * is_target).sum() / is_target.sum()}
 
-    def condition_of(self, batch: Batch, told: Condition) -> Condition:
+    def condition_of(self, batch: Batch, covariates: Condition) -> Condition:
         """The condition X^C, C, P of a batch: its given slices, and zeros for those that are to be predicted.
 
         Args:
             batch: sets of slices.
-            told: covariates, as `scaled` gives them.
+            covariates: what volumes are made from, as `scaled` gives them.
         """
         observed, slice_index = batch.condition.observed, batch.condition.slice_index
         if observed is None or slice_index is None:
             raise InputError(NO_SLICES)
         image = _given(batch.image, observed)
-        return replace(told, image=image, observed=observed, slice_index=slice_index)
+        return replace(covariates, image=image, observed=observed, slice_index=slice_index)
 
     def prediction(self, batch: Batch, condition: Condition) -> tuple[Tensor, Tensor]:
         """What the network predicts of target slices, b c n y x, zero elsewhere, and its mean error in each set, b."""
@@ -156,7 +156,7 @@ class CDPM(Conditional):
 
     def measured(self, batch: Batch) -> tuple[Batch, Condition]:
         """What the condition alarm predicts for; of whole volumes the first stage, which is made from nothing else."""
-        told = self.scaled(batch.condition)
+        covariates = self.scaled(batch.condition)
         if batch.condition.slice_index is None:
             axis = AXES[self.needed_spec().slice_axis] + 2
             slices = batch.image.movedim(axis, 2)
@@ -164,7 +164,7 @@ class CDPM(Conditional):
             index = target.expand(len(slices), -1)
             condition = Condition(observed=torch.zeros_like(index).bool(), slice_index=index)
             batch = replace(batch, image=slices.index_select(2, target), condition=condition)
-        return batch, told
+        return batch, covariates
 
     @property
     def swapped_groups(self) -> dict[str, tuple[str, ...]]:
@@ -187,10 +187,10 @@ class CDPM(Conditional):
             InputError: the given slices are of another size than those of the data, or the model was never trained.
         """
         spec = self.needed_spec()
-        axis, told = AXES[spec.slice_axis] + 2, self.scaled(condition).to(self.device)
+        axis, covariates = AXES[spec.slice_axis] + 2, self.scaled(condition).to(self.device)
         if condition.image is None or condition.observed is None:
             empty = torch.zeros(len(seeds), spec.channels, *spec.size, device=self.device)
-            return self._sample(empty.movedim(axis, 2), [], told, seeds).clamp(-1, 1).movedim(2, axis)
+            return self._sample(empty.movedim(axis, 2), [], covariates, seeds).clamp(-1, 1).movedim(2, axis)
         for part, expected in (("image", (spec.channels, *spec.size)), ("observed", (spec.size[axis - 2],))):
             if (found := tuple(getattr(condition, part).shape[1:])) != expected:
                 raise InputError(f"condition.{part} has the shape {found}; this model expects {expected}.")
@@ -200,24 +200,24 @@ class CDPM(Conditional):
         for k, pattern in enumerate(patterns):  # volumes with the same given slices take the same stages
             rows = (rows_of == k).nonzero().flatten().tolist()
             given = pattern.nonzero().flatten().tolist()
-            slices[rows] = self._sample(slices[rows], given, told.of_rows(rows), [seeds[row] for row in rows])
+            slices[rows] = self._sample(slices[rows], given, covariates.of_rows(rows), [seeds[row] for row in rows])
         return slices.clamp(-1, 1).movedim(2, axis)
 
-    def _sample(self, slices: Tensor, given: list[int], told: Condition, seeds: Sequence[int]) -> Tensor:
+    def _sample(self, slices: Tensor, given: list[int], covariates: Condition, seeds: Sequence[int]) -> Tensor:
         """Volumes as slices, b c n y x, all generated but the given ones, from covariates as `scaled` gives them."""
         noise = SeededNoise(seeds)
         for stage in self._stages(slices.shape[2], given):
             target = sent(torch.tensor(stage.target), self.device)
-            slices.index_copy_(2, target, self._sample_stage(slices, stage, told, noise))
+            slices.index_copy_(2, target, self._sample_stage(slices, stage, covariates, noise))
         return slices
 
-    def _sample_stage(self, slices: Tensor, stage: Stage, told: Condition, noise: SeededNoise) -> Tensor:
+    def _sample_stage(self, slices: Tensor, stage: Stage, covariates: Condition, noise: SeededNoise) -> Tensor:
         """The target slices of a stage, b c p y x (eq. 5), from those generated so far, b c n y x."""
         num_condition = len(stage.condition)
         index = sent(torch.tensor(stage.condition + stage.target), slices.device)
         image = slices.index_select(2, index)
         observed = (torch.arange(len(index), device=slices.device) < num_condition).expand(len(slices), -1)
-        condition = replace(told, image=image, observed=observed, slice_index=index.expand(len(slices), -1))
+        condition = replace(covariates, image=image, observed=observed, slice_index=index.expand(len(slices), -1))
         denoiser = self.bounded(self.classifier_free(_Targets(self.denoiser, num_condition)))
         return self.sampler(denoiser, noise.like(image[:, :, num_condition:]), condition, noise.like)
 

@@ -166,10 +166,10 @@ class FactorPriorCDPM(CDPM):
                 "give that, or start a run of another --name."
             )
 
-    def condition_of(self, batch: Batch, told: Condition) -> Condition:
+    def condition_of(self, batch: Batch, covariates: Condition) -> Condition:
         """The condition of a batch, with the fit that each person's fold was left out of."""
         fit = torch.tensor([self.fits.get(key, 0) for key in batch.key])
-        return CrossFitted(**vars(super().condition_of(batch, told)), fit=sent(fit, batch.image.device))
+        return CrossFitted(**vars(super().condition_of(batch, covariates)), fit=sent(fit, batch.image.device))
 
     def bounded(self, denoiser: Denoises) -> Denoises:
         """The denoiser itself: clipping x̂ between steps would take variance out of a Gaussian."""
