@@ -64,8 +64,8 @@ def cascaded(path: str, options: RequestOptions, model: Generator, spec: DataSpe
 
 
 def _split(
-    attributes: Mapping[str, float | None], first: Generator, model: Generator
-) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    attributes: Mapping[str, float | str | None], first: Generator, model: Generator
+) -> tuple[dict[str, float | str | None], dict[str, float | str | None]]:
     """The attributes that sources are made from, and those that their images are, where unknown ones are refused."""
     asked = {name: value for name, value in attributes.items() if name in first.attributes}
     own = {name: value for name, value in attributes.items() if name in model.attributes or name not in asked}
