@@ -79,11 +79,11 @@ class Verbs(L.Trainer):
                 from it, in the range of its training people; null is unknown.
             label_maps: a folder of label maps, one image is made from each.
             sources: a folder of source images, one image is made from each; with several channels a folder for each.
-            given: numbers of the slices of each source that are given; the others are made to fit them.
+            given: numbers of the slices of each source that are kept; the others are made.
             requests: a CSV file with a row for each image: columns seed, label_map, source (files), given, text
                 (a name), and attributes by name.
-            like: images like the people of this part of the data, from what theirs are made from.
-            text: the name of the text that all images are made from, or `all`: an image for each text.
+            like: images from what those of the people of this part of the data are made from.
+            text: the name of the text of all images, or `all`: an image for each text.
             text_embeddings: the file of embeddings that has the texts of `text` or of the table's column text, see
                 docs/text.md; None: the file `data.init_args.text` of training.
             sources_from: a checkpoint whose samples of the same seeds are the sources: a cascade.
