@@ -159,6 +159,8 @@ def test_files_of_any_kind_come_to_the_grid(tmp_path: Path) -> None:
     torch.testing.assert_close(images[0], images[1], atol=0.05, rtol=0)
     assert (images[0].diff(dim=1) > 0).all()
     assert len(images_of_folder("far", tmp_path, SPEC, limit=2)) == 2
+    shown = images_of_folder("far", tmp_path / "patient", DataSpec(1, (16, 12), (1.0, 1.0), "LP")).all()
+    torch.testing.assert_close(shown, images[1:].flip(2, 3))
     eight_bits = DataSpec(1, (16, 12), (1.0, 1.0), intensity_unit="8 bit")
     write_png(tmp_path / "a.png", ramp / 2)
     assert images_of_folder("far", tmp_path, eight_bits).read([0]).max() < 0.1  # not stretched

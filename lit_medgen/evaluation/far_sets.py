@@ -2,7 +2,7 @@
 
 How a file becomes an image of the model, whatever it was:
 
-* of a volume, where the model makes 2D images, the middle axial slice is taken;
+* of a volume, where the model makes 2D images, the middle axial slice is taken, its axes in the directions of the data;
 * it is scaled to fit into the grid, its sides in their true ratio, by means over areas, and stands in its middle;
 * values from the 0.5th to the 99.5th percentile become [-1, 1]. Where the data has grey levels of 8 bits, files of such
   levels are taken as they are; where it has Hounsfield units, DICOM is brought to its window.
@@ -88,7 +88,8 @@ def _read(option: str, files: Sequence[Path], spec: DataSpec) -> Tensor:
             raise ValueError(f"a 2D image of {voxels.shape}; the model makes volumes")
         spacing = np.linalg.norm(affine[: voxels.ndim, : voxels.ndim], axis=0)
         if dim == 2 and voxels.ndim == 3:
-            voxels, spacing = voxels[..., voxels.shape[-1] // 2], spacing[:2]
+            backward = tuple(axis for axis, code in enumerate(spec.orientation) if code in "LPI")
+            voxels, spacing = np.flip(voxels[..., voxels.shape[-1] // 2], backward), spacing[:2]
         return fitted(torch.from_numpy(_in_range(voxels, spec, dicom)), spacing, spec)[None]
     except (OSError, ValueError) as error:
         raise InputError(f"{option}: {files[0]}: {describe(error)}.") from error
