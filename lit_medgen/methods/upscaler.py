@@ -8,7 +8,7 @@ after Ho et al. "Cascaded Diffusion Models for High Fidelity Image Generation" (
     sample   every x̂ by overlapping tiles of a patch's size, fused inside the step (`lit_medgen.diffusion.Tiled`)
 
 The low resolution of a training image is made here, so any data will do. It is brought to the grid of the image by
-linear interpolation, noised on the schedule of the diffusion, and joined to x_t as further channels. Noise in training
+cubic interpolation, noised on the schedule of the diffusion, and joined to x_t as further channels. Noise in training
 makes the model forgive the faults of low resolutions that another model made; `noise_level` is what it gets when it
 samples. With `residual_std` the network corrects a guess that knows no more than how far images are from y:
 
@@ -232,7 +232,7 @@ class Upscaler(DDPM):
     def patches(self, batch: Batch) -> Batch:
         """A random patch of each image, b c *p, with the same patch of its low resolution on the grid as its source."""
         images, tile = batch.image, self.tile(self.needed_spec())
-        sources = interpolated(self.source_of(images), images.shape[2:], "linear")
+        sources = interpolated(self.source_of(images), images.shape[2:], "cubic")
         room = [side - most + 1 for side, most in zip(images.shape[2:], tile, strict=True)]
         firsts = torch.stack([torch.randint(most, (len(images),)) for most in room], dim=1).tolist()  # on the CPU
         windows = [tuple(slice(a, a + side) for a, side in zip(first, tile, strict=True)) for first in firsts]
@@ -281,7 +281,7 @@ class Upscaler(DDPM):
                 f"condition.source is {tuple(source.shape[1:])}; expected {expected}, the low resolution of images of "
                 f"{(spec.channels, *spec.size)} at factor {self.factor}."
             )
-        source = interpolated(source, spec.size, "linear")
+        source = interpolated(source, spec.size, "cubic")
         level = torch.full((len(source),), self.noise_level, device=self.device)
         return self.at_level(self.scaled(replace(condition, source=source)), level, noise.like(source))
 
