@@ -16,6 +16,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from lit_medgen.anomalies import Anomalies
 from lit_medgen.callbacks.checkpoints import Checkpoints
+from lit_medgen.callbacks.ema import EMA
 from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import Report
 from lit_medgen.callbacks.run_folder import claim, run_folder
@@ -25,7 +26,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loading import refuse_other_method
 from lit_medgen.loggers import RunLogger, WandbRun
-from lit_medgen.memory import batch_warning
+from lit_medgen.memory import bytes_per_voxel, first_change, free_bytes, optimizer_bytes, step_line, step_needs
 from lit_medgen.output import say
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
 from lit_medgen.speed import Speed
@@ -35,6 +36,9 @@ from lit_medgen.verbs import Verbs
 
 MINIMA = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_interval": 1e-9}
 """Options that Lightning takes at less, and trains uphill or fails in the middle of a step."""
+
+READ_OF_DATA = ("voxels_per_batch", "spec", "batch_size")
+"""What must be known of data if the memory of a step is to be told; a data module of the user's own may lack it."""
 
 
 class Trainer(Anomalies, Detecting, Verbs):
@@ -145,21 +149,31 @@ class Trainer(Anomalies, Detecting, Verbs):
             if isinstance(logger, RunLogger):
                 logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
         if self.state.fn == "fit":
-            self._warn_of_memory()
+            self._say_what_a_step_needs()
         results = super()._run_stage()
         for callback in self.callbacks if self.state.fn == "fit" else []:  # type: ignore[attr-defined]
             if isinstance(callback, Report):
                 callback.write(self, self.lightning_module)
         return results
 
-    def _warn_of_memory(self) -> None:
-        """Says so if a batch will hardly fit into memory; code maps are small, so methods on them are not looked at."""
-        model, voxels = self.lightning_module, getattr(self.datamodule, "voxels_per_batch", None)  # type: ignore[attr-defined]
-        if voxels and getattr(model, "reads_images", True):
-            device = self.strategy.root_device
-            sharing = self.num_devices if device.type == "cpu" else 1
-            if line := batch_warning(model, voxels, device, sharing):
-                say(line)
+    def _say_what_a_step_needs(self) -> None:
+        """A line about the memory of a step and of the device, before the first one; see `lit_medgen.memory`."""
+        model, data = self.lightning_module, self.datamodule  # type: ignore[attr-defined]
+        if not isinstance(model, Method) or not all(hasattr(data, name) for name in READ_OF_DATA):
+            return
+        voxels, device = data.voxels_per_batch, self.strategy.root_device
+        averages = [each.average.values() for each in self.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
+        needs = step_needs(
+            model,
+            optimizer=optimizer_bytes(self.optimizers, [*model.optimizer_factories().values()]),
+            averages=sum(value.nbytes for each in averages for value in each),
+            batch=voxels * bytes_per_voxel(data.spec) if model.reads_images else 0,
+            voxels=voxels if model.reads_images else 0,
+            halved="mixed" in str(self.precision),
+        )
+        change = first_change(needs, model, data.batch_size, str(self.precision), device)
+        sharing = self.num_devices if device.type == "cpu" else 1
+        say(step_line(needs, free_bytes(device), device, change, sharing))
 
     def step_boundary(self) -> None:
         """Between two steps: all processes agree to go on, to save, or to save and stop."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tiny_run import one_line
 
-from lit_medgen import memory
+from lit_medgen import trainer
 from lit_medgen.__main__ import main
 from lit_medgen.images.nifti import write_nifti
 
@@ -128,7 +128,7 @@ def test_fit_trains_on_the_good_files(
 ) -> None:
     write_good(cohort.root)
     write_bad(cohort.root)
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**20)
+    monkeypatch.setattr(trainer, "free_bytes", lambda _: 2**20)
     assert cohort.run("fit") == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()

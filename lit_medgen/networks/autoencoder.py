@@ -32,17 +32,17 @@ class Layers(nn.Sequential):
 
     Args:
         layers: b c *s -> b c' *s'.
-        recompute: whether the activations within a layer are computed again in the backward pass rather than kept.
+        gradient_checkpointing: whether activations within a layer are computed again in the backward pass, not kept.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], recompute: bool = False) -> None:
+    def __init__(self, layers: Sequence[nn.Module], gradient_checkpointing: bool = False) -> None:
         super().__init__(*layers)
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: Tensor) -> Tensor:
         """b c *s -> b c' *s'."""
         for layer in self:
-            if self.recompute and torch.is_grad_enabled():
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)  # nothing is random in them
             else:
                 x = layer(x)
