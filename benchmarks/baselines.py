@@ -30,6 +30,13 @@ from benchmarks.equal_time import Comparison, Model
 from lit_medgen.errors import RunError
 
 UNCONDITIONAL = ('--model.init_args.network.init_args.covariates={"numbers": [], "categories": {}}',)
+ON_CODES = (
+    *UNCONDITIONAL,
+    *(f"--model.init_args.network.init_args.{end}_channels=32" for end in ("in", "out")),
+    "--model.init_args.network.init_args.channels=[96,192]",
+    "--model.init_args.network.init_args.attention=[false,true]",
+)
+"""An LDM whose first stage is the VQGAN: latents of 10 x 12 embedded codes, of 32 channels."""
 PLAIN_CDPM = ("--model=lit_medgen.methods.CDPM", "--model.init_args.network=lit_medgen.networks.SliceUNet")
 
 
@@ -50,6 +57,8 @@ MODELS = {
         Model("ddpm_2d", shipped("ddpm_2d")),
         Model("ihdm", shipped("ihdm"), "vqgan"),
         Model("absorbing", shipped("absorbing"), "vqgan"),
+        Model("autoregressive", shipped("autoregressive"), "vqgan"),
+        Model("ldm_vqgan", shipped("ldm_2d"), "vqgan", ON_CODES),
         Model("ldm_2d", shipped("ldm_2d"), "autoencoder_kl_2d", UNCONDITIONAL),
     ),
     3: (

@@ -17,6 +17,8 @@ What differs from the paper, and from the code of its authors where they disagre
   deviation of the training latents are measured, kept in the checkpoint and said.
 - Latents: [code] encodes images and samples latents in every step. Here images are encoded once, and a latent is the
   mean of its distribution, or sampled from it in every step.
+- Codes: [paper, experiment II] a VQGAN as first stage. As there (in MONAI's inferer), a latent is an embedded code,
+  and so becomes what is sampled before it is decoded.
 - Condition: [paper] a text, replaced by "" in 10 % of the images. Here a text is one of several covariates, beside
   numbers, categories and sets of labels, each with a null of its own, so that any subset can be asked for.
 - Learning: [paper] and [code] have neither averaged weights nor a schedule of the rate; the configs have both.
@@ -185,6 +187,6 @@ class LDM(GaussianDiffusion):
         return tuple(self.first_stage.latent_shape)
 
     def imaged(self, x: Tensor) -> Tensor:
-        """The images of normalised latents, b d *z -> b c *size in [-1, 1]."""
-        latents = self.scale.denormalise(x)
+        """The images of normalised latents, b d *z -> b c *size in [-1, 1]; those of a VQGAN become codes first."""
+        latents = self.first_stage.nearest(self.scale.denormalise(x))
         return self.first_stage.decode_in_slabs(latents, self.slabs) if self.slabs else self.first_stage.decode(latents)

@@ -71,6 +71,10 @@ class VQGAN(AdversarialAutoencoder):
         """The embedded codes, b *z -> b d *z; there is nothing to sample."""
         return self.quantizer.embed(kept.long())
 
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The embedded codes closest to latents, b d *z -> b d *z."""
+        return self.quantizer.embed(self.quantizer.codes(latents))
+
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Images of codes, b *z -> b c *s in [-1, 1]."""
         return self.decode(self.quantizer.embed(codes))

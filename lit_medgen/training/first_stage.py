@@ -52,6 +52,10 @@ class FirstStage(Generator):
         is_distribution = kept.is_floating_point() and kept.shape[1] == 2 * channels
         return kept[:, channels:].exp() if is_distribution else torch.zeros_like(latents)
 
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The latents closest to these that `encode` can give, b d *z: embedded codes where it gives codes, else these."""
+        return latents
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """b d *z -> b c *s in [-1, 1]."""
