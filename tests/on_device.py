@@ -46,6 +46,7 @@ from lit_medgen.diffusion import (
     MinSNR,
     OptimalTransport,
     RectifiedFlow,
+    Resynthesis,
     Sampler,
     ScaledLinearBeta,
     Schedule,
@@ -293,6 +294,40 @@ def test_surprise_is_that_of_the_cpu_and_of_each_image_alone(name: str) -> None:
     assert found[0] == found[1]
     for measure, values in expected.items():
         torch.testing.assert_close(surprise[measure].inner, values, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ddpm_2d", "ldm_2d", "lsdm", "vdm"])
+def test_completions_are_those_of_the_cpu_and_wait_no_more_in_more_steps(name: str) -> None:
+    model, seeds, found = built(name).eval(), [5, 3], []
+    spec = model.needed_spec()
+    observed = (torch.arange(spec.size[-1]) > 6).expand(2, 1, *spec.size)
+    given = Condition(label_map=maps(model), image=noisy(2, spec.size, 4), observed=observed)
+    steps(model, 2)
+    expected = model.sample(given, seeds)
+    model = moved(model)
+    for num in (4, 2):
+        steps(model, num)
+        with counted() as waits:
+            completed = model.sample(given, seeds)
+        found.append(len(waits.found) + len(waits.uploads))
+    assert found[0] == found[1]
+    torch.testing.assert_close(completed.inner, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("noised", [False, True])
+@pytest.mark.parametrize("name", ["ddpm_2d", "ldm_2d"])
+def test_counterparts_are_those_of_the_cpu_and_wait_for_nothing(name: str, noised: bool) -> None:
+    """From images on the CPU, as `anomalies` reads them."""
+    model, seeds = built(name).eval(), [5, 3]
+    images = noisy(2, model.needed_spec().size, 4)
+    asked = Condition(dict.fromkeys(model.attributes, AGES["age_years"]))
+    how = Resynthesis(0.4, 2, noised, 2.0)
+    expected = model.counterparts(images, asked, seeds, how)
+    model = moved(model)
+    with counted() as waits:
+        made = model.counterparts(images, asked, seeds, how)
+    assert waits.found == []
+    torch.testing.assert_close(made.inner, expected, rtol=1e-3, atol=1e-3)
 
 
 @each_method

@@ -190,11 +190,12 @@ def test_demo_of_controlnet_follows_its_source(pages: Pages) -> None:
 
 
 def test_demo_of_the_upscaler_beats_interpolation_and_keeps_to_its_source(pages: Pages) -> None:
-    pairs = json.loads((pages.after("upscaler") / "upscaler_report" / "report.json").read_text())["pairs"]
+    made = pages.after("upscaler")
+    pairs = json.loads((made / "upscaler_report" / "report.json").read_text())["pairs"]
     for simple in pairs["psnr"]["baselines"].values():
         assert pairs["psnr"]["ci95"][0] > simple["value"]
     assert pairs["consistency"]["value"] < pairs["mae"]["value"] < pairs["mae"]["real_vs_real"]
-    manifest = (demo / "cascade" / "manifest.csv").read_text()
+    manifest = (made / "cascade" / "manifest.csv").read_text()
     assert manifest.count("sample_0000000") == 8  # nobody's: their sources are samples
 
 

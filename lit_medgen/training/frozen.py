@@ -90,16 +90,30 @@ class FrozenPart:
         for key in SAME_SECTIONS if self.same_data and theirs and ours else ():
             expected, found = (_of_images(_argument(section, key)) for section in (theirs, ours))
             if found != expected:
+                name, found, expected = _differing(key, found, expected)
                 raise InputError(
-                    f"data.init_args.{key} is {found}, but {self.path} was trained with {expected}; use the same, so "
+                    f"data.init_args.{name} is {found}, but {self.path} was trained with {expected}; use the same, so "
                     "that images look the same."
                 )
         return part.as_frozen_part()
 
 
 def _of_images(section: Any) -> Any:
-    """A section of the data without what is read beside the images, which does not change them."""
-    return {key: section[key] for key in section if key != "sources"} if isinstance(section, dict) else section
+    """A section of the data without what is read beside the images, which does not change them.
+
+    Nor does an argument that is empty, which a checkpoint of an earlier version may not have.
+    """
+    if not isinstance(section, dict):
+        return section
+    return {key: value for key, value in section.items() if key != "sources" and value not in (None, [], {})}
+
+
+def _differing(key: str, found: Any, expected: Any) -> tuple[str, Any, Any]:
+    """The first argument below `key` in which two sections differ, and its two values."""
+    if not (isinstance(found, dict) and isinstance(expected, dict)):
+        return key, found, expected
+    name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
+    return f"{key}.{name}", found.get(name), expected.get(name)
 
 
 def _argument(section: dict[str, Any], key: str) -> Any:

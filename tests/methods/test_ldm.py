@@ -136,6 +136,20 @@ def test_latents_of_a_store_are_those_of_the_images(part: Any) -> None:
     torch.testing.assert_close(model.latents(batch) * 1.7 + 0.3, part.encode(batch.image))
 
 
+def test_samples_on_codes_are_decoded_codes_and_others_stay_as_they_are(vqgan: VQGAN) -> None:
+    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    model = built(vqgan)
+    made = model.imaged(z)
+    assert torch.equal(made, vqgan.decode_codes(vqgan.quantizer.codes(model.scale.denormalise(z))))
+    moved = model.imaged(z + 1e-6)  # between codes nothing changes
+    assert (made != moved).float().mean() < 0.05
+    kl = built(PARTS["kl"])
+    assert torch.equal(kl.imaged(z), PARTS["kl"].decode(kl.scale.denormalise(z)))
+    assert torch.equal(PARTS["kl"].nearest(z), z)
+    embedded = vqgan.encode(images(vqgan).image)
+    assert torch.equal(vqgan.nearest(embedded), embedded)
+
+
 def test_latents_are_sampled_around_their_mean() -> None:
     part = PARTS["kl"]
     model, batch = built(part, latent="sample"), images(part)

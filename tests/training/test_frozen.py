@@ -273,3 +273,18 @@ def test_slices_of_another_kind_are_refused(
     (name,) = changed
     with pytest.raises(InputError, match=rf"data\.init_args\.ct\.{name} is .*, but {path} was trained with .*; use"):
         part.read("first_stage", config)
+
+
+def test_what_differs_is_named_and_an_argument_that_came_later_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"size": [8, 8], "intensity": "percentile", "sources": []}
+    stage, path = Link(None), tmp_path / "stage.ckpt"
+    stage.describe({"data": {"init_args": {"preprocessing": theirs}}})
+    path.touch()
+    monkeypatch.setattr("lit_medgen.training.frozen.load", lambda _: stage)
+    part, ours = FrozenPart(path, Link, "fit"), theirs | {"sources": ["flair"], "class_values": []}
+    assert part.read("first_stage", {"data": {"init_args": {"preprocessing": ours}}}) is stage
+    complaint = rf"data\.init_args\.preprocessing\.size is \[9, 8\], but {path} was trained with \[8, 8\]; use"
+    with pytest.raises(InputError, match=complaint):
+        part.read("first_stage", {"data": {"init_args": {"preprocessing": ours | {"size": [9, 8]}}}})
