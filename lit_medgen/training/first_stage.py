@@ -53,7 +53,7 @@ class FirstStage(Generator):
         return kept[:, channels:].exp() if is_distribution else torch.zeros_like(latents)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """The latents closest to these that `encode` can give, b d *z: embedded codes where it gives codes, else these."""
+        """The latents closest to these that `encode` can give, b d *z: where it gives codes, embedded ones."""
         return latents
 
     @abstractmethod
