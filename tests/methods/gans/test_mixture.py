@@ -1,4 +1,4 @@
-"""Each GAN learns a mixture of two kinds of images: both kinds, in their shares, and no others."""
+"""Each GAN, and DDPM, learns a mixture of two kinds of images: both kinds, in their shares, and no others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from functools import partial
 
 import pytest
 import torch
-from mixture import SHARES, found, learn
+from mixture import NOISE, SHARES, as_batch, found, kinds, learn, mixture
+from torch import Tensor, nn
 
-from lit_medgen.methods import CCEGAN, HAGAN, SPADEGAN, VAEGAN, WGAN, AlphaWGAN
+from lit_medgen.batch import Condition, DataSpec
+from lit_medgen.diffusion import DDIM, Cosine
+from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.methods import CCEGAN, DDPM, HAGAN, SPADEGAN, VAEGAN, WGAN, AlphaWGAN
 from lit_medgen.methods.gans.gan import GAN
+from lit_medgen.networks import UNet
 from lit_medgen.networks.gans import ConvAutoencodingGAN, ConvGAN, HierarchicalGAN, SemanticGAN
 
 CLOSE = 0.4
@@ -108,3 +113,53 @@ def test_hagan_makes_one_of_them() -> None:
     share, distance = found(model)
     assert abs(share - SHARES[0]) > 0.1
     assert distance < 1.5 * CLOSE
+
+
+def ddpm(network: nn.Module, **arguments: object) -> DDPM:
+    model = DDPM(network, sampler=DDIM(20), **arguments)  # type: ignore[arg-type]
+    model.spec = DataSpec(1, (8, 8), (1.0, 1.0))
+    return model
+
+
+def test_ddpm_of_squared_errors_makes_both_kinds_in_their_shares() -> None:
+    torch.manual_seed(0)
+    network = UNet(channels=(8, 16), attention=(False, False), num_res_blocks=1)
+    model = ddpm(network, parametrisation="v", loss_kind="l2").train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
+    for number in range(250):
+        torch.manual_seed(number)
+        model.losses(as_batch(mixture(32)))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        decay.step()
+    share, distance = found(model)
+    assert share == pytest.approx(SHARES[0], abs=0.1)
+    assert distance < CLOSE
+
+
+class BestOfMixture(nn.Module):
+    """What predicts x of the mixture with the least error: squared, the mean of what it may be; absolute, the median.
+
+    The median of two kinds is, but for their noise, the one that is more probable, however little.
+    """
+
+    def __init__(self, median: bool) -> None:
+        super().__init__()
+        self.median, self.schedule = median, Cosine(250)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        alpha, sigma = (broadcast(value, x_t) for value in self.schedule.alpha_sigma(t))
+        variance = sigma.square() + (alpha * NOISE).square()
+        squares = (x_t[:, None] - alpha[:, None] * kinds()).square().sum((2, 3, 4))  # b 2
+        kind = (torch.tensor(SHARES).log() - squares / (2 * variance.flatten()[:, None])).softmax(1)
+        kind = (kind > 0.5).float() if self.median else kind
+        mean = torch.einsum("bk,kcij->bcij", kind, kinds())
+        return mean + alpha * NOISE**2 / variance * (x_t - alpha * mean)
+
+
+@pytest.mark.parametrize(("median", "share"), [(False, SHARES[0]), (True, 0.9)])
+def test_absolute_errors_favour_the_larger_kind(median: bool, share: float) -> None:
+    """Without any training: the loss of Dorjsembe et al. has its minimum at too many images of what is common."""
+    model = ddpm(BestOfMixture(median), parametrisation="x")
+    assert found(model, 1000)[0] == pytest.approx(share, abs=0.05)
