@@ -87,7 +87,7 @@ class Anomalies(L.Trainer):
         """
         if datamodule is None or ckpt_path is None:
             raise InputError("anomalies: give --ckpt_path FILE, and --config FILE with a `data` section.")
-        for option, value in (("--batch_size", batch_size), ("--repeats", repeats), ("--num", num or 1)):
+        for option, value in (("--batch_size", batch_size), ("--repeats", repeats), ("--num", 1 if num is None else num)):
             refuse_below_one(option, value)
         if not 0 < false_positives < 1:
             raise InputError(f"--false_positives is {false_positives}; give a share between 0 and 1.")
@@ -123,13 +123,13 @@ class _Work:
 
     def run(self, ckpt_path: str, name: str, share: float) -> None:
         """All files; without marked lesions, or healthy validation people, maps without scores."""
+        if not self.data.people("test"):
+            raise InputError("anomalies: there are no test people; change data.init_args.fractions.")
         outputs = _files(self.out)
         outputs.claim()
         outputs.clear()
         (self.out / "maps").mkdir(parents=True, exist_ok=True)
         found = self._found("test")
-        if not found:
-            raise InputError("anomalies: there are no test people; change data.init_args.fractions.")
         self._write(found, file_hash(Path(ckpt_path)))
         report = self._facts(found, ckpt_path, name) | self._scores(found, share)
         write_atomically(self.out / "report.json", json.dumps(report, indent=2))

@@ -43,7 +43,8 @@ def cascaded(path: str, options: RequestOptions, model: Generator, spec: DataSpe
     others = (options.label_maps, options.sources, options.given, options.table, options.like, options.text)
     if any(other is not None for other in others):
         raise InputError("--sources_from: with it give --num or --seeds, and --attributes; leave out the others.")
-    refuse_unfit_parts(model, {*model.required, "source"})
+    if "source" not in model.required:
+        raise InputError(f"--sources_from: {type(model).__name__} makes no images from sources; leave it out.")
     path = behind_link(checkpoint_file(path))
     if not Path(path).is_file():
         raise MissingDataError(f"--sources_from: no file '{path}'; give the checkpoint of a model that makes sources.")
@@ -90,7 +91,7 @@ def _first(path: str, model: Generator, spec: DataSpec) -> Generator:
         "intensity_unit": ours.intensity_unit,
     }
     found = {name: getattr(theirs, name) for name in expected}
-    on_grid = expected["size"] == ours.size  # of sources on a grid of their own the voxel size is not known
+    on_grid = found["size"] == expected["size"] == ours.size  # of sources on a grid of their own no voxel size is known
     if on_grid and not np.allclose(theirs.spacing_mm, ours.spacing_mm, rtol=SAME_SPACING):
         expected, found = expected | {"spacing_mm": ours.spacing_mm}, found | {"spacing_mm": theirs.spacing_mm}
     for name, value in expected.items():

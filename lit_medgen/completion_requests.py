@@ -35,7 +35,7 @@ def giving(condition: Condition, image: Tensor, row: Mapping[str, Any], spec: Da
 
 def refuse_unfit_completion(row: Mapping[str, Any], model: Generator, spec: DataSpec, where: str = "--") -> None:
     """InputError for slices of a model that makes no slices, or that are not there, and for masks where it does."""
-    if "mask" in row and not model.completes_regions:
+    if "mask" in row and not (model.completes_regions and "image" in model.optional):
         instead = "; give --given SLICES" if "image" in model.optional else ", as it completes no images; leave it out"
         raise InputError(f"{where}mask{'s' * (where == '--')}: {type(model).__name__} takes no masks{instead}.")
     if "given" in row:

@@ -236,10 +236,13 @@ def test_maps_and_scores_from_the_command_line(
         ({"--lesion": "tumour"}, "no class 'tumour'"),
         ({"--attributes": '{"lesion": 0}'}, "not made from 'lesion'"),
         ({"--false_positives": "2"}, "--false_positives is 2"),
+        ({"--guidance": ".nan"}, "--guidance is nan; give 0 or more"),
+        ({"--num": "0", "--out": str(out)}, "--num is 0; give 1 or more"),
     ):
         options = [f"{name}={value}" for name, value in ({"--out": str(tmp_path / "no")} | wrong).items()]
         assert main([*run, *options]) == 2
         assert complaint in one_line(capsys)
+    assert (out / "report.json").is_file()
 
 
 def test_models_without_a_way_back_are_refused() -> None:

@@ -112,8 +112,11 @@ class Preprocessing:
                 f"{PREPROCESSING}.class_values is {list(self.class_values)}; give a value of its own for each of the "
                 f"{len(self.classes)} classes."
             )
-        if bad := {IMAGE, LABEL_MAP}.intersection(self.sources) or len(set(self.sources)) < len(self.sources):
-            raise InputError(f"{PREPROCESSING}.sources is {list(self.sources)}; give each name once, none of {bad}.")
+        if {IMAGE, LABEL_MAP}.intersection(self.sources) or len(set(self.sources)) < len(self.sources):
+            raise InputError(
+                f"{PREPROCESSING}.sources is {list(self.sources)}; give each name once, and neither {IMAGE!r} nor "
+                f"{LABEL_MAP!r}, which are read anyway."
+            )
         if self.source_size and (len(self.source_size) != len(self.size) or min(self.source_size) < 1):
             raise InputError(
                 f"{PREPROCESSING}.source_size is {list(self.source_size)}; give {len(self.size)} numbers, as `size`."

@@ -18,6 +18,7 @@ Shapes: b images, d channels and *z axes of what noise is added to.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +48,13 @@ class Resynthesis:
     guidance: float = 3.0
 
     def __post_init__(self) -> None:
-        """ValueError for no time, or no step."""
+        """ValueError for no time, no step, or a scale of guidance that is no number or below 0."""
         if not 0 < self.level <= 1:
             raise ValueError(f"level is {self.level}; give a time above 0 and at most 1.")
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}; give at least 1.")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is {self.guidance}; give 0 or more.")
 
     def __call__(
         self, x: Tensor, plain: Denoises, back: Denoises, null: Condition, asked: Condition, noise: NoiseLike

@@ -19,6 +19,7 @@ Shapes: b images, c channels, *s their axes; k channels of the source; d channel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,10 @@ class ControlNet(GaussianDiffusion):
             raise ValueError(f"model.init_args.drop_source is {drop_source}; give a number from 0 to below 1.")
         if source_channels < 1:
             raise ValueError(f"model.init_args.source_channels is {source_channels}; give at least 1.")
+        if not channels or min(channels) < 1:
+            raise ValueError(f"model.init_args.channels is {list(channels)}; give at least one width, each at least 1.")
+        if not math.isfinite(scale):
+            raise ValueError(f"model.init_args.scale is {scale}; give a finite number.")
         self.source_channels, self.channels, self.scale = source_channels, tuple(channels), scale
         self.drop_source, self.asked_sampler = drop_source, sampler
 
@@ -110,7 +115,7 @@ class ControlNet(GaussianDiffusion):
     def _refuse_other_size(self, size: Sequence[int], read: Sequence[int]) -> None:
         """InputError unless the source's encoder halves images to the size of what the base's network reads."""
         factor = 2 ** (len(self.channels) - 1)
-        if not self.channels or [side * factor for side in read] != list(size):
+        if [side * factor for side in read] != list(size):
             raise InputError(
                 f"model.init_args.channels has {len(self.channels)} widths, for {len(self.channels) - 1} halvings, but "
                 f"images are {' x '.join(map(str, size))} and the base's network reads {' x '.join(map(str, read))}; "

@@ -191,9 +191,13 @@ class Upscaler(DDPM):
                 f"model.init_args.factor is {self.factor}, but images are {size}; give whole numbers that divide them, "
                 "or images of another size."
             )
+        if set(self.factors(shape)) == {1}:
+            raise InputError("model.init_args.factor is 1, which makes no image finer; give 2 or more along some axis.")
         tile = self.tile(shape)
         if any(not 1 <= side <= most for side, most in zip(tile, shape.size, strict=True)):
-            raise InputError(f"model.init_args.patch is {self.patch}, but images are {size}; give a smaller patch.")
+            raise InputError(
+                f"model.init_args.patch is {self.patch}, but images are {size}; give 1 at least, and no more than that."
+            )
         refuse_unfit("network", self.denoiser.network, shape.channels, tile, "patches", shape.channels)
 
     def factors(self, spec: DataSpec) -> tuple[int, ...]:

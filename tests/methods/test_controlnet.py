@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lit_medgen import cascades
 from lit_medgen.batch import Batch, Condition, DataSpec
+from lit_medgen.completion_requests import refuse_unfit_completion
 from lit_medgen.diffusion import DDIM
 from lit_medgen.errors import InputError
 from lit_medgen.methods import DDPM, ControlNet
 from lit_medgen.networks import Covariates, UNet
+from lit_medgen.requests import RequestOptions
 
 AGES = Condition({"age": torch.tensor([50.0, torch.nan])})
 
@@ -116,8 +121,22 @@ def test_what_cannot_be_steered_is_refused() -> None:
         controlled(maps)
     with pytest.raises(InputError, match=r"channels has 2 widths, for 1 halvings, but images are 16 x 16"):
         controlled(base(), channels=[8, 8])
-    with pytest.raises(ValueError, match="drop_source is 1"):
-        ControlNet("base.ckpt", drop_source=1.0)
+    for name, value in (("drop_source", 1.0), ("channels", []), ("channels", [8, 0]), ("scale", math.nan)):
+        with pytest.raises(ValueError, match=f"model.init_args.{name} is "):
+            ControlNet("base.ckpt", **{name: value})
+
+
+def test_a_first_model_of_volumes_makes_no_sources_of_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, first, file = controlled(base()), base(3), tmp_path / "base.ckpt"
+    file.touch()
+    monkeypatch.setattr(cascades, "load", lambda path: first)
+    with pytest.raises(InputError, match=r"its images have size \(16, 16, 16\), .* of \(16, 16\)"):
+        cascades.cascaded(str(file), RequestOptions(num=1), model, model.needed_spec(), torch.device("cpu"))
+
+
+def test_it_takes_no_masks() -> None:
+    with pytest.raises(InputError, match="--masks: ControlNet takes no masks, as it completes no images"):
+        refuse_unfit_completion({"mask": "mask.png"}, controlled(base()), DataSpec(1, (16, 16), (1.0, 1.0)))
     model = controlled(base())
     with pytest.raises(InputError, match="source_channels is 1, but the data has no sources"):
         model.check(base().needed_spec())

@@ -235,7 +235,9 @@ def test_low_resolutions_are_noised_up_to_the_maximum() -> None:
     [
         ({"factor": 3}, r"factor is 3, but images are 16 x 16; give whole numbers that divide"),
         ({"factor": [2, 2, 2]}, r"factor is \[2, 2, 2\], but images are 16 x 16; give one for each axis"),
-        ({"patch": 24}, r"patch is 24, but images are 16 x 16; give a smaller patch"),
+        ({"patch": 24}, r"patch is 24, but images are 16 x 16; give 1 at least, and no more than that"),
+        ({"patch": 0}, r"patch is 0, but images are 16 x 16; give 1 at least"),
+        ({"factor": 1}, r"factor is 1, which makes no image finer"),
         ({"noise_level": 0.5}, r"noise_level is 0.5 and max_noise 0.35"),
         ({"residual_std": 0.0}, r"residual_std is 0.0; give a number above 0"),
         ({"overlap": 1.0}, r"overlap is 1.0; give a share"),
@@ -335,6 +337,7 @@ def test_sources_of_a_cascade_are_samples_of_the_same_seeds(file: str, monkeypat
         (low_model(side=16), r"its images have size \(16, 16\), but Upscaler makes images from sources of \(8, 8\)"),
         (low_model(channels=3), r"its images have channels 3, .* of 1"),
         (low_model(intensity_window=(0.0, 255.0)), r"its images have intensity_window \(0.0, 255.0\)"),
+        (low_model(size=(16, 16, 16), spacing_mm=(4.0,) * 3), r"its images have size \(16, 16, 16\), .* of \(8, 8\)"),
         (low_model(spacing_mm=(3.0, 4.0)), r"its images have spacing_mm \(3.0, 4.0\), .* of \(4.0, 4.0\)"),
         (built(), r"Upscaler makes images from source; sample it into a folder, and give --sources DIR"),
     ],
@@ -355,3 +358,6 @@ def test_options_that_a_cascade_does_not_take_are_refused(file: str, monkeypatch
     monkeypatch.setattr(cascades, "load", lambda path: low_model())
     with pytest.raises(InputError, match="Upscaler is not made from 'sex'"):
         asked(file, attributes={"sex": 1.0})
+    plain = low_model()
+    with pytest.raises(InputError, match="--sources_from: DDPM makes no images from sources"):
+        cascades.cascaded(file, RequestOptions(num=2), plain, plain.needed_spec(), torch.device("cpu"))
