@@ -87,7 +87,11 @@ class Anomalies(L.Trainer):
         """
         if datamodule is None or ckpt_path is None:
             raise InputError("anomalies: give --ckpt_path FILE, and --config FILE with a `data` section.")
-        for option, value in (("--batch_size", batch_size), ("--repeats", repeats), ("--num", 1 if num is None else num)):
+        for option, value in (
+            ("--batch_size", batch_size),
+            ("--repeats", repeats),
+            ("--num", 1 if num is None else num),
+        ):
             refuse_below_one(option, value)
         if not 0 < false_positives < 1:
             raise InputError(f"--false_positives is {false_positives}; give a share between 0 and 1.")
