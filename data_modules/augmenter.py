@@ -97,15 +97,18 @@ class Drawn:
 
         return moved
 
-    def changed(self, part: np.ndarray, name: str, real: np.ndarray | None) -> np.ndarray:
+    def changed(self, part: np.ndarray, name: str, real: np.ndarray | None, channel: int = 0) -> np.ndarray:
         """The values of what a view has read, changed.
 
         Args:
             part: slices n a b, or x y z or x y.
-            name: of the array.
+            name: of the array; of all channels of an image the image's own.
             real: n, bool: which slices are no padding, as there are sets of them; None: it is one image.
+            channel: number of the channel, each of which has changes of its own but moves as the others do.
         """
         for each, seed in self.others:
+            if channel and not (isinstance(each, MonaiTransform) and each.is_spatial):
+                seed = mix("channel", seed, channel)
             if real is not None:
                 part = part.copy()
                 part[real] = self._change(each, seed, part[real], name, True) if real.any() else part[real]

@@ -308,7 +308,8 @@ class MedicalDataModule(DividedPeople):
         """The same of stored images, before the view; a data set with a recipe of its own says it in its own way."""
         recipe = self.preprocessing
         return DataSpec(
-            channels=1,
+            channels=len(recipe.channels) or 1,
+            channel_names=recipe.channels,
             size=recipe.size,
             spacing_mm=recipe.spacing_mm,
             orientation="RAS" if len(recipe.size) == 3 else "",

@@ -30,11 +30,13 @@ class Items:
     def __init__(self, store: Store, view: View[Any], texts: ImageTexts | None = None) -> None:
         self.store, self.view, self.texts = store, view, texts
         self.grid = Grid(store.arrays[IMAGE].size, store.axis)
-        self.sources = sorted(store.arrays.keys() - {IMAGE, LABEL_MAP})
+        self.sources = sorted(store.arrays.keys() - {LABEL_MAP, *store.channels})
 
     def image(self, record: Record, selection: Any, drawn: Drawn | None = None) -> Tensor:
-        """1 1 *s in [-1, 1], augmented as drawn."""
-        return self._read(record, selection, IMAGE, BACKGROUND, drawn)
+        """1 c *s in [-1, 1], augmented as drawn."""
+        names = self.store.channels
+        channels = [self._read(record, selection, name, BACKGROUND, drawn, k) for k, name in enumerate(names)]
+        return torch.cat(channels, dim=1) if len(names) > 1 else channels[0]
 
     def condition(self, record: Record, selection: Any, choice: int = 0, drawn: Drawn | None = None) -> Condition:
         """What the image is made from, of all that the store knows of it, and one of its texts; 0 is the first."""
@@ -82,7 +84,7 @@ class Items:
 
         def read(indices: Sequence[int]) -> Tensor:
             images = [self.image(*parts[index]) for index in indices]
-            return torch.cat(images) if images else torch.empty(0, 1, *size)
+            return torch.cat(images) if images else torch.empty(0, len(self.store.channels), *size)
 
         return Images([self._name(*part) for part in parts], [record.person for record, _ in parts], read)
 
@@ -124,7 +126,16 @@ class Items:
         indices = [self.view.slice_index(part) for part in self.view.every(self.grid, record)]
         return [(record.key, -1 if index is None else int(index[0])) for index in indices]
 
-    def _read(self, record: Record, selection: Any, name: str, padding: float, drawn: Drawn | None = None) -> Tensor:
+    def _read(
+        self,
+        record: Record,
+        selection: Any,
+        name: str,
+        padding: float,
+        drawn: Drawn | None = None,
+        channel: int | None = None,
+    ) -> Tensor:
+        """1 1 *s: an array as the view shows it; `channel` is its number where it is one of the image."""
         array = self.store.arrays[name]
         if name != IMAGE and name not in record.beside:
             padding = ABSENT_CLASS if name == LABEL_MAP else torch.nan
@@ -136,7 +147,8 @@ class Items:
         part = self.view.read(moved, grid, selection, padding)
         if drawn:
             index = self.view.slice_index(selection)
-            part = drawn.changed(part, name, None if part.ndim == len(grid.size) - 1 or index is None else index >= 0)
+            real = None if part.ndim == len(grid.size) - 1 or index is None else index >= 0
+            part = drawn.changed(part, name if channel is None else IMAGE, real, channel or 0)
         return torch.from_numpy(np.ascontiguousarray(part))[None, None]
 
     def _source(self, record: Record, selection: Any, drawn: Drawn | None = None) -> Tensor | None:

@@ -39,9 +39,14 @@ class MonaiTransform(Augmentation):
         called = inspect.signature(self._made.__call__).parameters
         self._by_nearest = {"mode": "nearest"} if "mode" in called else {}
 
+    @property
+    def is_spatial(self) -> bool:
+        """Whether it moves what is shown, and not only changes values."""
+        return self._is_spatial
+
     def apply(self, part: np.ndarray, seed: int, name: str) -> np.ndarray:
         """An array of an item, channels first, after the transform; unchanged where the transform is not for it."""
-        if name != IMAGE and not self._is_spatial:
+        if name != IMAGE and not self.is_spatial:
             return part
         if hasattr(self._made, "set_random_state"):
             self._made.set_random_state(seed=seed % 2**32)

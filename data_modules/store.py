@@ -2,6 +2,7 @@
 
     <store>/volumes/<key>.npy             the image in its native type, the slice axis first (float16 in [-1, 1] for
                                           volumes, int16 HU for CT slices, several in a file)
+    <store>/volumes/<key>.<name>.npy      each other channel of the image, such as flair or green, in the same form
     <store>/volumes/<key>.label_map.npy   classes, uint8, where there are some; so <key>.<name>.npy of other sources
     <store>/volumes/<key>.json            SHA-256, affine and cut of that volume, and how it was moved
     <store>/manifest.csv                  what was accepted: key, person (hashed), session, SHA-256, attributes; of
@@ -56,6 +57,8 @@ class Array:
     order: tuple[int, ...]  # the image's axes in the order in which they are stored, 0 for x
     window: tuple[float, float] | None = None
     """The stored values that become -1 and 1; None: what is stored needs no scaling (values in [-1, 1], classes)."""
+    is_channel: bool = False
+    """Whether it is a channel of the image: the image's own array, and those of its other channels."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -182,6 +185,11 @@ class Store:
         self.axis = address.axis if len(address.preprocessing.size) == 3 else ""
         self.arrays = address.preprocessing.arrays(address.stacked)
         self.digest, self.records = read_records(self.folder)
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the arrays of an image's channels, its own first."""
+        return [IMAGE, *(name for name, array in self.arrays.items() if array.is_channel and name != IMAGE)]
 
     def read(self, record: Record, slices: np.ndarray | None = None, name: str = IMAGE) -> np.ndarray:
         """An image, or what lies beside it: x y z or x y, or n of its slices, n a b with (a, b) in x y z order.

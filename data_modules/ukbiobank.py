@@ -62,7 +62,7 @@ class UKBiobankDataModule(MedicalDataModule):
     brain_ml (grey and white matter); NaN where unknown. A method scales them by the range of its training people.
 
     Where the other modality stands in `preprocessing.sources` ("flair" of a T1, "t1" of a FLAIR), it is read beside
-    each image, from the same visit.
+    each image, from the same visit; so it is where `preprocessing.channels` names both, [t1, flair], as a channel.
 
     Args:
         root: folder of the bulk files, flat or nested, zipped or not.
@@ -100,6 +100,11 @@ class UKBiobankDataModule(MedicalDataModule):
             raise InputError(
                 "data.init_args.withdrawals is missing; give the newest list of people who withdrew that UK Biobank "
                 "sent to your application, a text file with an id in each line (an empty file if there is none yet)."
+            )
+        if (channels := self.preprocessing.channels) and channels[0] != modality:
+            raise InputError(
+                f"data.init_args.preprocessing.channels begins with {channels[0]}, but data.init_args.modality is "
+                f"{modality}; begin with that, as in [t1, flair]."
             )
         self.withdrawals, self.table, self.modality, self.image = Path(withdrawals), table, modality, image
         self.volumes: Volumes = volumes
@@ -143,7 +148,7 @@ class UKBiobankDataModule(MedicalDataModule):
                 rejected.append(Rejected(str(path), f"no row of {known.path.name} for this person"))
                 continue
             beside: dict[str, Raw] = {}
-            for name in self.preprocessing.sources:
+            for name in (*self.preprocessing.sources, *self.preprocessing.channels[1:]):
                 other = bulk.get(name, {}).get((person, instance))  # type: ignore[call-overload]
                 if other and (source := self._source(other, name, rejected)):  # type: ignore[arg-type]
                     beside[name] = source

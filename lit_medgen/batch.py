@@ -32,6 +32,9 @@ ABSENT: dict[str, float] = {
 }
 """Field of a condition -> what it holds for an image that lacks it."""
 
+COLOURS = ("red", "green", "blue")
+"""Names of the channels of a colour image."""
+
 Part = Literal["attributes", "label_map", "source", "image", "text"]
 """What an image can be made from; "image" stands for given slices or a given region of the image itself."""
 
@@ -367,6 +370,7 @@ class DataSpec:
         text_encoder: name of what embedded the texts; empty where there are none.
         text_encoder_sha256: hash of its weights, in hexadecimal.
         text_size: tokens of a text, channels of a token.
+        channel_names: of each channel, such as "t1" and "flair"; empty for images of one channel without a name.
     """
 
     channels: int
@@ -390,6 +394,17 @@ class DataSpec:
     text_size: tuple[int, ...] = ()
     fractional: tuple[str, ...] = ()
     category_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+
+    @property
+    def named_channels(self) -> tuple[str, ...]:
+        """A name for each channel: those of `channel_names`, or "channel_1", "channel_2", ..."""
+        return self.channel_names or tuple(f"channel_{number + 1}" for number in range(self.channels))
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the channels are red, green and blue, which figures and files show as one picture."""
+        return tuple(name.lower() for name in self.channel_names) == COLOURS
 
     @property
     def world_axes(self) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,11 @@ from torch import Tensor
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
-from lit_medgen.images import DICOM_SUFFIXES, read_image
-from lit_medgen.sample_files import as_laid_out, read_voxels, scaled
+from lit_medgen.images import read_image
+from lit_medgen.sample_reading import IMAGE_SUFFIXES, as_laid_out, read_channels, scaled, stem_of
 
 SAME_SPACING = 0.01
 """Relative difference of voxel sizes that rounding in files may make."""
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".png", *DICOM_SUFFIXES)
 
 
 def listed_images(option: str, folder: Path) -> dict[str, Path]:
@@ -24,7 +22,7 @@ def listed_images(option: str, folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingDataError(f"{option}: no folder '{folder}'.")
     paths = [path for path in _visible(folder) if path.is_dir() or path.name.lower().endswith(IMAGE_SUFFIXES)]
-    named = {path.name if path.is_dir() else _stem(path.name): path for path in paths}
+    named = {path.name if path.is_dir() else stem_of(path.name): path for path in paths}
     if not named:
         raise MissingDataError(f"{option} {folder}: no images there; expected {', '.join(IMAGE_SUFFIXES)} or folders.")
     if len(named) < len(paths):
@@ -35,12 +33,6 @@ def listed_images(option: str, folder: Path) -> dict[str, Path]:
 def _visible(folder: Path) -> list[Path]:
     """What lies in a folder, in the order of the names, without hidden files."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _stem(name: str) -> str:
-    """A file's name without the suffix of images, which may be a double one; other dots are of the name."""
-    suffixes = [suffix for suffix in IMAGE_SUFFIXES if name.lower().endswith(suffix)]
-    return name[: -max(map(len, suffixes))] if suffixes else name
 
 
 def read_label_map(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
@@ -81,37 +73,15 @@ def read_mask(path: Path, spec: DataSpec) -> Tensor:
 def read_source(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
     """1 c *s in [-1, 1], a source image, and its affine, 1 4 4.
 
-    A folder without DICOM slices in it holds one file for each channel, named as the source that the model was trained
-    on. InputError for other names, another size or voxel size, and for values outside the data's window.
+    Its channels are the sources that the model was trained on or, without sources, the channels of its images: all in
+    one file, or a file of each in a folder, named as the channel. InputError for other names, another size or voxel
+    size, and for values outside the data's window.
     """
-    files = [path]
-    if path.is_dir() and not any(file.suffix.lower() in DICOM_SUFFIXES for file in _visible(path)):
-        files = _named(path, spec.sources)
-    elif len(spec.sources) > 1:
-        raise InputError(f"{path}: a single image; expected a folder with files {', '.join(spec.sources)}.")
-    channels = [_read_channel(file, spec) for file in files]
-    return torch.stack([image for image, _ in channels], dim=1), channels[0][1]
-
-
-def _named(folder: Path, sources: Sequence[str]) -> list[Path]:
-    """The file of each source in an image's folder; a single one may have any name."""
-    by_name = {_stem(file.name): file for file in _visible(folder)}
-    if len(sources) < 2 and len(by_name) == 1:
-        return list(by_name.values())
-    if sorted(by_name) != sorted(sources):
-        raise InputError(
-            f"{folder}: files {', '.join(sorted(by_name)) or '(none)'}; expected one for each source that the model "
-            f"was trained on: {', '.join(sources) or 'a single one'}."
-        )
-    return [by_name[name] for name in sources]
-
-
-def _read_channel(path: Path, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
-    size = spec.source_size or tuple(spec.size)
+    size, names = spec.source_size or tuple(spec.size), spec.sources or spec.named_channels
     try:
-        values, affine, window = read_voxels(path, spec)
-        if values.shape != size:
-            raise ValueError(f"a source of {values.shape}; expected {size}, as it was trained on")
+        values, affine, window = read_channels(path, spec, names)
+        if values.shape[1:] != size:
+            raise ValueError(f"a source of {values.shape[1:]}; expected {size}, as it was trained on")
         if size == tuple(spec.size):
             _refuse_other_spacing(affine, spec)
         return scaled(values, window, spec)[None], _as_affine(affine)

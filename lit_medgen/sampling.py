@@ -33,7 +33,7 @@ WORDS: dict[Part, str] = {
     "text": "texts",
 }
 
-FACTS_OF_IMAGES = ("size", "channels")
+FACTS_OF_IMAGES = ("size", "channels", "channel_names")
 """Fields of a `DataSpec` that must not differ from those a model was trained on."""
 
 

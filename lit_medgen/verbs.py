@@ -20,7 +20,8 @@ from lit_medgen.images.origin import WRITTEN
 from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.requests import RequestOptions, requested
-from lit_medgen.sample_files import Format, read_samples, spec_of
+from lit_medgen.sample_files import Format
+from lit_medgen.sample_reading import read_samples, spec_of
 from lit_medgen.sampling import (
     FACTS_OF_IMAGES,
     facts_of_conditions,

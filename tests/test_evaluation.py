@@ -37,7 +37,8 @@ from lit_medgen.metrics import RBFMMD, InceptionScore, LinearMMD, PairedPSNR, Tw
 from lit_medgen.metrics.extractors import extractors
 from lit_medgen.metrics.known import Known
 from lit_medgen.metrics.ms_ssim import Scales
-from lit_medgen.sample_files import Format, format_for, read_samples
+from lit_medgen.sample_files import Format, format_for
+from lit_medgen.sample_reading import read_samples
 from lit_medgen.sampling import without_conditions
 from lit_medgen.training.generator import Generator
 

@@ -20,7 +20,7 @@ TEXTS = {"errors", "arguments", "options"}
 TRAINING = LEAVES | {"checkpoints", "loading", "diffusion", "images", "metrics", "networks"}
 METHODS = TRAINING | {"training"}
 USES = METHODS | {"methods", "arguments"}
-CALLBACKS = USES | {"sampling", "sample_files", "requests", "evaluation", "loggers"}
+CALLBACKS = USES | {"sampling", "sample_files", "sample_reading", "requests", "evaluation", "loggers"}
 TRAINER = CALLBACKS | {"callbacks", "launchers", "memory", "resuming", "speed", "stopping"}
 CLI = TRAINER | {"trainer", "arguments", "help", "mistakes", "options", "trust", "words", "data_modules"}
 
@@ -56,9 +56,10 @@ ARROWS = {
     "lit_medgen/output": set[str](),
     "lit_medgen/people": set[str](),
     "lit_medgen/resuming": CALLBACKS | {"callbacks"},
-    "lit_medgen/request_files": LEAVES | {"images", "sample_files"},
+    "lit_medgen/request_files": LEAVES | {"images", "sample_reading"},
     "lit_medgen/requests": USES | {"completion_requests", "request_files", "sampling", "text_requests"},
     "lit_medgen/sample_files": LEAVES | {"images"},
+    "lit_medgen/sample_reading": LEAVES | {"images", "sample_files"},
     "lit_medgen/sampling": USES,
     "lit_medgen/seeds": {"batch"},
     "lit_medgen/signals": {"errors"},

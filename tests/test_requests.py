@@ -19,7 +19,8 @@ from lit_medgen.images.dicom_writer import Series, write_series
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
 from lit_medgen.requests import RequestOptions, requested
-from lit_medgen.sample_files import SampleFile, format_for, read_voxels, sample_names, scaled
+from lit_medgen.sample_files import SampleFile, format_for, sample_names
+from lit_medgen.sample_reading import read_voxels, scaled
 from lit_medgen.sampling import checked_attributes, like_people
 from lit_medgen.training.generator import Generator
 

@@ -1,11 +1,12 @@
 """From a raw volume to the grid and range that every subject of a store shares.
 
 A volume is (voxels, affine): voxels x y z, float32; affine 4 4, voxel to world in mm, RAS. A 2D image is
-(pixels x y, affine 3 3).
+(pixels x y, affine 3 3). Of several channels in one file voxels are c x y z, or c x y.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data_modules.figures import preparation
+from data_modules.recipes.channels import own_channels, refuse_names, refuse_other_number
 from data_modules.recipes.intensities import (
     EVEN,
     EVEN_INSIDE,
@@ -72,6 +74,7 @@ class Preprocessing:
         class_values: the value that each class has in the files; empty: 0, 1, ... The first class is the background.
         sources: names of other images beside the images that are kept, which images can be made from.
         source_size: voxels of those along x, y, z, in the same field of view; None: as many as of the image.
+        channels: names of the channels of an image, such as [t1, flair] or [red, green, blue]; empty: one, unnamed.
     """
 
     size: tuple[int, ...] = (128, 128, 128)
@@ -89,6 +92,7 @@ class Preprocessing:
     class_values: tuple[int, ...] = ()
     sources: tuple[str, ...] = ()
     source_size: tuple[int, ...] | None = None
+    channels: tuple[str, ...] = ()
     version: int = field(init=False, default=VERSION)
 
     def __post_init__(self) -> None:
@@ -121,6 +125,7 @@ class Preprocessing:
             raise InputError(
                 f"{PREPROCESSING}.source_size is {list(self.source_size)}; give {len(self.size)} numbers, as `size`."
             )
+        refuse_names(self.channels, self.sources, self.raw_head is not None)
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -135,18 +140,24 @@ class Preprocessing:
         """What scans should have beside their images."""
         return ((LABEL_MAP,) if self.classes else ()) + self.sources
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is read beside an image where it is there."""
+        return self.needs + self.channels[1:]
+
     def arrays(self, stacked: int) -> dict[str, Array]:
-        """The image and other sources as float16 in [-1, 1], label maps as uint8."""
+        """The channels of the image and other sources as float16 in [-1, 1], label maps as uint8."""
         order = stored_first(stacked, len(self.size))
-        kept = {IMAGE: Array(self.size, "float16", order)}
+        kept = {name: Array(self.size, "float16", order, is_channel=True) for name in (IMAGE, *self.channels[1:])}
         if self.classes:
             kept[LABEL_MAP] = Array(self.size, "uint8", order)
         return kept | {name: Array(self.source_size or self.size, "float16", order) for name in self.sources}
 
-    def read(self, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Finite voxels of a raw image, and its affine; 2D where the grid is."""
+    def read(self, source: Source, channels: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Finite voxels of a raw image, and its affine; 2D where the grid is. c *s of a file that has `channels`."""
         flat = len(self.size) == 2
         options: dict[str, Any] = {"flat": True} if flat else {}
+        options |= {"channels": len(channels)} if channels else {}
         options |= {"form": self.form} if self.form != "agree" else {}
         options |= {"finite": False} if self.non_finite == "fill" else {}
         voxels, affine = source.read(**options)
@@ -155,28 +166,37 @@ class Preprocessing:
             if not known.any():
                 raise ValueError("all voxels are NaN or infinite; expected an image")
             voxels = np.where(known, voxels, np.float32(self._base(voxels[known])))
-        if flat and voxels.ndim == 3 and 1 in voxels.shape:
-            voxels, affine = one_slice(voxels, affine)
-        if voxels.ndim != len(self.size):
+        parts = list(voxels) if channels else [voxels]
+        if flat and parts[0].ndim == 3 and 1 in parts[0].shape:
+            parts, affines = zip(*(one_slice(part, affine) for part in parts), strict=True)
+            affine = affines[0]
+        if parts[0].ndim != len(self.size):
             raise ValueError(
-                f"an image of {voxels.ndim} dimensions; expected {len(self.size)}, as many as "
+                f"an image of {parts[0].ndim} dimensions; expected {len(self.size)}, as many as "
                 f"{PREPROCESSING}.size has numbers"
             )
-        return voxels, affine
+        if not channels:
+            return parts[0], affine
+        refuse_other_number(len(parts), channels)
+        return np.stack(parts), affine
 
     def __call__(self, voxels: np.ndarray, affine: np.ndarray) -> Prepared:
-        """The volume on the grid, in [0, 1]; ValueError for a volume that cannot be normalised."""
+        """The volume on the grid, in [0, 1]; ValueError for a volume that cannot be normalised.
+
+        voxels: *s, or c *s of which every channel is normalised by itself.
+        """
         moved = np.eye(len(affine))
         whole = self.centre == "grid"
         if self.raw_head:
             voxels, moved = self.raw_head(voxels, affine)
-        elif voxels.ndim == 2 and self.without_spacing == "fit" and np.allclose(np.abs(affine[:2, :2]), np.eye(2)):
+        elif len(self.size) == 2 and self.without_spacing == "fit" and np.allclose(np.abs(affine[:2, :2]), np.eye(2)):
             # Pixels of 1 x 1 mm, which is what files say that know no size.
-            moved, whole = np.diag([*[min(np.array(self.field_of_view_mm) / voxels.shape)] * 2, 1.0]), True
+            moved, whole = np.diag([*[min(np.array(self.field_of_view_mm) / voxels.shape[-2:])] * 2, 1.0]), True
         affine = moved @ affine
-        scaled, brain = self.normalise(voxels)
+        scaled, brain = self._normalised(voxels)
         target = self.grid(bounding_box(np.ones_like(brain) if whole else brain), affine)
-        resampled = resample(scaled, affine, self.size, target).clip(0, 1)
+        of_channels = [resample(each, affine, self.size, target).clip(0, 1) for each in scaled]
+        resampled = np.stack(of_channels) if voxels.ndim > len(self.size) else of_channels[0]
         if not resampled.any():
             raise ValueError("nothing is left inside the field of view; expected an image")
         return Prepared(resampled, target, self.cut(brain, affine, target), moved)
@@ -185,11 +205,12 @@ class Preprocessing:
         """The volume's file, float16 in [-1, 1], and what lies beside it; see `Recipe`."""
         # First: a missing tool is no fault of the scan.
         tools = {"tools": self.raw_head.tools()} if self.raw_head else {}
-        sources = scan.sources
-        raw, affine = self.read(sources[IMAGE])
+        sources, own = scan.sources, own_channels(self.channels, scan.beside)
+        raw, affine = self.read(sources[IMAGE], own)
         prepared = self(raw, affine)
-        beside: dict[str, np.ndarray] = {}
-        for name in self.needs:
+        image, *others = map(_stored, prepared.voxels) if own else [_stored(prepared.voxels)]
+        beside = dict(zip(own[1:], others, strict=True))
+        for name in self.beside:
             if name in sources:
                 try:
                     beside[name] = self._beside(name, sources[name], prepared)
@@ -199,7 +220,7 @@ class Preprocessing:
             name: save_array(array_path(path, name), np.moveaxis(each, stacked, 0)) for name, each in beside.items()
         }
         facts = {
-            **save_array(path, np.moveaxis(_stored(prepared.voxels), stacked, 0)),
+            **save_array(path, np.moveaxis(image, stacked, 0)),
             "cut": prepared.cut,
             "affine": affine_of(3, prepared.affine).tolist(),
             "moved": affine_of(3, prepared.moved).tolist(),
@@ -214,7 +235,7 @@ class Preprocessing:
             values = self.class_values or range(len(self.classes))
             classes = dict(zip(values, self.classes, strict=True))
             return resample_classes(voxels, prepared.moved @ affine, self.size, prepared.affine, classes)
-        size = self.source_size or self.size
+        size = self.size if name in self.channels else self.source_size or self.size
         target, sides = prepared.affine.copy(), np.array(self._spacing_of(size))
         target[:-1, :-1] = np.diag(sides)
         target[:-1, -1] += (sides - self.spacing_mm) / 2  # both grids begin at one corner, not at one voxel's middle
@@ -222,10 +243,27 @@ class Preprocessing:
 
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
-        raw, affine = self.read(scan.sources[IMAGE])
+        raw, affine = self.read(scan.sources[IMAGE], own_channels(self.channels, scan.beside))
+        raw = raw[0] if raw.ndim > len(self.size) else raw
         moved, grid = (affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
         prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
         return preparation(raw, moved @ affine, prepared, grid)
+
+    def _normalised(self, voxels: np.ndarray) -> tuple[Sequence[np.ndarray], np.ndarray]:
+        """Every channel in [0, 1], of *s or c *s, and the mask of what the first one shows, or all under a window."""
+        if voxels.ndim == len(self.size):
+            scaled, brain = self.normalise(voxels)
+            return [scaled], brain
+        if self.intensity == "window":
+            scaled, shown = self.normalise(voxels)
+            return list(scaled), np.asarray(shown.any(0))
+        found = []
+        for number, each in enumerate(voxels):
+            try:
+                found.append(self.normalise(each))
+            except ValueError as error:
+                raise ValueError(f"its channel {self.channels[number]}: {error}") from error
+        return [scaled for scaled, _ in found], found[0][1]
 
     def normalise(self, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Voxels in [0, 1] and the mask of the brain (all that is above the background, but specks)."""
@@ -292,7 +330,7 @@ class Preprocessing:
 class Prepared:
     """A volume on the common grid."""
 
-    voxels: np.ndarray  # x y z, float32 in [0, 1]
+    voxels: np.ndarray  # x y z, float32 in [0, 1]; c x y z of several channels in a file
     affine: np.ndarray  # voxel to world, mm
     cut: float  # share of the brain's voxels that the grid cuts off
     moved: np.ndarray  # world of the raw volume to that of this one

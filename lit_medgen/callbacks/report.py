@@ -23,7 +23,7 @@ from lit_medgen.evaluation.judges import Judging, refuse_unfit_judge
 from lit_medgen.evaluation.report import CPU, Maker, evaluate
 from lit_medgen.loading import load
 from lit_medgen.networks.conditioning import Covariates
-from lit_medgen.sample_files import Samples
+from lit_medgen.sample_reading import Samples
 from lit_medgen.sampling import like_people, paired
 from lit_medgen.sampling import samples as samples_of
 from lit_medgen.training.generator import Generator

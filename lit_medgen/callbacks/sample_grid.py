@@ -62,8 +62,9 @@ class SampleGrid(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for kind, images in pictures.items():
             if images is not None:
-                picture = enlarge(mosaic(images.float().cpu()))
-                write_png(folder / f"{kind}step_{step:07d}.png", picture.T, STATEMENTS[made_from])
+                colour = model.spec is not None and model.spec.is_colour
+                picture = enlarge(mosaic(images.float().cpu(), colour))
+                write_png(folder / f"{kind}step_{step:07d}.png", picture.swapaxes(0, 1), STATEMENTS[made_from])
                 for logger in trainer.loggers if made_from == "synthetic" else []:
                     show(logger, picture, step, f"{kind}samples")
 
@@ -76,9 +77,9 @@ class SampleGrid(Callback):
 
 
 def show(logger: Any, picture: np.ndarray, step: int, name: str) -> None:
-    """Sends a picture (rows columns in [0, 1]) to any logger that takes one; a CSV log does not."""
+    """Sends a picture (rows columns, or rows columns 3, in [0, 1]) to any logger that takes one; a CSV log does not."""
     picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)  # W&B takes floats for 0 ... 255
     if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method
         logger.log_image(name, [picture], step=step)
     elif hasattr(logger.experiment, "add_image"):  # TensorBoard
-        logger.experiment.add_image(name, picture, step, dataformats="HW")
+        logger.experiment.add_image(name, picture, step, dataformats="HWC"[: picture.ndim])

@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_medgen.batch import Request, Requests
 from lit_medgen.files import file_hash
 from lit_medgen.loading import config_hash
-from lit_medgen.sample_files import SUFFIXES, Format, SampleFile, format_for, sample_files, sample_names, write_manifest
+from lit_medgen.sample_files import Format, SampleFile, format_for, sample_files, sample_names, write_manifest
 from lit_medgen.sampling import origin
 from lit_medgen.training.generator import Generator
 
@@ -71,11 +71,16 @@ class SampleWriter(BasePredictionWriter):
         assert isinstance(pl_module, Generator)
         assert self.format is not None
         self.folder.mkdir(parents=True, exist_ok=True)  # a process on another machine may have a disk of its own
-        file = SampleFile(self.format, pl_module.needed_spec(), self.origin, self.checkpoint_hash)
+        file = self._file(pl_module)
         for number, image in enumerate(prediction):
             index = trainer.global_rank + trainer.world_size * self._num_written
             file.write(self.folder, self.names[index], image, None if batch.affine is None else batch.affine[number])
             self._num_written += 1
+
+    def _file(self, model: Generator) -> SampleFile:
+        """How an image of the model becomes a file."""
+        assert self.format is not None
+        return SampleFile(self.format, model.needed_spec(), self.origin, self.checkpoint_hash)
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -95,9 +100,10 @@ class SampleWriter(BasePredictionWriter):
             "config_sha256": config_hash(pl_module.config),
             "audit": "none",
         }
+        file = self._file(pl_module)
         conditions = [json.dumps(row) if row else "" for row in self.requests.made_from]
         rows = [
-            {"file": name + SUFFIXES[self.format], "seed": seed, "kind": self.origin, "condition": condition} | same
+            {"file": file.named(name), "seed": seed, "kind": self.origin, "condition": condition} | same
             for name, seed, condition in zip(self.names, self.requests.seeds, conditions, strict=True)
         ]
         write_manifest(self.folder, rows, pl_module.config, pl_module.needed_spec())

@@ -49,6 +49,8 @@ class Figures(NamedTuple):
     """What `compare` shows of this report."""
     controlled: Mapping[str, Control] = MappingProxyType({})
     """Attribute -> what a judge says of images that were asked for it."""
+    colour: bool = False
+    """Whether the three channels of images are red, green and blue."""
 
 
 def write_report(
@@ -64,7 +66,7 @@ def write_report(
     if figures:
         write_pictures(out, figures.pictures)
         save_scores(out / "scores.png", report)
-        save_figure(out / "samples.png", figures.rows, NUM_SHOWN)
+        save_figure(out / "samples.png", figures.rows, NUM_SHOWN, figures.colour)
         save_map(out / "map.png", figures.points)
         names += f"; figures: {out / 'samples.png'}, scores.png, map.png"
         if figures.agreed:
@@ -75,7 +77,7 @@ def write_report(
             names += ", control.png"
         for name, strip in figures.swept.items():
             (out / strip_file(name)).parent.mkdir(exist_ok=True)
-            save_strip(out / strip_file(name), strip.rows, name, strip.values)
+            save_strip(out / strip_file(name), strip.rows, name, strip.values, figures.colour)
         names += f", {len(figures.swept)} in attributes" if figures.swept else ""
     say(f"report: {out / 'report.md'}{names}\n{report['verdict']}")
 

@@ -1,6 +1,7 @@
 """`compared.npz`: what `compare` shows of a report, so that it needs neither models nor data.
 
-    samples, real     n h w, uint8: the first samples and images of unseen people; of volumes the three middle planes
+    samples, real     n h w, uint8: the first samples and images of unseen people; of volumes the three middle planes,
+                      of several channels those of each; of colour images n h w 3
     trajectory        k h w, uint8: one sample at steps of its making; k = 0 where a method shows none
     points_samples    n d, float32: features of samples, or coordinates that keep the distances of their voxels
     points_nearest    n d, float32: those of the training image most like each of these samples (MS-SSIM)
@@ -48,7 +49,9 @@ class Pictures(NamedTuple):
     points_unseen: Array
 
 
-def pictures_of(samples: Tensor, real: Tensor, trajectory: Tensor | None, points: Mapping[str, Array]) -> Pictures:
+def pictures_of(
+    samples: Tensor, real: Tensor, trajectory: Tensor | None, points: Mapping[str, Array], colour: bool = False
+) -> Pictures:
     """What is kept of a report.
 
     Args:
@@ -56,19 +59,20 @@ def pictures_of(samples: Tensor, real: Tensor, trajectory: Tensor | None, points
         real: m c *s in [-1, 1], of unseen people.
         trajectory: k c *s, one sample at steps of its making, if the method shows any.
         points: "samples", "nearest" and "unseen" -> n d.
+        colour: whether three channels are red, green and blue.
     """
     kept = {name: _projected(some[:MAX_POINTS]) for name, some in points.items()}
     return Pictures(
-        _as_bytes(samples[:NUM_IMAGES]),
-        _as_bytes(real[:NUM_IMAGES]),
-        _as_bytes(samples[:0] if trajectory is None else trajectory.float().cpu()),
+        _as_bytes(samples[:NUM_IMAGES], colour),
+        _as_bytes(real[:NUM_IMAGES], colour),
+        _as_bytes(samples[:0] if trajectory is None else trajectory.float().cpu(), colour),
         *(kept[name] for name in ("samples", "nearest", "unseen")),
     )
 
 
-def _as_bytes(images: Tensor) -> Array:
-    """n h w, uint8: images n c *s in [-1, 1], of volumes the three middle planes below each other."""
-    found = [np.round(255 * column).astype(np.uint8) for column in columns_of(images)]
+def _as_bytes(images: Tensor, colour: bool) -> Array:
+    """n h w or n h w 3, uint8: images n c *s in [-1, 1], of volumes the three middle planes below each other."""
+    found = [np.round(255 * column).astype(np.uint8) for column in columns_of(images, colour)]
     return np.stack(found) if found else np.zeros((0, 0, 0), np.uint8)
 
 
@@ -109,7 +113,8 @@ def read_pictures(folder: Path) -> Pictures:
         of = pictures.points_samples if points else pictures.samples
         dimensions, kind = (2, np.float32) if points else (3, np.uint8)
         said = f"{path}: {name} is {values.dtype} of shape {values.shape}, expected"
-        if values.ndim != dimensions or values.dtype != kind:
+        is_colour = not points and values.ndim == 4 and values.shape[-1] == 3
+        if (values.ndim != dimensions and not is_colour) or values.dtype != kind:
             raise InputError(f"{said} {dimensions} axes of {np.dtype(kind)}; run `evaluate` again.")
         if values.shape[1:] != of.shape[1:] and (len(values) or name != "trajectory"):
             raise InputError(f"{said} {of.shape[1:]} after the first axis; run `evaluate` again.")

@@ -225,8 +225,8 @@ def _of_images(
     report["strips"] = list(swept)
     rows, points = rows_of(sets, nearest, targets, null_images, maker.baselines), points_of(sets, nearest, views, known)
     trajectory = maker.trajectory() if maker.trajectory else None
-    pictures = pictures_of(rows["samples"], rows[UNSEEN], trajectory, points)
-    return report, Figures(rows, points, agreed, swept, pictures)
+    pictures = pictures_of(rows["samples"], rows[UNSEEN], trajectory, points, data.spec.is_colour)
+    return report, Figures(rows, points, agreed, swept, pictures, colour=data.spec.is_colour)
 
 
 def _sets(samples: Images, data: TrainingData, scratch: Scratch) -> tuple[Sets, int, str]:

@@ -15,16 +15,22 @@ DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 
 
 def read_image(
-    path: Path | list[Path], form: Form = "agree", finite: bool = True, flat: bool = False, numbers: bool = False
+    path: Path | list[Path],
+    form: Form = "agree",
+    finite: bool = True,
+    flat: bool = False,
+    numbers: bool = False,
+    channels: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and affine of a NIfTI, MGH, PNG or DICOM file, or of the files of a DICOM series.
 
     `form` and `finite` are those of `read_nifti`. In a data set of 2D images (`flat`) a single DICOM slice is one, and
     not a series that lacks the others. `numbers`: a label map, of whose PNG colours of a
     palette are numbers, and whose DICOM slice may be a picture without a place in the patient.
+    `channels`: how many are expected of an image of several, see `read_nifti`; 0: one, colours are refused.
 
     Returns:
-        voxels: x y z, or x y of a 2D image (column, row from the top).
+        voxels: x y z, or x y of a 2D image (column, row from the top); of channels c before these.
         affine: voxel to world, mm, 4 4, or 3 3 of a 2D image. Its pixels have no size if it says 1 mm for both sides.
 
     ValueError if the content is bad; the text does not repeat the path.
@@ -34,8 +40,11 @@ def read_image(
     from lit_medgen.images.png import read_png  # as above
 
     if isinstance(path, list) or path.suffix.lower() in ("", *DICOM_SUFFIXES):
-        return read_series(path if isinstance(path, list) else [path], flat, pictures=flat and numbers)
-    return read_png(path, numbers) if path.suffix.lower() == ".png" else read_nifti(path, form, finite, flat)
+        files, pictures = path if isinstance(path, list) else [path], flat and (numbers or channels > 0)
+        return read_series(files, flat, pictures, channels)
+    if path.suffix.lower() == ".png":
+        return read_png(path, numbers, channels)
+    return read_nifti(path, form, finite, flat, channels)
 
 
 def begins_as_dicom(head: bytes) -> bool:

@@ -61,11 +61,11 @@ def save_schedule(path: Path, gamma: np.ndarray) -> None:
     write_figure(path, figure)
 
 
-def save_noising(path: Path, rows: Mapping[str, Tensor], times: Sequence[float]) -> None:
+def save_noising(path: Path, rows: Mapping[str, Tensor], times: Sequence[float], colour: bool = False) -> None:
     """A PNG of labelled rows of images (n c *s in [-1, 1]), whose columns are times."""
     from matplotlib.figure import Figure
 
-    blocks = {name: mosaic(images) for name, images in rows.items()}
+    blocks = {name: mosaic(images, colour) for name, images in rows.items()}
     heights = [block.shape[0] / block.shape[1] for block in blocks.values()]
     figure = Figure(figsize=(10, 10 * sum(heights) + 0.4 * len(blocks)), facecolor="black", layout="constrained")
     axes = figure.subplots(len(blocks), 1, squeeze=False, height_ratios=heights)[:, 0]

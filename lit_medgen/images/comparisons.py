@@ -76,11 +76,11 @@ def _plot_scores(
 
 
 def save_side_by_side(path: Path, models: Mapping[str, np.ndarray]) -> None:
-    """A PNG with a column of images for each model: model -> n h w, uint8, of volumes their planes below each other."""
+    """A PNG with a column of images for each model: model -> n h w (colours: n h w 3), uint8, their planes stacked."""
     from matplotlib.figure import Figure
 
     columns = {name: images for name, images in models.items() if len(images)}
-    height, width = next(iter(columns.values())).shape[1:]
+    height, width = next(iter(columns.values())).shape[1:3]
     num = NUM_VOLUMES if height > 2 * width else NUM_IMAGES
     blocks = {name: np.vstack(list(images[:num])) for name, images in columns.items()}
     tallest = max(len(block) for block in blocks.values())
@@ -89,7 +89,7 @@ def save_side_by_side(path: Path, models: Mapping[str, np.ndarray]) -> None:
     figure = Figure(figsize=size, facecolor="black")
     figure.set_layout_engine("constrained", w_pad=0.02, wspace=0.0)
     for axis, (name, block) in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
-        padded = np.pad(block, ((0, tallest - len(block)), (0, 0)))
+        padded = np.pad(block, ((0, tallest - len(block)), *[(0, 0)] * (block.ndim - 1)))
         axis.imshow(padded, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
         axis.set_title(_shown(name), color="white", fontsize=_font_size(name))
         axis.axis("off")
@@ -148,18 +148,18 @@ def _limits(space: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarr
 
 
 def save_trajectories(path: Path, models: Mapping[str, np.ndarray]) -> None:
-    """A PNG with a row for each model: one sample at steps of its making, which ends at the right (k h w, uint8)."""
+    """A PNG with a row for each model: one sample at k steps of its making, k h w (colours: k h w 3), uint8."""
     from matplotlib.figure import Figure
 
     num = max(len(frames) for frames in models.values())
-    height, width = next(iter(models.values())).shape[1:]
+    height, width, *colours = next(iter(models.values())).shape[1:]
     side = 1.3
     figure = Figure(
         figsize=(side * num + 0.5, len(models) * (side * height / width + 0.3)), facecolor="black", layout="constrained"
     )
     axes = figure.subplots(len(models), 1, squeeze=False)[:, 0]
     for axis, (name, frames) in zip(axes, models.items(), strict=True):
-        empty = np.zeros((height, width * (num - len(frames))), frames.dtype)
+        empty = np.zeros((height, width * (num - len(frames)), *colours), frames.dtype)
         axis.imshow(np.hstack([empty, *frames]), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
         axis.set_title(_shown(name), color="white", fontsize=10, loc="left")
         axis.axis("off")

@@ -78,34 +78,44 @@ def header_of(path: Path) -> pydicom.Dataset | None:
         return None
 
 
-def read_series(files: Sequence[Path], flat: bool = False, pictures: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def read_series(
+    files: Sequence[Path], flat: bool = False, pictures: bool = False, channels: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, rescaled, and their 4 4 affine (mm) from the files of one series.
 
     A radiograph is a 2D image: pixels x y (column, row from the top), 3 3 affine. With `flat`, so is a single slice;
-    with `pictures`, a single image that says nothing of a place in the patient, as secondary captures do not.
+    with `pictures`, a single image that says nothing of a place in the patient, as secondary captures do not. With
+    `channels`, voxels are c x y z or c x y, however many channels there are: grey, or red, green and blue, 0 to 255.
     """
     header = header_of(files[0]) if len(files) == 1 else None
     placed = header is None or bool(header.get("ImageOrientationPatient")) or int(header.get("NumberOfFrames") or 1) > 1
     if header is not None and (is_projection(header) or (pictures and not placed)):
-        return read_projection(files[0])
-    if flat and len(files) == 1 and len(slices := open_slices(files[0])) == 1:
+        return read_projection(files[0], channels > 0)
+    if flat and len(files) == 1 and len(slices := open_slices(files[0], channels > 0)) == 1:
         return slices[0].read().T, np.diag([*slices[0].spacing_mm[::-1], 1.0])
-    series = open_series(files)
+    series = open_series(files, channels > 0)
     first = series.slices[0]
     affine = np.eye(4)
     affine[:3, 0] = first.along * first.spacing_mm[1]  # along a row: from column to column
     affine[:3, 1] = first.down * first.spacing_mm[0]
     affine[:3, 2] = series.step
     affine[:3, 3] = first.position
-    stored = {one.path: read_stored(one.path, one.syntax) for one in series.slices if one.frame == 0}
-    voxels = np.stack([one.read(stored.get(one.path)).T for one in series.slices], axis=-1)  # column, row, slice
+    stored = {
+        one.path: read_stored(one.path, one.syntax, colour=one.values.colour) for one in series.slices if one.frame == 0
+    }
+    pixels = [np.swapaxes(one.read(stored.get(one.path)), 0, 1) for one in series.slices]
+    voxels = np.stack(pixels, axis=2)  # column, row, slice, and channel
     image = nib.as_closest_canonical(nib.Nifti1Image(voxels, affine))
-    return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
+    voxels = np.asarray(image.dataobj, dtype=np.float32)
+    return np.moveaxis(voxels, 3, 0) if channels else voxels, np.asarray(image.affine)
 
 
-def open_series(files: Sequence[Path]) -> Series:
-    """The slices of one series from their headers, no pixels read; ValueError if they make no volume."""
-    slices = [one for path in files for one in open_slices(path)]
+def open_series(files: Sequence[Path], channels: bool = False) -> Series:
+    """The slices of one series from their headers, no pixels read; ValueError if they make no volume.
+
+    With `channels`, their pixels have channels, and may be colours.
+    """
+    slices = [one for path in files for one in open_slices(path, channels)]
     first = slices[0]
     if len(names := {one.series for one in slices}) > 1:
         raise ValueError(f"{len(names)} different values of series; expected one of each in a series")

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from lit_medgen.errors import describe
 from lit_medgen.images import begins_as_dicom
-from lit_medgen.images.dicom_values import Get, Values, values_of
+from lit_medgen.images.dicom_values import PALETTE, Get, Values, values_of
 
 MAX_PIXELS = 64_000_000
 MAX_VOXELS = 2**29
@@ -73,26 +73,33 @@ class Slice:
     def read(self, frames: np.ndarray | None = None) -> np.ndarray:
         """Pixels rows columns, float32, rescaled; padding becomes the smallest other value. ValueError if damaged.
 
-        `frames` is what `read_stored` gives of all frames of the file, so that it is not read again for each.
+        Rows columns c of a file that is read with channels; colours are red, green and blue from 0 to 255. `frames` is
+        what `read_stored` gives of all frames of the file, so that it is not read again for each.
         """
-        stored = read_stored(self.path, self.syntax, self.frame) if frames is None else frames[self.frame]
-        if stored.shape != self.shape:
-            raise ValueError(f"{self.path.name}: pixels of shape {stored.shape}; expected one grey slice")
+        colour = self.values.colour
+        stored = read_stored(self.path, self.syntax, self.frame, colour) if frames is None else frames[self.frame]
+        if stored.shape != (*self.shape, 3)[: 3 if colour else 2]:
+            raise ValueError(
+                f"{self.path.name}: pixels of shape {stored.shape}; expected one {'colour' if colour else 'grey'} slice"
+            )
         try:
             return self.values(stored)
         except ValueError as error:
             raise ValueError(f"{self.path.name}: {error}") from error
 
 
-def open_slices(path: Path) -> list[Slice]:
-    """The headers of all slices in a file, no pixels read; ValueError if it lacks what a slice needs."""
+def open_slices(path: Path, channels: bool = False) -> list[Slice]:
+    """The headers of all slices in a file, no pixels read; ValueError if it lacks what a slice needs.
+
+    With `channels`, their pixels have channels, and may be colours.
+    """
     data = read_dataset(path, stop_before_pixels=True)
     with _reading(path):
-        return _slices(path, data)
+        return _slices(path, data, channels)
 
 
-def read_projection(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels x y of a radiograph (column, row from the top), float32, and its 3 3 affine, mm.
+def read_projection(path: Path, channels: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels x y of a radiograph (column, row from the top), float32, and its 3 3 affine, mm; c x y with `channels`.
 
     Without a pixel spacing, of the patient or of the detector, the affine says 1 mm.
     """
@@ -102,7 +109,7 @@ def read_projection(path: Path) -> tuple[np.ndarray, np.ndarray]:
         shape = _shape(get)
         names = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
         spacing_mm = _spacing_mm(next((get(name) for name in names if get(name)), (1.0, 1.0)))
-        values = values_of(get, projection=True)
+        values = values_of(get, projection=True, channels=channels)
     zeros = np.zeros(3)
     only = Slice(path, None, shape, zeros, zeros, zeros, spacing_mm, float("nan"), "", values, syntax_of(data))
     return only.read().T, np.diag([spacing_mm[1], spacing_mm[0], 1.0])
@@ -127,11 +134,22 @@ def read_dataset(path: Path, stop_before_pixels: bool = False) -> pydicom.Datase
         return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, force=True)
 
 
-def read_stored(path: Path, syntax: str, frame: int | None = None) -> np.ndarray:
-    """Pixels as they are stored, rows columns, of a frame or of the file (all its frames, if it has several, first)."""
+def read_stored(path: Path, syntax: str, frame: int | None = None, colour: str = "") -> np.ndarray:
+    """Pixels as they are stored, rows columns, of a frame or of the file (all its frames, if it has several, first).
+
+    Of an image with that photometric interpretation of `colour` rows columns 3: red, green and blue, 0 to 255.
+    """
     with _reading(path):
         _require_decoder(UID(syntax))
-        return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
+        stored = pixel_array(path, index=frame, transfer_syntax_uid=syntax)  # YBR becomes RGB
+        if not colour:
+            return stored
+        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        bits = int(data.get("BitsStored", 8))
+        if colour == PALETTE:
+            stored = apply_color_lut(stored, data)
+            bits = 8 * stored.itemsize
+        return (stored * np.float32(255 / (2**bits - 1))).astype(np.float32)
 
 
 def syntax_of(data: pydicom.Dataset) -> str:
@@ -165,7 +183,7 @@ def _require_decoder(syntax: UID) -> None:
         raise ValueError(f"its pixels are compressed ({syntax.name}) and no decoder is installed; {remedy}")
 
 
-def _slices(path: Path, data: pydicom.Dataset) -> list[Slice]:
+def _slices(path: Path, data: pydicom.Dataset, channels: bool) -> list[Slice]:
     num_frames = int(data.get("NumberOfFrames", 1) or 1)
     frames = data.get("PerFrameFunctionalGroupsSequence")
     rows, columns = _shape(_getter(data))
@@ -174,14 +192,14 @@ def _slices(path: Path, data: pydicom.Dataset) -> list[Slice]:
     if frames is None:
         if num_frames != 1:
             raise ValueError(f"{num_frames} frames without functional groups; expected a position for each")
-        return [_slice(path, None, _getter(data), data)]
+        return [_slice(path, None, _getter(data), data, channels)]
     if len(frames) != num_frames:
         raise ValueError(f"{num_frames} frames, but functional groups of {len(frames)}; expected one for each")
     shared = (data.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     slices = []
     for number, frame in enumerate(frames):
         macros = [group[macro][0] for group in (frame, shared) for macro in MACROS if group.get(macro)]
-        slices.append(_slice(path, number if num_frames > 1 else None, _getter(*macros, data), data))
+        slices.append(_slice(path, number if num_frames > 1 else None, _getter(*macros, data), data, channels))
     return slices
 
 
@@ -214,7 +232,7 @@ def _spacing_mm(written: Any) -> tuple[float, float]:
     return spacing_mm
 
 
-def _slice(path: Path, frame: int | None, get: Get, data: pydicom.Dataset) -> Slice:
+def _slice(path: Path, frame: int | None, get: Get, data: pydicom.Dataset, channels: bool) -> Slice:
     geometry = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
     if missing := [name for name in geometry if not get(name)]:
         raise ValueError(f"no {' and no '.join(missing)}; expected a slice with a place in the patient")
@@ -229,7 +247,7 @@ def _slice(path: Path, frame: int | None, get: Get, data: pydicom.Dataset) -> Sl
         raise ValueError(f"orientation {orientation}; expected two unit vectors at a right angle")
     along, down = axes @ DICOM_TO_RAS
     thickness_mm = float(get("SliceThickness", float("nan")))
-    uid, values = str(get("SeriesInstanceUID", "")), values_of(get, projection=False)
+    uid, values = str(get("SeriesInstanceUID", "")), values_of(get, projection=False, channels=channels)
     position = position @ DICOM_TO_RAS
     return Slice(
         path, frame, _shape(get), along, down, position, spacing_mm, thickness_mm, uid, values, syntax_of(data)

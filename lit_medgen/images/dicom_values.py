@@ -15,6 +15,9 @@ import pydicom
 
 Get = Callable[..., Any]
 """An attribute of a slice by its name, and the default where it is missing or empty."""
+PALETTE = "PALETTE COLOR"
+COLOURS = ("RGB", PALETTE, "YBR_FULL", "YBR_ICT", "YBR_RCT")
+"""Beginnings of the photometric interpretations that become red, green and blue."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,8 @@ class Values:
         padding: lowest and highest stored number that stand for nothing; None if there are none.
         ends: lowest and highest number that can be stored, of an image that shows low values bright (MONOCHROME1) and
             is turned, so that bright is high in every image; None if it is not turned.
+        channels: whether pixels have a last axis of channels.
+        colour: the photometric interpretation of a colour image, whose pixels are values already; "" of a grey one.
     """
 
     slope: float
@@ -37,9 +42,17 @@ class Values:
     first: int
     padding: tuple[int, int] | None
     ends: tuple[int, int] | None
+    channels: bool = False
+    colour: str = ""
 
     def __call__(self, stored: np.ndarray) -> np.ndarray:
         """Values, float32; padding becomes the smallest other value. ValueError if they are not finite."""
+        if self.colour:
+            return stored.astype(np.float32)
+        found = self._values(stored)
+        return found[..., None] if self.channels else found
+
+    def _values(self, stored: np.ndarray) -> np.ndarray:
         values = self._measured(stored)
         if self.ends is not None:
             ends = self._measured(np.array(self.ends)) if self.table is None else self.table
@@ -59,10 +72,15 @@ class Values:
         return self.table[index]
 
 
-def values_of(get: Get, projection: bool) -> Values:
-    """How the pixels of a slice or, with `projection`, of a radiograph become values; ValueError if that is unknown."""
+def values_of(get: Get, projection: bool, channels: bool = False) -> Values:
+    """How the pixels of a slice or, with `projection`, of a radiograph become values; ValueError if that is unknown.
+
+    With `channels`, pixels have a last axis, and may be colours.
+    """
     photometric = str(get("PhotometricInterpretation", "MONOCHROME2"))
     if not photometric.startswith("MONOCHROME") or int(get("SamplesPerPixel", 1)) != 1:
+        if channels and photometric.startswith(COLOURS):
+            return Values(1.0, 0.0, None, 0, None, None, channels, photometric)
         raise ValueError(f"a colour image ({photometric}); expected one grey slice")
     slope, intercept = float(get("RescaleSlope", 1)), float(get("RescaleIntercept", 0))
     if not slope > 0:
@@ -73,7 +91,7 @@ def values_of(get: Get, projection: bool) -> Values:
     if projection and photometric == "MONOCHROME1":  # of slices, values are measured (HU) whatever they are shown as
         bits = int(get("BitsStored", 16))
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return Values(slope, intercept, table, first, _padding(get, signed), ends)
+    return Values(slope, intercept, table, first, _padding(get, signed), ends, channels)
 
 
 def _table(sequence: Any, signed: bool) -> tuple[np.ndarray | None, int]:

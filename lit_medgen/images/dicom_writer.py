@@ -116,32 +116,41 @@ def write_series(folder: Path, voxels: np.ndarray, affine: np.ndarray, series: S
     """Writes slices along the last axis as 1-001.dcm, 1-002.dcm, ... (series number, slice); returns them.
 
     Whole numbers that span at most 16 bits come back as they were; of others, the range is cut into 65,535 steps.
+    Colours are written as they are, 8 bits of each.
 
     Args:
         folder: where to; made unless it is there.
-        voxels: x y z, real numbers of any type. Or x y, a picture: kind "sc", one file, x to the right and y down
-            as in a PNG, without position and orientation, since its world has no patient.
+        voxels: x y z, real numbers of any type; x y z 3, uint8: red, green and blue, of kind "sc". Or x y (x y 3), a
+            picture: kind "sc", one file, x to the right and y down as in a PNG, without position and orientation,
+            since its world has no patient.
         affine: 4 4 (3 3 of a picture), voxel to world in mm, RAS; axes at right angles.
         series: what the slices share.
 
     Raises:
         ValueError: voxels that are not finite, shapes that do not fit, an affine that DICOM cannot hold.
     """
-    _check(voxels, affine, series)
-    stored, slope, intercept = _stored(voxels)
+    is_colour = voxels.ndim == len(affine)
+    _check(voxels[..., 0] if is_colour else voxels, affine, series)
+    if is_colour and (voxels.dtype != np.uint8 or voxels.shape[-1] != 3 or series.kind != "sc"):
+        raise ValueError(
+            f"{voxels.dtype} colours of {voxels.shape[-1]} channels, kind {series.kind!r}; expected uint8, 3"
+        )
+    stored, slope, intercept = (voxels, 1.0, 0.0) if is_colour else _stored(voxels)
     window = series.window or (float(voxels.min()), float(voxels.max()))
     series = replace(series, slope=slope, intercept=intercept, window=window)
     spacing = np.linalg.norm(affine[:-1, :-1], axis=0)
     in_plane = (float(spacing[1]), float(spacing[0]))  # between rows, between columns
-    if voxels.ndim == 2:
-        datasets = [_picture(series, stored.T, in_plane, 1, None)]
+    if len(affine) == 3:
+        datasets = [_picture(series, stored.swapaxes(0, 1), in_plane, 1, None)]
     else:
         series = replace(series, thickness_mm=float(spacing[2]))
         stored, affine = _as_shown(stored, affine)
         lps = np.diag([*DICOM_TO_RAS.diagonal(), 1]) @ affine
         orientation = (lps[:3, :2] / spacing[:2]).T.ravel()
         datasets = [
-            slice_dataset(series, stored[:, :, k].T, lps[:3, 3] + k * lps[:3, 2], orientation, in_plane, k + 1)
+            slice_dataset(
+                series, stored[:, :, k].swapaxes(0, 1), lps[:3, 3] + k * lps[:3, 2], orientation, in_plane, k + 1
+            )
             for k in range(voxels.shape[2])
         ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +191,7 @@ def slice_dataset(
 
     Args:
         series: what it shares with others.
-        pixels: rows columns, int16; `series` says what values they stand for.
+        pixels: rows columns, int16; `series` says what values they stand for. Or rows columns 3, uint8.
         position_mm: centre of the first pixel: left, posterior, superior (LPS).
         orientation: unit vectors along a row and down a column, LPS: six numbers.
         spacing_mm: between rows, between columns.
@@ -190,7 +199,7 @@ def slice_dataset(
         sop_uid: SOP Instance UID; fresh unless given.
 
     Raises:
-        ValueError: not int16, or a geometry that is none.
+        ValueError: of another type, or a geometry that is none.
     """
     position, directions = np.asarray(position_mm, dtype=float), np.asarray(orientation, dtype=float)
     if position.shape != (3,) or directions.shape != (6,) or not np.isfinite(position).all():
@@ -211,8 +220,9 @@ def slice_dataset(
 def _picture(
     series: Series, pixels: np.ndarray, spacing_mm: tuple[float, float], instance: int, sop_uid: str | None
 ) -> Dataset:
-    """rows columns pixels and everything but their place."""
-    if pixels.ndim != 2 or pixels.dtype != np.int16 or not 0 < min(pixels.shape) <= max(pixels.shape) < 2**16:
+    """Pixels (rows columns, or rows columns 3) and everything but their place."""
+    is_known = (str(pixels.dtype), pixels.shape[2:]) in (("int16", ()), ("uint8", (3,)))
+    if pixels.ndim < 2 or not is_known or not 0 < min(pixels.shape) <= max(pixels.shape) < 2**16:
         raise ValueError(f"pixels {pixels.dtype} of shape {pixels.shape}; expected int16, rows columns, below 65536")
     if not 0 < min(spacing_mm) <= max(spacing_mm) < np.inf:
         raise ValueError(f"spacing {spacing_mm} mm; expected two finite numbers above 0")
@@ -276,7 +286,13 @@ def _add_kind(data: Dataset, series: Series) -> None:
 
 
 def _add_pixels(data: Dataset, pixels: np.ndarray, series: Series) -> None:
-    data.Rows, data.Columns = pixels.shape
+    data.Rows, data.Columns = pixels.shape[:2]
+    if pixels.ndim == 3:
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+        content = np.ascontiguousarray(pixels).tobytes()
+        data.PixelData = content + b"\0" * (len(content) % 2)
+        return
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
     data.PixelData = np.ascontiguousarray(pixels, dtype="<i2").tobytes()

@@ -22,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from lit_medgen.files import write_atomically
 from lit_medgen.images import partner_of
+from lit_medgen.images.colours import opaque
 
 MAX_BYTES = 2 * 1024**3
 """A header may claim any size; a volume larger than this as float32 is refused before it is allocated."""
@@ -46,7 +47,7 @@ SAME_PLACE = 2e-2
 
 
 def read_nifti(
-    path: Path, form: Form = "agree", finite: bool = True, flat: bool = False
+    path: Path, form: Form = "agree", finite: bool = True, flat: bool = False, channels: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels x y z in RAS order, float32, and their 4 4 affine (voxel to world, mm).
 
@@ -55,15 +56,19 @@ def read_nifti(
         form: the matrix that places voxels where the file has two: the named one, or either if they agree.
         finite: refuse a volume with voxels that are NaN or infinite.
         flat: an image of two dimensions is a volume of one slice, not refused.
+        channels: how many are expected; voxels are then c x y z, however many there are: those along the fourth axis
+            (or the fifth, NIfTI's own of vectors), or the colours. Transparent parts of an image with one more, its
+            alpha, are 0. 0: one volume, other files are refused.
     """
     _check_suffix(path)
     try:
         _check_extensions(path)
         with _opened(path) as image:
-            _check_header(image, flat)
+            _check_header(image, flat, channels > 0)
             affine = _affine(image, form)
             _check_stream(path, image)
-            canonical = nib.as_closest_canonical(nib.Nifti1Image(_voxels(image), affine))
+            stored = _channels(image, channels) if channels else _voxels(image)
+            canonical = nib.as_closest_canonical(nib.Nifti1Image(stored, affine))
     except (EOFError, OSError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise ValueError(
             f"cannot be read as NIfTI ({error or type(error).__name__}); the file is cut off or damaged"
@@ -75,6 +80,7 @@ def read_nifti(
             f"{bad} of {voxels.size} voxels are NaN or infinite; expected finite values, or "
             f"{PREPROCESSING}.non_finite: fill, which makes them background"
         )
+    voxels = np.moveaxis(voxels, 3, 0) if channels else voxels
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
 
 
@@ -106,12 +112,14 @@ def _suffix(path: Path) -> str:
     return last if last.lower() == ".nii.gz" else path.suffix
 
 
-def _check_header(image: Any, flat: bool) -> None:
+def _check_header(image: Any, flat: bool, of_channels: bool) -> None:
     if not isinstance(image, nib.Nifti1Pair | nib.MGHImage):
         raise ValueError(f"a file of another format ({type(image).__name__}); expected NIfTI or MGH")
     shape = image.shape
-    if len(shape) < 3 - flat or any(length != 1 for length in shape[3:]):
-        raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume")
+    further = [length for length in shape[3:] if length != 1]
+    if len(shape) < 3 - flat or len(further) > of_channels:
+        named = f" (or a name for each of {shape[3]} channels in {PREPROCESSING}.channels)" if len(shape) == 4 else ""
+        raise ValueError(f"{len(shape)}D image of shape {shape}; expected one 3D volume{named}")
     if 4 * int(np.prod(shape, dtype=np.int64)) > MAX_BYTES or min(shape) < 1:
         raise ValueError(f"header claims shape {shape}; expected at most 2 GiB as float32")
     if (dtype := image.get_data_dtype()).kind == "c":
@@ -169,6 +177,18 @@ def _voxels(image: Any) -> np.ndarray:
         stored = stored["R"]
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as such
         return stored.reshape((*stored.shape, 1)[:3]).astype(np.float32)  # a trailing axis of length 1 is harmless
+
+
+def _channels(image: Any, expected: int) -> np.ndarray:
+    """x y z c as stored, float32."""
+    stored = np.asarray(image.dataobj)
+    if names := stored.dtype.names:
+        stored = np.stack([stored[name] for name in names], axis=-1)
+        stored = stored.reshape((*(*stored.shape[:-1], 1, 1)[:3], len(names)))
+        return opaque(stored.astype(np.float32), expected)
+    num = stored[:1, :1, :1].size if stored.ndim > 3 else 1
+    with np.errstate(over="ignore"):  # as in `_voxels`
+        return stored.reshape((*(*stored.shape, 1)[:3], num)).astype(np.float32)
 
 
 def _check_suffix(path: Path) -> None:

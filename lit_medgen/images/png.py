@@ -1,4 +1,4 @@
-"""PNG in and out: 8-bit grey images."""
+"""PNG in and out: 8-bit grey and colour images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from lit_medgen.files import write_atomically
+from lit_medgen.images.colours import opaque
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +22,21 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 64_000_000
 """Pillow only warns about decompression bombs up to twice its limit; we refuse before decoding."""
 
+COLOUR = "data.init_args.preprocessing.channels: [red, green, blue]"
+"""What a config says to read colour images."""
+
 DPI = 110
 """Dots per inch of a figure, unless it says otherwise."""
 
 
-def read_png(path: Path, numbers: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def read_png(path: Path, numbers: bool = False, channels: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pixels x y (column, row from the top), float32, and a 3 3 identity affine: a PNG has no physical size.
 
-    With `numbers`, colours of a palette are their numbers, as label maps have them.
+    Args:
+        path: the file.
+        numbers: colours of a palette are their numbers, as label maps have them.
+        channels: how many are expected; pixels are then c x y, however many there are: grey, or red, green and blue.
+            Transparent parts of an image with one more, its alpha, are black. 0: a grey image, colours are refused.
     """
     try:
         _refuse_damage(path)
@@ -38,19 +46,30 @@ def read_png(path: Path, numbers: bool = False) -> tuple[np.ndarray, np.ndarray]
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels; expected at most {MAX_PIXELS:,}")
-            if image.mode in ("1", "CMYK", "YCbCr") or (image.mode == "P" and not numbers):
+            if image.mode in ("1", "CMYK", "YCbCr") or (image.mode == "P" and not (numbers or channels)):
                 raise ValueError(f"image mode {image.mode}; expected grey values")
-            pixels = np.asarray(image)
+            pixels = _channels(image, channels) if channels else np.asarray(image)
     except UnidentifiedImageError as error:  # whose text has the path
         raise ValueError("cannot be read as an image (of no known format); the file is cut off or damaged") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be read as an image ({error}); the file is cut off or damaged") from error
+    if channels:
+        return pixels.T.astype(np.float32), np.eye(3)
     if pixels.ndim == 3:
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
         if (colours != colours[..., :1]).any():
-            raise ValueError("a colour image; expected grey values")
+            raise ValueError(f"a colour image; expected grey values{'' if numbers else f', or {COLOUR}'}")
         pixels = colours[..., 0]
     return pixels.T.astype(np.float32), np.eye(3)
+
+
+def _channels(image: Image.Image, expected: int) -> np.ndarray:
+    """Rows columns c of an opened image; a palette, and one colour that is transparent, are resolved."""
+    clear = "transparency" in image.info
+    if image.mode == "P" or (image.mode == "RGB" and clear):
+        image = image.convert("RGBA" if clear else "RGB")
+    pixels = np.asarray(image)
+    return opaque(pixels if pixels.ndim == 3 else pixels[..., None], expected)
 
 
 def _refuse_damage(path: Path) -> None:
@@ -82,9 +101,10 @@ def write_figure(path: Path, figure: Figure, dpi: int | None = None) -> None:
 
 
 def write_png(path: Path, pixels: np.ndarray, description: str = "") -> None:
-    """Writes x y pixels in [0, 1] as 8-bit grey; the description stands in a text chunk of that name."""
+    """Writes pixels in [0, 1] with 8 bits, x y as grey or x y 3 as colours; the description stands in a text chunk."""
     content, texts = io.BytesIO(), PngInfo()
     if description:
         texts.add_text("Description", description)
-    Image.fromarray((pixels.T.clip(0, 1) * 255).round().astype(np.uint8)).save(content, format="png", pnginfo=texts)
+    rows = (np.swapaxes(pixels, 0, 1).clip(0, 1) * 255).round().astype(np.uint8)
+    Image.fromarray(np.ascontiguousarray(rows)).save(content, format="png", pnginfo=texts)
     write_atomically(path, content.getvalue())

@@ -24,7 +24,7 @@ from lit_medgen.loading import load
 from lit_medgen.output import say
 from lit_medgen.people import who_left
 
-SAME_FACTS = ("size", "channels", "spacing_mm", "intensity_window")
+SAME_FACTS = ("size", "channels", "channel_names", "spacing_mm", "intensity_window")
 """Fields of the spec that a part's images must share with the data's."""
 
 SAME_SECTIONS = ("axis", "preprocessing", "ct.size", "ct.pixels", "ct.segmentation")

@@ -17,7 +17,8 @@ from data_modules.views import Grid, OneSlice, grid_of_slices
 from lit_medgen.batch import PADDING, DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive
-from lit_medgen.sample_files import SampleFile, read_voxels
+from lit_medgen.sample_files import SampleFile
+from lit_medgen.sample_reading import read_voxels
 
 DRAWS: list[type[SliceSets]] = [UniformDraw, FDMDraw, ContiguousDraw]
 

@@ -82,12 +82,13 @@ class BoundRecord:
         """Takes back what `state` gave."""
         self.rows = state.tolist()
 
-    def plots(self, num: int, times: Sequence[float]) -> dict[str, Callable[[Path], None]]:
+    def plots(self, num: int, times: Sequence[float], colour: bool) -> dict[str, Callable[[Path], None]]:
         """Name of a figure -> what writes it: `bound`, `schedule` and `noising`, as far as there is something to show.
 
         Args:
             num: values of an image, for nats of a whole image.
             times: those of the images in `noising`.
+            colour: whether the three channels of images are red, green and blue.
         """
         found: dict[str, Callable[[Path], None]] = {}
         rows, gamma, noising = self.rows, self.gamma, self.noising
@@ -96,5 +97,5 @@ class BoundRecord:
         if gamma is not None:
             found["schedule"] = lambda path: save_schedule(path, gamma.cpu().numpy())
         if noising is not None:
-            found["noising"] = lambda path: save_noising(path, noising, times)
+            found["noising"] = lambda path: save_noising(path, noising, times, colour)
         return found

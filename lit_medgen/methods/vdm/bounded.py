@@ -154,4 +154,4 @@ class Bounded(Conditional):
         """The bound against steps, the schedule beside a line, and an image on its way to noise."""
         spec = self.needed_spec()
         times = [k / (NUM_SHOWN - 1) for k in range(NUM_SHOWN)]
-        return self.noted.plots(spec.channels * math.prod(spec.size), times)
+        return self.noted.plots(spec.channels * math.prod(spec.size), times, spec.is_colour)
