@@ -230,7 +230,7 @@ def test_nifti_of_colours_and_of_vectors(tmp_path: Path) -> None:
         found, affine = read_image(tmp_path / f"{name}.nii", channels=3)
         assert np.array_equal(found, np.moveaxis(pixels[::-1], -1, 0))
         assert affine[0, 0] == 1
-        with pytest.raises(ValueError, match="a colour image|expected one 3D volume"):
+        with pytest.raises(ValueError, match=r"a colour image|expected one 3D volume"):
             read_image(tmp_path / f"{name}.nii")
 
 
