@@ -126,7 +126,7 @@ class CLI(LightningCLI):
         _made(super().instantiate_classes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with its run folder and, unless the config names loggers, a CSV log there."""
+        """The trainer, with its run folder and, unless the config wants no logger, a CSV log there."""
         config = self._get(self.config_init, "trainer")
         name = self.config_init[self.subcommand].name
         if name in ("", ".", "..") or Path(name).name != name:
@@ -138,7 +138,11 @@ class CLI(LightningCLI):
         folder = Path(config.get("default_root_dir") or "runs", name)
         if config.get("logger") in (None, True):
             kwargs["logger"] = RunLogger(folder) if self.subcommand == "fit" else False
-        return super().instantiate_trainer(run_name=folder.name, **kwargs)  # type: ignore[return-value]
+        trainer: Trainer = super().instantiate_trainer(run_name=folder.name, **kwargs)  # type: ignore[assignment]
+        has_csv = any(isinstance(logger, RunLogger) for logger in trainer.loggers)
+        if self.subcommand == "fit" and trainer.loggers and not has_csv:
+            trainer.loggers = [*trainer.loggers, RunLogger(folder)]
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Gives the model the config it was made from, for its checkpoint."""

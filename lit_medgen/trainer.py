@@ -25,7 +25,7 @@ from lit_medgen.detecting import Detecting
 from lit_medgen.errors import InputError
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
 from lit_medgen.loading import refuse_other_method
-from lit_medgen.loggers import RunLogger, WandbRun
+from lit_medgen.loggers import LoggerInRunFolder, RunLogger, WandbRun
 from lit_medgen.memory import bytes_per_voxel, first_change, free_bytes, optimizer_bytes, step_line, step_needs
 from lit_medgen.output import say
 from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_averages, tell_if_nothing_is_saved
@@ -68,6 +68,9 @@ class Trainer(Anomalies, Detecting, Verbs):
         show_ours(kwargs)
         take_all_processes(kwargs)
         super().__init__(*args, **kwargs)  # as it stands here: the command line reads Lightning's options out of it
+        for logger in self.loggers:
+            if isinstance(logger, LoggerInRunFolder):
+                logger.folder = run_folder(self)
         refuse_other_processes(self)
         if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
             die_with_parent()
@@ -146,7 +149,7 @@ class Trainer(Anomalies, Detecting, Verbs):
 
     def _run_stage(self) -> Any:
         for logger in self.loggers if self.state.fn == "fit" else []:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, RunLogger | LoggerInRunFolder):
                 logger.rewind(self.fit_loop.epoch_loop._batches_that_stepped)
         if self.state.fn == "fit":
             self._say_what_a_step_needs()

@@ -66,7 +66,8 @@ class SampleGrid(Callback):
                 picture = enlarge(mosaic(images.float().cpu(), colour))
                 write_png(folder / f"{kind}step_{step:07d}.png", picture.swapaxes(0, 1), STATEMENTS[made_from])
                 for logger in trainer.loggers if made_from == "synthetic" else []:
-                    show(logger, picture, step, f"{kind}samples")
+                    # At the step of the losses of before, so that a log that is rewound to a checkpoint keeps it.
+                    show(logger, picture, trainer.fit_loop.epoch_loop._batches_that_stepped, f"{kind}samples")
 
     def _requests(self, model: Generator) -> Requests:
         """The same every time: seeds alone, or, of what is made from something, like unseen people."""
@@ -79,7 +80,7 @@ class SampleGrid(Callback):
 def show(logger: Any, picture: np.ndarray, step: int, name: str) -> None:
     """Sends a picture (rows columns, or rows columns 3, in [0, 1]) to any logger that takes one; a CSV log does not."""
     picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)  # W&B takes floats for 0 ... 255
-    if hasattr(logger, "log_image"):  # W&B, MLflow and others share this method
+    if hasattr(logger, "log_image"):  # W&B and ours share this method
         logger.log_image(name, [picture], step=step)
-    elif hasattr(logger.experiment, "add_image"):  # TensorBoard
+    elif hasattr(logger.experiment, "add_image"):  # Lightning's TensorBoard
         logger.experiment.add_image(name, picture, step, dataformats="HWC"[: picture.ndim])
