@@ -70,7 +70,7 @@ class Trainer(Anomalies, Detecting, Verbs):
         super().__init__(*args, **kwargs)  # as it stands here: the command line reads Lightning's options out of it
         for logger in self.loggers:
             if isinstance(logger, LoggerInRunFolder):
-                logger.folder = run_folder(self)
+                logger.log_into(run_folder(self))
         refuse_other_processes(self)
         if isinstance(self._accelerator_connector.cluster_environment, LightningEnvironment):
             die_with_parent()

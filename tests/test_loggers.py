@@ -107,7 +107,7 @@ def test_rewinding_drops_a_step_and_those_after(name: str, step: int, tmp_path: 
         pytest.skip(f"{package} is not installed: the extra {name}")
     for start, value in ((0, 1.0), (step, 2.0)):
         logger: Any = LOGGERS[name]()
-        logger.folder = tmp_path
+        logger.log_into(tmp_path)
         logger.rewind(start)
         for at in range(start, 5):
             logger.log_metrics({"train/loss": value}, at)
@@ -136,7 +136,7 @@ def test_a_database_that_a_kill_left_unfinished_is_rewound(tmp_path: Path, monke
         database.execute("CREATE TABLE metrics (step INTEGER)")
         database.execute("INSERT INTO metrics VALUES (7)")
     logger = MlflowRun()
-    logger.folder = tmp_path
+    logger.log_into(tmp_path)
     logger.rewind(3)
     with closing(sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")) as database:
         assert database.execute("SELECT step FROM metrics").fetchall() == [(7,)]

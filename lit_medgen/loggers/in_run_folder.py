@@ -27,7 +27,7 @@ class LoggerInRunFolder(Logger):
     packages: tuple[str, ...] = ()
     """What must be installed."""
     folder = Path()
-    """The run folder, which the trainer sets."""
+    """The run folder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +36,10 @@ class LoggerInRunFolder(Logger):
                 f"trainer.logger: {self.title} needs {missing[0]}, which is not installed; "
                 f'pip install "lit_medgen[{self.extra}]", or leave the logger out.'
             )
+
+    def log_into(self, folder: Path) -> None:
+        """Takes the run folder; called by the trainer before anything is logged."""
+        self.folder = folder
 
     @property
     def name(self) -> str:
