@@ -268,6 +268,25 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def pinned(source: str) -> Path:
+    """The file of `PATH` or `PATH@sha256:DIGITS`; InputError if its SHA-256 does not begin with these digits."""
+    path, at, digits = source.partition("@sha256:")
+    if not at:
+        return Path(source)
+    if not re.fullmatch("[0-9a-f]{12,64}", digits.lower()):
+        raise InputError(f"{source}: after @sha256: stands {digits!r}; give 12 to 64 hexadecimal digits.")
+    try:
+        found = file_hash(Path(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({describe(error)}); give a file.") from error
+    if not found.startswith(digits.lower()):
+        raise InputError(
+            f"{path} has the SHA-256 {found}, not {digits}: it is another file than the one that was meant; take that "
+            "one, or this one's hash."
+        )
+    return Path(path)
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import no_network
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from tiny_run import ROOT, TinyRun, ukbiobank
 from lit_medgen.__main__ import main
 
 os.environ.setdefault("WANDB_MODE", "offline")
+no_network.refuse()
 
 # The same examples every time, however slow the machine: a run that fails must fail again.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -55,6 +57,14 @@ def coarse_figures() -> Iterator[None]:
 def fine_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as users get them, for tests that look at how much is in the file."""
     monkeypatch.setattr("lit_medgen.images.png.DPI", 110)
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """A test fails that asks for the network, also where what it calls takes the refusal for an answer."""
+    yield
+    found, no_network.attempts[:] = list(no_network.attempts), []
+    assert not found, f"asked for the network: {', '.join(found)}"
 
 
 @pytest.fixture(autouse=True)

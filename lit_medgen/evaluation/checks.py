@@ -57,7 +57,7 @@ def refuse_unfit(data: TrainingData, num_samples: int, features: str) -> None:
     except ValueError as error:
         raise InputError(f"data.init_args.preprocessing.size: {error}") from error
     if features not in (NONE, LEARNED):
-        from_file(Path(features))
+        from_file(features)
 
 
 def smallest_set(num_samples: int, num_made: int, num_test: int, num_train: int) -> tuple[int, str]:

@@ -112,7 +112,7 @@ def extractors(
         embed, name = learned(train, num_dimensions(num_real), cache)
         networks = {view: _standardised(embed, train, AXES.get(view)) for view in views}
         return {view: CentreSlice(_on(device, network), name, view) for view, network in networks.items()}
-    network, classifier, name, _ = from_file(Path(source))
+    network, classifier, name, _ = from_file(source)
     network, classifier = _on(device, network), classifier and _on(device, classifier)
     return {view: CentreSlice(network, name, view, classifier) for view in views}
 
@@ -150,7 +150,7 @@ def perceptual(
     train = as_images(train)
     if source != LEARNED:
         first = train.read(range(1))
-        return perceptual_of_file(Path(source), _slices(first, 2 if first.ndim == 5 else None))
+        return perceptual_of_file(source, _slices(first, 2 if first.ndim == 5 else None))
     network, name = learned(train, dimensions, cache)
 
     def layers(slices: Tensor) -> list[Tensor]:

@@ -13,20 +13,23 @@ features are averages over the image, which see no places, so they make no perce
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lit_medgen.errors import InputError, describe
-from lit_medgen.files import file_hash
+from lit_medgen.files import file_hash, pinned
 from lit_medgen.metrics.paired import PerceptualDistance
 
 Network = Callable[[Tensor], Tensor]
 
 
-def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
-    """A TorchScript network, the classifier in it if there is one, its name with hash, and the module of both."""
+def from_file(source: str) -> tuple[Network, Network | None, str, nn.Module]:
+    """A TorchScript network, the classifier in it if there is one, its name with hash, and the module of both.
+
+    `source` is the file's path, after which `@sha256:` and digits may pin what is in it.
+    """
+    path = pinned(source)
     try:
         script = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
@@ -49,12 +52,12 @@ def from_file(path: Path) -> tuple[Network, Network | None, str, nn.Module]:
     return network, classifier, f"{path.name} (SHA-256 {file_hash(path)[:12]})", script
 
 
-def perceptual_of_file(path: Path, probe: Tensor) -> PerceptualDistance:
+def perceptual_of_file(source: str, probe: Tensor) -> PerceptualDistance:
     """The distance that a file's network is good for; probe: n c y x in [-1, 1], to see what it gives.
 
     InputError if that has no places.
     """
-    _, _, name, script = from_file(path)
+    _, _, name, script = from_file(source)
     options = _taken(script, return_lpips=True, resize_images=False)
     if "return_lpips" in options:
         return PerceptualDistance(lambda slices: _called(script, slices, options), f"{name}, LPIPS", script, ready=True)
@@ -67,7 +70,7 @@ def perceptual_of_file(path: Path, probe: Tensor) -> PerceptualDistance:
         if not layers(probe):
             shapes = ", ".join(str(tuple(found.shape[1:])) for found in _called(script, probe, options))
             raise InputError(
-                f"features {path}: gives {shapes} for each image, which says nothing of places, as a perceptual "
+                f"features {source}: gives {shapes} for each image, which says nothing of places, as a perceptual "
                 "distance must; give a TorchScript file whose forward takes return_lpips=True (NVIDIA's vgg16.pt) or "
                 "returns activations n d y x, or learned, or none, or set perceptual_weight to 0."
             )
