@@ -29,6 +29,7 @@ VERBS = {
     "detect": "which images are unlike those that a model was trained on, beside controls",
     "anomalies": "map what a diffusion model did not expect in images of test people",
     "compare": "put finished reports side by side: one table, a plot, samples",
+    "estimate": "parameters, operations, memory and hours of a config, without its data and without a GPU",
     "sweep": "run a W&B sweep file on this machine",
 }
 
@@ -101,6 +102,10 @@ def imported(verb: str, args: list[str]) -> Callable[[], object]:
         from lit_medgen.evaluation.compare import compare  # PyTorch, matplotlib
 
         return partial(compare, args)
+    if verb == "estimate":
+        from lit_medgen.estimate import estimate  # PyTorch and Lightning
+
+        return partial(estimate, args)
     if verb == "sweep":
         from lit_medgen.sweep import sweep  # matplotlib
 

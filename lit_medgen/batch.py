@@ -170,6 +170,13 @@ class Batch:
         moved = _applied(self, lambda value: sent(value, device))
         return replace(self, condition=self.condition.to(device), **moved)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that it holds, those of its condition included."""
+        holders = (self, self.condition)
+        found = [getattr(holder, entry.name) for holder in holders for entry in fields(holder)]
+        return [each for each in [*found, *self.condition.attributes.values()] if isinstance(each, Tensor)]
+
     def pin_memory(self) -> Batch:
         """Called by the data loader when it pins memory."""
         return replace(self, condition=self.condition.pin_memory(), **_applied(self, Tensor.pin_memory))

@@ -31,7 +31,7 @@ from lit_medgen.networks.transformer import CodeTransformer
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
 from lit_medgen.training.frozen import FrozenPart
-from lit_medgen.training.latents import LatentStore, kept_of
+from lit_medgen.training.latents import LatentStore, kept_of, without_images
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -104,6 +104,10 @@ class CodeMaps(Conditional):
         """Has training and validation batches hold codes instead of images."""
         self.table = LatentStore.of_data(self.first_stage, self.data, self.trainer)
         self.data.read_latents(self.table)
+
+    def rehearsed(self, batch: Batch) -> Batch:
+        """The batch with codes in place of its images."""
+        return without_images(super().rehearsed(batch), self.first_stage)
 
     def codes(self, batch: Batch) -> Tensor:
         """The codes of a batch's images, b *z: those that it holds, or else the first stage's."""

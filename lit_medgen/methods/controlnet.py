@@ -143,6 +143,10 @@ class ControlNet(GaussianDiffusion):
         """Has training and validation batches hold latents instead of images, where the base works in latents."""
         self.base.read_latents_of(self.data, self.trainer)
 
+    def rehearsed(self, batch: Batch) -> Batch:
+        """The batch as the base reads it."""
+        return self.base.rehearsed(super().rehearsed(batch))
+
     def clean(self, batch: Batch) -> Tensor:
         """What the base adds noise to, b d *z."""
         return self.base.clean(batch)

@@ -113,6 +113,13 @@ class IHDM(CodeDiffusion):
         prior = sent(self.table.read(rows[_spread(len(rows), self.num_priors).numpy()]).long(), self.device)
         self.prior = self.process.blur(prior, torch.full((len(prior),), self.process.num_levels)).float()
 
+    def rehearsed(self, batch: Batch) -> Batch:
+        """Takes blurred maps to start samples from, of the first image of the batch."""
+        batch = super().rehearsed(batch)
+        codes = self.codes(batch)[:1].expand(self.num_priors, *self.map_size)
+        self.prior = self.process.blur(codes, torch.full((self.num_priors,), self.process.num_levels)).float()
+        return batch
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Section 3.3: mean cross-entropy of the codes, nats per position; for K steps at uniformly spread levels."""
         codes = self.codes(batch)

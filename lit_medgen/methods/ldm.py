@@ -61,7 +61,7 @@ from lit_medgen.training.fitting import refuse_unfit
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.gaussian_diffusion import GaussianDiffusion
 from lit_medgen.training.latent_scale import LatentScale
-from lit_medgen.training.latents import LatentStore, kept_of
+from lit_medgen.training.latents import LatentStore, kept_of, without_images
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -157,6 +157,10 @@ class LDM(GaussianDiffusion):
         store = LatentStore.of_data(self.first_stage, data, trainer)
         data.read_latents(store)
         return store
+
+    def rehearsed(self, batch: Batch) -> Batch:
+        """The batch with latents in place of its images."""
+        return without_images(super().rehearsed(batch), self.first_stage)
 
     def on_train_start(self) -> None:
         """Logs the scale of the latents."""

@@ -151,7 +151,16 @@ def perceptual(
     if source != LEARNED:
         first = train.read(range(1))
         return perceptual_of_file(source, _slices(first, 2 if first.ndim == 5 else None))
-    network, name = learned(train, dimensions, cache)
+    return _of_activations(*learned(train, dimensions, cache))
+
+
+def untaught(channels: int) -> PerceptualDistance:
+    """The same distance of a network of the learned one's shape that has learned nothing, for images of c channels."""
+    return _of_activations(_embedding(channels, MAX_DIMENSIONS), "network that has learned nothing")
+
+
+def _of_activations(network: nn.Sequential, name: str) -> PerceptualDistance:
+    """The distance of the activations of all convolutions of a learned network."""
 
     def layers(slices: Tensor) -> list[Tensor]:
         outputs = accumulate(network, lambda values, layer: layer(values), initial=slices)

@@ -192,13 +192,20 @@ class Adversarial(Method):
         """The parameters of all players but one are constants within."""
         optimizers = self.trainer.optimizers
         others = [each for i, theirs in enumerate(optimizers) if i != number for each in parameters_of(theirs)]
-        for parameter in others:
-            parameter.requires_grad_(False)
-        try:
+        with held_constant(others):
             yield
-        finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
+
+
+@contextmanager
+def held_constant(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Trained parameters that are constants within."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _key(player: Player, number: int, what: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lit_medgen.batch import Images
+from lit_medgen.batch import Batch, Images
 from lit_medgen.metrics import PerceptualDistance
-from lit_medgen.metrics.extractors import perceptual
+from lit_medgen.metrics.extractors import LEARNED, perceptual, untaught
 from lit_medgen.training.method import Method
 
 MAX_PEOPLE = 500
@@ -43,6 +43,12 @@ class FeatureLoss(Method):
             cache = self.data.cache / "features"
             self._perceptual = [perceptual(self.features, self.seen_images(), cache).requires_grad_(False)]
 
+    def rehearsed(self, batch: Batch) -> Batch:
+        """Takes a network of the learned features' shape; one of a file is not there without it."""
+        if self.perceptual_weight and self.features == LEARNED:
+            self._perceptual = [untaught(batch.image.shape[1]).requires_grad_(False)]
+        return super().rehearsed(batch)
+
     def seen_images(self) -> Tensor:
         """Images of the training people that features are learned from, one each, n c *s."""
         images: Images = self.data.images("train", one_per_person=True, limit=MAX_PEOPLE)
@@ -53,5 +59,8 @@ class FeatureLoss(Method):
 
         `share` is that of the slices of volumes, see `PerceptualDistance.distance`.
         """
-        found = [distance.to(self.device).distance(made, image, share).mean() for distance in self._perceptual]
+        for distance in self._perceptual:
+            if distance.device != self.device:
+                distance.to(self.device)
+        found = [distance.distance(made, image, share).mean() for distance in self._perceptual]
         return {"perceptual": found[0]} if found else {}

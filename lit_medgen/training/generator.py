@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -143,6 +144,28 @@ class Generator(Method):
         try:
             for name in own:
                 setattr(self, name, fewer[name])
+            yield
+        finally:
+            for name, value in own.items():
+                setattr(self, name, value)
+
+    @property
+    def num_sampling_steps(self) -> int | None:
+        """Steps of a sample; None where it is made in one piece."""
+        own: int | None = getattr(self, "num_steps", None)
+        return own or getattr(getattr(self, "sampler", None), "num_steps", None)
+
+    @contextmanager
+    def in_steps(self, num_steps: int) -> Iterator[None]:
+        """Samples within take so many steps of the method's own kind, if they are made in steps."""
+        own: dict[str, Any] = {}
+        if hasattr(self, "num_steps"):
+            own, self.num_steps = {"num_steps": self.num_steps}, num_steps
+        elif hasattr(getattr(self, "sampler", None), "num_steps"):
+            sampler = copy(self.sampler)
+            sampler.num_steps = num_steps
+            own, self.sampler = {"sampler": self.sampler}, sampler
+        try:
             yield
         finally:
             for name, value in own.items():

@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,11 @@ def encoded(first_stage: FirstStage, images: Tensor) -> Tensor:
 def kept_of(first_stage: FirstStage, batch: Batch) -> Tensor:
     """What a latent store keeps of a batch's images: what the batch holds of it, or else what is encoded now."""
     return encoded(first_stage, batch.image) if batch.latent is None else batch.latent
+
+
+def without_images(batch: Batch, first_stage: FirstStage) -> Batch:
+    """The batch as the data gives it once it reads latents: with what is kept of its images, and none of these."""
+    return replace(batch, image=batch.image.new_empty(len(batch.image), 0), latent=kept_of(first_stage, batch))
 
 
 def at_once(voxels: int) -> int:

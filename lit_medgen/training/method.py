@@ -77,6 +77,7 @@ class Method(Recorded, ABC):
         super().__init__()
         self._suspects: list[tuple[list[str], dict[str, Tensor]]] = []
         self._evaluation: Evaluation | None = None
+        self._step_without_trainer = 0
         self.make_optimizer, self.learning_rate_schedule = optimizer, learning_rate_schedule or Constant()
 
     @abstractmethod
@@ -134,6 +135,27 @@ class Method(Recorded, ABC):
         """Networks that are called as functions, for `trainer.speed`; `network` unless a method says otherwise."""
         network = getattr(self, "network", None)
         return [network] if isinstance(network, nn.Module) else []
+
+    # What `estimate` asks of a method that has no data.
+
+    def rehearsed(self, batch: Batch) -> Batch:
+        """Makes what `fit` takes from its data before the first step, of the right shape and of no meaning.
+
+        Returns a batch as `fit` would give it: of latents, say, in place of images.
+
+        Args:
+            batch: of images, as the data module gives them.
+        """
+        return batch
+
+    @contextmanager
+    def at_step(self, step: int) -> Iterator[None]:
+        """Losses within are those of that batch of a run, of a method that has no trainer."""
+        self._step_without_trainer = step
+        try:
+            yield
+        finally:
+            self._step_without_trainer = 0
 
     # What surrounds it.
 
@@ -318,7 +340,7 @@ class Method(Recorded, ABC):
     @property
     def _step(self) -> int:
         """Batches taken since the start of the run, resumed or not."""
-        return self.trainer.fit_loop.epoch_loop.total_batch_idx if self._trainer else 0
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx if self._trainer else self._step_without_trainer
 
     @property
     def _run_seed(self) -> int:

@@ -108,6 +108,12 @@ class FactorModel:
         mean, loadings = (values.unflatten(-1, volumes.shape[1:]) for values in (mean, loadings))
         return cls(mean, loadings, residual_variance, correlation)
 
+    @classmethod
+    def blank(cls, num_factors: int, shape: tuple[int, ...]) -> Self:
+        """A model of volumes of this shape, c n y x, that was fitted to nobody."""
+        fits = NUM_FOLDS + 1
+        return cls(torch.zeros(fits, *shape), torch.zeros(fits, num_factors, *shape), torch.ones(shape), 0.5)
+
     @property
     def num_factors(self) -> int:
         """Number of factors, k."""

@@ -142,6 +142,14 @@ class FactorPriorCDPM(CDPM):
         axis = AXES[self.needed_spec().slice_axis] + 2
         return FactorModel.fit(images.all().movedim(axis, 2), self.num_factors)
 
+    def rehearsed(self, batch: Batch) -> Batch:
+        """Takes a factor model of the right shape that was fitted to nobody."""
+        spec = self.needed_spec()
+        axis = AXES[spec.slice_axis]
+        planes = [side for i, side in enumerate(spec.size) if i != axis]
+        self.denoiser.factor_model = FactorModel.blank(self.num_factors, (spec.channels, spec.size[axis], *planes))
+        return super().rehearsed(batch)
+
     def facts(self) -> dict[str, Any]:
         """The factor model, for the checkpoint."""
         model = self.denoiser.factor_model

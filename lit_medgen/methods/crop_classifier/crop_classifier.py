@@ -29,6 +29,7 @@ Shapes: b crops, c channels, *s their axes; d latent channels, *z the axes of th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from lit_medgen.training.label_likelihoods import Kind
 from lit_medgen.training.label_skill import Predicted
 from lit_medgen.training.latent_crops import NoduleCrops, StoredCrops
 from lit_medgen.training.latent_scale import LatentScale, at_scale
-from lit_medgen.training.latents import LatentStore, encoded, kept_of
+from lit_medgen.training.latents import LatentStore, encoded, kept_of, without_images
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 from lit_medgen.training.predicting import Predicting
@@ -179,6 +180,16 @@ class CropClassifier(Predicting):
         store = LatentStore.of_data(self.first_stage, self.data, self.trainer)
         self.scale.measure(store, self.first_stage, self.data.people("train"), self.trainer)
         self.data.read_latents(StoredCrops(store, self.nodule_crops()) if self.crop else store)
+
+    def rehearsed(self, batch: Batch) -> Batch:
+        """The batch with latents of crops in place of its images; a judge reads images."""
+        batch = super().rehearsed(batch)
+        if self.is_judge:
+            return batch
+        batch = without_images(batch, self.first_stage)
+        assert batch.latent is not None
+        crop = tuple(slice(side // self.divisor) for side in self.crop_size) if self.crop else ()
+        return replace(batch, latent=batch.latent[(..., *crop)].clone())
 
     def nodule_crops(self) -> NoduleCrops:
         """What cuts crops out of what is kept of whole images."""
