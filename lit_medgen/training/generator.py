@@ -158,17 +158,18 @@ class Generator(Method):
     @contextmanager
     def in_steps(self, num_steps: int) -> Iterator[None]:
         """Samples within take so many steps of the method's own kind, if they are made in steps."""
-        own: dict[str, Any] = {}
+        sampler, own = copy(getattr(self, "sampler", None)), dict[str, Any]()
         if hasattr(self, "num_steps"):
-            own, self.num_steps = {"num_steps": self.num_steps}, num_steps
-        elif hasattr(getattr(self, "sampler", None), "num_steps"):
-            sampler = copy(self.sampler)
-            sampler.num_steps = num_steps
-            own, self.sampler = {"sampler": self.sampler}, sampler
+            own["num_steps"] = num_steps
+        elif hasattr(sampler, "num_steps"):
+            sampler.num_steps, own["sampler"] = num_steps, sampler
+        before = {name: getattr(self, name) for name in own}
         try:
+            for name, value in own.items():
+                setattr(self, name, value)
             yield
         finally:
-            for name, value in own.items():
+            for name, value in before.items():
                 setattr(self, name, value)
 
     @torch.no_grad()

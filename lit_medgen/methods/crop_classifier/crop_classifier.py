@@ -188,8 +188,9 @@ class CropClassifier(Predicting):
             return batch
         batch = without_images(batch, self.first_stage)
         assert batch.latent is not None
-        crop = tuple(slice(side // self.divisor) for side in self.crop_size) if self.crop else ()
-        return replace(batch, latent=batch.latent[(..., *crop)].clone())
+        for axis, side in enumerate(self.crop_size if self.crop else (), start=2):
+            batch = replace(batch, latent=batch.latent.narrow(axis, 0, side // self.divisor).clone())
+        return batch
 
     def nodule_crops(self) -> NoduleCrops:
         """What cuts crops out of what is kept of whole images."""
