@@ -41,18 +41,18 @@ def estimate(words: list[str]) -> None:
         raise InputError(f"--share is {options['share']}; give the share of a card's peak, above 0 and at most 1.")
     memory = bytes_of(options["fit"]) if options["fit"] else None
     parts = PartConfigs(parts_given(options["part"]), folders_of(words), read)
-    told = Told(config, parts)
-    for line in told.lines(cards, options["share"]):
+    table = Table(config, parts)
+    for line in table.lines(cards, options["share"]):
         say(line)
     if memory is not None:
-        say(told.plan(memory))
+        say(table.plan(memory))
     if options["out"]:
-        write_atomically(Path(options["out"]), json.dumps(told.plain(), indent=1).encode())
+        write_atomically(Path(options["out"]), json.dumps(table.plain(), indent=1).encode())
 
 
 @dataclass
-class Told:
-    """What is told of a config.
+class Table:
+    """The estimates of a config in several settings.
 
     Attributes:
         config: the experiment.
@@ -85,7 +85,7 @@ class Told:
         return estimated(config, self.parts, training_of(config), samples=samples)
 
     def lines(self, cards: Sequence[GPU], share: float) -> Iterator[str]:
-        """What is printed."""
+        """The lines that are printed, in order."""
         own, name = self.own, self.config["model"]["class_path"].rpartition(".")[2]
         frozen = f", and {own.frozen:,} frozen" if own.frozen else ""
         yield f"{name}: {own.trained:,} trained parameters{frozen}"
@@ -120,7 +120,7 @@ class Told:
         return f"fits with {flags(plan.changes)}: {size}" + (f"; {plan.remark}" if plan.remark else "")
 
     def plain(self) -> dict[str, Any]:
-        """As plain data."""
+        """The estimates by setting, as plain data for a file."""
         return {"precision": self.precision, "settings": {name: asdict(each) for name, each in self.settings.items()}}
 
 

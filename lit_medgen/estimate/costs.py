@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.estimate.batches import made_up_condition
-from lit_medgen.estimate.counting import PRECISIONS, Counting, as_on_gpu
+from lit_medgen.estimate.counting import PRECISIONS, Counting, Scratch, as_on_gpu, onednn_scratch
 from lit_medgen.estimate.experiments import Config, Experiment, PartConfigs
 from lit_medgen.estimate.rehearsal import Rehearsal, Training
 from lit_medgen.training.generator import Generator
@@ -71,7 +71,7 @@ def estimated(
         config: with the sections model and data.
         parts: where configs of frozen parts are.
         training: how the trainer takes a step.
-        on_gpu: whether halves are where a GPU has them; else where a CPU has.
+        on_gpu: whether a GPU computes, which has half precision in other places than a CPU and no scratch of oneDNN.
         samples: whether a sample is counted too.
     """
     with fake_tensors():
@@ -82,17 +82,17 @@ def estimated(
             num[parameter.requires_grad] += parameter.numel()
         rehearsal = Rehearsal.of(model, training)
         with as_on_gpu(on_gpu and training.precision in PRECISIONS):
-            step, sample = step_costs(rehearsal, experiment.batch), None
+            step, sample = step_costs(rehearsal, experiment.batch, None if on_gpu else onednn_scratch), None
             if samples and isinstance(model, Generator):
                 sample = sample_costs(rehearsal, model, experiment.spec)
     return Estimate(num[True], num[False], step, sample, not rehearsal.take_turns)
 
 
-def step_costs(rehearsal: Rehearsal, batch: Batch) -> Costs:
+def step_costs(rehearsal: Rehearsal, batch: Batch, scratch: Scratch | None = None) -> Costs:
     """Of a step that is not the first, so that the optimizers have their averages."""
     rehearsal.warm_up()
     flops = 0.0
-    with Counting() as counting:
+    with Counting(scratch) as counting:
         counting.hold([*rehearsal.tensors, *batch.tensors])
         before = 0
         for number in rehearsal.updates(batch):

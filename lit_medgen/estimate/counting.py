@@ -21,6 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
+BLOCK = 16
+"""Channels of a block of oneDNN's layouts for AVX-512, which shorter ones are padded to."""
+Scratch = Callable[[Any, Sequence[Any], Any], int]
 PRECISIONS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Precision of a trainer -> the type in which autocast computes."""
 IN_FLOAT32: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -75,17 +78,36 @@ def _is_half(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
 
 
+def onednn_scratch(packet: Any, args: Sequence[Any], result: Any) -> int:
+    """Bytes that a CPU's convolution holds until it returns: its tensors again, with channels in blocks of 16 (oneDNN)."""
+    if packet is aten.convolution:
+        given, made = _blocked(args[0]), _blocked(result)
+        return max(given + made - result.nbytes, made)
+    if packet is aten.convolution_backward:
+        return _blocked(args[0]) + _blocked(args[1])
+    return 0
+
+
+def _blocked(tensor: Tensor) -> int:
+    channels = tensor.shape[1]
+    return tensor.nbytes // max(1, channels) * (-(-channels // BLOCK) * BLOCK)
+
+
 class Counting(TorchDispatchMode):
     """Counts operations, 2 for each multiplication and addition of products and convolutions, and bytes.
 
     Attributes:
         flops: floating-point operations so far.
         num_bytes: that storages hold now, of all tensors that were seen or given to `hold`.
-        peak: the most they held since `restart`.
+        peak: the most they held since `restart`, with what operations hold until they return.
+
+    Args:
+        scratch: operation, its arguments and result -> bytes that it holds until it returns; None: nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Scratch | None = None) -> None:
         super().__init__()
+        self.scratch = scratch
         self.flops, self.num_bytes, self.peak = 0, 0, 0
         self._known: dict[int, Any] = {}
 
@@ -107,6 +129,8 @@ class Counting(TorchDispatchMode):
             return False if args[0].dtype is torch.bool else 0.0 if args[0].is_floating_point() else 0
         result = func(*args, **kwargs)
         self.hold(each for each in tree_leaves((args, kwargs, result)) if isinstance(each, Tensor))
+        if self.scratch:
+            self.peak = max(self.peak, self.num_bytes + self.scratch(packet, args, result))
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=result)
         elif packet in CPU_ATTENTION:

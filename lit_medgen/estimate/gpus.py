@@ -13,7 +13,7 @@ SHARE = 0.35
 
 @dataclass(frozen=True)
 class GPU:
-    """A card.
+    """A card, by its public data sheet.
 
     Attributes:
         name: as it is given on the command line.

@@ -30,7 +30,7 @@ SMALLEST_PATCH = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """What fits.
+    """Changes with which a training fits into a card.
 
     Attributes:
         changes: of the config.

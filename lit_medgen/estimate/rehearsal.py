@@ -79,8 +79,7 @@ class Rehearsal:
     def warm_up(self) -> None:
         """Brings the optimizers to where they are after a step; gradients stay where they do in `fit`."""
         for optimizer in self.optimizers:
-            for parameter in parameters_of(optimizer):
-                parameter.grad = torch.zeros_like(parameter)
+            torch.stack([0 * parameter.sum() for parameter in parameters_of(optimizer)]).sum().backward()
             optimizer.step()
             if self.take_turns:
                 optimizer.zero_grad()

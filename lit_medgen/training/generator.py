@@ -158,7 +158,8 @@ class Generator(Method):
     @contextmanager
     def in_steps(self, num_steps: int) -> Iterator[None]:
         """Samples within take so many steps of the method's own kind, if they are made in steps."""
-        sampler, own = copy(getattr(self, "sampler", None)), dict[str, Any]()
+        sampler: Any = copy(getattr(self, "sampler", None))
+        own: dict[str, Any] = {}
         if hasattr(self, "num_steps"):
             own["num_steps"] = num_steps
         elif hasattr(sampler, "num_steps"):
