@@ -79,7 +79,7 @@ def _is_half(value: Any) -> bool:
 
 
 def onednn_scratch(packet: Any, args: Sequence[Any], result: Any) -> int:
-    """Bytes that a CPU's convolution holds until it returns: its tensors again, with channels in blocks of 16 (oneDNN)."""
+    """Bytes that a convolution of oneDNN holds until it returns: its tensors again, their channels in blocks of 16."""
     if packet is aten.convolution:
         given, made = _blocked(args[0]), _blocked(result)
         return max(given + made - result.nbytes, made)
