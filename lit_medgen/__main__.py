@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "score samples against real images and write a report",
     "detect": "which images are unlike those that a model was trained on, beside controls",
     "anomalies": "map what a diffusion model did not expect in images of test people",
+    "audit": "look for copies of training people among samples",
     "compare": "put finished reports side by side: one table, a plot, samples",
     "estimate": "parameters, operations, memory and hours of a config, without its data and without a GPU",
     "sweep": "run a W&B sweep file on this machine",

@@ -47,7 +47,7 @@ PREPARE_FLAGS = {
     "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared; and one of "
     "them as it is augmented.",
 }
-VERBS = ("fit", "validate", "test", "sample", "evaluate", "detect", "anomalies")
+VERBS = ("fit", "validate", "test", "sample", "evaluate", "detect", "anomalies", "audit")
 
 
 class Parser(LightningArgumentParser):
@@ -83,6 +83,7 @@ class CLI(LightningCLI):
             "evaluate": {"model", "datamodule"},
             "detect": {"model", "datamodule"},
             "anomalies": {"model", "datamodule"},
+            "audit": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lit_medgen.batch import DataSpec, Request, Requests, Split
 from lit_medgen.callbacks.report import check_report, judge_of, logged, refuse_unfit, score, score_alone
+from lit_medgen.callbacks.sample_audit import OF_PATIENTS, OFF, SampleAudit
 from lit_medgen.callbacks.sample_writer import SampleWriter
 from lit_medgen.cascades import cascaded
 from lit_medgen.checkpoints import behind_link, read_spec
@@ -64,6 +65,7 @@ class Verbs(L.Trainer):
         text_embeddings: str | None = None,
         sources_from: str | None = None,
         masks: str | None = None,
+        audit: bool = True,
     ) -> None:
         """Make images from a checkpoint.
 
@@ -90,6 +92,7 @@ class Verbs(L.Trainer):
             sources_from: a checkpoint whose samples of the same seeds are the sources: a cascade.
             masks: a folder with a mask for each source, or a file for all: voxels that are not 0 there are made anew,
                 to fit the others, which are kept.
+            audit: look for copies of training people among the images, where the prepared data is at hand.
         """
         if ckpt_path is None:
             raise InputError(
@@ -118,7 +121,10 @@ class Verbs(L.Trainer):
         else:
             to_make = requested(options, generator, trained, data)
         say_extrapolated(generator, to_make, trained)
-        self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path)
+        facts = {"source": out, "name": self.run_name, "method": type(generator).__name__}
+        facts |= {"notes": [OF_PATIENTS]} if origin(to_make.of_patients) != "synthetic" else {}
+        audited = SampleAudit(datamodule, trained, facts) if audit else OFF  # type: ignore[arg-type]
+        self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path, audited)
         say(f"{len(to_make)} {WRITTEN[origin(to_make.of_patients)].format(out)}")
 
     def evaluate(
@@ -201,10 +207,17 @@ class Verbs(L.Trainer):
             logger.log_metrics(logged(report))
 
     def _write_samples(
-        self, model: Generator, requests: Requests, batch_size: int, out: Path, format: Format | None, ckpt_path: str
+        self,
+        model: Generator,
+        requests: Requests,
+        batch_size: int,
+        out: Path,
+        format: Format | None,
+        ckpt_path: str,
+        audit: SampleAudit | str = "none",
     ) -> float:
         """All that is asked for, made by all processes, as files; the seconds it took."""
-        writer = SampleWriter(out, format, requests, Path(ckpt_path))
+        writer = SampleWriter(out, format, requests, Path(ckpt_path), audit)
         self.callbacks.append(writer)  # type: ignore[attr-defined]
         try:
             data = _Requested(requests, batch_size)

@@ -14,11 +14,16 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lit_medgen.batch import Request, Requests
+from lit_medgen.callbacks.sample_audit import FOLDER, SampleAudit
+from lit_medgen.evaluation.audit import output_files
 from lit_medgen.files import file_hash
 from lit_medgen.loading import config_hash
 from lit_medgen.sample_files import Format, SampleFile, format_for, sample_files, sample_names, write_manifest
 from lit_medgen.sampling import origin
 from lit_medgen.training.generator import Generator
+
+UNFINISHED = "none: unfinished"
+"""What the manifest says while the audit is being made."""
 
 
 class SampleWriter(BasePredictionWriter):
@@ -31,13 +36,22 @@ class SampleWriter(BasePredictionWriter):
         format: nifti (volumes), png (2D images) or dicom (either); None: nifti or png, whichever fits.
         requests: all that is asked for, over all processes.
         checkpoint: the checkpoint the model came from.
+        audit: looks for copies of training people among the files; what the manifest says where it is not made.
 
     Attributes:
         seconds: that all samples took, their files included.
     """
 
-    def __init__(self, folder: Path, format: Format | None, requests: Requests, checkpoint: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        format: Format | None,
+        requests: Requests,
+        checkpoint: Path,
+        audit: SampleAudit | str = "none",
+    ) -> None:
         super().__init__(write_interval="batch")
+        self.audit = audit
         self.folder, self.format, self.requests, self.checkpoint = folder, format, requests, checkpoint
         self.origin = origin(requests.of_patients)
         self.names = sample_names(requests.seeds, self.origin)
@@ -52,7 +66,10 @@ class SampleWriter(BasePredictionWriter):
         self.format = format_for(pl_module.needed_spec(), self.format)
         if trainer.is_global_zero:
             outputs = sample_files(self.folder, self.names, self.format)
+            earlier_audit = output_files(self.folder / FOLDER)
+            earlier_audit.check()
             outputs.claim()
+            earlier_audit.clear()
             outputs.clear()
         _meet()  # no process writes before the folder is cleared
         self._start = time.perf_counter()
@@ -95,19 +112,24 @@ class SampleWriter(BasePredictionWriter):
             return
         assert isinstance(pl_module, Generator)
         assert self.format is not None
+        self._write_manifest(pl_module, UNFINISHED if isinstance(self.audit, SampleAudit) else self.audit)
+        if isinstance(self.audit, SampleAudit):
+            self._write_manifest(pl_module, self.audit(self.folder))
+        sample_files(self.folder, self.names, self.format).end()
+
+    def _write_manifest(self, model: Generator, audit: str) -> None:
         same = {
             "checkpoint_sha256": self.checkpoint_hash,
-            "config_sha256": config_hash(pl_module.config),
-            "audit": "none",
+            "config_sha256": config_hash(model.config),
+            "audit": audit,
         }
-        file = self._file(pl_module)
+        file = self._file(model)
         conditions = [json.dumps(row) if row else "" for row in self.requests.made_from]
         rows = [
             {"file": file.named(name), "seed": seed, "kind": self.origin, "condition": condition} | same
             for name, seed, condition in zip(self.names, self.requests.seeds, conditions, strict=True)
         ]
-        write_manifest(self.folder, rows, pl_module.config, pl_module.needed_spec())
-        sample_files(self.folder, self.names, self.format).end()
+        write_manifest(self.folder, rows, model.config, model.needed_spec())
 
 
 def _meet() -> None:

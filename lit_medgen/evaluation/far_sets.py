@@ -31,7 +31,9 @@ PERCENTILES = (0.5, 99.5)
 WHITE = 255
 
 
-def images_of_folder(name: str, folder: Path, spec: DataSpec, limit: int | None = None) -> Images:
+def images_of_folder(
+    name: str, folder: Path, spec: DataSpec, limit: int | None = None, option: str | None = None
+) -> Images:
     """The images below a folder; files of one of its folders are of one person, others of a person each.
 
     Keys are hashes of the paths below the folder, of which files of patients may be named. InputError, before anything
@@ -42,8 +44,9 @@ def images_of_folder(name: str, folder: Path, spec: DataSpec, limit: int | None 
         folder: looked through at any depth.
         spec: whose grid and values the images take.
         limit: the most images, evenly spread over the files in the order of their paths; None: all.
+        option: that gave the folder, for messages; None: --others with the name.
     """
-    option = f"--others.{name}"
+    option = option or f"--others.{name}"
     if spec.channels != 1:
         raise InputError(
             f"{option}: files have one channel, but the model's images have {spec.channels}; leave it out."

@@ -1,0 +1,322 @@
+"""Laws of the audit: thresholds, copies, C_T, membership; planted copies are found; the verb and `sample`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny_run import ROOT
+from torch import Tensor, nn
+
+from lit_medgen.batch import Batch, Condition, DataSpec, Images
+from lit_medgen.diffusion import DDIM
+from lit_medgen.diffusion.heat import dissipate
+from lit_medgen.errors import InputError
+from lit_medgen.evaluation.audit import audit, planted, write_audit
+from lit_medgen.evaluation.audit_reference import Reference, training_images
+from lit_medgen.evaluation.audit_views import coarse, moved, turned, voxels, with_gamma
+from lit_medgen.evaluation.copies import (
+    Nearest,
+    Threshold,
+    data_copying,
+    mean_leaked,
+    nearest,
+    persons,
+    share,
+    z_of_ranks,
+)
+from lit_medgen.evaluation.membership import membership, separated, true_positives
+from lit_medgen.methods import DDPM
+from lit_medgen.networks import UNet
+
+SIZE = (32, 24)
+
+
+def people(num: int, seed: int, size: tuple[int, ...] = SIZE) -> Tensor:
+    """Images of so many people who are alike: the same disc, with smooth details of their own."""
+    random = torch.Generator().manual_seed(seed)
+    own = dissipate(torch.randn(num, 1, *size, generator=random), torch.full((num,), 1.5))
+    place = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in size), indexing="ij")
+    disc = (sum(axis**2 for axis in place) < 0.8).float()
+    return ((0.3 + own) * disc * 2 - 1).clamp(-1, 1)
+
+
+class ToyData:
+    """Data of people in memory, one image each."""
+
+    anatomy, digest = "", "0" * 64
+
+    def __init__(self, cache: Path, sizes: dict[str, int], size: tuple[int, ...] = SIZE) -> None:
+        self.cache, self.spec = cache, DataSpec(1, size, (1.0,) * len(size), people={"train": "toy"})
+        self.of = {split: people(num, seed, size) for seed, (split, num) in enumerate(sizes.items())}
+        self.num_read = 0
+
+    def images(self, split: str, one_per_person: bool = False, limit: int | None = None) -> Images:
+        def read(indices: Any) -> Tensor:
+            self.num_read += split == "train"
+            return self.of[split][list(indices)]
+
+        names = [f"{split}{i}" for i in range(len(self.of[split]))][:limit]
+        return Images(names, names, read)
+
+    def people(self, split: str) -> dict[str, str]:
+        return {name: name for name in self.images(split).keys}
+
+    def seen(self, split: str) -> list[tuple[str, int]]:
+        return [(name, -1) for name in self.images(split).keys]
+
+    def stored(self, split: str, first: int = 0) -> Any:
+        for i, image in enumerate(self.of[split][first:], first):
+            yield Batch(image[None], [f"{split}{i}"], torch.eye(4)[None])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ToyData:
+    return ToyData(tmp_path_factory.mktemp("store"), {"train": 150, "val": 20, "test": 40})
+
+
+FACTS = {"source": "toy", "name": "toy", "method": "Toy"}
+
+
+# Thresholds and shares.
+
+
+@pytest.mark.parametrize(("num", "asked"), [(44, 0.05), (8, 0.05), (59, 0.1)])
+def test_unseen_people_are_called_copies_as_often_as_it_says(num: int, asked: float) -> None:
+    """Of uniform likeness the share of others above a threshold is 1 - threshold; its mean is the stated rate."""
+    random = torch.Generator().manual_seed(num)
+    found = [Threshold.of(torch.rand(num, generator=random), [""] * num, asked) for _ in range(200)]
+    rates = np.array([1 - threshold.value for threshold in found])
+    assert found[0].rate <= max(asked, 1 / (num + 1)) + 1e-9
+    assert rates.mean() == pytest.approx(found[0].rate, abs=4 * rates.std() / 200**0.5)
+    low, high = found[0].ci95
+    assert ((rates > low) & (rates < high)).mean() == pytest.approx(0.95, abs=0.06)
+
+
+def test_people_count_once_however_many_images_they_have() -> None:
+    likeness = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    whose = [str(i) for i in range(30)]
+    once = Threshold.of(likeness, whose, 0.1)
+    again = torch.cat([likeness, likeness[-1:].repeat(50)])
+    assert Threshold.of(again, [*whose, *whose[-1:] * 50], 0.1) == once
+
+
+def test_chance_is_the_false_alarm_rate_of_one_image_and_certain_for_none() -> None:
+    threshold = Threshold.of(torch.rand(44), [""] * 44, 0.05)
+    assert threshold.chance(1, 1) == pytest.approx(threshold.rate)
+    assert threshold.chance(0, 9) == 1
+    assert threshold.chance(9, 9) < 1e-4
+    assert share(3, 3)["ci95"] == pytest.approx([0.025 ** (1 / 3), 1])
+
+
+def test_the_nearest_is_that_of_all_products_over_all_views() -> None:
+    random = torch.Generator().manual_seed(0)
+    views, training = [torch.randn(5000, 4, generator=random) for _ in range(2)], torch.randn(7, 4, generator=random)
+    products = torch.stack([view @ training.T for view in views]).amax(0)
+    found = nearest(views, training / 100)
+    torch.testing.assert_close(found.likeness, products.amax(1) / 100)
+    assert torch.equal(found.index, products.argmax(1))
+
+
+def test_people_who_are_leaked() -> None:
+    found = Nearest(torch.tensor([0, 1, 2, 2]), torch.tensor([0.9, 0.9, 0.9, 0.1]))
+    assert persons(found, 0.5, ["a", "a", "", "b"]) == {"a", "image 2"}
+    assert mean_leaked(found, 0.5, ["a", "a", "", "b"], 4) == 2
+    assert 0.5 < mean_leaked(found, 0.5, ["a", "a", "", "b"], 1) < 1  # three images of four hit somebody
+
+
+def test_ranks_are_those_of_mann_and_whitney() -> None:
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(num, generator=random).round(decimals=1) for num in (30, 50))
+    statistic = stats.mannwhitneyu(a, b).statistic
+    assert z_of_ranks(a, b) == pytest.approx((statistic - 30 * 50 / 2) / np.sqrt(30 * 50 * 81 / 12))
+    assert z_of_ranks(a, b) == pytest.approx(-z_of_ranks(b, a))
+
+
+def test_c_t_is_low_for_copies_near_0_for_unseen_people_and_high_for_others() -> None:
+    random = torch.Generator().manual_seed(0)
+    training = torch.randn(300, 2, generator=random)
+    index = torch.randint(300, (400,), generator=random)
+    likeness = torch.rand(400, generator=random)
+    unseen = Nearest(index[:200], likeness[:200])
+    for shift, low, high in ((0.5, -20, -5), (0.0, -3, 3), (-0.5, 5, 20)):
+        found = data_copying(Nearest(index[200:], likeness[200:] + shift), unseen, training)
+        assert low < found.value < high
+        assert found.cells == 3
+
+
+# Representations.
+
+
+def test_images_are_turned_and_moved_as_said() -> None:
+    square, images = people(3, 0, (24, 24)), people(3, 1)
+    torch.testing.assert_close(moved(square, torch.full((3,), 90.0)), square.rot90(-1, (2, 3)), atol=1e-4, rtol=0)
+    there = moved(images, torch.full((3,), 8.0))
+    back = moved(there, torch.full((3,), -8.0))
+    assert (back - images).abs().mean() < (there - images).abs().mean() / 2
+    shifted = moved(images, torch.zeros(3), shift=torch.tensor([[1 / 32, 2 / 24]]).expand(3, 2))
+    torch.testing.assert_close(shifted[:, :, :-1, :-2], images[:, :, 1:, 2:], atol=1e-4, rtol=0)
+    volume = people(2, 2, (12, 12, 8))
+    turned_about_z = moved(volume, torch.full((2,), 90.0))
+    torch.testing.assert_close(turned_about_z, volume.rot90(-1, (2, 3)), atol=1e-4, rtol=0)
+    assert len(list(turned(volume))) == 12
+    torch.testing.assert_close(
+        with_gamma(with_gamma(images, torch.full((3,), 2.0)), torch.full((3,), 0.5)), images, atol=1e-3, rtol=0
+    )
+
+
+def test_voxels_know_no_brightness_and_contrast_and_are_alike_by_pearson() -> None:
+    images = people(5, 0)
+    features = voxels(images)
+    torch.testing.assert_close(voxels(images * 0.4 + 0.2), features, atol=1e-4, rtol=0)
+    torch.testing.assert_close(features @ features.T, torch.corrcoef(features), atol=1e-4, rtol=0)
+    assert (
+        coarse(torch.zeros(1, 1, 128, 128, 64)).shape == (1, 1, 25, 25, 12)
+        or coarse(torch.zeros(1, 1, 128, 128, 64))[0].numel() <= 4096
+    )
+    assert coarse(images) is images
+
+
+def test_what_is_planted_is_altered_by_the_image_and_its_seed_alone() -> None:
+    images = people(4, 0)
+    together = planted(images, [3, 5, 8, 9])
+    for name, copies in planted(images[2:3], [8]).items():
+        torch.testing.assert_close(copies, together[name][2:3], atol=1e-4, rtol=0)
+    assert torch.equal(together["verbatim"], images)
+    assert torch.equal(together["flipped"].flip(2), images)
+
+
+# The audit.
+
+
+def test_planted_copies_are_found_and_unseen_people_are_not(data: ToyData, tmp_path: Path) -> None:
+    others = people(400, 77)
+    report, pairs = audit(Images.of(others), data, FACTS)  # type: ignore[arg-type]
+    for name, of in report["copies"].items():
+        low, high = of["false_alarms"]["ci95"]
+        assert low <= of["copied"]["value"] <= high, name
+        assert of["copied"]["chance"] > 0.01
+        assert abs(of["c_t"]["value"]) < 3
+        assert report["self_test"]["verbatim"][name]["value"] >= 0.99
+    for name, of in report["self_test"].items():
+        assert of["embedding"]["value"] >= 0.95, name
+    assert "No more copies found" in report["verdict"]
+    mixed = torch.cat([others[:45], planted(data.of["train"][:5], range(5))["all"]])
+    report, pairs = audit(Images.of(mixed), data, FACTS)  # type: ignore[arg-type]
+    of = report["copies"]["embedding"]
+    assert of["copied"]["hits"] >= 5
+    assert of["leaked"]["hits"] >= 5
+    assert of["leaked_of_equal_pools"]["samples"] > of["leaked_of_equal_pools"]["unseen"]
+    assert report["verdict"].startswith("Copies found")
+    assert {row["sample"] for row in report["nearest"][:5]} == {str(i) for i in range(45, 50)}
+    write_audit(tmp_path, report, pairs)
+    assert all((tmp_path / name).is_file() for name in ("report.json", "report.md", "pairs.png", "likeness.png"))
+    write_audit(tmp_path, report)
+    assert not (tmp_path / "pairs.png").exists()
+
+
+def test_training_images_are_read_once_and_kept_by_their_content(tmp_path: Path) -> None:
+    data = ToyData(tmp_path, {"train": 20, "val": 4, "test": 8})
+    first = Reference.of(data)  # type: ignore[arg-type]
+    data.num_read = 0
+    again = Reference.of(data)  # type: ignore[arg-type]
+    assert torch.equal(first.embedded, again.embedded)
+    assert data.num_read <= 1  # an image tells how many are read at a time
+    kept = next((tmp_path / "audit").glob("*.pt"))
+    kept.write_bytes(b"broken")
+    torch.testing.assert_close(Reference.of(data).embedded, first.embedded)  # type: ignore[arg-type]
+    data.digest = "1" * 64
+    Reference.of(data)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "audit").glob("*.pt"))) == 2
+
+
+def test_all_slices_that_training_sees_are_compared_with(data: ToyData) -> None:
+    class Sliced(ToyData):
+        def seen(self, split: str) -> list[tuple[str, int]]:
+            return [(key, number) for key, _ in super().seen(split) for number in range(3)]
+
+        def stored(self, split: str, first: int = 0) -> Any:
+            for batch in super().stored(split, first):
+                yield Batch(torch.cat([batch.image + k / 10 for k in range(3)]), batch.key * 3, batch.affine)
+
+    images = training_images(Sliced(data.cache, {"train": 10, "val": 4, "test": 8}))  # type: ignore[arg-type]
+    assert len(images) == 30
+    assert images.people[4] == "train1"
+    torch.testing.assert_close(images.read([7, 4]), torch.stack([images.all()[7], images.all()[4]]))
+    torch.testing.assert_close(images.read([4]), people(10, 0)[1:2] + 0.1)
+
+
+def test_too_few_people_are_refused(tmp_path: Path) -> None:
+    data = ToyData(tmp_path, {"train": 20, "val": 3, "test": 4})
+    with pytest.raises(InputError, match="20 training people and 7 unseen ones; an audit needs 8 of each"):
+        audit(Images.of(people(3, 9)), data, FACTS)  # type: ignore[arg-type]
+
+
+# Membership.
+
+
+def test_true_positives_are_counted_where_1_percent_of_unseen_people_are_taken_for_members() -> None:
+    unseen = np.arange(200.0)  # 1 % are 0 and 1
+    assert true_positives(np.array([-1.0, 1.9, 2.0, 50.0]), unseen) == 0.5
+    assert true_positives(np.array([-1.0, 0.0]), np.arange(50.0)) == 0.5  # 1 % of 50 is nobody
+    found = separated(torch.arange(20.0).double(), torch.arange(20.0).double() + 100)
+    assert found["auc"]["value"] == found["tpr"]["value"] == 1
+
+
+class Memory(nn.Module):
+    """The denoiser that knows its training images and nothing else: E[x | x_t], exactly, of a model fitted for ever."""
+
+    def __init__(self, model: DDPM, images: Tensor) -> None:
+        super().__init__()
+        self.process, self.images = model.denoiser.process, images
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        alpha, sigma = self.process.coefficients(t, x_t)
+        apart = (x_t[:, None] - alpha[:, None] * self.images).flatten(2).square().sum(2)
+        weights = (-apart / (2 * sigma.flatten(1) ** 2)).softmax(1)
+        return torch.einsum("bn,n...->b...", weights, self.images)
+
+
+def remembering(images: Tensor) -> DDPM:
+    """A model that has memorised some images."""
+    network = UNet(2, channels=(8,), attention=(False,), num_res_blocks=1)
+    model = DDPM(network, parametrisation="x", sampler=DDIM(3))
+    model.denoiser.network = Memory(model, images)
+    model.spec = DataSpec(1, tuple(images.shape[2:]), (1.0, 1.0))
+    return model.eval()
+
+
+@pytest.mark.parametrize("by_loss", [False, True], ids=["surprise", "loss"])
+def test_an_over_fitted_model_is_told_and_one_of_other_people_is_not(
+    by_loss: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ToyData(tmp_path, {"train": 24, "val": 8, "test": 24}, (16, 16))
+    if by_loss:
+        monkeypatch.setattr(DDPM, "why_no_surprise", lambda self: "has none")
+    fitted = membership(remembering(data.of["train"]), data, 16)  # type: ignore[arg-type]
+    assert fitted["auc"]["value"] >= 0.9
+    assert fitted["tpr"]["value"] >= 0.9
+    assert fitted["people"] == [24, 32]
+    fresh = membership(remembering(people(24, 50, (16, 16))), data, 16)  # type: ignore[arg-type]
+    low, high = fresh["auc"]["ci95"]
+    assert low <= 0.5 <= high
+
+
+# Words.
+
+
+def test_no_text_of_the_audit_promises_what_it_cannot() -> None:
+    """Neither a sample nor a model is ever called so: an audit that finds nothing proves nothing."""
+    files = [
+        *(ROOT / "lit_medgen").rglob("*audit*.py"),
+        ROOT / "lit_medgen/evaluation/copies.py",
+        ROOT / "docs/audit.md",
+    ]
+    assert len(files) > 6
+    for path in files:
+        assert not re.search(r"\bprivate\b|\banonym", path.read_text(), flags=re.IGNORECASE), path
