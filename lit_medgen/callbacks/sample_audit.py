@@ -10,7 +10,7 @@ from lit_medgen.errors import InputError, MissingDataError, RunError, describe
 from lit_medgen.evaluation.audit import audit, why_not, write_audit
 from lit_medgen.evaluation.far_sets import images_of_folder
 from lit_medgen.output import say
-from lit_medgen.sample_files import read_samples, spec_of
+from lit_medgen.sample_reading import read_samples, spec_of
 from lit_medgen.sampling import FACTS_OF_IMAGES
 from lit_medgen.training.frozen import refuse_other_people
 
