@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy import stats
-from tiny_run import ROOT
+from tiny_run import ROOT, one_line
 from torch import Tensor, nn
 
+from lit_medgen.__main__ import main
 from lit_medgen.batch import Batch, Condition, DataSpec, Images
 from lit_medgen.diffusion import DDIM
 from lit_medgen.diffusion.heat import dissipate
@@ -31,6 +36,7 @@ from lit_medgen.evaluation.copies import (
     z_of_ranks,
 )
 from lit_medgen.evaluation.membership import membership, separated, true_positives
+from lit_medgen.images.png import write_png
 from lit_medgen.methods import DDPM
 from lit_medgen.networks import UNet
 
@@ -305,6 +311,89 @@ def test_an_over_fitted_model_is_told_and_one_of_other_people_is_not(
     fresh = membership(remembering(people(24, 50, (16, 16))), data, 16)  # type: ignore[arg-type]
     low, high = fresh["auc"]["ci95"]
     assert low <= 0.5 <= high
+
+
+# The verb, and the audit of `sample`.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny DDPM of 2D images of 60 people after two steps, with its data and store."""
+    folder = tmp_path_factory.mktemp("audited")
+    for number, image in enumerate(people(60, 3, (16, 16))):
+        (folder / "png").mkdir(exist_ok=True)
+        write_png(folder / "png" / f"{number:02d}.png", ((image[0] + 1) / 2).numpy())
+    data = {
+        "class_path": "data_modules.FolderDataModule",
+        "init_args": {
+            "root": str(folder / "png"),
+            "pattern": "*.png",
+            "preprocessing": {"size": [16, 16], "field_of_view_mm": [16.0, 16.0], "intensity": "window"},
+            "store_dir": str(folder / "store"),
+            "fractions": [0.6, 0.1, 0.3],
+            "batch_size": 4,
+            "num_jobs": 1,
+        },
+    }
+    network = {"channels": [8, 8], "attention": [False, False], "head_channels": 8}
+    model = {"init_args": {"network": {"init_args": network}, "sampler": {"init_args": {"num_steps": 2}}}}
+    trainer = yaml.safe_load((ROOT / "tests/tiny/any.yaml").read_text())["trainer"]
+    base = yaml.safe_load((ROOT / "configs/ddpm_2d.yaml").read_text()) | {"data": data}
+    for name, config in (("base", base), ("tiny", {"model": model, "trainer": trainer})):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    configs = [word for name in ("base", "tiny") for word in ("--config", str(folder / f"{name}.yaml"))]
+    assert main(["fit", *configs, f"--trainer.default_root_dir={folder}"]) == 0
+    return folder
+
+
+def on(run: Path, verb: str, *words: str) -> int:
+    return main([verb, "--ckpt_path", str(run / "ddpm_2d/checkpoints/last.ckpt"), *words])
+
+
+def said(folder: Path) -> str:
+    """What the manifest says of the audit."""
+    with (folder / "manifest.csv").open(newline="") as file:
+        (found,) = {row["audit"] for row in csv.DictReader(file)}
+    return found
+
+
+def test_every_sample_run_ends_with_an_audit_or_says_why_not(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "samples"
+    assert on(run, "sample", "--num=3", f"--out={out}") == 0
+    assert said(out) == "audit/report.json"
+    report = json.loads((out / "audit/report.json").read_text())
+    assert report["num_samples"] == 3
+    assert not (out / "audit/pairs.png").exists()  # it would show training people among what is given away
+    assert "No more copies found" in capsys.readouterr().out
+    assert on(run, "sample", "--num=3", f"--out={out}", "--audit=false") == 0
+    assert said(out) == "none: --audit false"
+    assert not (out / "audit/report.json").exists()
+    (run / "store").rename(run / "elsewhere")
+    try:
+        assert on(run, "sample", "--num=3", f"--out={out}") == 0
+    finally:
+        (run / "elsewhere").rename(run / "store")
+    assert said(out) == "none: the prepared data is not there"
+    assert "no audit of copies was made: " in capsys.readouterr().out
+
+
+def test_copies_in_any_folder_are_found(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(run / "png", tmp_path / "copies")  # of all people, of whom 37 were trained on
+    out = tmp_path / "audit"
+    assert on(run, "audit", f"--samples={tmp_path / 'copies'}", f"--out={out}", "--batch_size=60") == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["people"] == {"train": 37, "unseen": 23}
+    for of in report["copies"].values():
+        assert of["leaked"]["value"] == 1
+        assert of["as_planted"]["hits"] == 37
+        assert 37 <= of["copied"]["hits"] <= 37 + of["false_alarms"]["rank"]  # the folder has the unseen people too
+    assert report["membership"]["people"] == [37, 23]
+    assert "Copies found" in capsys.readouterr().out
+    assert (out / "pairs.png").is_file()
+    assert on(run, "audit", "--samples=nowhere", f"--out={out}") == 2
+    assert "--samples: no folder 'nowhere'" in one_line(capsys)
 
 
 # Words.

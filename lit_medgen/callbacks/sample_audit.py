@@ -56,6 +56,8 @@ class SampleAudit:
         """RunError for data that is not there, is not that of the checkpoint, or has too few people."""
         if self.data is None:
             raise MissingDataError("the checkpoint names no data")
+        if not (store := self.data.address.folder).is_dir():
+            raise MissingDataError(f"no prepared data at {store}")
         if not hasattr(self.data, "spec"):
             self.data.setup("sample")
         refuse_other_people(self.trained, self.data.spec, "the checkpoint")

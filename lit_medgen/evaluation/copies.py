@@ -35,13 +35,17 @@ ROWS = 4096
 """Queries that are compared with all training images at a time."""
 
 
-class Nearest(NamedTuple):
-    """The training image most like each query."""
+@dataclass(frozen=True)
+class Nearest:
+    """The training image most like each query.
+
+    Attributes:
+        index: n.
+        likeness: n, at most 1.
+    """
 
     index: Tensor
-    """n."""
     likeness: Tensor
-    """n, at most 1."""
 
 
 def nearest(queries: Sequence[Tensor], training: Tensor) -> Nearest:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lit_medgen.batch import Images, Split, TrainingData, sent
+from lit_medgen.errors import InputError, describe
 from lit_medgen.evaluation.detectors import Scale, separation, surprise
 from lit_medgen.metrics.base import images_of_people
 from lit_medgen.seeds import mix
@@ -27,6 +28,8 @@ MAX_PEOPLE = 200
 NUM_TIMES = 16
 """Losses of each image, at different times and noises, where the training loss is taken."""
 FALSE_POSITIVES = 0.01
+SPLITS: tuple[tuple[Split, ...], ...] = (("train",), ("val", "test"))
+"""Of members, and of unseen people."""
 ROUNDS = 1000
 """Of the bootstrap over people that says how sure the share of members found is."""
 
@@ -49,15 +52,18 @@ def membership(model: Method, data: TrainingData, batch_size: int) -> dict[str, 
         batch_size: images that the model looks at together.
     """
     if not model.why_no_surprise():
-        raw = [_surprise(model, data, splits, batch_size) for splits in (("train",), ("val", "test"))]
+        raw = [_surprise(model, data, splits, batch_size) for splits in SPLITS]
         scales = {name: Scale.of(values) for name, values in raw[1].items()}
         members, unseen = (surprise(values, scales) for values in raw)
         of = f"Mean z-score of {', '.join(raw[0])}"
     else:
-        losses = [_losses(model, data, splits) for splits in (("train",), ("val", "test"))]
-        if losses[0] is None or losses[1] is None:
+        try:
+            of_members, of_unseen = (_losses(model, data, splits) for splits in SPLITS)
+        except InputError as error:  # of sets of slices, of which there is no list
+            return {"why_not": describe(error).removesuffix(".")}
+        if of_members is None or of_unseen is None:
             return {"why_not": f"{type(model).__name__} has no loss of one image at a fixed noise"}
-        members, unseen = losses
+        members, unseen = of_members, of_unseen
         of = f"Training loss at the same {NUM_TIMES} times and noises for everybody"
     return {"of": of, "people": [len(members), len(unseen)], **separated(members, unseen)}
 
