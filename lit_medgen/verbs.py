@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -121,7 +121,7 @@ class Verbs(L.Trainer):
         else:
             to_make = requested(options, generator, trained, data)
         say_extrapolated(generator, to_make, trained)
-        facts = {"source": out, "name": self.run_name, "method": type(generator).__name__}
+        facts: dict[str, Any] = {"source": out, "name": self.run_name, "method": type(generator).__name__}
         facts |= {"notes": [OF_PATIENTS]} if origin(to_make.of_patients) != "synthetic" else {}
         audited = SampleAudit(datamodule, trained, facts) if audit else OFF  # type: ignore[arg-type]
         self._write_samples(generator, to_make, batch_size, Path(out), format, ckpt_path, audited)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lit_medgen.diffusion.heat import dissipate
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.audit import audit, planted, write_audit
 from lit_medgen.evaluation.audit_reference import Reference, training_images
-from lit_medgen.evaluation.audit_views import coarse, moved, turned, voxels, with_gamma
+from lit_medgen.evaluation.audit_views import coarse, learn, moved, turned, voxels, with_gamma
 from lit_medgen.evaluation.copies import (
     Nearest,
     Threshold,
@@ -36,6 +37,7 @@ from lit_medgen.evaluation.copies import (
     z_of_ranks,
 )
 from lit_medgen.evaluation.membership import membership, separated, true_positives
+from lit_medgen.images.nifti import read_nifti
 from lit_medgen.images.png import write_png
 from lit_medgen.methods import DDPM
 from lit_medgen.networks import UNet
@@ -304,6 +306,7 @@ def test_an_over_fitted_model_is_told_and_one_of_other_people_is_not(
     data = ToyData(tmp_path, {"train": 24, "val": 8, "test": 24}, (16, 16))
     if by_loss:
         monkeypatch.setattr(DDPM, "why_no_surprise", lambda self: "has none")
+        monkeypatch.setattr("lit_medgen.evaluation.membership.NUM_TIMES", 4)
     fitted = membership(remembering(data.of["train"]), data, 16)  # type: ignore[arg-type]
     assert fitted["auc"]["value"] >= 0.9
     assert fitted["tpr"]["value"] >= 0.9
@@ -394,6 +397,80 @@ def test_copies_in_any_folder_are_found(run: Path, tmp_path: Path, capsys: pytes
     assert (out / "pairs.png").is_file()
     assert on(run, "audit", "--samples=nowhere", f"--out={out}") == 2
     assert "--samples: no folder 'nowhere'" in one_line(capsys)
+
+
+# At size.
+
+
+@pytest.mark.slow
+def test_1000_samples_against_10000_training_images_take_less_than_a_minute() -> None:
+    random = torch.Generator().manual_seed(0)
+    small = people(200, 0, (64, 64))
+    features = voxels(small)
+    embedding = learn(small)
+    many = torch.nn.functional.normalize(torch.randn(10000, features.shape[1], generator=random))
+    reference = Reference(Images.of(small), many, embedding, embedding(many))
+    start = time.process_time()
+    reference.nearest(Images.of(people(1000, 1, (64, 64))))
+    assert time.process_time() - start < 60
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("kind", ["brains", "radiographs"])
+def test_real_copies_are_found_and_real_unseen_people_are_not(kind: str, tmp_path: Path, shared_data: Path) -> None:
+    """Half of the unseen people give the thresholds, the other half are taken for samples."""
+    data = RealData(tmp_path, brains(shared_data) if kind == "brains" else radiographs(shared_data))
+    report, _ = audit(data.of["others"], data, FACTS)  # type: ignore[arg-type]
+    for name, of in report["copies"].items():
+        assert report["self_test"]["verbatim"][name]["value"] >= 0.99
+        assert of["copied"]["ci95"][0] <= of["false_alarms"]["ci95"][1], name
+        assert of["copied"]["chance"] > 0.01
+    for name, of in report["self_test"].items():
+        assert of["embedding"]["value"] >= 0.95, name
+
+
+def brains(folder: Path) -> tuple[Tensor, list[str]]:
+    """138 brains of IXI at 4 mm, and who they are."""
+    paths = sorted((folder / "brain/ixi/brain").glob("*.nii.gz"))
+    volumes = [torch.from_numpy(read_nifti(path)[0].astype(np.float32)) for path in paths]
+    images = torch.nn.functional.avg_pool3d(torch.stack(volumes)[:, None] / 127.5 - 1, 2)
+    return images, [path.name for path in paths]
+
+
+def radiographs(folder: Path) -> tuple[Tensor, list[str]]:
+    """746 radiographs of ChestX-ray14 at 64 x 64, and whose they are."""
+    content = np.load(folder / "cxr/nih64.npz")
+    return torch.from_numpy(content["images"])[:, None].float() / 127.5 - 1, [
+        str(name).partition("_")[0] for name in content["names"]
+    ]
+
+
+class RealData(ToyData):
+    """Two thirds of the people are those of training, a sixth is unseen, a sixth are others."""
+
+    def __init__(self, cache: Path, found: tuple[Tensor, list[str]]) -> None:
+        images, whose = found
+        self.cache, self.spec = cache, DataSpec(1, tuple(images.shape[2:]), (1.0,) * (images.ndim - 2))
+        everybody = sorted(set(whose))
+        order = np.random.default_rng(0).permutation(len(everybody))
+        part = {
+            everybody[k]: ("train", "train", "train", "train", "test", "others")[i % 6] for i, k in enumerate(order)
+        }
+        self.whose = {
+            split: [k for k, who in enumerate(whose) if part[who] == split] for split in ("train", "test", "others")
+        }
+        self.of: dict[str, Any] = {
+            split: Images.of(images[some], [whose[k] for k in some]) for split, some in self.whose.items()
+        }
+        self.of["val"] = Images.of(images[:0])
+
+    def images(self, split: str, one_per_person: bool = False, limit: int | None = None) -> Images:
+        found: Images = self.of[split]
+        return found
+
+    def people(self, split: str) -> dict[str, str]:
+        return dict(zip(self.of[split].keys, self.of[split].people, strict=True))
 
 
 # Words.

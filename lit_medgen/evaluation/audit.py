@@ -55,7 +55,7 @@ def output_files(out: Path) -> Outputs:
 
 def unseen_images(data: TrainingData) -> Images:
     """Images of all people whom training did not see: validation and test."""
-    parts = [data.images(split) for split in ("val", "test")]  # type: ignore[arg-type]
+    parts = [data.images(split) for split in ("val", "test")]
     first = len(parts[0])
 
     def read(indices: Sequence[int]) -> Tensor:
