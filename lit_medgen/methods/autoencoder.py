@@ -35,6 +35,7 @@ from lit_medgen.output import say
 from lit_medgen.training.adversarial import Adversarial, Player
 from lit_medgen.training.feature_loss import FeatureLoss
 from lit_medgen.training.first_stage import FirstStage
+from lit_medgen.training.fitting import refuse_other_channels
 from lit_medgen.training.latents import encoded
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
@@ -113,7 +114,7 @@ class AdversarialAutoencoder(Adversarial, FeatureLoss, FirstStage):
         as_module(network)
         if not 0 < perceptual_share <= 1:
             raise ValueError(f"model.init_args.perceptual_share is {perceptual_share}; give more than 0 and at most 1.")
-        discriminator = discriminator or PatchDiscriminator(network.dim)
+        discriminator = discriminator or PatchDiscriminator(network.dim, getattr(network, "in_channels", 1))
         super().__init__(optimizer, learning_rate_schedule)
         self.network, self.discriminator = network, as_module(discriminator)
         self.make_discriminator_optimizer, self.gradient_clip = discriminator_optimizer, gradient_clip
@@ -203,6 +204,8 @@ class AdversarialAutoencoder(Adversarial, FeatureLoss, FirstStage):
                 f"{self.network.dim} and {self.divisor.bit_length()} levels, so they must have as many axes, each a "
                 f"multiple of {self.divisor}. Set preprocessing.size, and view to data_modules.OneSlice for dim 2."
             )
+        for key, network in (("network", self.network), ("discriminator", getattr(self, "discriminator", None))):
+            refuse_other_channels(f"{key}.init_args.in_channels", getattr(network, "in_channels", None), shape)
 
     def setup(self, stage: str) -> None:
         """Learns or loads the features that distances compare, before the first step, and says which."""

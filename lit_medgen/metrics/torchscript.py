@@ -1,5 +1,7 @@
 r"""Networks from TorchScript files, called as NVIDIA's are: n 3 y x in 0 to 255.
 
+Grey images are given three times; three channels are taken as colours, and other numbers are refused.
+
     features     with `return_features=True` where forward has that argument; what has places is averaged over them
     classes      with `no_output_bias=True`, without features, where forward has that argument
     perceptual   with `return_lpips=True` (and `resize_images=False`) where forward has it, as `vgg16.pt`: a vector n d,
@@ -85,6 +87,11 @@ def _taken(script: nn.Module, **options: bool) -> dict[str, bool]:
 
 def _called(script: nn.Module, slices: Tensor, options: dict[str, bool]) -> list[Tensor]:
     """What the network gives for n c y x in [-1, 1], in float32; n 3 y x in 0 to 255 is what it takes."""
+    if slices.shape[1] not in (1, 3):
+        raise InputError(
+            f"features of a TorchScript file are of grey or colour images, but these have {slices.shape[1]} channels; "
+            "give learned, whose network reads them all, or none, and set perceptual_weight to 0 for a file."
+        )
     pixels = ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
     found = script.to(slices.device)(pixels, **options)
     return [part.float() for part in (found if isinstance(found, list | tuple) else [found])]

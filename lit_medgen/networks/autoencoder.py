@@ -81,7 +81,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         one_for_each_level(attention, channels)
-        self.dim, self.latent_channels = dim, latent_channels
+        self.dim, self.in_channels, self.latent_channels = dim, in_channels, latent_channels
         self.encoded_channels = 2 * latent_channels if log_variance else latent_channels
         self.divisor = int(2 ** (len(channels) - 1))
 

@@ -39,6 +39,7 @@ class PatchDiscriminator(nn.Sequential):
             ]
             width = wider
         super().__init__(*layers, kind(width, 1, 4, stride=1, padding=1))
+        self.in_channels = in_channels
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:

@@ -6,7 +6,21 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError
+
+
+def refuse_other_channels(key: str, found: int | None, shape: DataSpec) -> None:
+    """InputError, naming the key below model.init_args, for a network of another number of channels than the images'.
+
+    None is a network that does not say how many it has, of which nothing is known.
+    """
+    if found is not None and found != shape.channels:
+        names = f" ({', '.join(shape.channel_names)})" if shape.channel_names else ""
+        raise InputError(
+            f"model.init_args.{key} is {found}, but the images have {shape.channels} channels{names}; give "
+            f"{shape.channels}."
+        )
 
 
 def refuse_unfit(key: str, network: nn.Module, channels: int, size: Sequence[int], of: str, joined: int = 0) -> None:

@@ -50,6 +50,7 @@ from lit_medgen.networks.conditioning import Covariates
 from lit_medgen.networks.protocols import SliceNetwork, as_module
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.conditional import Conditional, Conditioning
+from lit_medgen.training.fitting import refuse_other_channels
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
@@ -118,6 +119,8 @@ class CDPM(Conditional):
                 f"model.init_args.network.init_args.channels has {self.divisor.bit_length()} levels, so both must be "
                 f"multiples of {self.divisor}."
             )
+        found = getattr(self.denoiser.network, "out_channels", None)
+        refuse_other_channels("network.init_args.image_channels", found, shape)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted squared error of the prediction (eq. 6), averaged over all voxels of target slices."""

@@ -18,6 +18,7 @@ from lit_medgen.errors import InputError
 from lit_medgen.networks.protocols import AdversarialNetwork, as_module
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.adversarial import Adversarial, Player
+from lit_medgen.training.fitting import refuse_other_channels
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
@@ -51,13 +52,12 @@ class GAN(Adversarial, Generator):
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError if the images are of another size than the network."""
-        found, wanted = (shape.channels, *shape.size), (self.network.in_channels, *self.network.size)
-        if found != wanted or shape.slice_axis:
+        if tuple(shape.size) != tuple(self.network.size) or shape.slice_axis:
             raise InputError(
-                f"model.init_args.network.init_args.size is {list(self.network.size)} with {self.network.in_channels} "
-                f"channels, but images are {list(shape.size)} with {shape.channels}; set size to that of the data, and "
-                "view to data_modules.OneSlice for two axes."
+                f"model.init_args.network.init_args.size is {list(self.network.size)}, but images are "
+                f"{list(shape.size)}; set size to that of the data, and view to data_modules.OneSlice for two axes."
             )
+        refuse_other_channels("network.init_args.in_channels", self.network.in_channels, shape)
 
     def networks_for_speed(self) -> list[nn.Module]:
         """The generator, the discriminator and the other parts of the network."""
