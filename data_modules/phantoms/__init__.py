@@ -9,7 +9,7 @@ import jsonargparse
 
 from lit_medgen.errors import InputError, with_nearest
 
-DATA_SETS = ("adni", "chestxray", "lesions", "lidc", "ukbiobank")
+DATA_SETS = ("adni", "chestxray", "lesions", "lidc", "retinas", "ukbiobank")
 
 
 def phantom(args: list[str]) -> None:
@@ -50,6 +50,10 @@ def _writer(name: str) -> Callable[..., None]:
         from data_modules.phantoms.ukbiobank import write_ukbiobank  # as above
 
         return write_ukbiobank
+    if name == "retinas":
+        from data_modules.phantoms.retinas import write_retinas  # as above
+
+        return write_retinas
     if name == "lesions":
         from data_modules.phantoms.lesions import write_lesions  # as above
 
