@@ -22,8 +22,8 @@ from lit_medgen.images.nifti import nifti_bytes
 MEMBERS = {20252: "T1/T1_unbiased_brain.nii.gz", 20253: "T2_FLAIR/T2_FLAIR_unbiased_brain.nii.gz"}
 
 
-def write_ukbiobank(root: Path, num: int = 5) -> dict[str, str]:
-    """Small bulk zips of T1 and FLAIR of so many people, of whom the last has no FLAIR; arguments of the data module."""
+def write_ukbiobank(root: Path, num: int = 9) -> dict[str, str]:
+    """Small bulk zips of T1 and FLAIR of so many people, the last without FLAIR; arguments of the data module."""
     root.mkdir()
     for person in range(num):
         for field, member in list(MEMBERS.items())[: 1 if person == num - 1 else 2]:
@@ -55,7 +55,7 @@ def run(folder: Path, base: str, overlay: str, channels: tuple[str, ...], *more:
     assert main(["sample", f"--ckpt_path={last}", "--num=2", f"--out={out}", on_cpu, *more]) == 0
     report = folder / "report"
     assert main(["evaluate", f"--samples={out}", "--features=none", f"--out={report}", on_cpu]) == 0
-    assert json.loads((report / "report.json").read_text())["scores"]
+    assert json.loads((report / "report.json").read_text())["verdict"]
     return last, out
 
 

@@ -55,7 +55,7 @@ def test_commands_name_what_exists(document: Path) -> None:
         assert verb in VERBS, words
         for option, value in pairwise([*words, ""]):
             if option in ("--config", "--data"):
-                assert value in WRITTEN_BY_READERS or (ROOT / value).is_file(), words
+                assert value in {*WRITTEN_BY_READERS, *configs_in(document)} or (ROOT / value).is_file(), words
         if verb == "sweep":
             assert (ROOT / rest[0]).is_file(), words
         before, _, _ = " ".join(rest).partition(" -- ")
@@ -66,16 +66,21 @@ def test_commands_name_what_exists(document: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if "own_classes" not in page.name], ids=name_of)
 def test_fit_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of docs/own_classes.md are run: tests/test_own_classes.py."""
-    mine = tmp_path / "mine.yaml"
-    for block in blocks(page, "yaml"):
-        if block.startswith("# mine.yaml"):
-            mine.write_text(block)
+    written = {name: tmp_path / name for name in configs_in(page)}
+    for name, block in configs_in(page).items():
+        written[name].write_text(block)
     for words in commands(page):
         if words[0] == "fit" and not PLACEHOLDER.search(" ".join(words)):
-            words = [str(mine) if word == "mine.yaml" else word for word in words if word != "--print_config"]
+            words = [str(written.get(word, word)) for word in words if word != "--print_config"]
             with pytest.raises(SystemExit) as exit_:
                 main([*words, "--print_config"])
             assert exit_.value.code == 0
+
+
+def configs_in(page: Path) -> dict[str, str]:
+    """Name -> content of the configs that a page has readers write: blocks whose first line is a comment with one."""
+    named = ((re.match(r"# (\w+\.yaml)\b", block), block) for block in blocks(page, "yaml"))
+    return {match[1]: block for match, block in named if match}
 
 
 def blocks(page: Path, language: str) -> list[str]:
