@@ -141,6 +141,16 @@ class SampleFile:
             write_series(folder, channel, affine, own if len(voxels) > 1 else series)
 
 
+def categories_by_name(made_from: Mapping[str, Any], spec: DataSpec) -> dict[str, str]:
+    """The names of an image's categories, such as sex F, of what it was made from, where they are numbers."""
+    values = {name: made_from.get(name) for name in spec.category_names}
+    return {
+        name: spec.category_names[name][int(value)]
+        for name, value in values.items()
+        if isinstance(value, int | float) and value in range(len(spec.category_names[name]))
+    }
+
+
 def write_manifest(
     folder: Path, rows: Sequence[Mapping[str, Any]], config: dict[str, Any] | None, spec: DataSpec
 ) -> None:

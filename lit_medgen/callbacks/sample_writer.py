@@ -18,7 +18,15 @@ from lit_medgen.callbacks.sample_audit import FOLDER, SampleAudit
 from lit_medgen.evaluation.audit import output_files
 from lit_medgen.files import file_hash
 from lit_medgen.loading import config_hash
-from lit_medgen.sample_files import Format, SampleFile, format_for, sample_files, sample_names, write_manifest
+from lit_medgen.sample_files import (
+    Format,
+    SampleFile,
+    categories_by_name,
+    format_for,
+    sample_files,
+    sample_names,
+    write_manifest,
+)
 from lit_medgen.sampling import origin
 from lit_medgen.training.generator import Generator
 
@@ -124,10 +132,16 @@ class SampleWriter(BasePredictionWriter):
             "audit": audit,
         }
         file = self._file(model)
-        conditions = [json.dumps(row) if row else "" for row in self.requests.made_from]
         rows = [
-            {"file": file.named(name), "seed": seed, "kind": self.origin, "condition": condition} | same
-            for name, seed, condition in zip(self.names, self.requests.seeds, conditions, strict=True)
+            {
+                "file": file.named(name),
+                "seed": seed,
+                "kind": self.origin,
+                "condition": json.dumps(made_from) if made_from else "",
+                "categories": json.dumps(named) if (named := categories_by_name(made_from, file.spec)) else "",
+            }
+            | same
+            for name, seed, made_from in zip(self.names, self.requests.seeds, self.requests.made_from, strict=True)
         ]
         write_manifest(self.folder, rows, model.config, model.needed_spec())
 

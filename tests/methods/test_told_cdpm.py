@@ -164,8 +164,8 @@ def test_the_command_line_asks_for_age_and_sex_by_name(
         assert run.on_checkpoint("sample", *words) == 0
         with (tmp_path / name / "manifest.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
-        made[name] = json.loads(row["condition"] or "{}")
-    assert made == {"aged": {"age_years": 70, "sex": 0}, "nothing": {}}
+        made[name] = tuple(json.loads(row[column] or "{}") for column in ("condition", "categories"))
+    assert made == {"aged": ({"age_years": 70, "sex": 0}, {"sex": "F"}), "nothing": ({}, {})}
     capsys.readouterr()
     assert run.on_checkpoint("sample", '--attributes={"sex": "W"}', f"--out={tmp_path / 'other'}") == 2
     assert "sex is 'W'; give F, M or the number of one" in one_line(capsys)
