@@ -31,6 +31,7 @@ VERBS = {
     "audit": "look for copies of training people among samples",
     "compare": "put finished reports side by side: one table, a plot, samples",
     "estimate": "parameters, operations, memory and hours of a config, without its data and without a GPU",
+    "export": "make a folder of a model that others can load: safetensors with a card, MONAI bundle, TorchScript",
     "sweep": "run a W&B sweep file on this machine",
 }
 
@@ -107,6 +108,10 @@ def imported(verb: str, args: list[str]) -> Callable[[], object]:
         from lit_medgen.estimate import estimate  # PyTorch and Lightning
 
         return partial(estimate, args)
+    if verb == "export":
+        from lit_medgen.export.verb import export  # PyTorch and Lightning
+
+        return partial(export, args)
     if verb == "sweep":
         from lit_medgen.sweep import sweep  # matplotlib
 

@@ -16,11 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError, describe
+from lit_medgen.exported import WEIGHTS, exported_weights, is_exported, read_exported
 from lit_medgen.files import file_hash, replacing, temporary_name, write_atomically
 from lit_medgen.output import say
 
@@ -149,11 +151,14 @@ def _load(path: Path) -> Any:
 
 
 def checkpoint_file(path: str) -> str:
-    """The path, or, of a run folder or its folder `checkpoints`, that of the newest checkpoint in it."""
+    """The path, or, of a run folder or its folder `checkpoints`, that of the newest checkpoint in it.
+
+    Of a folder that `export` wrote that of its weights.
+    """
     for folder in (Path(path, "checkpoints"), Path(path)):
         if (folder / LAST).is_file():
             return str(folder / LAST)
-    return path
+    return str(exported_weights(Path(path)) or path)
 
 
 def behind_link(path: str) -> str:
@@ -166,8 +171,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = "no checkpoint in the folder" if path.is_dir() else "no file"
         others = saved(path if path.is_dir() else path.parent)
+        others += [each.parent for each in sorted(path.glob(f"*/{WEIGHTS}"))] if path.is_dir() else []  # a zoo
         example = others[0] if others else "runs/<name>/checkpoints/last.ckpt"
         raise MissingDataError(f"--ckpt_path: {what} '{path}'; give a checkpoint, e.g. {example}.")
+    if is_exported(path):
+        record, weights = read_exported(path)
+        checkpoint = {FACTS: record, "state_dict": weights, "pytorch-lightning_version": lightning.__version__}
+        return _complete(checkpoint, path)
     if fault := fault_of(path):
         raise InputError(f"{path}: damaged, {fault}; use another one.")
     try:
@@ -176,6 +186,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}.") from error
     if not isinstance(checkpoint, dict) or FACTS not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of lit_medgen; give one that `fit` wrote.")
+    return _complete(checkpoint, path)
+
+
+def refuse_exported(path: Path) -> None:
+    """InputError for a model that `export` wrote, from which no training can go on."""
+    if is_exported(path):
+        raise InputError(
+            f"--ckpt_path {path}: an exported model, without the optimizer and the averages that its training needs to "
+            "go on; give the checkpoint of the run, or build on it as a first stage."
+        )
+
+
+def _complete(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The checkpoint itself; InputError if its record lacks something."""
     if lacking := sorted(RECORD - checkpoint[FACTS].keys()):
         raise InputError(
             f"{path}: written by another version of lit_medgen (its record has no {', '.join(lacking)}); use that "

@@ -21,7 +21,7 @@ from lit_medgen.callbacks.ema import EMA
 from lit_medgen.callbacks.progress import show_ours
 from lit_medgen.callbacks.report import Report
 from lit_medgen.callbacks.run_folder import claim, run_folder
-from lit_medgen.checkpoints import CheckpointFiles, newest, saved
+from lit_medgen.checkpoints import CheckpointFiles, newest, refuse_exported, saved
 from lit_medgen.detecting import Detecting
 from lit_medgen.errors import InputError
 from lit_medgen.launchers import refuse_other_processes, take_all_processes
@@ -123,6 +123,7 @@ class Trainer(Anomalies, Auditing, Detecting, Verbs):
                 "or give another --name."
             )
         if ckpt_path is not None:
+            refuse_exported(Path(ckpt_path))
             refuse_other_method(Path(ckpt_path), type(model).__name__)
             self.resumed_from = Path(ckpt_path)
         tell_if_nothing_is_saved(self)

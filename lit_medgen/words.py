@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_medgen.arguments import is_file, parse_yaml, read_yaml, values
-from lit_medgen.checkpoints import checkpoint_file
+from lit_medgen.checkpoints import checkpoint_file, refuse_exported
 from lit_medgen.errors import InputError
 from lit_medgen.loading import check_classes, config_of, has_config, without_training
 from lit_medgen.mistakes import refuse_swapped
@@ -65,6 +65,8 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
     samples = next(iter(values(words, "--samples")), None)
     if path is not None and path != "last":
         file, resumed = Path(path), words[0] == "fit"
+        if resumed:
+            refuse_exported(file)
         if not has_config(file) and any(values(words, "--config")):
             return None
         config = config_of(file, resumed)

@@ -10,15 +10,13 @@ import base64
 import csv
 import getpass
 import gzip
-import os
 import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 
 import nibabel as nib
@@ -26,6 +24,7 @@ import numpy as np
 import pydicom
 import pytest
 import yaml
+from canaries import holding
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from tiny_run import ROOT
@@ -89,42 +88,6 @@ def write_series(folder: Path) -> None:
         data.file_meta = FileMetaDataset()
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data.save_as(folder / f"{UID}.{k}.dcm", enforce_file_format=True)
-
-
-# Looking for words in files.
-
-
-def forms(word: str) -> set[bytes]:
-    """The word, and its base64 at each of the three places it may begin within a group."""
-    found = {word.encode()}
-    for offset in range(3):
-        content = bytes(offset) + word.encode()
-        whole = len(content) // 3 * 4  # what follows the word changes the last, partial group
-        found.add(base64.b64encode(content)[-(-offset * 4 // 3) : whole])
-    return found
-
-
-def layers(content: bytes) -> Iterator[bytes]:
-    """A file's bytes, and those of what is packed inside."""
-    yield content
-    if content.startswith(b"\x1f\x8b"):
-        yield from layers(gzip.decompress(content))
-    elif content.startswith(b"PK"):
-        with zipfile.ZipFile(BytesIO(content)) as archive:
-            for name in archive.namelist():
-                yield from layers(archive.read(name))
-
-
-def holding(words: tuple[str, ...], place: Path) -> set[tuple[str, str]]:
-    """File and word, for each word in the name or content of a file below a folder."""
-    found = set()
-    for path in (path for path in place.rglob("*") if path.is_file() or path.is_symlink()):
-        content = list(layers(path.read_bytes())) if path.is_file() else []
-        content += [str(path.relative_to(place)).encode(), os.readlink(path).encode() if path.is_symlink() else b""]
-        for word in words:
-            if any(form in layer for form in forms(word) for layer in content):
-                found.add((path.name, word))
-    return found
 
 
 # The runs.

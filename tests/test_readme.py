@@ -17,6 +17,7 @@ from data_modules.phantoms.lidc_tree import write_lidc
 from lit_medgen.__main__ import VERBS, main
 from lit_medgen.cli import PREPARE_FLAGS
 from lit_medgen.evaluation.compare import run_compare
+from lit_medgen.export.verb import run_export
 from lit_medgen.sweep import run_sweep
 from lit_medgen.trainer import Trainer
 
@@ -40,7 +41,8 @@ def commands(document: Path) -> list[list[str]]:
 
 def own_options(verb: str, words: list[str]) -> set[str]:
     """The options of a verb that are no keys of a config."""
-    functions = {"compare": run_compare, "sweep": run_sweep, "phantom": write_lidc if "lidc" in words else write_adni}
+    phantom = write_lidc if "lidc" in words else write_adni
+    functions = {"compare": run_compare, "export": run_export, "sweep": run_sweep, "phantom": phantom}
     function = functions.get(verb) or getattr(Trainer, verb, None)
     names = set(inspect.signature(function).parameters) if function else set()
     return names | {"config", "data", "name", "trust_config", "debug", "help", "print_config", "seed_everything"}

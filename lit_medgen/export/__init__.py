@@ -1,0 +1,1 @@
+"""Models as folders that others can load: safetensors with a model card, MONAI bundles, TorchScript."""
