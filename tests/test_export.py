@@ -203,8 +203,13 @@ def with_canaries(checkpoint: Path, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("base", EACH)
-@pytest.mark.parametrize("format", ["safetensors", "bundle", "torchscript"])
+@pytest.mark.parametrize(
+    ("base", "format"),
+    [
+        pytest.param(base, format, marks=pytest.mark.xdist_group(base))
+        for base, format in ((BUILT, "safetensors"), (ALONE, "bundle"), (BUILT, "torchscript"))
+    ],
+)
 def test_nothing_of_people_or_machine_leaves(base: str, format: str, phantoms: Path, tmp_path: Path) -> None:
     path = with_canaries(run_of(phantoms, (base,)).last, tmp_path / NAME / "last.ckpt")
     report = {

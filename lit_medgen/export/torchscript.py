@@ -170,8 +170,9 @@ def trace(network: nn.Module, inputs: tuple[Tensor, ...], num_others: int) -> An
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(network, inputs, check_trace=False)
             expected, found = network(*others), traced(*others)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(str(error).strip().rpartition("\n")[2][:160]) from error
+    except (RuntimeError, TypeError, LookupError) as error:
+        last = str(error).strip().rpartition("\n")[2][:160]
+        raise ValueError(f"its steps depend on more than the values of tensors ({last})") from error
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor) or expected.shape != found.shape:
         raise ValueError("it gives something other than a tensor for each image")
     difference, largest = (expected - found).abs().max().item(), expected.abs().max().item()
