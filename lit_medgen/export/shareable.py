@@ -34,8 +34,8 @@ OF_IMAGES = (
     "official_split",
 )
 """Arguments of data modules that are kept; a new argument is left out unless it is named here."""
-ROOT = "your_data"
-"""What stands for the folder of the raw data, which whoever evaluates the model gives."""
+STAND_INS = {"root": "your_data", "withdrawals": "your_withdrawals"}
+"""What stands for files that a data module cannot do without, which whoever evaluates the model gives."""
 WITHIN = "within"
 """What stands for the path of a frozen part, whose weights lie in the same file."""
 STRIPPERS = ("registration", "none")
@@ -73,7 +73,8 @@ def _data(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     given = section.get("init_args") or {}
     kept = _without_folders({key: value for key, value in given.items() if key in OF_IMAGES})
-    return {"class_path": section["class_path"], "init_args": {"root": ROOT, **kept}}
+    needed = {key: text for key, text in STAND_INS.items() if given.get(key) is not None}
+    return {"class_path": section["class_path"], "init_args": needed | kept}
 
 
 def _spec(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Call:
         found: dict[str, Tensor] = {}
         for i, argument in enumerate(self.arguments):
             if isinstance(argument, Tensor):
-                found["xt"[i] if i < 2 else f"input_{i}"] = argument
+                times = i == 1 and argument.ndim == 1
+                found["x" if i == 0 else "t" if times else f"input_{i}"] = argument
             elif isinstance(argument, Condition):
                 found |= dict(_parts(argument))
             elif argument is not None:
