@@ -211,7 +211,7 @@ def _limits(model: Any, spec: DataSpec) -> Iterator[str]:
         yield "* Samples may copy training people. Look at the audit above, and make one of what you sample."
     if model.not_averaged():
         yield "* The weights include those of discriminators, which training alone needs; these have seen real people."
-    if spec.attributes and getattr(model, "attributes", ()):
+    if isinstance(model, Generator) and model.attributes:
         yield "* Attributes outside the ranges above are extrapolated; what is asked for need not be shown."
     if {"source", "image"}.intersection((*getattr(model, "required", ()), *getattr(model, "optional", ()))):
         yield "* What it makes from a patient's image shows that patient."

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jsonargparse
 
@@ -30,7 +30,6 @@ from lit_medgen.output import say
 from lit_medgen.training.frozen import weights_hash
 from lit_medgen.trust import EVERYTHING, trusting
 
-Format = Literal["safetensors", "bundle", "torchscript"]
 TRUST = "--trust_config"
 CARD = "README.md"
 
@@ -57,7 +56,7 @@ def export(args: list[str]) -> None:
     )
     parser.add_argument("--ckpt_path", metavar="FILE", help="the checkpoint, its run folder, or an exported folder")
     parser.add_argument("--out", metavar="DIR", help="folder to write, whose name is that of the model")
-    parser.add_argument("--format", type=str, default="safetensors", help=", ".join(get_args(Format)))
+    parser.add_argument("--format", type=str, default="safetensors", help=", ".join(FORMATS))
     parser.add_argument("--report", metavar="DIR", help="a report of `evaluate`, whose scores the card shows")
     parser.add_argument("--audit", metavar="DIR", help="a report of `audit`, whose findings the card shows")
     parser.add_argument("--license", type=str, help="under which the weights are given away, e.g. CC-BY-4.0")
@@ -84,7 +83,7 @@ def run_export(
     Args:
         ckpt_path: its checkpoint.
         out: the folder, whose name is that of the model.
-        format: a `Format`.
+        format: safetensors, bundle or torchscript.
         report: folder of a report of `evaluate`.
         audit: folder of a report of `audit`.
         license: under which the weights are given away; None: the card says that it is not stated.
@@ -96,7 +95,7 @@ def run_export(
         if not value:
             raise InputError(f"export: {option} is missing; give it, e.g. --ckpt_path runs/<name> --out zoo/<name>.")
     folder, path = Path(out or ""), Path(checkpoint_file(ckpt_path or ""))
-    written = FORMATS[format]  # type: ignore[index]
+    written = FORMATS[format]
     outputs = Outputs(folder, "export", {name: None for of in FORMATS.values() for name in of.files})
     outputs.check()
     read_checkpoint(path)
@@ -121,7 +120,7 @@ def _write_folder(folder: Path, model: Any, record: Mapping[str, Any], stated: S
         raise InputError(f"{folder}: the model that was read back has other weights; this method cannot be exported.")
 
 
-FORMATS: dict[Format, Written] = {
+FORMATS: dict[str, Written] = {
     "safetensors": Written((WEIGHTS, CONFIG, CARD), _write_folder),
     "bundle": Written(BUNDLE_FILES, write_bundle),
     "torchscript": Written(TRACE_FILES, write_traced),
