@@ -56,7 +56,7 @@ class Bundled(nn.Module):
         seeds = [int(seed) for seed in image.flatten().tolist()]
         return self.method.predict_step(Request(seeds)).to(image.device)
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """As `torch.nn.Module.to`; the method notes the device, which it does not where its parent alone is moved."""
         self.method.to(*args, **kwargs)
         return super().to(*args, **kwargs)
