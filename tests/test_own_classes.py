@@ -93,6 +93,15 @@ def test_a_plain_module_is_a_network(mine: Path, phantoms: Path, capsys: pytest.
     assert type(model.denoiser.network).__name__ == "Slices"
 
 
+@pytest.mark.slow  # a training
+def test_a_data_set_takes_the_place_of_that_of_a_config(mine: Path, phantoms: Path) -> None:
+    run = TinyRun(mine / "out", phantoms, ("configs/cdpm.yaml", "configs/demo/cdpm.yaml"))
+    run.options = [option for option in run.options if "root" not in option]
+    words = "--data=mine.Clinic", f"--data.init_args.root={phantoms / 'ADNI'}", "--model.init_args.num_factors=0"
+    assert run.fit(*words, "--trust_config") == 0
+    assert lit_medgen.load(run.last, trust="mine").config["data"]["class_path"] == "mine.Clinic"
+
+
 def test_a_network_of_another_signature_is_named(
     mine: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
