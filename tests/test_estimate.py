@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import nn
 from lit_medgen.__main__ import main
 from lit_medgen.errors import InputError
 from lit_medgen.estimate.command import bytes_of, in_words, parts_given
-from lit_medgen.estimate.configs import read, resolved
+from lit_medgen.estimate.configs import read, resolved, training_of
 from lit_medgen.estimate.costs import Costs, Estimate, estimated, fake_tensors, sample_costs, step_costs
 from lit_medgen.estimate.counting import Counting, as_on_gpu
 from lit_medgen.estimate.experiments import Experiment, PartConfigs, files_of_header, run_of
 from lit_medgen.estimate.gpus import GPUS
+from lit_medgen.estimate.header import LABEL, header_line
 from lit_medgen.estimate.plans import CONTEXT, FRAGMENTED, fitting, needed
 from lit_medgen.estimate.rehearsal import Rehearsal, Training
 from lit_medgen.estimate.settings import changed, checkpointing, flags, value_of
@@ -188,6 +190,38 @@ def test_numbers_are_written_and_read() -> None:
     assert [bytes_of(text) for text in ("24GiB", "80 GB", "1.5", "512MiB")] == [24 * 2**30, 8e10, 1.5 * 2**30, 2**29]
     assert parts_given(["first_stage=a.yaml,b.yaml"]) == {"first_stage": [Path("a.yaml"), Path("b.yaml")]}
     assert GPUS["H100"].hours(3600 * 989e12, share=0.5) == 2
+
+
+BASES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def numbers_of(line: str) -> list[float]:
+    """Parameters, operations and memory in a line of costs, in order."""
+    size = {"": 1.0, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+    found = re.findall(r"(\d[\d,.]*)(?: ([EPTGM])(?=FLOP))?", line.partition("(`estimate`")[0])
+    return [float(number.replace(",", "")) * size[prefix] for number, prefix in found]
+
+
+def check_header(name: str) -> None:
+    path = ROOT / "configs" / name
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(LABEL))
+    config = read([path])
+    training = training_of(config)
+    expected = header_line(estimated(config, PARTS, training), training.precision)
+    found, wanted = numbers_of(line), numbers_of(expected)
+    assert found[0] == wanted[0], expected
+    assert found == pytest.approx(wanted, rel=0.05), expected
+
+
+@pytest.mark.parametrize("name", ["alpha_wgan.yaml", "ddpm_2d.yaml"])
+def test_headers_say_what_is_estimated(name: str) -> None:
+    check_header(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASES)
+def test_all_headers_say_what_is_estimated(name: str) -> None:
+    check_header(name)
 
 
 def run(*words: str, files: tuple[str, ...] = FILES) -> int:

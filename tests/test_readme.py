@@ -16,6 +16,7 @@ from data_modules.phantoms.heads import write_adni
 from data_modules.phantoms.lidc_tree import write_lidc
 from lit_medgen.__main__ import VERBS, main
 from lit_medgen.cli import PREPARE_FLAGS
+from lit_medgen.estimate.configs import OPTIONS as ESTIMATE_OPTIONS
 from lit_medgen.evaluation.compare import run_compare
 from lit_medgen.export.verb import run_export
 from lit_medgen.sweep import run_sweep
@@ -45,6 +46,8 @@ def own_options(verb: str, words: list[str]) -> set[str]:
     functions = {"compare": run_compare, "export": run_export, "sweep": run_sweep, "phantom": phantom}
     function = functions.get(verb) or getattr(Trainer, verb, None)
     names = set(inspect.signature(function).parameters) if function else set()
+    if verb == "estimate":
+        names = {option.removeprefix("--") for option in ESTIMATE_OPTIONS}
     return names | {"config", "data", "name", "trust_config", "debug", "help", "print_config", "seed_everything"}
 
 
