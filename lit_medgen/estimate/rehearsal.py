@@ -68,8 +68,9 @@ class Rehearsal:
 
     @property
     def tensors(self) -> Iterator[Tensor]:
-        """What is there between two steps, but for gradients."""
+        """What is there between two steps; gradients too, where they stay until the next."""
         yield from self.model.parameters()
+        yield from (each.grad for each in self.model.parameters() if each.grad is not None)
         yield from self.model.buffers()
         yield from self.averages
         for optimizer in self.optimizers:
