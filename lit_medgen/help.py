@@ -44,7 +44,8 @@ def of_verb(parser: ArgumentParser, verb: str) -> str:
 def _is_own(action: Action) -> bool:
     """Whether an option is of the verb itself (or the run's name and seed)."""
     shared = ("help", "config", "print_config", "trainer", "model", "data")
-    return bool(action.option_strings) and action.dest not in shared and "." not in action.dest
+    hidden = action.dest in shared or "." in action.dest or action.help == SUPPRESS
+    return bool(action.option_strings) and not hidden
 
 
 def _entry(option: str, text: str) -> list[str]:

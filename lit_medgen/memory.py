@@ -24,7 +24,7 @@ KEPT_MAPS = 50
 CHECKPOINTED = 18 / 78
 """The share of it that gradient checkpointing keeps, measured on the same slice U-Net."""
 HALVED = 0.5
-"""The share of it under bf16-mixed, whose feature maps have two bytes a value."""
+"""The share of it under bf16-mixed, at least: two bytes a value; what is normalised is kept in float32 as well."""
 OPTIMIZER_STATES = 2
 """Values per parameter that an optimizer keeps if a trial step of it is not possible: those of Adam."""
 GIB = 2**30

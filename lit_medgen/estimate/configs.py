@@ -17,6 +17,7 @@ from lit_medgen.training.method import Method
 from lit_medgen.words import checked
 
 EMA = ("lit_medgen.callbacks.EMA", "lit_medgen.callbacks.ema.EMA")
+WHAT = "Parameters, operations, memory and hours of an experiment, from its config alone."
 OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--gpus": (list[str] | None, None, f"Cards whose hours are told, e.g. '[H100, L4]'; of {', '.join(GPUS)}."),
     "--share": (float, SHARE, "Share of a card's peak that the training reaches."),
@@ -29,7 +30,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
 
 def parser() -> Parser:
     """Takes what `fit` takes."""
-    made = Parser(prog="lit_medgen estimate", parser_mode="omegaconf+", allow_abbrev=False)
+    made = Parser(prog="lit_medgen estimate", description=WHAT, parser_mode="omegaconf+", allow_abbrev=False)
     made.add_argument("--config", action=ActionConfigFile, help="A config file, or several, each over those before it.")
     made.add_argument("--name", type=str, default="run", help="Name of the run folder below trainer.default_root_dir.")
     made.add_argument("--seed_everything", type=bool | int, default=0)
