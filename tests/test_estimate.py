@@ -63,6 +63,14 @@ def test_bytes_are_those_of_storages_while_they_are_there() -> None:
         assert counting.num_bytes == 0
 
 
+def test_copies_of_fake_tensors_share_their_mode() -> None:
+    with fake_tensors():
+        linear = nn.Linear(2, 3)
+        copied = deepcopy(linear)
+        assert copied.weight is not linear.weight
+        assert copied.weight.fake_mode is linear.weight.fake_mode  # type: ignore[attr-defined]
+
+
 def test_a_fake_step_counts_as_a_real_one(tiny: dict[str, Any]) -> None:
     counted = []
     for where in (fake_tensors, torch.enable_grad):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -51,10 +52,17 @@ class Estimate:
     accumulates: bool = True
 
 
+class _Fakes(FakeTensorMode):
+    """A mode that a copied fake tensor shares: a copy of the mode itself crashes the process sooner or later."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self
+
+
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Tensors made within are fake; what was made before may be used as if it were."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _Fakes(allow_non_fake_inputs=True):
         yield
 
 
