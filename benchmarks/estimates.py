@@ -1,7 +1,7 @@
 """What `estimate` says of a training step on a CPU in float32, beside a step that is taken, for every demo config.
 
 Each config is a process of its own. Operations of the step are counted by PyTorch's `FlopCounterMode`; its memory is
-what PyTorch's profiler sees the CPU's allocator give and take back, from the making of the model to the end of a step
+what PyTorch's profiler sees the CPU's allocator give and take back, from before the model is built to the end of a step
 that is not the first. What libraries such as oneDNN allocate by themselves is not in it.
 
     python -m benchmarks.estimates [NAME ...]
