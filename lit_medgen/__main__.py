@@ -32,6 +32,7 @@ VERBS = {
     "compare": "put finished reports side by side: one table, a plot, samples",
     "estimate": "parameters, operations, memory and hours of a config, without its data and without a GPU",
     "export": "make a folder of a model that others can load: safetensors with a card, MONAI bundle, TorchScript",
+    "readers": "score what readers took for real, from a page of real and synthetic images",
     "sweep": "run a W&B sweep file on this machine",
 }
 
@@ -112,6 +113,10 @@ def imported(verb: str, args: list[str]) -> Callable[[], object]:
         from lit_medgen.export.verb import export  # PyTorch and Lightning
 
         return partial(export, args)
+    if verb == "readers":
+        from lit_medgen.evaluation.readers import readers  # scipy, scikit-learn
+
+        return partial(readers, args)
     if verb == "sweep":
         from lit_medgen.sweep import sweep  # matplotlib
 

@@ -17,6 +17,7 @@ from lit_medgen.callbacks.sample_writer import SampleWriter
 from lit_medgen.cascades import cascaded
 from lit_medgen.checkpoints import behind_link, read_spec
 from lit_medgen.errors import InputError
+from lit_medgen.evaluation.quartets import drawn
 from lit_medgen.images.origin import WRITTEN
 from lit_medgen.loading import restore
 from lit_medgen.output import say
@@ -139,6 +140,7 @@ class Verbs(L.Trainer):
         features: str = "learned",
         strips: bool = True,
         judge: str | None = None,
+        quartets: int | None = None,
     ) -> None:
         """Score samples against the test people and write report.json, report.md and figures.
 
@@ -157,6 +159,7 @@ class Verbs(L.Trainer):
                 seed for each.
             judge: the checkpoint of a `CropClassifier` of clean crops that says whether images show what they are asked
                 to: two more images of each sample's label map for each label that it tells.
+            quartets: also write a page with so many quartets of real and synthetic images, for readers to tell apart.
         """
         if (ckpt_path is None) == (samples is None):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
@@ -164,6 +167,7 @@ class Verbs(L.Trainer):
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
         refuse_below_one("--batch_size", batch_size)
         refuse_below_one("--num", 1 if num is None else num)
+        refuse_below_one("--quartets", 1 if quartets is None else quartets)
         if judge and (samples or not isinstance(model, Generator)):
             raise InputError("--judge: has images made from the model of --ckpt_path, which must make images.")
         if self.is_global_zero:
@@ -193,6 +197,8 @@ class Verbs(L.Trainer):
                 refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
                 refuse_other_texts(model, trained, data.spec)
                 say_extrapolated(model, requests, trained or data.spec)
+                if quartets:
+                    drawn(quartets, len(data.images("test", one_per_person=True)), len(requests))
                 if judge:
                     judge_of(judge, model, data)  # before hours are spent on samples
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)
@@ -202,7 +208,7 @@ class Verbs(L.Trainer):
             written, num_at_once = read_samples(folder, data.spec), batch_size if strips and has_weights else None
             where = Path(out), source, features, seconds, device, has_weights, num_at_once
             judging = judge_of(judge, model, data, batch_size, device) if judge else None
-            report = score(written, model.to(device).eval(), data, *where, judging, self.run_name)
+            report = score(written, model.to(device).eval(), data, *where, judging, self.run_name, quartets or 0)
         for logger in self.loggers:
             logger.log_metrics(logged(report))
 

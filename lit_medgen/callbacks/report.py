@@ -124,6 +124,7 @@ def score(
     num_at_once: int | None = None,
     judging: Judging | None = None,
     name: str = "",
+    quartets: int = 0,
 ) -> dict[str, Any]:
     """The report of a model's samples, as `evaluation.report` writes it into the folder.
 
@@ -131,7 +132,7 @@ def score(
     came from, `name` is that of the run, `features` is that of `evaluate`, `seconds_per_image` are over all processes
     together. Scores are computed on the device (None: the CPU); a trained model (`has_weights`) may have scores of its
     own. With `num_at_once` it also shows what each attribute does, so many images made at once; with `judging` whether
-    images show what they are asked to.
+    images show what they are asked to; with `quartets` a reader study of so many is written beside.
     """
     if device and has_weights:
         model.to(device)  # after `predict` it is on the CPU
@@ -163,7 +164,9 @@ def score(
     if targets is not None:
         people = data.images("test", one_per_person=True).people
         images = replace(images, people=["" if target is None else people[target] for target in targets])
-    return evaluate(images, data, folder, maker, source, features, targets, device or CPU, samples.made_from, judging)
+    return evaluate(
+        images, data, folder, maker, source, features, targets, device or CPU, samples.made_from, judging, quartets
+    )
 
 
 def judge_of(

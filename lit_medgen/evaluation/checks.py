@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_medgen.batch import Images, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.pictures import FILE as PICTURES
+from lit_medgen.evaluation.quartets import FILES as QUARTETS
 from lit_medgen.files import Outputs
 from lit_medgen.metrics.extractors import LEARNED
 from lit_medgen.metrics.known import blocks
@@ -31,6 +32,7 @@ FILES = (
     "attributes/*.png",
     "plots/*.png",
     PREDICTIONS,
+    *QUARTETS,
 )
 """What a report consists of."""
 RANGE_TOLERANCE = 1e-3

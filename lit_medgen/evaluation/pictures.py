@@ -63,14 +63,14 @@ def pictures_of(
     """
     kept = {name: _projected(some[:MAX_POINTS]) for name, some in points.items()}
     return Pictures(
-        _as_bytes(samples[:NUM_IMAGES], colour),
-        _as_bytes(real[:NUM_IMAGES], colour),
-        _as_bytes(samples[:0] if trajectory is None else trajectory.float().cpu(), colour),
+        as_bytes(samples[:NUM_IMAGES], colour),
+        as_bytes(real[:NUM_IMAGES], colour),
+        as_bytes(samples[:0] if trajectory is None else trajectory.float().cpu(), colour),
         *(kept[name] for name in ("samples", "nearest", "unseen")),
     )
 
 
-def _as_bytes(images: Tensor, colour: bool) -> Array:
+def as_bytes(images: Tensor, colour: bool) -> Array:
     """n h w or n h w 3, uint8: images n c *s in [-1, 1], of volumes the three middle planes below each other."""
     found = [np.round(255 * column).astype(np.uint8) for column in columns_of(images, colour)]
     return np.stack(found) if found else np.zeros((0, 0, 0), np.uint8)

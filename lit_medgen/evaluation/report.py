@@ -40,6 +40,8 @@ from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.pictures import pictures_of
+from lit_medgen.evaluation.quartets import FOLDER as STUDY
+from lit_medgen.evaluation.quartets import drawn, write_study
 from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.evaluation.strips import strips
@@ -113,6 +115,7 @@ def evaluate(
     device: torch.device = CPU,
     made_from: Sequence[Mapping[str, Any]] = (),
     judging: Judging | None = None,
+    quartets: int = 0,
 ) -> dict[str, Any]:
     """Writes report.json, report.md, figures and predictions.csv, where predictions are made; returns the report.
 
@@ -129,6 +132,7 @@ def evaluate(
         device: where scores are computed; on the CPU what needs float64 and a device that has none (MPS).
         made_from: for each sample what it was made from, as `Requests.made_from` says it; empty: nothing is known.
         judging: a judge of what images show, and what makes images for it; None: there is none.
+        quartets: how many of a reader study are written beside.
     """
     outputs, maker = report_files(out), maker or Maker()
     outputs.check()
@@ -163,6 +167,10 @@ def evaluate(
         outputs.clear()  # pictures of an earlier report need not be replaced by others
         outputs.claim()
         write_report(out, report, figures, plots)
+        if quartets and samples is not None:
+            real, colour = data.images("test", one_per_person=True), data.spec.is_colour
+            chosen = drawn(quartets, len(real), len(samples))
+            write_study(out / STUDY, chosen, samples, real, colour)
         if predictions:
             fold = getattr(data, "fold", None) or ""
             write_predictions(out, [{"fold": fold, **row} for row in predictions])
