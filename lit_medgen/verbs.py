@@ -17,7 +17,7 @@ from lit_medgen.callbacks.sample_writer import SampleWriter
 from lit_medgen.cascades import cascaded
 from lit_medgen.checkpoints import behind_link, read_spec
 from lit_medgen.errors import InputError
-from lit_medgen.evaluation.quartets import drawn
+from lit_medgen.evaluation.quartets import chosen
 from lit_medgen.images.origin import WRITTEN
 from lit_medgen.loading import restore
 from lit_medgen.output import say
@@ -198,7 +198,7 @@ class Verbs(L.Trainer):
                 refuse_other_texts(model, trained, data.spec)
                 say_extrapolated(model, requests, trained or data.spec)
                 if quartets:
-                    drawn(quartets, len(data.images("test", one_per_person=True)), len(requests))
+                    chosen(quartets, len(data.images("test", one_per_person=True)), len(requests))
                 if judge:
                     judge_of(judge, model, data)  # before hours are spent on samples
                 seconds = self._write_samples(model, requests, batch_size, folder, None, ckpt_path) / len(requests)

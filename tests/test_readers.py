@@ -21,7 +21,7 @@ from lit_medgen.__main__ import main
 from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.pictures import as_bytes
-from lit_medgen.evaluation.quartets import KEY, PAGE, SIZE, drawn, write_study
+from lit_medgen.evaluation.quartets import KEY, PAGE, SIZE, chosen, write_study
 from lit_medgen.evaluation.readers import ANSWERS, run_readers
 
 NUM = 6
@@ -29,19 +29,19 @@ NUM = 6
 
 @pytest.mark.parametrize("num", [1, 2, 3, 5, 12, 50])
 def test_half_of_all_images_are_synthetic_and_none_is_shown_twice(num: int) -> None:
-    quartets = drawn(num, 2 * num, 2 * num)
+    quartets = chosen(num, 2 * num, 2 * num)
     shown = [one for four in quartets for one in four]
     assert len(set(shown)) == SIZE * num
     assert sum(one.synthetic for one in shown) == 2 * num
     counts = Counter(sum(one.synthetic for one in four) for four in quartets)
     assert set(counts) <= {1, 2, 3}
     assert counts[1] == counts[3] == num // 3
-    assert drawn(num, 2 * num, 2 * num) == quartets
-    assert num == 1 or drawn(num, 2 * num, 2 * num, seed=1) != quartets
+    assert chosen(num, 2 * num, 2 * num) == quartets
+    assert num == 1 or chosen(num, 2 * num, 2 * num, seed=1) != quartets
 
 
 def test_places_tell_nothing() -> None:
-    places = np.array([[one.synthetic for one in four] for four in drawn(3000, 6000, 6000)])
+    places = np.array([[one.synthetic for one in four] for four in chosen(3000, 6000, 6000)])
     assert np.abs(places.mean(0) - 0.5).max() < 0.03  # three standard errors of 3000
 
 
@@ -51,7 +51,7 @@ def test_places_tell_nothing() -> None:
 )
 def test_too_few_images_are_refused(real: int, synthetic: int, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        drawn(10, real, synthetic)
+        chosen(10, real, synthetic)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def study(tmp_path: Path) -> Path:
     """A study of small images, with its page and key."""
     torch.manual_seed(0)
     kinds = [Images.of(torch.rand(2 * NUM, 1, 6, 8) * 2 - 1) for _ in range(2)]
-    write_study(tmp_path / "readers", drawn(NUM, 2 * NUM, 2 * NUM), *kinds, colour=False)
+    write_study(tmp_path / "readers", chosen(NUM, 2 * NUM, 2 * NUM), *kinds, colour=False)
     return tmp_path / "readers"
 
 
@@ -68,7 +68,7 @@ def test_the_page_has_the_images_and_no_word_about_them(study: Path) -> None:
     content = json.loads(re.search(r'application/json">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
     torch.manual_seed(0)
     kinds = [as_bytes(torch.rand(2 * NUM, 1, 6, 8) * 2 - 1, colour=False) for _ in range(2)]
-    for number, four in enumerate(drawn(NUM, 2 * NUM, 2 * NUM)):
+    for number, four in enumerate(chosen(NUM, 2 * NUM, 2 * NUM)):
         for place, one in enumerate(four):
             image = Image.open(io.BytesIO(base64.b64decode(content["quartets"][number][place])))
             np.testing.assert_array_equal(np.asarray(image), kinds[0 if one.synthetic else 1][one.index])

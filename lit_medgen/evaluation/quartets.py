@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from PIL import Image
 
 from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.pictures import as_bytes
 from lit_medgen.files import as_csv, write_atomically
+from lit_medgen.images.png import as_png
 
 SIZE = 4
 FOLDER, PAGE, KEY = "readers", "page.html", "key.csv"
@@ -46,7 +45,7 @@ class Shown:
     index: int
 
 
-def drawn(num: int, num_real: int, num_synthetic: int, seed: int = 0) -> list[list[Shown]]:
+def chosen(num: int, num_real: int, num_synthetic: int, seed: int = 0) -> list[list[Shown]]:
     """`num` quartets, in random order: a third each of one, two and three synthetic images, no image twice.
 
     Raises:
@@ -77,7 +76,7 @@ def write_study(out: Path, quartets: Sequence[Sequence[Shown]], samples: Images,
 
     Args:
         out: the folder.
-        quartets: which images, as `drawn` gives them.
+        quartets: which images, as `chosen` gives them.
         samples: n c *s in [-1, 1]; keys are names of their files.
         real: m c *s in [-1, 1].
         colour: whether three channels are red, green and blue.
@@ -104,6 +103,4 @@ def write_study(out: Path, quartets: Sequence[Sequence[Shown]], samples: Images,
 
 def _png(images: Images, index: int, colour: bool) -> str:
     """One image as PNG in base64, with 8 bits and no word about it; of a volume its three middle planes."""
-    content = io.BytesIO()
-    Image.fromarray(as_bytes(images.read([index]), colour)[0]).save(content, format="png")
-    return base64.b64encode(content.getvalue()).decode()
+    return base64.b64encode(as_png(as_bytes(images.read([index]), colour)[0])).decode()

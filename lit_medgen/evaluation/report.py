@@ -41,7 +41,7 @@ from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.pictures import pictures_of
 from lit_medgen.evaluation.quartets import FOLDER as STUDY
-from lit_medgen.evaluation.quartets import drawn, write_study
+from lit_medgen.evaluation.quartets import chosen, write_study
 from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.evaluation.strips import strips
@@ -169,8 +169,8 @@ def evaluate(
         write_report(out, report, figures, plots)
         if quartets and samples is not None:
             real, colour = data.images("test", one_per_person=True), data.spec.is_colour
-            chosen = drawn(quartets, len(real), len(samples))
-            write_study(out / STUDY, chosen, samples, real, colour)
+            four_each = chosen(quartets, len(real), len(samples))
+            write_study(out / STUDY, four_each, samples, real, colour)
         if predictions:
             fold = getattr(data, "fold", None) or ""
             write_predictions(out, [{"fold": fold, **row} for row in predictions])

@@ -102,9 +102,14 @@ def write_figure(path: Path, figure: Figure, dpi: int | None = None) -> None:
 
 def write_png(path: Path, pixels: np.ndarray, description: str = "") -> None:
     """Writes pixels in [0, 1] with 8 bits, x y as grey or x y 3 as colours; the description stands in a text chunk."""
+    rows = (np.swapaxes(pixels, 0, 1).clip(0, 1) * 255).round().astype(np.uint8)
+    write_atomically(path, as_png(rows, description))
+
+
+def as_png(rows: np.ndarray, description: str = "") -> bytes:
+    """The content of a PNG file: rows columns as grey, or rows columns 3 as colours, uint8."""
     content, texts = io.BytesIO(), PngInfo()
     if description:
         texts.add_text("Description", description)
-    rows = (np.swapaxes(pixels, 0, 1).clip(0, 1) * 255).round().astype(np.uint8)
     Image.fromarray(np.ascontiguousarray(rows)).save(content, format="png", pnginfo=texts)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
