@@ -132,16 +132,16 @@ def read_answers(path: Path, study: str, truth: Truth) -> list[Answer]:
             raise InputError(
                 f"{path}, line {line}: of study {row['study']!r}, not of {study!r}; give answers to this page."
             )
-        place = tuple(int(row[name]) if (row[name] or "").isdecimal() else -1 for name in ("quartet", "place"))
-        if place not in truth or row["answer"] not in KINDS or row["sure"] not in LEVELS:
+        quartet, place = (int(row[name]) if (row[name] or "").isdecimal() else -1 for name in ("quartet", "place"))
+        if (quartet, place) not in truth or row["answer"] not in KINDS or row["sure"] not in LEVELS:
             raise InputError(
                 f"{path}, line {line}: quartet {row['quartet']!r}, place {row['place']!r}, answer {row['answer']!r}, "
                 f"sure {row['sure']!r}; expected an image of the study, {' or '.join(KINDS)}, and 1 to 3."
             )
-        if (of := (row["reader"], *place)) in seen:
+        if (of := (row["reader"], quartet, place)) in seen:
             raise InputError(f"{path}, line {line}: {row['reader']!r} answered this image before; keep one answer.")
         seen.add(of)
-        found.append(Answer(row["reader"], *place, row["answer"] == "synthetic", int(row["sure"])))
+        found.append(Answer(row["reader"], quartet, place, row["answer"] == "synthetic", int(row["sure"])))
     return found
 
 
