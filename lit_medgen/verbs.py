@@ -93,7 +93,7 @@ class Verbs(L.Trainer):
             sources_from: a checkpoint whose samples of the same seeds are the sources: a cascade.
             masks: a folder with a mask for each source, or a file for all: voxels that are not 0 there are made anew,
                 to fit the others, which are kept.
-            audit: look for copies of training people among the images, where the prepared data is at hand.
+            audit: look for copies of training people in the prepared data.
         """
         if ckpt_path is None:
             raise InputError(

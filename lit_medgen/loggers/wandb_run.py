@@ -36,6 +36,7 @@ class WandbRun(WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
     ) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would send its own errors home, with paths
         try:
             import wandb  # an extra, and slow to import
         except ModuleNotFoundError as error:

@@ -30,6 +30,7 @@ class FakeStore:
     address: StoreAddress
     records: list[Record] = field(default_factory=list)
     axis: str = "axial"
+    channels: tuple[str, ...] = ()
 
     @property
     def arrays(self) -> dict[str, Array]:

@@ -151,7 +151,7 @@ def test_other_images_than_the_first_stage_knows_are_refused(
 ) -> None:
     run = TinyRun(tmp_path, phantoms, ("configs/ihdm.yaml",))
     assert run.fit("--data.init_args.preprocessing.size=[20,16,16]") == 2
-    assert "data.init_args.preprocessing is" in one_line(capsys)
+    assert "data.init_args.preprocessing.size is" in one_line(capsys)
     assert run.fit("--data.init_args.seed=4") == 2
     assert "the same people are unseen" in one_line(capsys)
 

@@ -94,7 +94,7 @@ def test_parts_stay_frozen_in_evaluation_mode(chain: list[Path]) -> None:
     [
         ("Chooser", [], "is a checkpoint of Link, not of Stranger; make one with `fit --model toy_chain.Stranger`"),
         ("Link", ["--data.init_args.seed=4"], "trained on another split of people"),
-        ("Link", ["--data.init_args.preprocessing.size=[16,20,16]"], "data.init_args.preprocessing is"),
+        ("Link", ["--data.init_args.preprocessing.size=[16,20,16]"], "data.init_args.preprocessing.size is"),
     ],
 )
 def test_another_part_is_refused(
