@@ -55,7 +55,7 @@ EACH_EXPERIMENT = [
 def test_every_config_is_tried() -> None:
     """Those of real data, which is not here, by the commands that name them, which tests of the README parse."""
     tried = {name for experiment in EXPERIMENTS for name in experiment}
-    real = ("anomalies/", "lidc_nodules/", "mixed_ct/", "chestxray14_64/")
+    real = ("anomalies/", "lidc_nodules/", "mixed_ct/", "chestxray14_64/", "open_ms/")
     named = commands(ROOT / "docs" / "results.md")
     tried |= {word for words in named for word in words if any(folder in word for folder in real)}
     shipped = {str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml") if path.parent.name != "sweeps"}
