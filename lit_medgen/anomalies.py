@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 
 from lit_medgen.batch import DataSpec, Requests, Split
-from lit_medgen.checkpoints import behind_link, read_spec
+from lit_medgen.checkpoints import behind_link
 from lit_medgen.diffusion import Resynthesis
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.anomalies import (
@@ -33,10 +33,9 @@ from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.sample_files import SampleFile, format_for
 from lit_medgen.sampling import FACTS_OF_IMAGES, checked_attributes
-from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_images
+from lit_medgen.verbs import refuse_below_one, refuse_other_data
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -102,10 +101,7 @@ class Anomalies(L.Trainer):
         data.prepare_data()
         data.setup("test")
         ckpt_path = behind_link(ckpt_path)
-        trained = read_spec(Path(ckpt_path))
-        refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
-        refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
-        spec = trained or data.spec
+        spec = refuse_other_data(ckpt_path, data.spec, FACTS_OF_IMAGES) or data.spec
         asked = checked_attributes(generator, attributes or {}, spec)
         noised = way == "noise" or (way is None and not asked)
         how = _checked(Resynthesis, level=level, num_steps=num_steps, noised=noised, guidance=guidance)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import lightning as L
 import torch
 
-from lit_medgen.batch import DataSpec, Images
+from lit_medgen.batch import Images
 from lit_medgen.callbacks.sample_audit import images_in
-from lit_medgen.checkpoints import behind_link, read_spec
+from lit_medgen.checkpoints import behind_link
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.audit import FALSE_ALARMS, audit, output_files, why_not, write_audit
 from lit_medgen.evaluation.membership import membership as membership_of
@@ -18,10 +18,9 @@ from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people
 from lit_medgen.sampling import samples as samples_of
-from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_images
+from lit_medgen.verbs import refuse_below_one, refuse_other_data
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -74,7 +73,8 @@ class Auditing(L.Trainer):
         data.prepare_data()
         data.setup("test")
         ckpt_path = behind_link(ckpt_path)
-        _refuse_other_data(model, ckpt_path, data.spec)
+        names = facts_of_conditions(model) if isinstance(model, Generator) else FACTS_OF_IMAGES
+        refuse_other_data(ckpt_path, data.spec, names)
         if why := why_not(data):
             raise InputError(f"audit: {why}; change data.init_args.fractions, or take data of more people.")
         if not self.is_global_zero:
@@ -95,11 +95,3 @@ def _made(model: Method, data: MedicalDataModule, num: int | None, batch_size: i
     assert isinstance(model, Generator)
     requests = like_people(model, data, "test", num)
     return Images.of(torch.cat(list(samples_of(model, requests, batch_size))))
-
-
-def _refuse_other_data(model: Method, ckpt_path: str, spec: DataSpec) -> None:
-    """InputError for data that is not what the model was trained on."""
-    trained = read_spec(Path(ckpt_path))
-    refuse_other_people(trained, spec, f"--ckpt_path {ckpt_path}")
-    names = facts_of_conditions(model) if isinstance(model, Generator) else FACTS_OF_IMAGES
-    refuse_other_images(ckpt_path, trained, spec, names)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 
-from lit_medgen.checkpoints import behind_link, read_spec
+from lit_medgen.checkpoints import behind_link
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.detection import detect, image_sets, output_files, refuse_unable
 from lit_medgen.loading import restore
 from lit_medgen.sampling import FACTS_OF_IMAGES
-from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_images
+from lit_medgen.verbs import refuse_below_one, refuse_other_data
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -61,9 +60,7 @@ class Detecting(L.Trainer):
         data.prepare_data()
         data.setup("test")
         ckpt_path = behind_link(ckpt_path)
-        trained = read_spec(Path(ckpt_path))
-        refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
-        refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
+        refuse_other_data(ckpt_path, data.spec, FACTS_OF_IMAGES)
         if not self.is_global_zero:
             return
         sets = image_sets(data, near, others or {}, num)

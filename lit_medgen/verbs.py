@@ -258,6 +258,14 @@ def refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpec
             )
 
 
+def refuse_other_data(ckpt_path: str, spec: DataSpec, names: Sequence[str]) -> DataSpec | None:
+    """The spec that a checkpoint's model was trained on; InputError for data of other people, or other in a fact."""
+    trained = read_spec(Path(ckpt_path))
+    refuse_other_people(trained, spec, f"--ckpt_path {ckpt_path}")
+    refuse_other_images(ckpt_path, trained, spec, names)
+    return trained
+
+
 def _bring_late_parts(model: Generator, ckpt_path: Path) -> None:
     """Loads a method whose frozen parts may come late: they say what its images can be asked to show."""
     if any(part.late for part in model.frozen_parts.values()):

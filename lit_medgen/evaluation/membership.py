@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +32,6 @@ SPLITS: tuple[tuple[Split, ...], ...] = (("train",), ("val", "test"))
 """Of members, and of unseen people."""
 ROUNDS = 1000
 """Of the bootstrap over people that says how sure the share of members found is."""
-
-
-class Surprises(NamedTuple):
-    """What a model makes of people: the higher, the less it expected them."""
-
-    values: Tensor
-    """n, one a person, float64."""
-    of: str
-    """What they are, in words."""
 
 
 def membership(model: Method, data: TrainingData, batch_size: int) -> dict[str, Any]:

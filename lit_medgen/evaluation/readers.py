@@ -206,11 +206,8 @@ def _mean(values: Sequence[float | None]) -> dict[str, Any]:
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The scores as a table; 0.5 in every column is a reader who cannot tell."""
-    names = ("correct", "synthetic_told", "real_told", "auc")
-    rows = [
-        [reader, row["answers"], *(_shown(row[name]) for name in names)] for reader, row in report["readers"].items()
-    ]
-    rows.append(["mean of readers", report["answers"], *(_shown(report["mean"][name]) for name in names)])
+    each = report["readers"] | {"mean of readers": report["mean"] | {"answers": report["answers"]}}
+    rows = [[reader, row["answers"], *(_shown(row[name]) for name in SCORES)] for reader, row in each.items()]
     head = ("reader", "answers", "correct", "synthetic told", "real told", "AUC")
     return "\n".join(["# Readers", "", *table(head, rows), "", RULE, ""])
 

@@ -41,7 +41,7 @@ from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
 from lit_medgen.evaluation.pictures import pictures_of
 from lit_medgen.evaluation.quartets import FOLDER as STUDY
-from lit_medgen.evaluation.quartets import chosen, write_study
+from lit_medgen.evaluation.quartets import Shown, chosen, write_study
 from lit_medgen.evaluation.reference import reference_of
 from lit_medgen.evaluation.scores import Given, metrics_for, of_pairs, row_of
 from lit_medgen.evaluation.strips import strips
@@ -136,6 +136,9 @@ def evaluate(
     """
     outputs, maker = report_files(out), maker or Maker()
     outputs.check()
+    four_each: list[list[Shown]] = []
+    if quartets and samples is not None:  # refused before any score is computed
+        four_each = chosen(quartets, len(data.images("test", one_per_person=True)), len(samples))
     own = maker.scores(data) if maker.scores else {}
     plots, predictions = maker.plots() if maker.plots else {}, maker.predictions() if maker.predictions else ()
     if samples is None and not own:
@@ -167,10 +170,9 @@ def evaluate(
         outputs.clear()  # pictures of an earlier report need not be replaced by others
         outputs.claim()
         write_report(out, report, figures, plots)
-        if quartets and samples is not None:
-            real, colour = data.images("test", one_per_person=True), data.spec.is_colour
-            four_each = chosen(quartets, len(real), len(samples))
-            write_study(out / STUDY, four_each, samples, real, colour)
+        if four_each and samples is not None:
+            real = data.images("test", one_per_person=True)
+            write_study(out / STUDY, four_each, samples, real, data.spec.is_colour)
         if predictions:
             fold = getattr(data, "fold", None) or ""
             write_predictions(out, [{"fold": fold, **row} for row in predictions])
