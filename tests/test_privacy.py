@@ -43,11 +43,11 @@ SHARE = "share_quarzsand"
 HERE = ("user_moorhuhn", "cwd_moorhuhn", "argv_moorhuhn", "remote-moorhuhn", "commit_moorhuhn")
 """Of the user, the working folder, the command line and the git repository."""
 
-NUM = 10
+NUM = 22
 
 
 def write_raw(root: Path) -> None:
-    """Ten people's NIfTI files, one DICOM series, two bad files, and a table."""
+    """Everybody's NIfTI files, one DICOM series, two bad files, and a table."""
     shape = (16, 16, 16)
     affine = np.diag([12.0, 12.0, 12.0, 1.0])
     for k in range(NUM):
@@ -112,7 +112,7 @@ def run(*words: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
-    """prepare, fit, sample, evaluate, and a run that fails."""
+    """prepare, fit, sample, evaluate with a page for readers, audit, export in every form, and a run that fails."""
     folder = tmp_path_factory.mktemp("privacy")
     raw, out = folder / SHARE, folder / "out"
     out.mkdir()
@@ -122,7 +122,12 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     printed["fit"] = run(*fit, "--name=csv")
     last = str(out / "runs/csv/checkpoints/last.ckpt")
     printed["sample"] = run("sample", "--ckpt_path", last, "--num=2", f"--out={out / 'samples'}", *CPU)
-    printed["evaluate"] = run("evaluate", "--ckpt_path", last, "--num=2", f"--out={out / 'report'}", *CPU)
+    page = ("--num=3", "--quartets=1")
+    printed["evaluate"] = run("evaluate", "--ckpt_path", last, *page, f"--out={out / 'report'}", *CPU)
+    printed["audit"] = run("audit", "--ckpt_path", last, "--num=2", f"--out={out / 'audit'}", *CPU)
+    card = (f"--report={out / 'report'}", f"--audit={out / 'audit'}")
+    for form in ("safetensors", "bundle", "torchscript"):
+        printed["export"] = run("export", "--ckpt_path", last, "--format", form, *card, f"--out={out / form}")
     for path in out.glob("store/*/volumes/*.npy"):
         path.write_bytes(bytes(path.stat().st_size))
     printed["error"] = run(*fit, "--name=error", code=2)
@@ -179,7 +184,7 @@ def test_the_search_finds_every_canary(outputs: Outputs, tmp_path: Path) -> None
 
 def test_no_canary_in_any_output(outputs: Outputs) -> None:
     written = {path.suffix for path in outputs.out.rglob("*") if path.is_file()}
-    assert {".csv", ".yaml", ".ckpt", ".npy", ".json", ".md", ".png", ".gz"} <= written
+    assert {".csv", ".yaml", ".ckpt", ".npy", ".json", ".md", ".png", ".gz", ".html", ".safetensors", ".pt"} <= written
     found = {(name, word) for name, word in holding(CANARIES, outputs.out) if name != "rejected.csv"}
     assert not found
 
@@ -197,7 +202,7 @@ def test_the_owner_sees_which_files_were_rejected(outputs: Outputs) -> None:
         assert f"{PTID}{k}_{NAME}.nii.gz" in outputs.printed["prepare"]
 
 
-@pytest.mark.parametrize("verb", ["fit", "sample", "evaluate", "error"])
+@pytest.mark.parametrize("verb", ["fit", "sample", "evaluate", "audit", "export", "error"])
 def test_no_canary_is_printed(verb: str, outputs: Outputs) -> None:
     assert not [word for word in CANARIES if word in outputs.printed[verb]]
     assert ("cannot be read" in outputs.printed[verb]) == (verb == "error")
