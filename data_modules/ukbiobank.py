@@ -137,6 +137,8 @@ class UKBiobankDataModule(MedicalDataModule):
         visits = bulk[self.modality]
         if not visits and not rejected:
             return [], []
+        beside_it = (*self.preprocessing.sources, *self.preprocessing.channels[1:])
+        self._refuse_unknown(beside_it, [name for name, each in bulk.items() if each and name != self.modality])
         known = of_people(self.root, self.table, self.tree().files, self.volumes, self.unread, self.left_out.ids)
         self.remarks += known.lines
         scans = []
@@ -148,14 +150,24 @@ class UKBiobankDataModule(MedicalDataModule):
                 rejected.append(Rejected(str(path), f"no row of {known.path.name} for this person"))
                 continue
             beside: dict[str, Raw] = {}
-            for name in (*self.preprocessing.sources, *self.preprocessing.channels[1:]):
-                other = bulk.get(name, {}).get((person, instance))  # type: ignore[call-overload]
+            for name in beside_it:
+                other = bulk[name].get((person, instance))  # type: ignore[index]
                 if other and (source := self._source(other, name, rejected)):  # type: ignore[arg-type]
                     beside[name] = source
             source = self._source(path, self.modality, rejected, lazy=True)
             if source:
                 scans.append(Scan(source, person, instance, known.of(person, instance), beside))
         return scans, self.tree().lost + rejected
+
+    def _refuse_unknown(self, names: Sequence[str], there: Sequence[str]) -> None:
+        """InputError for a name of an image that UK Biobank has beside no image of this modality."""
+        for name in names:
+            if name not in FIELDS.values() or name == self.modality:
+                raise InputError(
+                    f"data.init_args.preprocessing asks for a '{name}' beside each {self.modality} image, but of UK "
+                    f"Biobank {' and '.join(FIELDS.values())} are read; beside the images of {self.root} there is "
+                    f"{', '.join(there) or 'nothing'}: name that, or leave it out."
+                )
 
     def taken(self, accepted: Sequence[Record], rejected: Sequence[Rejected], owner: bool) -> list[str]:
         """As of every data set, with the number of images rejected for each reason."""

@@ -44,6 +44,17 @@ def facts_of_conditions(model: Generator) -> list[str]:
     return [*FACTS_OF_IMAGES, *(["classes"] if "label_map" in parts else []), *sources]
 
 
+def refuse_other_images(source: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
+    """InputError if data differs in one of these facts from what the model of a source was trained on, if it says."""
+    for name in names if trained else ():
+        ours, theirs = getattr(trained, name), getattr(spec, name)
+        if ours != theirs:
+            raise InputError(
+                f"{source}: its images have {name} {ours}, but those of the data have {theirs}; use the data it was "
+                "trained on."
+            )
+
+
 def refuse_other_texts(model: Generator, trained: DataSpec | None, spec: DataSpec) -> None:
     """InputError if a model is made from texts, and those of the data are embedded in another way than in training."""
     if model.reads_text and trained:

@@ -29,6 +29,7 @@ from lit_medgen.sampling import (
     facts_of_conditions,
     like_people,
     origin,
+    refuse_other_images,
     refuse_other_texts,
     say_extrapolated,
 )
@@ -114,7 +115,7 @@ class Verbs(L.Trainer):
         if data is not None:
             data.prepare_data()
             data.setup("test")
-            refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(generator))
+            refuse_other_images(f"--ckpt_path {ckpt_path}", trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
             refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
         if sources_from:
@@ -170,6 +171,8 @@ class Verbs(L.Trainer):
         refuse_below_one("--quartets", 1 if quartets is None else quartets)
         if judge and (samples or not isinstance(model, Generator)):
             raise InputError("--judge: has images made from the model of --ckpt_path, which must make images.")
+        if quartets and not isinstance(model, Generator):
+            raise InputError(f"--quartets: {type(model).__name__} makes no images for readers to tell; leave it out.")
         if self.is_global_zero:
             check_report(Path(out))
         data: MedicalDataModule = datamodule  # type: ignore[assignment]
@@ -183,7 +186,7 @@ class Verbs(L.Trainer):
         if not isinstance(model, Generator):
             if ckpt_path is None:
                 raise InputError(f"--samples: {type(model).__name__} makes no images; give --ckpt_path FILE.")
-            refuse_other_images(ckpt_path, trained, data.spec, FACTS_OF_IMAGES)
+            refuse_other_images(f"--ckpt_path {ckpt_path}", trained, data.spec, FACTS_OF_IMAGES)
             if not self.is_global_zero:
                 return
             restore(model, Path(ckpt_path))
@@ -194,7 +197,7 @@ class Verbs(L.Trainer):
                 _bring_late_parts(model, Path(ckpt_path))
                 requests = like_people(model, data, "test", num)
                 refuse_unfit(model, data, requests, features)
-                refuse_other_images(ckpt_path, trained, data.spec, facts_of_conditions(model))
+                refuse_other_images(f"--ckpt_path {ckpt_path}", trained, data.spec, facts_of_conditions(model))
                 refuse_other_texts(model, trained, data.spec)
                 say_extrapolated(model, requests, trained or data.spec)
                 if quartets:
@@ -247,22 +250,11 @@ class _Requested(L.LightningDataModule):
         return DataLoader(mine, batch_size=self.batch_size, collate_fn=self.requests.joined)  # type: ignore[arg-type]
 
 
-def refuse_other_images(ckpt_path: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
-    """InputError if data differs in one of these facts from what the model of a checkpoint was trained on."""
-    for name in names if trained else ():
-        ours, theirs = getattr(trained, name), getattr(spec, name)
-        if ours != theirs:
-            raise InputError(
-                f"--ckpt_path {ckpt_path}: its images have {name} {ours}, but those of the data have {theirs}; use the "
-                "data it was trained on."
-            )
-
-
 def refuse_other_data(ckpt_path: str, spec: DataSpec, names: Sequence[str]) -> DataSpec | None:
     """The spec that a checkpoint's model was trained on; InputError for data of other people, or other in a fact."""
     trained = read_spec(Path(ckpt_path))
     refuse_other_people(trained, spec, f"--ckpt_path {ckpt_path}")
-    refuse_other_images(ckpt_path, trained, spec, names)
+    refuse_other_images(f"--ckpt_path {ckpt_path}", trained, spec, names)
     return trained
 
 

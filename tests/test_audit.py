@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Batch, Condition, DataSpec, Images
+from lit_medgen.callbacks.sample_audit import NOT_POSSIBLE, SampleAudit
 from lit_medgen.diffusion import DDIM
 from lit_medgen.diffusion.heat import dissipate
 from lit_medgen.errors import InputError
@@ -380,6 +383,16 @@ def test_every_sample_run_ends_with_an_audit_or_says_why_not(
         (run / "elsewhere").rename(run / "store")
     assert said(out) == "none: the prepared data is not there"
     assert "no audit of copies was made: " in capsys.readouterr().out
+
+
+def test_no_audit_against_images_of_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = DataSpec(channels=1, size=(8, 8), spacing_mm=(1.0, 1.0))
+    data: Any = SimpleNamespace(address=SimpleNamespace(folder=tmp_path), spec=spec)
+    assert SampleAudit(data, replace(spec, channels=2), {})(tmp_path) == NOT_POSSIBLE
+    assert (
+        "no audit of copies was made: the checkpoint: its images have channels 2, but those" in capsys.readouterr().out
+    )
+    assert not (tmp_path / "audit").exists()
 
 
 def test_copies_in_any_folder_are_found(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,7 +119,9 @@ def least_condition(model: Any) -> Condition:
 
 
 @pytest.mark.parametrize("configs", EACH_EXPERIMENT)
-def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantoms: Path) -> None:
+def test_experiment_end_to_end(
+    configs: tuple[str, ...], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All are resumed by tests/test_resume.py."""
     run = run_of(phantoms, configs)
     is_base = len(configs) == 1  # overlays change nothing of `test` and `sample`
@@ -128,6 +130,9 @@ def test_experiment_end_to_end(configs: tuple[str, ...], tmp_path: Path, phantom
     model: Any = lit_medgen.load(run.last)
     if not isinstance(model, Generator):
         makes_no_images(run, tmp_path / "report")
+        assert run.on_checkpoint("evaluate", f"--out={tmp_path / 'readers'}", "--quartets=3") == 2
+        assert f"--quartets: {type(model).__name__} makes no images" in one_line(capsys)
+        assert not (tmp_path / "readers").exists()
         return
     assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
     size = model.needed_spec().size

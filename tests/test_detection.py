@@ -263,6 +263,7 @@ def test_a_report_of_sets_and_detectors(vdm: TinyRun, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--near=[shear]"], "--near: no set 'shear'; choose from noise, crop, flip_x, flip_y, missing_slices"),
+        (["--near=[]"], "--near: [] without --others leaves no set; choose from noise, crop"),
         (["--num=1"], "1 validation people; give at least 2"),
     ],
 )

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ from lit_medgen.files import file_hash
 from lit_medgen.training.frozen import FrozenPart
 from lit_medgen.training.method import Method
 
-ALONE, BUILT = "configs/ddpm_2d.yaml", "configs/ldm_2d.yaml"
-"""A method without a first stage, and one with it."""
+ALONE, BUILT, LABELLED = "configs/ddpm_2d.yaml", "configs/ldm_2d.yaml", "configs/lsdm.yaml"
+"""A method without a first stage, one with it, and one that is made from label maps besides."""
 EACH = tuple(pytest.param(base, marks=pytest.mark.xdist_group(base)) for base in (ALONE, BUILT))
 OF_ALONE = pytest.mark.xdist_group(ALONE)
 SEEDS = [3, 8]
@@ -135,6 +135,23 @@ def test_torchscript_gives_what_the_network_gives(base: str, phantoms: Path, tmp
     with torch.no_grad():
         expected = model.denoiser.network(x, t, Condition(attributes))
         torch.testing.assert_close(torch.jit.load(folder / "network.pt")(*inputs), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group(LABELLED)
+def test_torchscript_of_lsdm_reads_label_maps(phantoms: Path, tmp_path: Path) -> None:
+    """Maps of other classes, and other images, than it was traced with."""
+    run = run_of(phantoms, (LABELLED,))
+    folder = exported(run, tmp_path / "tiny", "--format=torchscript")
+    inputs = json.loads((folder / "network.json").read_text())["inputs"]
+    assert [*inputs] == ["x", "t", "label_map"]
+    assert inputs["label_map"]["dtype"] == "int64"
+    network, model = torch.jit.load(folder / "network.pt"), cast(Any, lit_medgen.load(run.last))
+    (_, *of_x), (_, *of_map) = inputs["x"]["shape"], inputs["label_map"]["shape"]
+    x, t, label_map = torch.randn(3, *of_x), torch.rand(3), torch.randint(len(model.spec.classes), (3, *of_map))
+    with torch.no_grad():
+        expected = model.denoiser.network(x, t, Condition(label_map=label_map))
+        torch.testing.assert_close(network(x, t, label_map), expected, atol=1e-5, rtol=1e-4)
 
 
 class Branching(nn.Module):

@@ -11,7 +11,7 @@ from lit_medgen.evaluation.audit import audit, why_not, write_audit
 from lit_medgen.evaluation.far_sets import images_of_folder
 from lit_medgen.output import say
 from lit_medgen.sample_reading import read_samples, spec_of
-from lit_medgen.sampling import FACTS_OF_IMAGES
+from lit_medgen.sampling import FACTS_OF_IMAGES, refuse_other_images
 from lit_medgen.training.frozen import refuse_other_people
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ class SampleAudit:
         if not hasattr(self.data, "spec"):
             self.data.setup("sample")
         refuse_other_people(self.trained, self.data.spec, "the checkpoint")
-        for name in FACTS_OF_IMAGES:
-            if self.trained and getattr(self.trained, name) != getattr(self.data.spec, name):
-                raise InputError(f"images of the data have another {name} than those of the checkpoint")
+        refuse_other_images("the checkpoint", self.trained, self.data.spec, FACTS_OF_IMAGES)
         if why := why_not(self.data):
             raise InputError(why)
 

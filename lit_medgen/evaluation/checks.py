@@ -15,7 +15,7 @@ from lit_medgen.files import Outputs
 from lit_medgen.metrics.extractors import LEARNED
 from lit_medgen.metrics.known import blocks
 from lit_medgen.metrics.ms_ssim import scales_and_window
-from lit_medgen.metrics.torchscript import from_file
+from lit_medgen.metrics.torchscript import from_file, refuse_channels
 
 NONE = "none"
 """Of `--features`: no scores of features."""
@@ -59,6 +59,7 @@ def refuse_unfit(data: TrainingData, num_samples: int, features: str) -> None:
     except ValueError as error:
         raise InputError(f"data.init_args.preprocessing.size: {error}") from error
     if features not in (NONE, LEARNED):
+        refuse_channels(data.spec.channels)
         from_file(features)
 
 

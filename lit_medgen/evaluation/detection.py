@@ -102,6 +102,8 @@ def image_sets(
     for name in others:
         if name in (VALIDATION, TEST, *known):
             raise InputError(f"--others.{name}: the name of a set that there is already; give another.")
+    if not names and not others:
+        raise InputError(f"--near: [] without --others leaves no set; choose from {', '.join(known)}, or give others.")
     sets = {}
     for name, split in ((VALIDATION, "val"), (TEST, "test")):
         images = quick(data.images(split, one_per_person=True, limit=num))  # type: ignore[arg-type]

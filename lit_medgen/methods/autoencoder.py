@@ -112,15 +112,13 @@ class AdversarialAutoencoder(Adversarial, FeatureLoss, FirstStage):
         gradient_clip: float | None = None,
     ) -> None:
         as_module(network)
-        if not 0 < perceptual_share <= 1:
-            raise ValueError(f"model.init_args.perceptual_share is {perceptual_share}; give more than 0 and at most 1.")
         discriminator = discriminator or PatchDiscriminator(network.dim, getattr(network, "in_channels", 1))
         super().__init__(optimizer, learning_rate_schedule)
         self.network, self.discriminator = network, as_module(discriminator)
         self.make_discriminator_optimizer, self.gradient_clip = discriminator_optimizer, gradient_clip
         self.discriminator_learning_rate_schedule = discriminator_learning_rate_schedule or Constant()
-        self.features, self.perceptual_weight, self.spectral_weight = features, perceptual_weight, spectral_weight
-        self.perceptual_share, self.adversarial_loss = perceptual_share, adversarial_loss
+        self.compare_features(features, perceptual_weight, perceptual_share)
+        self.spectral_weight, self.adversarial_loss = spectral_weight, adversarial_loss
         self.discriminator_weight, self.max_discriminator_weight = discriminator_weight, max_discriminator_weight
         self.adaptive_weight = adaptive_weight
         self.discriminator_start, self.diff_augment = discriminator_start, diff_augment
@@ -241,7 +239,7 @@ class AdversarialAutoencoder(Adversarial, FeatureLoss, FirstStage):
     def _reconstruction(self, output: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_rec, and its parts by name."""
         parts = {"l1": functional.l1_loss(output, image)}
-        parts |= self.perceptual_distance(output, image, self.perceptual_share)
+        parts |= self.perceptual_distance(output, image)
         if self.spectral_weight:
             parts["spectral"] = spectral_distance(output, image)
         weights = {"l1": 1.0, "perceptual": self.perceptual_weight, "spectral": self.spectral_weight}

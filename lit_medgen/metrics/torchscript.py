@@ -79,6 +79,16 @@ def perceptual_of_file(source: str, probe: Tensor) -> PerceptualDistance:
     return PerceptualDistance(layers, f"{name}, activations", script)
 
 
+def refuse_channels(num: int) -> None:
+    """InputError for images of so many channels, if they are neither grey nor colours."""
+    if num not in (1, 3):
+        raise InputError(
+            f"features of a TorchScript file are of grey or colour images, but these have {num} channels; give "
+            "learned, whose network reads them all, or none (model.init_args.features in training, --features of "
+            "evaluate)."
+        )
+
+
 def _taken(script: nn.Module, **options: bool) -> dict[str, bool]:
     """Those of the options that its forward has an argument for."""
     arguments = {argument.name for argument in script.forward.schema.arguments}  # type: ignore[attr-defined]
@@ -87,11 +97,7 @@ def _taken(script: nn.Module, **options: bool) -> dict[str, bool]:
 
 def _called(script: nn.Module, slices: Tensor, options: dict[str, bool]) -> list[Tensor]:
     """What the network gives for n c y x in [-1, 1], in float32; n 3 y x in 0 to 255 is what it takes."""
-    if slices.shape[1] not in (1, 3):
-        raise InputError(
-            f"features of a TorchScript file are of grey or colour images, but these have {slices.shape[1]} channels; "
-            "give learned, whose network reads them all, or none, and set perceptual_weight to 0 for a file."
-        )
+    refuse_channels(slices.shape[1])
     pixels = ((slices.clamp(-1, 1) + 1) * 127.5).expand(-1, 3, -1, -1)
     found = script.to(slices.device)(pixels, **options)
     return [part.float() for part in (found if isinstance(found, list | tuple) else [found])]

@@ -119,13 +119,11 @@ class FourierFeatures(nn.Module):
                 setattr(self, name, getattr(network, name))
         copies = 1 + 2 * len(self.exponents)
         read, given = (getattr(network, name, None) for name in ("in_channels", "out_channels"))
-        if read is not None and given is not None:
-            if read != given * copies:
-                raise ValueError(
-                    f"model.init_args.network.init_args.network.init_args.in_channels is {read}, but {given} channels "
-                    f"with the sines and cosines of {len(self.exponents)} exponents are {given * copies}; give that."
-                )
-            self.in_channels: int = given
+        if read is not None and given is not None and read != given * copies:
+            raise ValueError(
+                f"model.init_args.network.init_args.network.init_args.in_channels is {read}, but {given} channels "
+                f"with the sines and cosines of {len(self.exponents)} exponents are {given * copies}; give that."
+            )
 
     def forward(self, z_t: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """What the network gives for z_t, b d *z, of levels in [0, 1], b."""

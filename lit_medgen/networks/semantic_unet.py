@@ -122,7 +122,7 @@ class SemanticStep(Step):
     def forward(self, h: Tensor, embedding: Tensor, *context: Any) -> Tensor:
         """The features after both, b c *s -> b c' *s; the context begins with the pyramid of the label map."""
         pyramid, *tokens = context
-        h = self.block.modulated(h, embedding, pyramid[tuple(h.shape[2:])])
+        h = self.block.modulated(h, embedding, pyramid[_sides(h)])
         return h if self.attention is None else self.attention(h, *tokens)
 
 
@@ -211,7 +211,7 @@ class SemanticUNet(UNet):
 
     def maps(self, x: Tensor, label_map: Tensor | None) -> Pyramid:
         """One-hot label maps at the size of every level, for images x: b c *s."""
-        size = tuple(x.shape[2:])
+        size = _sides(x)
         if label_map is None:
             hot = x.new_zeros(len(x), self.num_classes, *size)
         else:
@@ -222,6 +222,11 @@ class SemanticUNet(UNet):
             pyramid[size] = pooled(hot, size, self.pyramid)
             size = tuple(-(-side // 2) for side in size)  # as a convolution of stride 2 leaves it
         return pyramid
+
+
+def _sides(x: Tensor) -> tuple[int, ...]:
+    """The size of images b c *s; whole numbers, also where tracing has tensors of them."""
+    return tuple(int(side) for side in x.shape[2:])
 
 
 def _check(label_map: Tensor, x: Tensor) -> None:

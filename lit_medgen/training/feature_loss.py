@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
-from lit_medgen.batch import Batch, Images
+from lit_medgen.batch import Batch, DataSpec, Images
 from lit_medgen.metrics import PerceptualDistance
 from lit_medgen.metrics.extractors import LEARNED, perceptual, untaught
+from lit_medgen.metrics.torchscript import refuse_channels
 from lit_medgen.training.method import Method
 
 MAX_PEOPLE = 500
@@ -14,18 +17,29 @@ MAX_PEOPLE = 500
 
 
 class FeatureLoss(Method):
-    """A method whose loss has a perceptual distance.
-
-    A subclass sets `features`: `learned` from images of the training people, a TorchScript file, or `none`; and
-    `perceptual_weight`, without which no features are needed.
-    """
-
-    features: str
-    perceptual_weight: float
+    """A method whose loss has a perceptual distance: its constructor says which, by `compare_features`."""
 
     def __init__(self, *arguments: object, **others: object) -> None:
         super().__init__(*arguments, **others)  # type: ignore[arg-type]
         self._perceptual: list[PerceptualDistance] = []  # in a list, so that its network is no part of this one
+
+    def compare_features(self, features: str, weight: float, share: float) -> None:
+        """Takes what the loss compares; ValueError for a share that is none.
+
+        Args:
+            features: `learned` from images of the training people, a TorchScript file, or `none`.
+            weight: of the distance; without one no features are needed.
+            share: of the slices of each view of volumes, more than 0 and at most 1.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"model.init_args.perceptual_share is {share}; give more than 0 and at most 1.")
+        self.features, self.perceptual_weight, self.perceptual_share = features, weight, share
+
+    def before_data(self, shape: DataSpec, resumed_from: Path | None) -> None:
+        """InputError too for features of a file that are not of so many channels."""
+        super().before_data(shape, resumed_from)
+        if self.features not in (LEARNED, "none"):
+            refuse_channels(shape.channels)
 
     def setup(self, stage: str) -> None:
         """Learns or loads the features, before the first step."""
@@ -54,13 +68,10 @@ class FeatureLoss(Method):
         images: Images = self.data.images("train", one_per_person=True, limit=MAX_PEOPLE)
         return images.all()
 
-    def perceptual_distance(self, made: Tensor, image: Tensor, share: float = 1.0) -> dict[str, Tensor]:
-        """The mean distance of images and what they should be, b c *s, as "perceptual"; nothing without features.
-
-        `share` is that of the slices of volumes, see `PerceptualDistance.distance`.
-        """
+    def perceptual_distance(self, made: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """The mean distance of images and what they should be, b c *s, as "perceptual"; nothing without features."""
         for distance in self._perceptual:
             if distance.device != self.device:
                 distance.to(self.device)
-        found = [distance.distance(made, image, share).mean() for distance in self._perceptual]
+        found = [distance.distance(made, image, self.perceptual_share).mean() for distance in self._perceptual]
         return {"perceptual": found[0]} if found else {}

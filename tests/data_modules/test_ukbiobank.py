@@ -88,6 +88,12 @@ def test_flair_by_itself_and_beside_t1(root: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(both.store.read(record, name="flair"), flair[record.person + record.session])
 
 
+@pytest.mark.parametrize("asked", [{"sources": ("t2",)}, {"channels": ("t1", "t2")}, {"sources": ("t1",)}])
+def test_what_is_beside_no_image_is_refused_by_what_is_there(root: Path, tmp_path: Path, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"asks for a 't[12]' beside each t1 image, .* there is flair: name that"):
+        module(root, tmp_path, preprocessing=preprocessing(**asked)).prepare_data()
+
+
 def test_slices_and_volumes_are_two_views_of_one_store(root: Path, tmp_path: Path) -> None:
     volumes, slices = module(root, tmp_path), module(root, tmp_path, view=OneSlice(3, per_person=2), axis="axial")
     volumes.prepare_data()

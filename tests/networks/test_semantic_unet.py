@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lit_medgen.batch import ABSENT_CLASS, Condition
+from lit_medgen.export.torchscript import trace
 from lit_medgen.networks import Covariates, SemanticUNet, UNet
 from lit_medgen.networks.blocks import group_norm
 from lit_medgen.networks.semantic_unet import Modulation, SemanticBlock, one_hot
@@ -258,3 +259,27 @@ def test_parity_with_monai(dim: int, norm: str) -> None:
 def params(norm: nn.GroupNorm) -> dict[str, Any]:
     """What MONAI needs to make the same norm."""
     return {"num_groups": norm.num_groups, "affine": False, "eps": norm.eps}
+
+
+def test_a_trace_gives_what_the_network_gives_of_other_label_maps() -> None:
+    """Of another number of images too."""
+    network = semantic().eval()
+
+    class OfTensors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor, t: Tensor, label_map: Tensor) -> Tensor:
+            found: Tensor = self.network(x, t, Condition(label_map=label_map))
+            return found
+
+    def inputs(num: int) -> tuple[Tensor, ...]:
+        return torch.randn(num, 1, 8, 12), torch.rand(num), torch.randint(K, (num, 1, 16, 24))
+
+    with torch.no_grad():
+        traced = trace(OfTensors(), inputs(2), num_others=3)
+        x, t, label_map = inputs(3)
+        found = traced(x, t, label_map)
+        torch.testing.assert_close(found, network(x, t, Condition(label_map=label_map)))
+        assert (found - traced(x, t, label_map * 0)).abs().max() > 1e-3

@@ -11,6 +11,7 @@ from torch import nn
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError
 from lit_medgen.images.nodules import nodule_classes
+from lit_medgen.training.fitting import refuse_other_channels
 from lit_medgen.training.label_likelihoods import NUM_COLUMNS, Kind, LabelLikelihoods
 
 
@@ -47,8 +48,7 @@ def refuse_network(network: nn.Module, shape: DataSpec) -> None:
             f"model.init_args.network.init_args.dim is {dim}, but the data gives "
             f"{'sets of slices' if shape.slice_axis else f'images of {len(shape.size)} axes'}; crop it with a view."
         )
-    if shape.channels != (found := getattr(network, "in_channels", shape.channels)):
-        raise InputError(f"model.init_args.network.init_args.in_channels is {found}; images have {shape.channels}.")
+    refuse_other_channels("network.init_args.in_channels", getattr(network, "in_channels", None), shape)
 
 
 def refuse_pixels(shape: DataSpec, crop: int | None, margin: int, divisor: int) -> None:

@@ -71,10 +71,8 @@ class SPADEGAN(GAN, FeatureLoss):
         **others: Any,
     ) -> None:
         super().__init__(network, **others)
-        if not 0 < perceptual_share <= 1:
-            raise ValueError(f"model.init_args.perceptual_share is {perceptual_share}; give more than 0 and at most 1.")
-        self.features, self.feature_weight, self.perceptual_weight = features, feature_weight, perceptual_weight
-        self.perceptual_share, self.kl_weight, self.faithful = perceptual_share, kl_weight, faithful
+        self.compare_features(features, perceptual_weight, perceptual_share)
+        self.feature_weight, self.kl_weight, self.faithful = feature_weight, kl_weight, faithful
 
     def check_shape(self, shape: DataSpec) -> None:
         """InputError too for a network of another number of classes than the data's."""
@@ -128,7 +126,7 @@ class SPADEGAN(GAN, FeatureLoss):
             "adversarial": torch.stack([-layers[-1].mean() for layers in of_made]).mean(),
             "feature_matching": torch.stack([_apart(*layers) for layers in scales]).mean(),
         }
-        parts |= self.perceptual_distance(made.float(), batch.image, self.perceptual_share)
+        parts |= self.perceptual_distance(made.float(), batch.image)
         if latent is not None:
             nats = latent.kl().flatten(1).sum(1)
             parts["kl"] = nats.sum() if self.faithful else nats.mean()

@@ -57,7 +57,7 @@ from lit_medgen.methods.vdm.bound_record import BoundRecord
 from lit_medgen.methods.vdm.bounded import NUM_SHOWN, Bounded
 from lit_medgen.methods.vdm.fitting import described, refuse_other_values
 from lit_medgen.networks.protocols import ImageAutoencoder, LatentNetwork, as_module
-from lit_medgen.networks.score_resnet import LevelNetwork
+from lit_medgen.networks.score_resnet import FourierFeatures, LevelNetwork
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.completion import GivenRegion
 from lit_medgen.training.conditional import Conditioning
@@ -155,7 +155,9 @@ class VDM(Bounded):
             refuse_unfit("autoencoder", self.autoencoder, shape.channels, shape.size, "images")
         channels, *size = self.latent_shape(shape)
         of = "images" if self.autoencoder is None else "the autoencoder's latents"
-        refuse_unfit("network", self.level_network.network, channels, size, of)
+        network = self.level_network.network
+        key = "network.init_args.network" if isinstance(network, FourierFeatures) else "network"
+        refuse_unfit(key, network, channels, size, of)
 
     def on_fit_start(self) -> None:
         """InputError if the likelihood knows other grey values than images have."""
