@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from data_modules.augmentation import Augmentation, Frame
 from data_modules.augmented_figure import plot_augmented
 from data_modules.augmenter import Augmenter
@@ -297,6 +299,17 @@ class MedicalDataModule(DividedPeople):
             self.augmenter()
         shape = self.view.spec(self.stored_spec(), self.axis)
         return self.texts.embeddings.described_in(shape) if self.texts else shape
+
+    def brought(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+        """A raw image as training sees it, by the recipe of the volumes; see `TrainingData.brought`."""
+        recipe, shown = self.preprocessing, self.shape()
+        if not isinstance(recipe, Preprocessing) or voxels.ndim != len(recipe.size) or recipe.channels:
+            return None
+        image = recipe(voxels, affine).voxels * 2 - 1
+        if len(shown.size) < len(recipe.size):
+            image = image.take((image.shape[AXES[self.axis]] - 1) // 2, AXES[self.axis])
+            image = np.flip(image, [axis for axis, code in enumerate(shown.orientation) if code in "LPI"]).copy()
+        return image if image.shape == tuple(shown.size) else None
 
     def augmenter(self) -> Augmenter:
         """What draws the changes of training items; InputError if images cannot be changed so."""

@@ -81,7 +81,7 @@ class Auditing(L.Trainer):
             return
         restore(model, Path(ckpt_path))
         model.to(self.strategy.root_device).eval()
-        images = images_in(Path(samples), data.spec, num) if samples else _made(model, data, num, batch_size)
+        images = images_in(Path(samples), data, num) if samples else _made(model, data, num, batch_size)
         facts = {"source": samples or ckpt_path, "name": self.run_name, "method": type(model).__name__}
         of_losses = membership_of(model, data, batch_size) if membership else None
         report, pairs = audit(images, data, facts, false_alarms, of_losses)

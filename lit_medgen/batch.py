@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -475,6 +476,13 @@ class TrainingData(Protocol):
             one_per_person: the first visit of each person alone (with a view that shows several images of a visit,
                 those of that visit, in a row).
             limit: of so many visits at most; None: of all.
+        """
+
+    def brought(self, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+        """A raw image of another folder, *t, as training images look: *size in [-1, 1], of slices the middle one.
+
+        `affine` is voxel to world in mm. None where the data says nothing of how such an image is brought to its grid;
+        ValueError for an image that would be rejected.
         """
 
     def requests(self, split: Split, num: int | None = None) -> Requests:

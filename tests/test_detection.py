@@ -144,6 +144,10 @@ def test_an_image_is_fitted_with_its_sides_in_their_true_ratio(spacing: tuple[fl
     assert torch.equal(found, found.flip(0, 1))
 
 
+def by_size(voxels: np.ndarray, affine: np.ndarray) -> None:
+    """The way of data that has none of its own."""
+
+
 def test_files_of_any_kind_come_to_the_grid(tmp_path: Path) -> None:
     ramp = np.linspace(0, 1, 32)[:, None] * np.ones((32, 24))
     write_png(tmp_path / "a.png", ramp)
@@ -151,37 +155,37 @@ def test_files_of_any_kind_come_to_the_grid(tmp_path: Path) -> None:
     volume = 1000 * ramp[..., None] * (np.arange(5) == 2)  # only the middle slice shows something
     for name in ("b.nii.gz", "c.nii"):
         write_nifti(tmp_path / "patient" / name, volume.astype(np.float32), np.diag([2.0, 2, 2, 1]))
-    found = images_of_folder("far", tmp_path, SPEC)
+    found = images_of_folder("far", tmp_path, SPEC, by_size)
     assert found.people == ["", "far patient", "far patient"]
     assert not any("patient" in key or key == "a" for key in found.keys)
     images = found.all()
     assert images.shape == (3, 1, 16, 12)
     torch.testing.assert_close(images[0], images[1], atol=0.05, rtol=0)
     assert (images[0].diff(dim=1) > 0).all()
-    assert len(images_of_folder("far", tmp_path, SPEC, limit=2)) == 2
-    shown = images_of_folder("far", tmp_path / "patient", DataSpec(1, (16, 12), (1.0, 1.0), "LP")).all()
+    assert len(images_of_folder("far", tmp_path, SPEC, by_size, limit=2)) == 2
+    shown = images_of_folder("far", tmp_path / "patient", DataSpec(1, (16, 12), (1.0, 1.0), "LP"), by_size).all()
     torch.testing.assert_close(shown, images[1:].flip(2, 3))
     eight_bits = DataSpec(1, (16, 12), (1.0, 1.0), intensity_unit="8 bit")
     write_png(tmp_path / "a.png", ramp / 2)
-    assert images_of_folder("far", tmp_path, eight_bits).read([0]).max() < 0.1  # not stretched
+    assert images_of_folder("far", tmp_path, eight_bits, by_size).read([0]).max() < 0.1  # not stretched
 
 
 def test_folders_and_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"--others\.far: no folder"):
-        images_of_folder("far", tmp_path / "none", SPEC)
+        images_of_folder("far", tmp_path / "none", SPEC, by_size)
     with pytest.raises(MissingDataError, match="no images there"):
-        images_of_folder("far", tmp_path, SPEC)
+        images_of_folder("far", tmp_path, SPEC, by_size)
     with pytest.raises(InputError, match="one channel"):
-        images_of_folder("far", tmp_path, DataSpec(2, (16, 12), (1.0, 1.0)))
+        images_of_folder("far", tmp_path, DataSpec(2, (16, 12), (1.0, 1.0)), by_size)
     write_png(tmp_path / "a.png", np.zeros((8, 8)))
     with pytest.raises(InputError, match=r"a\.png: all but a few voxels are 0"):
-        images_of_folder("far", tmp_path, SPEC)
+        images_of_folder("far", tmp_path, SPEC, by_size)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     with pytest.raises(InputError, match=r"a\.png: .*cut off"):
-        images_of_folder("far", tmp_path, SPEC)
+        images_of_folder("far", tmp_path, SPEC, by_size)
     write_png(tmp_path / "a.png", np.eye(8))
     with pytest.raises(InputError, match="the model makes volumes"):
-        images_of_folder("far", tmp_path, DataSpec(1, (8, 8, 8), (1.0,) * 3))
+        images_of_folder("far", tmp_path, DataSpec(1, (8, 8, 8), (1.0,) * 3), by_size)
 
 
 # Models.

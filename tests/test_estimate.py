@@ -238,7 +238,7 @@ def run(*words: str, files: tuple[str, ...] = FILES) -> int:
 
 
 def test_the_command_says_what_a_run_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "estimate.json"
+    out = tmp_path / "new" / "estimate.json"
     precision = ("--trainer.precision", "bf16-mixed")
     assert run("--fit", "24GiB", "--gpus", "[H100, L4]", "--out", str(out), *precision) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -256,10 +256,16 @@ def test_the_command_says_what_a_run_costs(tmp_path: Path, capsys: pytest.Captur
         (["--fit", "much"], "--fit is 'much'; give the memory of a card"),
         (["--share", "2"], "--share is 2.0; give the share"),
         (["--part", "[first_stage]"], "--part is 'first_stage'; give NAME=FILE"),
+        (["--part", "[base=configs/ddpm.yaml]"], "--part base: the model has no such part; it has no frozen part."),
+        (["--out", "tests"], "--out is 'tests', a folder; give a file, e.g. tests/estimate.json."),
+        (["--out", "README.md/estimate.json"], "--out: 'README.md' cannot be made"),
         (["--model.init_args.sampler.init_args.num_step", "3"], "num_step"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
     assert run(*words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_medgen.batch import DataSpec, Images
+from lit_medgen.batch import DataSpec, Images, TrainingData
 from lit_medgen.errors import InputError, MissingDataError, RunError, describe
 from lit_medgen.evaluation.audit import audit, why_not, write_audit
 from lit_medgen.evaluation.far_sets import images_of_folder
@@ -67,11 +67,11 @@ class SampleAudit:
 
     def _report(self, folder: Path) -> dict[str, Any]:
         assert self.data is not None
-        return audit(images_in(folder, self.data.spec), self.data, self.facts)[0]
+        return audit(images_in(folder, self.data), self.data, self.facts)[0]
 
 
-def images_in(folder: Path, spec: DataSpec, num: int | None = None) -> Images:
+def images_in(folder: Path, data: TrainingData, num: int | None = None) -> Images:
     """The images of a folder of samples: those of its manifest, or all that can be read where it has none."""
     if (folder / "manifest.csv").is_file():
-        return read_samples(folder, spec_of(folder) or spec).images
-    return images_of_folder("samples", folder, spec, num, option="--samples")
+        return read_samples(folder, spec_of(folder) or data.spec).images
+    return images_of_folder("samples", folder, data.spec, data.brought, num, option="--samples")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, describe
 from lit_medgen.estimate.configs import read, resolved, training_of
 from lit_medgen.estimate.costs import Estimate, estimated
 from lit_medgen.estimate.experiments import PartConfigs
@@ -40,14 +40,28 @@ def estimate(words: list[str]) -> None:
     if not 0 < options["share"] <= 1:
         raise InputError(f"--share is {options['share']}; give the share of a card's peak, above 0 and at most 1.")
     memory = bytes_of(options["fit"]) if options["fit"] else None
+    out = new_file(options["out"]) if options["out"] else None
     parts = PartConfigs(parts_given(options["part"]), folders_of(words), read)
     table = Table(config, parts)
+    parts.refuse_unknown()
     for line in table.lines(cards, options["share"]):
         say(line)
     if memory is not None:
         say(table.plan(memory))
-    if options["out"]:
-        write_atomically(Path(options["out"]), json.dumps(table.plain(), indent=1).encode())
+    if out:
+        write_atomically(out, json.dumps(table.plain(), indent=1).encode())
+
+
+def new_file(out: str) -> Path:
+    """The path of a file that can be written, its folder made; InputError otherwise."""
+    path = Path(out)
+    if path.is_dir():
+        raise InputError(f"--out is '{out}', a folder; give a file, e.g. {path / 'estimate.json'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: '{path.parent}' cannot be made ({describe(error)}); give another file.") from error
+    return path
 
 
 @dataclass

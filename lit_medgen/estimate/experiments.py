@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,23 @@ class PartConfigs:
         given: name of a part -> its config files, in order.
         folders: that are searched for the config of the run whose checkpoint a method names.
         read: config files, each over those before it -> their config.
+        asked: names of the parts that models turned out to have.
     """
 
     given: Mapping[str, Sequence[Path]]
     folders: Sequence[Path]
     read: Callable[[Sequence[Path]], Config]
+    asked: set[str] = field(default_factory=set)
+
+    def refuse_unknown(self) -> None:
+        """InputError for a part that was given and that no model has, once the models are built."""
+        for name in self.given.keys() - self.asked:
+            has = ", ".join(sorted(self.asked)) or "no frozen part"
+            raise InputError(f"--part {name}: the model has no such part; it has {has}.")
 
     def of(self, name: str, part: FrozenPart) -> Config:
         """The config of a part: of the files given, of its checkpoint, or of the run that its path names."""
+        self.asked.add(name)
         files = [*self.given.get(name, ())]
         if not files and part.file.is_file():
             return config_of(part.file)

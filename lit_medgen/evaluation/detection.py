@@ -117,7 +117,7 @@ def image_sets(
         images = transformed(sets[TEST].images, name, known[name])
         sets[name] = ImageSet(rounded(images) if levels else images, "near", f"test people: {described(name)}")
     for name, folder in others.items():
-        images = images_of_folder(name, Path(folder), data.spec, num)
+        images = images_of_folder(name, Path(folder), data.spec, data.brought, num)
         sets[name] = ImageSet(rounded(images) if levels else images, "far", f"files of {Path(folder).name}")
     return sets
 

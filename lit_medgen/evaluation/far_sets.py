@@ -1,6 +1,7 @@
 """Far out-of-distribution sets: images of other organs or contrasts, from files of any kind, on the model's grid.
 
-How a file becomes an image of the model, whatever it was:
+Where the data says how a raw image of the kind comes to its grid (`TrainingData.brought`), a file comes there in mm,
+like those that were trained on. How other files become images of the model, whatever they were:
 
 * of a volume, where the model makes 2D images, the middle axial slice is taken, its axes in the directions of the data;
 * it is scaled to fit into the grid, its sides in their true ratio, by means over areas, and stands in its middle;
@@ -13,7 +14,7 @@ Shapes: n images, c channels (one), *s their axes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,12 @@ PERCENTILES = (0.5, 99.5)
 WHITE = 255
 
 
+Bring = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+"""See `TrainingData.brought`."""
+
+
 def images_of_folder(
-    name: str, folder: Path, spec: DataSpec, limit: int | None = None, option: str | None = None
+    name: str, folder: Path, spec: DataSpec, bring: Bring, limit: int | None = None, option: str | None = None
 ) -> Images:
     """The images below a folder; files of one of its folders are of one person, others of a person each.
 
@@ -43,6 +48,7 @@ def images_of_folder(
         name: of the set, for messages and keys.
         folder: looked through at any depth.
         spec: whose grid and values the images take.
+        bring: the way of the data to its grid, where it has one for images of the kind.
         limit: the most images, evenly spread over the files in the order of their paths; None: all.
         option: that gave the folder, for messages; None: --others with the name.
     """
@@ -58,7 +64,7 @@ def images_of_folder(
         raise MissingDataError(f"{option} {folder}: no images there; expected {', '.join(SUFFIXES)} or DICOM.")
     num = len(files) if limit is None else min(limit, len(files))
     files = [files[i * len(files) // num] for i in range(num)]
-    images = torch.stack([_read(option, image, spec) for image in files])
+    images = torch.stack([_read(option, image, spec, bring) for image in files])
     names = [image[0].relative_to(folder) for image in files]
     keys = [f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}" for path in names]
     people = [f"{name} {path.parts[0]}" if len(path.parts) > 1 else "" for path in names]
@@ -80,13 +86,15 @@ def _listed(folder: Path) -> Iterator[list[Path]]:
         yield from group_by_series(files)
 
 
-def _read(option: str, files: Sequence[Path], spec: DataSpec) -> Tensor:
+def _read(option: str, files: Sequence[Path], spec: DataSpec, bring: Bring) -> Tensor:
     """1 *size in [-1, 1]; InputError, which names the file, if it is no such image."""
     dim, dicom = len(spec.size), files[0].suffix.lower() in DICOM_SUFFIXES
     try:
         voxels, affine = read_image(list(files) if dicom else files[0], flat=dim == 2)
         if not np.isfinite(voxels).all():
             raise ValueError("voxels that are NaN or infinite; expected finite values")
+        if (brought := bring(voxels, affine)) is not None:
+            return torch.from_numpy(brought)[None].float()
         if voxels.ndim < dim:
             raise ValueError(f"a 2D image of {voxels.shape}; the model makes volumes")
         spacing = np.linalg.norm(affine[: voxels.ndim, : voxels.ndim], axis=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,9 +18,10 @@ from data_modules.records import Record, person_hash
 from data_modules.slice_sets import UniformDraw
 from data_modules.splits import SPLITS
 from data_modules.store import Store
-from data_modules.views import OneSlice
+from data_modules.views import OneSlice, View, Volume
 from lit_medgen.batch import Batch
 from lit_medgen.errors import InputError
+from lit_medgen.images import read_image
 
 
 @pytest.fixture
@@ -151,6 +153,29 @@ def test_ranks_share_the_validation_people(heads: FolderDataModule) -> None:
     keys = [[key for batch in at(heads, rank=rank, ranks=3).val_dataloader() for key in batch.key] for rank in range(3)]
     assert sorted(key for rank in keys for key in rank) == sorted(record.key for record in heads.records["val"])
     assert max(map(len, keys)) - min(map(len, keys)) <= 1
+
+
+@pytest.mark.parametrize("view", [Volume(), OneSlice(middle=1, per_person=1)])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_files_of_another_folder_are_brought_to_the_grid_as_those_of_the_data(
+    heads: FolderDataModule, tmp_path: Path, view: View[Any], axis: Any
+) -> None:
+    """Else the training images themselves, as raw files among samples, are no copies to an audit."""
+    module = FolderDataModule(
+        str(heads.root),
+        pattern="sub-0[0-7]/*.nii.gz",
+        preprocessing=heads.preprocessing,
+        axis=axis,
+        view=view,
+        store_dir=str(tmp_path / "own"),
+        num_jobs=1,
+    )
+    module.prepare_data()
+    module.setup("fit")
+    known = {image.numpy().tobytes() for split in SPLITS for image in module.images(split).all()[:, 0].half()}
+    brought = [module.brought(*read_image(path)) for path in sorted(heads.root.glob("sub-0[0-7]/*.nii.gz"))]
+    assert {image.astype("float16").tobytes() for image in brought if image is not None} == known
+    assert module.brought(np.zeros((9, 9)), np.eye(3)) is None  # a single slice has no place in a volume
 
 
 def test_spec_survives_a_checkpoint(heads: FolderDataModule) -> None:
