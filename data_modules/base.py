@@ -308,7 +308,7 @@ class MedicalDataModule(DividedPeople):
         image = recipe(voxels, affine).voxels * 2 - 1
         if len(shown.size) < len(recipe.size):
             image = image.take((image.shape[AXES[self.axis]] - 1) // 2, AXES[self.axis])
-            image = np.flip(image, [axis for axis, code in enumerate(shown.orientation) if code in "LPI"]).copy()
+            image = np.flip(image, tuple(i for i, code in enumerate(shown.orientation) if code in "LPI")).copy()
         return image if image.shape == tuple(shown.size) else None
 
     def augmenter(self) -> Augmenter:
