@@ -252,6 +252,8 @@ def test_a_classifier_makes_no_image(classifier: Toy, capsys: pytest.CaptureFixt
     assert after_training["own"] == report["own"]
     logged = (classifier.folder / "run" / "metrics.csv").read_text()
     assert "own.auc_sex.value" in logged
+    classifier.fit(3)  # the run is finished: nothing to do, nothing to lose
+    assert (classifier.folder / "run" / "metrics.csv").read_text() == logged
     assert classifier.on_checkpoint("sample") == 2
     assert "SexClassifier makes no images" in one_line(capsys)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lit_medgen.batch import Images, Requests, TrainingData
@@ -74,10 +75,12 @@ class Report(Callback):
         On the first process; the others go on to the end.
         """
         folder = run_folder(trainer) / "report"
-        file = folder / "report.json"
-        there = file.is_file() and json.loads(file.read_text())["source"] == source(trainer)
-        due = trainer.global_step >= trainer.max_steps > 0 and not there
-        if not due or not trainer.is_global_zero:
+        if not trainer.global_step >= trainer.max_steps > 0 or not trainer.is_global_zero:
+            return
+        if (written := _written(folder)).get("source") == source(trainer):
+            # Logs in the run folder went back to the last step, before the scores; W&B keeps what it was told.
+            loggers = [logger for logger in trainer.loggers if hasattr(logger, "rewind")]
+            _log(written, loggers, trainer.global_step)
             return
         with averaged(trainer, model):
             if isinstance(model, Generator):
@@ -86,8 +89,7 @@ class Report(Callback):
                 report = score_alone(model, model.data, folder, source(trainer), run_folder(trainer).name)
             else:
                 return
-        for logger in trainer.loggers:
-            logger.log_metrics(logged(report), step=trainer.global_step)
+        _log(report, trainer.loggers, trainer.global_step)
 
     def _of_samples(self, trainer: Trainer, model: Generator, folder: Path) -> dict[str, Any]:
         requests = like_people(model, model.data, "test", self.num)
@@ -99,6 +101,17 @@ class Report(Callback):
         where = model, model.data, folder, *said
         name = run_folder(trainer).name
         return score(made, *where, device=device, num_at_once=num_at_once, judging=judging, name=name)
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    """The report in a folder; empty where there is none."""
+    file = folder / "report.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _log(report: Mapping[str, Any], loggers: Sequence[Logger], step: int) -> None:
+    for logger in loggers:
+        logger.log_metrics(logged(report), step=step)
 
 
 def check_report(folder: Path) -> None:
