@@ -195,7 +195,7 @@ class MedicalDataModule(DividedPeople):
         """Writes a figure of an image as it is augmented, which goes with all that is of its person."""
         store = Store(self.address)
         record = self.shown(store.records)[0]
-        figure = plot_augmented(Items(store, self.view), self.augmenter(), record)
+        figure = plot_augmented(Items(store, self.view), self.augmenter(), record, self.stored_spec().is_colour)
         write_figure(store.folder / "figures" / f"{record.file}.augmented.png", figure, dpi=90)
 
     def taken(self, accepted: Sequence[Record], rejected: Sequence[Rejected], owner: bool) -> list[str]:

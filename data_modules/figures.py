@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_modules.recipes.resampling import resample
+from lit_medgen.axes import is_colour
 from lit_medgen.images.grids import three_planes
 
 if TYPE_CHECKING:
@@ -17,35 +18,52 @@ COLOURS = ["#101418", "#6b4f3a", "#b5651d", "#f2e3c6", "#3f7fbf", "#ffd92f", "#f
 """Of the classes of a CT slice; nodules are the warm ones at the end."""
 
 
-def preparation(raw: np.ndarray, affine: np.ndarray, prepared: np.ndarray, grid: np.ndarray) -> Figure:
-    """The raw image with the outline of what is kept, above the prepared one.
+def preparation(
+    raw: Sequence[tuple[np.ndarray, np.ndarray]],
+    prepared: Sequence[np.ndarray],
+    grid: np.ndarray,
+    names: Sequence[str] = ("",),
+) -> Figure:
+    """The raw image with the outline of what is kept, above the prepared one; two rows for each channel, or in colour.
 
     Args:
-        raw: x y z as delivered; 2D images: x y.
-        affine: of `raw`, to the world of `prepared`.
-        prepared: in [0, 1], 0 where nothing is kept.
+        raw: of each channel x y z as delivered (2D images: x y), with its affine, to the world of `prepared`.
+        prepared: of each channel, in [0, 1], 0 where nothing is kept.
         grid: affine of `prepared`.
+        names: of the channels.
     """
     from matplotlib.figure import Figure
 
-    before = resample(raw.astype(np.float32), affine, prepared.shape, grid)
-    before = (before / (np.percentile(before, 99.5) or 1.0)).clip(0, 1)
-    planes, outlines, after = (
-        three_planes(image) if image.ndim == 3 else [image.T]
-        for image in (before, (prepared > 0).astype(float), prepared)
-    )
-    figure = Figure(figsize=(3 * len(planes), 6.4), facecolor="black", layout="constrained")
-    axes = figure.subplots(2, len(planes), squeeze=False)
-    for column, (plane, outline, result) in enumerate(zip(planes, outlines, after, strict=True)):
-        axes[0, column].imshow(plane, cmap="gray", vmin=0, vmax=1)
-        if outline.min() < outline.max() and min(outline.shape) > 1:
-            axes[0, column].contour(outline, [0.5], colors="orange", linewidths=0.8)
-        axes[1, column].imshow(result, cmap="gray", vmin=0, vmax=1)
+    delivered = [resample(voxels.astype(np.float32), affine, prepared[0].shape, grid) for voxels, affine in raw]
+    tops = [np.percentile(each, 99.5) or 1.0 for each in delivered]
+    if is_colour(names):
+        shown = {"": ([each / max(tops) for each in delivered], prepared)}
+    else:
+        before = [each / top for each, top in zip(delivered, tops, strict=True)]
+        shown = {name: ([one], [other]) for name, one, other in zip(names, before, prepared, strict=True)}
+    num = len(_planes(prepared[:1]))
+    figure = Figure(figsize=(3 * num, 6.4 * len(shown)), facecolor="black", layout="constrained")
+    axes = figure.subplots(2 * len(shown), num, squeeze=False)
+    for row, (name, (before, after)) in enumerate(shown.items()):
+        outlines = _planes([np.any([each > 0 for each in after], axis=0).astype(float)])
+        for axis, plane, outline in zip(axes[2 * row], _planes(before), outlines, strict=True):
+            axis.imshow(plane.clip(0, 1), cmap="gray", vmin=0, vmax=1)
+            if outline.min() < outline.max() and min(outline.shape) > 1:
+                axis.contour(outline, [0.5], colors="orange", linewidths=0.8)
+        for axis, plane in zip(axes[2 * row + 1], _planes(after), strict=True):
+            axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
+        of = f"{name}, " if name else ""
+        axes[2 * row, 0].set_title(f"{of}as delivered; outline: what is kept", color="white", fontsize=9, loc="left")
+        axes[2 * row + 1, 0].set_title(f"{of}prepared", color="white", fontsize=9, loc="left")
     for axis in axes.flat:
         axis.axis("off")
-    axes[0, 0].set_title("as delivered; outline: what is kept", color="white", fontsize=9, loc="left")
-    axes[1, 0].set_title("prepared", color="white", fontsize=9, loc="left")
     return figure
+
+
+def _planes(channels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Planes of an image, rows columns each, or rows columns 3 of three channels, x y z or x y each."""
+    of_each = [three_planes(each) if each.ndim == 3 else [each.T] for each in channels]
+    return of_each[0] if len(channels) == 1 else [np.stack(plane, axis=-1) for plane in zip(*of_each, strict=True)]
 
 
 def annotated_slice(

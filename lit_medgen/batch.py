@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_medgen.axes import is_colour
+
 PADDING = -1
 """Slice index where a set of slices holds no slice."""
 
@@ -32,9 +34,6 @@ ABSENT: dict[str, float] = {
     "text": torch.nan,
 }
 """Field of a condition -> what it holds for an image that lacks it."""
-
-COLOURS = ("red", "green", "blue")
-"""Names of the channels of a colour image."""
 
 Part = Literal["attributes", "label_map", "source", "image", "text"]
 """What an image can be made from; "image" stands for given slices or a given region of the image itself."""
@@ -412,7 +411,7 @@ class DataSpec:
     @property
     def is_colour(self) -> bool:
         """Whether the channels are red, green and blue, which figures and files show as one picture."""
-        return tuple(name.lower() for name in self.channel_names) == COLOURS
+        return is_colour(self.channel_names)
 
     @property
     def world_axes(self) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from PIL import Image
 from pydicom.pixels import apply_color_lut
 from torch import Tensor
 
-from lit_medgen.batch import COLOURS, DataSpec
+from lit_medgen.axes import COLOURS
+from lit_medgen.batch import DataSpec
 from lit_medgen.callbacks.sample_grid import show
 from lit_medgen.errors import InputError
 from lit_medgen.images import read_image

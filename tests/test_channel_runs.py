@@ -14,7 +14,7 @@ import yaml
 from tiny_run import one_line
 
 from lit_medgen.__main__ import main
-from lit_medgen.batch import COLOURS
+from lit_medgen.axes import COLOURS
 from lit_medgen.checkpoints import FACTS
 from lit_medgen.images import read_image
 from lit_medgen.images.nifti import nifti_bytes

@@ -145,6 +145,9 @@ def test_experiment_end_to_end(
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     for score in report["metrics"].values():
         assert set(score) == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features", "best"}
+    for score in report.get("pairs", {}).values():
+        assert "mean training image" in score["baselines"]
+        assert ("source unchanged" in score["baselines"]) == ("controlnet" in configs[0])
     with Image.open(tmp_path / "report" / "samples.png") as image:
         assert np.asarray(image.convert("L")).std() > 10
 

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from tiny_run import TinyRun, one_line
 from torch import Tensor
 
+from benchmarks.mean_detection import rows_of, separations
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.evaluation.detection import ImageSet, image_sets, measured, refuse_unable, rounded
@@ -261,6 +262,30 @@ def test_a_report_of_sets_and_detectors(vdm: TinyRun, tmp_path: Path) -> None:
     assert by_set["inverted"] == by_set["test"]
     assert not {*by_set["far"], *by_set["validation"]} & {*by_set["test"]}
     assert all((out / name).is_file() for name in ("report.md", "areas.png", "surprises.png", "images.png"))
+    for name, found in separations([rows_of(out)]).items():  # the mean of one model is that model
+        said = report["detection"][name]["model_z"]
+        assert found.auc.value == pytest.approx(said["auc"], abs=1e-6)
+        assert found.auc.ci95 == pytest.approx(said["ci95"], abs=1e-6)
+
+
+def write_detected(folder: Path, tell: dict[str, list[float]]) -> Path:
+    """A table of two people's images, two each: set -> their z-scores."""
+    folder.mkdir()
+    rows = [f"{name},{name}{i},{i // 2},{z}" for name, values in tell.items() for i, z in enumerate(values)]
+    (folder / "detected.csv").write_text("\n".join(["set,key,person,model_z", *rows]))
+    return folder
+
+
+def test_the_mean_of_models_is_of_their_z_scores(tmp_path: Path) -> None:
+    """Two models that each miss another image; together they miss none. One model twice is that model."""
+    usual = {"validation": [0.0, 1.0], "test": [0.0, 0.0, 1.0, 1.0]}
+    one = rows_of(write_detected(tmp_path / "one", usual | {"far": [0.5, 9.0, 9.0, 9.0]}))
+    other = rows_of(write_detected(tmp_path / "other", usual | {"far": [9.0, 0.5, 9.0, 9.0]}))
+    assert separations([one])["far"].auc.value == separations([one, one])["far"].auc.value == 14 / 16
+    assert separations([one, other])["far"].auc.value == 1
+    assert [*separations([one, other])] == ["far"]
+    with pytest.raises(InputError, match="not of the same images"):
+        separations([one, rows_of(write_detected(tmp_path / "less", usual | {"far": [1.0, 2.0]}))])
 
 
 @pytest.mark.parametrize(

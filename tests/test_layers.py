@@ -32,7 +32,7 @@ ARROWS = {
     "lit_medgen/arguments": {"errors"},
     "lit_medgen/auditing": CALLBACKS | {"callbacks", "verbs"},
     "lit_medgen/axes": set[str](),
-    "lit_medgen/batch": set[str](),
+    "lit_medgen/batch": {"axes"},
     "lit_medgen/callbacks": CALLBACKS,
     "lit_medgen/cascades": USES | {"requests", "sampling"},
     "lit_medgen/checkpoints": LEAVES | {"exported"},

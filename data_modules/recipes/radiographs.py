@@ -87,7 +87,7 @@ class Radiograph:
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The image as delivered above the prepared one."""
         kept = np.load(path).T.astype(np.float32) / WHITE
-        return preparation(self.read(scan), np.eye(3), kept, affine_of(2, np.array(facts["affine"])))
+        return preparation([(self.read(scan), np.eye(3))], [kept], affine_of(2, np.array(facts["affine"])))
 
 
 @lru_cache

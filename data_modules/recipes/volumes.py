@@ -243,11 +243,14 @@ class Preprocessing:
 
     def plot(self, scan: Scan, path: Path, stacked: int, facts: dict[str, Any]) -> Figure:
         """The raw image with the outline of what is kept, above the prepared one."""
-        raw, affine = self.read(scan.sources[IMAGE], own_channels(self.channels, scan.beside))
-        raw = raw[0] if raw.ndim > len(self.size) else raw
-        moved, grid = (affine_of(raw.ndim, np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
-        prepared = np.moveaxis(np.load(path).astype(np.float32) / 2 + 0.5, 0, stacked)
-        return preparation(raw, moved @ affine, prepared, grid)
+        moved, grid = (affine_of(len(self.size), np.array(facts.get(name, np.eye(4)))) for name in ("moved", "affine"))
+        own = own_channels(self.channels, scan.beside)
+        voxels, affine = self.read(scan.sources[IMAGE], own)
+        raw = [(each, affine) for each in (voxels if voxels.ndim > len(self.size) else [voxels])]
+        raw += [self.read(scan.sources[name]) for name in self.channels[len(raw) :]]
+        paths = [path, *(array_path(path, name) for name in self.channels[1:])]
+        prepared = [np.moveaxis(np.load(each).astype(np.float32) / 2 + 0.5, 0, stacked) for each in paths]
+        return preparation([(each, moved @ of) for each, of in raw], prepared, grid, self.channels or ("",))
 
     def _normalised(self, voxels: np.ndarray) -> tuple[Sequence[np.ndarray], np.ndarray]:
         """Every channel in [0, 1], of *s or c *s, and the mask of what the first one shows, or all under a window."""

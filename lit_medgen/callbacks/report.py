@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -166,6 +166,7 @@ def score(
         covariates=getattr(model, "covariates", Covariates()),
         source_of=None if type(model).source_of is Generator.source_of else model.source_of,
         baselines=model.baselines,
+        source=sources_of(model, data),
         like=like_people(model, data, "test", None).only(model.required, ())
         if num_at_once and model.required
         else None,
@@ -218,6 +219,27 @@ def score_alone(model: Method, data: TrainingData, folder: Path, source: str, na
     """The report of a method that makes no images: its own scores, plots and predictions; `name` is that of the run."""
     maker = Maker(type(model).__name__, name, scores=model.scores, plots=model.plots, predictions=model.predictions)
     return evaluate(None, data, folder, maker, source)
+
+
+def sources_of(model: Generator, data: TrainingData) -> Callable[[int], Tensor | None] | None:
+    """Index of a test image -> the source that a sample in its place is made from, 1 c *s; None where it has none.
+
+    None for a method without sources, or with others than images of the same size and number of channels.
+    """
+    spec = data.spec
+    if model.reconstructs or "source" not in {*model.required, *model.optional}:
+        return None
+    if tuple(spec.source_size) != tuple(spec.size) or len(spec.sources) != spec.channels:
+        return None
+    requests = data.requests("test")
+    numbers = {row["key"]: number for number, row in enumerate(requests.made_from)}
+    keys = data.images("test", one_per_person=True).keys
+
+    def source(index: int) -> Tensor | None:
+        found = requests.read(numbers[keys[index]]).condition.source
+        return None if found is None or found.isnan().any() else found
+
+    return source
 
 
 def targets_of(made_from: Sequence[Mapping[str, Any]], data: TrainingData) -> list[int | None]:

@@ -18,6 +18,7 @@ from lit_medgen.evaluation.checks import PREDICTIONS
 from lit_medgen.evaluation.control import Control, panels
 from lit_medgen.evaluation.held import Sets
 from lit_medgen.evaluation.markdown import as_markdown, plot_file
+from lit_medgen.evaluation.pair_nulls import MEAN, PairNulls
 from lit_medgen.evaluation.pictures import Pictures, write_pictures
 from lit_medgen.evaluation.strips import Strip, strip_file
 from lit_medgen.files import as_csv, write_atomically
@@ -112,7 +113,7 @@ def rows_of(
     nearest: Sequence[int],
     targets: Sequence[int | None] | None,
     nulls: Mapping[str, Tensor],
-    baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {},
+    pair_nulls: PairNulls,
 ) -> dict[str, Tensor]:
     """Title -> images: the first samples, what they should be, who is most like them, others, and nulls.
 
@@ -121,14 +122,15 @@ def rows_of(
         nearest: for each sample the index of the training image most like it.
         targets: as `evaluate` takes them.
         nulls: name -> its first images.
-        baselines: what can be made of the sources of true images without a model, by name.
+        pair_nulls: what stands in the place of samples of pairs without a model.
     """
     some = range(min(NUM_SHOWN, len(sets.samples)))
     rows = {"samples": sets.samples.read(some)}
     aims = [target for target in (targets or [])[:NUM_SHOWN] if target is not None]
     if len(aims) == len(some):
         rows["what they should be"] = sets.real.read(aims)
-        rows |= baselines(rows["what they should be"])
+        of_pairs = pair_nulls(rows["what they should be"], aims)
+        rows |= {name: images for name, (there, images) in of_pairs.items() if name != MEAN and len(there) == len(aims)}
     rows["training people most like them"] = sets.train.read([nearest[i] for i in some])
     rows[UNSEEN] = sets.real.read(range(min(NUM_SHOWN, len(sets.real))))
     return rows | {f"null: {name}": images for name, images in nulls.items()}

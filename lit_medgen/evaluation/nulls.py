@@ -55,6 +55,14 @@ def _moments(images: Images) -> tuple[Tensor, Tensor, float, float]:
     return mean, spread, float(mean.mean()), float(((within + between) / (num * mean.numel() - 1)).sqrt())
 
 
+def mean_of(images: Images) -> Tensor:
+    """The mean of images in [-1, 1], c *s, float64; some at a time."""
+    total = torch.zeros(()).double()
+    for some in blocks(images, ROWS * num_bytes_of_one(images)):
+        total = total + some.double().sum(0)
+    return total / len(images)
+
+
 def principal_components(images: Images, known: Known) -> Components:
     """At most `NUM_COMPONENTS`, exactly.
 

@@ -39,6 +39,7 @@ from lit_medgen.evaluation.judges import Judging
 from lit_medgen.evaluation.markdown import verdict
 from lit_medgen.evaluation.nodule_scores import Part, nodule_scores
 from lit_medgen.evaluation.nulls import null_makers, principal_components
+from lit_medgen.evaluation.pair_nulls import PairNulls
 from lit_medgen.evaluation.pictures import pictures_of
 from lit_medgen.evaluation.quartets import FOLDER as STUDY
 from lit_medgen.evaluation.quartets import Shown, chosen, write_study
@@ -82,6 +83,7 @@ class Maker:
         covariates: which of them are categories and labels.
         source_of: what samples are made from, of true images, as `Generator.source_of` gives it; None: not that.
         baselines: what can be made of it without a model, as `Generator.baselines` gives it.
+        source: index of a test image -> its source, as `PairNulls` takes it.
         like: requests like the test people, with all that its images must be made from; None: nothing must be given.
     """
 
@@ -101,6 +103,7 @@ class Maker:
     covariates: Covariates = field(default_factory=Covariates)
     source_of: Callable[[Tensor], Tensor] | None = None
     baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {}
+    source: Callable[[int], Tensor | None] | None = None
     like: Requests | None = None
 
 
@@ -201,9 +204,8 @@ def _of_images(
     components = principal_components(sets.train, known)
     cache = data.cache / "features" if views else None
     others = data.anatomy, maker.seams, features, views, cache, len(sets.real)
-    given = Given(
-        known, sets.train, components.directions, *others, source_of=maker.source_of, baselines=maker.baselines
-    )
+    pair_nulls = PairNulls(sets.train, maker.baselines, maker.source)
+    given = Given(known, sets.train, components.directions, *others, source_of=maker.source_of, nulls=pair_nulls)
     nodules = nodule_scores(sets, data, targets, features, device, MIN_FOR_FEATURES)
     notes += nodules.notes
     parts = [Part(metrics_for(given), sets, lambda images: images), *([nodules.part] if nodules.part else [])]
@@ -233,7 +235,7 @@ def _of_images(
     ]
     swept = strips(maker.show, maker.attributes, data.spec, maker.covariates, maker.like) if maker.show else {}
     report["strips"] = list(swept)
-    rows, points = rows_of(sets, nearest, targets, null_images, maker.baselines), points_of(sets, nearest, views, known)
+    rows, points = rows_of(sets, nearest, targets, null_images, pair_nulls), points_of(sets, nearest, views, known)
     trajectory = maker.trajectory() if maker.trajectory else None
     pictures = pictures_of(rows["samples"], rows[UNSEEN], trajectory, points, data.spec.is_colour)
     return report, Figures(rows, points, agreed, swept, pictures, colour=data.spec.is_colour)

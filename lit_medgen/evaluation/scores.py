@@ -10,6 +10,7 @@ classes   classes that a network of features knows, of one view
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +24,7 @@ from lit_medgen import metrics
 from lit_medgen.batch import Images
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.checks import NONE
+from lit_medgen.evaluation.pair_nulls import PairNulls
 from lit_medgen.metrics import PairedMetric, TwoSampleMetric
 from lit_medgen.metrics.base import IntervalMetric, mean_over_people
 from lit_medgen.metrics.extractors import LEARNED, AllViews, CentreSlice, num_dimensions, perceptual
@@ -47,7 +49,7 @@ class Given:
         num_real: people that learned features are asked about.
         features: those of this very score, where it is of features.
         source_of: what samples were made from, of true images, as `Generator.source_of` gives it; None: not that.
-        baselines: what can be made of it without a model, of true images, as `Generator.baselines` gives it.
+        nulls: what stands in the place of samples of pairs without a model; None: the mean training image alone.
     """
 
     known: Known
@@ -61,7 +63,7 @@ class Given:
     num_real: int = 0
     features: Any = None
     source_of: Callable[[Tensor], Tensor] | None = None
-    baselines: Callable[[Tensor], Mapping[str, Tensor]] = lambda images: {}
+    nulls: PairNulls | None = None
 
 
 def _of_each_view(given: Given) -> dict[str, Given]:
@@ -155,8 +157,8 @@ def of_pairs(
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Name -> score, interval and features of samples that have targets, and notes of scores that could not be made.
 
-    Beside each stands the same of the real images of other people in the place of the samples, and of baselines, where
-    there are some, with intervals of their own.
+    Beside each stands the same of the real images of other people in the place of the samples, and of the nulls of
+    pairs ("baselines"), with intervals of their own.
 
     Args:
         samples: n c *s in [-1, 1].
@@ -176,15 +178,17 @@ def of_pairs(
     pairs = [(i, target) for i, target in enumerate(targets) if target is not None]
     others = _of_others(sorted({target for _, target in pairs}), real.people, kinds or {})
     floors: dict[str, list[Tensor]] = {name: [] for name in made}
-    beside: dict[str, dict[str, list[Tensor]]] = {name: {} for name in made}
+    nulls = given.nulls or PairNulls(given.train)
+    beside: dict[str, dict[str, _Scored]] = {name: defaultdict(_Scored) for name in made}
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         sources, aims = (list(part) for part in zip(*pairs[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = samples.read(sources), real.read(aims)
         for metric in made.values():
             metric.update(outputs, images, [real.people[aim] for aim in aims])
-        for baseline, simple in given.baselines(images).items():
+        for null, (there, simple) in nulls(images, aims).items():
             for name, metric in made.items():
-                beside[name].setdefault(baseline, []).append(metric.values(simple, images).double().cpu())
+                values = metric.values(simple, images[there]).double().cpu()
+                beside[name][null].add(values, [real.people[aims[row]] for row in there])
     for start in range(0, len(others), PAIRS_AT_ONCE):
         strangers, aims = (list(part) for part in zip(*others[start : start + PAIRS_AT_ONCE], strict=True))
         outputs, images = real.read(strangers), real.read(aims)
@@ -194,10 +198,24 @@ def of_pairs(
     for name, metric in made.items():
         value = float(torch.cat(floors[name]).mean()) if others else None
         rows[name] = row_of(metric, num_pairs=len(pairs)) | {"real_vs_real": value, "num_others": len(others)}
-        if beside[name]:
-            found = {it: mean_over_people(torch.cat(values), metric.people) for it, values in beside[name].items()}
-            rows[name]["baselines"] = {it: {"value": of.value, "ci95": list(of.ci95)} for it, of in found.items()}
+        rows[name]["baselines"] = {null: of.row() for null, of in beside[name].items()}
     return rows, notes
+
+
+@dataclass
+class _Scored:
+    """The scores of pairs of a null, n in parts, and whose each is."""
+
+    values: list[Tensor] = field(default_factory=list)
+    people: list[str] = field(default_factory=list)
+
+    def add(self, values: Tensor, people: Sequence[str]) -> None:
+        self.values.append(values)
+        self.people.extend(people)
+
+    def row(self) -> dict[str, Any]:
+        found = mean_over_people(torch.cat(self.values), self.people)
+        return {"value": found.value, "ci95": list(found.ci95), "num_pairs": len(self.people)}
 
 
 def _of_others(targets: Sequence[int], people: Sequence[str], kinds: Mapping[int, int]) -> list[tuple[int, int]]:

@@ -15,7 +15,11 @@ import torch
 from PIL import Image
 
 from data_modules import FolderDataModule, OneSlice
+from data_modules.augmentation import Noise
+from data_modules.augmented_figure import plot_augmented
+from data_modules.items import Items
 from data_modules.recipes.volumes import Preprocessing
+from data_modules.records import person_hash
 from data_modules.slice_sets import UniformDraw
 from data_modules.store import StoreAddress
 from data_modules.views import Crop, View
@@ -240,3 +244,54 @@ def test_channels_are_part_of_the_spec_that_is_kept(contrasts: Path, tmp_path: P
     assert type(spec).from_plain(plain) == spec
     del plain["channel_names"]  # as before there were names
     assert type(spec).from_plain(plain) == replace(spec, channel_names=())
+
+
+# Figures.
+
+
+def panels(data: FolderDataModule) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Title -> the picture below it in the figure of the first image, and the image c *s in [0, 1]."""
+    record, address = data.store.records[0], data.address
+    (scan,) = [scan for scan in data.scans()[0] if person_hash(scan.person) == record.person]
+    path = data.store.path(record)
+    figure = address.preprocessing.plot(scan, path, address.stacked, json.loads(path.with_suffix(".json").read_text()))
+    shown = {axis.get_title(loc="left"): np.asarray(axis.images[0].get_array()) for axis in figure.axes}
+    image = [(data.store.read(record, name=name) + 1) / 2 for name in data.store.channels]
+    return shown, np.stack([np.asarray(each) for each in image])
+
+
+@pytest.mark.parametrize("kind", ["two", "one"])
+def test_a_figure_of_the_preparation_has_rows_for_each_channel(kind: str, contrasts: Path, tmp_path: Path) -> None:
+    shown, image = panels(module(contrasts / kind, tmp_path))
+    for name, each in zip(NAMES, image, strict=True):
+        axial = np.flipud(each[:, :, each.shape[2] // 2].T)
+        np.testing.assert_allclose(shown[f"{name}, prepared"], axial, atol=1e-3)
+        delivered = shown[f"{name}, as delivered; outline: what is kept"]
+        assert np.corrcoef(delivered.flatten(), axial.flatten())[0, 1] > 0.99
+
+
+def test_a_figure_of_colours_is_in_colour(tmp_path: Path) -> None:
+    for k in range(PEOPLE):
+        picture(tmp_path / "rgb" / f"p{k}" / "a.png", k)
+    shown, image = panels(colours(tmp_path / "rgb", tmp_path))
+    np.testing.assert_allclose(shown["prepared"], image.T, atol=1e-3)
+    assert shown["as delivered; outline: what is kept"].shape == image.T.shape
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_figure_of_augmentation_shows_every_channel(colour: bool, contrasts: Path, tmp_path: Path) -> None:
+    if colour:
+        for k in range(PEOPLE):
+            picture(tmp_path / "rgb" / f"p{k}" / "a.png", k)
+    more: Any = {"augmentation": [Noise(0.1)]}
+    data = colours(tmp_path / "rgb", tmp_path, **more) if colour else module(contrasts / "two", tmp_path, **more)
+    record = data.store.records[0]
+    figure = plot_augmented(Items(data.store, data.view), data.augmenter(), record, data.spec.is_colour)
+    first, other = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[:2])
+    image = torch.cat([torch.as_tensor(data.store.read(record, name=name))[None] for name in data.store.channels])
+    if colour:
+        np.testing.assert_allclose(first, (image.permute(2, 1, 0) + 1) / 2, atol=1e-3)
+    else:
+        np.testing.assert_allclose(first, np.vstack([np.flipud(each[:, :, 5].T) for each in image.numpy()]), atol=1e-3)
+    assert other.shape == first.shape
+    assert not np.allclose(other, first)
