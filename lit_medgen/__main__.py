@@ -25,6 +25,7 @@ VERBS = {
     "validate": "the loss on the validation people",
     "test": "the loss on the test people",
     "sample": "make images from a checkpoint",
+    "app": "try a model in a browser on this machine: paint a label map, choose seeds, look, download",
     "evaluate": "score samples against real images and write a report",
     "detect": "which images are unlike those that a model was trained on, beside controls",
     "anomalies": "map what a diffusion model did not expect in images of test people",

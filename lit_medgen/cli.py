@@ -47,7 +47,7 @@ PREPARE_FLAGS = {
     "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared; and one of "
     "them as it is augmented.",
 }
-VERBS = ("fit", "validate", "test", "sample", "evaluate", "detect", "anomalies", "audit")
+VERBS = ("fit", "validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit")
 
 
 class Parser(LightningArgumentParser):
@@ -80,6 +80,7 @@ class CLI(LightningCLI):
                 if verb in VERBS  # not predict, which would make images without a word of where they are
             },
             "sample": {"model", "datamodule"},
+            "app": {"model", "datamodule"},
             "evaluate": {"model", "datamodule"},
             "detect": {"model", "datamodule"},
             "anomalies": {"model", "datamodule"},

@@ -16,6 +16,7 @@ from torch.distributed.constants import default_pg_timeout
 
 from lit_medgen.anomalies import Anomalies
 from lit_medgen.auditing import Auditing
+from lit_medgen.browsing import Browsing
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.callbacks.ema import EMA
 from lit_medgen.callbacks.progress import show_ours
@@ -42,7 +43,7 @@ READ_OF_DATA = ("voxels_per_batch", "spec", "batch_size")
 """What must be known of data if the memory of a step is to be told; a data module of the user's own may lack it."""
 
 
-class Trainer(Anomalies, Auditing, Detecting, Verbs):
+class Trainer(Anomalies, Auditing, Browsing, Detecting, Verbs):
     """Lightning's Trainer with a named run folder, step boundaries between steps and our verbs."""
 
     resumed_from: Path | None = None

@@ -16,7 +16,7 @@ from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
 
 TRUST = "--trust_config"
-NEEDS_MODEL = ("validate", "test", "sample", "evaluate", "detect", "anomalies", "audit")
+NEEDS_MODEL = ("validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit")
 """Verbs that work on a trained model."""
 
 

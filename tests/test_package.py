@@ -18,6 +18,7 @@ def test_wheel_holds_both_packages_and_the_configs_and_no_pictures(tmp_path: Pat
     for wanted in (
         "lit_medgen/py.typed",
         "data_modules/adni.py",
+        "lit_medgen/app/painter.js",
         "lit_medgen/configs/cdpm.yaml",
         "lit_medgen/configs/demo/cdpm.yaml",
     ):

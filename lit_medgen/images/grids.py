@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def three_planes(volume: np.ndarray) -> list[np.ndarray]:
-    """Middle axial, coronal and sagittal slice of an x y z volume, turned so that up is up: rows columns each."""
-    x, y, z = (length // 2 for length in volume.shape)
+def three_planes(volume: np.ndarray, at: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Axial, coronal and sagittal slice of an x y z volume, turned so that up is up: rows columns each.
+
+    They meet at a voxel x y z; None: the middle one.
+    """
+    x, y, z = at or [length // 2 for length in volume.shape]
     return [np.flipud(plane.T) for plane in (volume[:, :, z], volume[:, y, :], volume[x, :, :])]
 
 

@@ -8,7 +8,7 @@ Salimans 2022, algorithm 1).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -193,6 +193,23 @@ class Conditional(Generator):
         if how.guidance_scale == 1:
             return denoiser
         return ClassifierFree(denoiser, how.guidance_scale, how.guidance_interval, how.guidance_rescale, self.kept)
+
+    @property
+    def guidance_scales(self) -> dict[str, float]:
+        """That of classifier-free guidance, where there are covariates, with those of the parent."""
+        own = {"guidance_scale": self.conditioning.guidance_scale} if self.covariates else {}
+        return super().guidance_scales | own
+
+    @contextmanager
+    def guided_by(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Samples within take these scales too."""
+        before = self.conditioning
+        with super().guided_by(scales):
+            try:
+                self.conditioning = replace(before, guidance_scale=scales.get("guidance_scale", before.guidance_scale))
+                yield
+            finally:
+                self.conditioning = before
 
     @contextmanager
     def as_in_evaluation(self) -> Iterator[None]:

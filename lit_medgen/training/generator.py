@@ -173,6 +173,19 @@ class Generator(Method):
             for name, value in before.items():
                 setattr(self, name, value)
 
+    @property
+    def guidance_scales(self) -> dict[str, float]:
+        """Name of each scale of guidance that samples can be asked to take -> its value; empty where nothing guides."""
+        return {}
+
+    @contextmanager
+    def guided_by(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Samples within take these scales, of those that `guidance_scales` names; InputError for any other."""
+        if unknown := [name for name in scales if name not in self.guidance_scales]:
+            known = ", ".join(self.guidance_scales) or "nothing that guides"
+            raise InputError(f"{type(self).__name__} has {known}, not {unknown[0]!r}; leave it out.")
+        yield
+
     @torch.no_grad()
     def predict_step(self, batch: Request, batch_idx: int = 0) -> Tensor:
         """The images of a request, on the CPU in float32: b c *size, cut to [-1, 1] where a method's end outside."""

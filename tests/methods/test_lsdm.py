@@ -125,6 +125,18 @@ def test_opposite_wishes_move_the_nodule_apart_and_more_with_the_scale() -> None
     assert found[4.0, 0.0] < found[1.0, 0.0] < found[1.0, 1.0] < found[4.0, 1.0]
 
 
+def test_a_scale_for_some_images_is_put_back() -> None:
+    """Within, images are those of a model that was made with it; without a classifier there is none."""
+    model, condition = guided(), asking(MIDDLE, malignant=[1.0])
+    before = model.sample(condition, [3])
+    assert model.guidance_scales == {"classifier_scale": 1.0}
+    with model.guided_by({"classifier_scale": 4.0}):
+        assert torch.equal(model.sample(condition, [3]), guided(classifier_scale=4.0).sample(condition, [3]))
+    assert torch.equal(model.sample(condition, [3]), before)
+    with pytest.raises(InputError, match="nothing that guides"), built().guided_by({"classifier_scale": 4.0}):
+        pass
+
+
 def test_an_image_depends_on_its_seed_and_condition_alone() -> None:
     model = guided()
     condition = asking(maps((12, 20), None, (1, 30), (20, 8)), malignant=[1, 1, 0, NAN], lobulation=[5, 2, NAN, NAN])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DPMSolverPP2M
+from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM
 from lit_medgen.methods.cdpm.schemes import Autoregressive
 from lit_medgen.networks import Covariates, SliceUNet
@@ -115,6 +116,21 @@ def test_guidance_of_one_is_the_conditional_model_and_of_none_the_null(given: li
     assert torch.equal(told(nowhere).sample(one, [0]), conditional)
     assert torch.equal(told(Conditioning(guidance_scale=0.0)).sample(one, [0]), told().sample(nothing, [0]))
     assert not torch.equal(told(Conditioning(guidance_scale=3.0)).sample(one, [0]), conditional)
+
+
+def test_a_scale_for_some_images_is_put_back() -> None:
+    """Within, images are those of a model that was made with it; nothing else can be scaled."""
+    one, method, strong = asked(90.0), told(), told(Conditioning(guidance_scale=3.0))
+    before = method.sample(one, [0])
+    assert method.guidance_scales == {"guidance_scale": 1.0}
+    with method.guided_by({"guidance_scale": 3.0}):
+        assert torch.equal(method.sample(one, [0]), strong.sample(one, [0]))
+    assert torch.equal(method.sample(one, [0]), before)
+    with (
+        pytest.raises(InputError, match="guidance_scale, not 'classifier_scale'"),
+        method.guided_by({"classifier_scale": 3.0}),
+    ):
+        pass
 
 
 def test_volumes_with_different_given_slices_have_the_covariates_of_their_own() -> None:

@@ -25,7 +25,8 @@ Shapes: b images, c channels, *s their axes; d latent channels, *z the axes of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -191,6 +192,22 @@ class LSDM(LDM):
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode can be in no gradient
             groups = self.nodules_of(label_map).groups(self.wishes, condition.attributes, self.classifier_scale)
         return LikelihoodGuidance(denoiser, groups) if groups else denoiser
+
+    @property
+    def guidance_scales(self) -> dict[str, float]:
+        """That of the classifier too, where there is one."""
+        return super().guidance_scales | ({"classifier_scale": self.classifier_scale} if self.guide else {})
+
+    @contextmanager
+    def guided_by(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Samples within take these scales too."""
+        before = self.classifier_scale
+        with super().guided_by(scales):
+            try:
+                self.classifier_scale = scales.get("classifier_scale", before)
+                yield
+            finally:
+                self.classifier_scale = before
 
     def nodules_of(self, label_map: Tensor) -> GuidedNodules:
         """What the classifier sees of the nodules of label maps, b 1 *s; a map on a device is waited for, once."""
