@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,16 @@ from lit_medgen.errors import InputError
 from lit_medgen.files import write_atomically
 from lit_medgen.images.origin import STATEMENTS
 from lit_medgen.images.png import as_png
+
+KEPT_S = 3600
+"""Files of earlier images are removed after so many seconds."""
+
+
+def whole(number: int | None, name: str) -> int:
+    """The number of an input; InputError if it was left empty."""
+    if number is None:
+        raise InputError(f"no {name}; give a whole number.")
+    return int(number)
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,13 @@ class Answers:
         """The session with a map of a body without nodules."""
         return session.with_map(empty_body(self.spec))
 
-    def map_of_data(self, session: Session, number: int) -> Session:
+    def map_of_data(self, session: Session, number: int | None) -> Session:
         """The session with a map of the data."""
-        return session.with_map(self.desk.map_of_data(int(number)))
+        return session.with_map(self.desk.map_of_data(whole(number, "number of a map")))
 
     def opened(self, session: Session, path: str) -> Session:
         """The session with the map of an uploaded file, which is not kept."""
-        return session.with_map(read_map(uploaded(path, self._folder(), "map"), self.spec))
+        return session.with_map(read_map(uploaded(path, self._folder("map"), "map"), self.spec))
 
     def turned(self, session: Session, slice_sent: str, index: int) -> Session:
         """The session whose browser gets another slice of the map, once what it painted is taken."""
@@ -109,7 +120,7 @@ class Answers:
 
     def sourced(self, session: Session, path: str) -> Session:
         """The session with an uploaded image to make others from; InputError for one that does not fit."""
-        folder = self._folder()
+        folder = self._folder("source")
         file = uploaded(path, folder, "source")
         try:
             self.desk.requests(Wishes(0, source=folder))
@@ -118,8 +129,15 @@ class Answers:
             raise InputError(str(error).replace(str(file), file.name)) from error
         return replace(session, source=folder)
 
-    def _folder(self) -> Path:
-        return Path(mkdtemp(dir=self.desk.folder))
+    def _folder(self, of: str) -> Path:
+        return Path(mkdtemp(prefix=f"{of}-", dir=self.desk.folder))
+
+    def _folder_of_files(self) -> Path:
+        """A new folder for files of an image; old ones go, which the server has copied long ago."""
+        for folder in self.desk.folder.glob("files-*"):
+            if time.time() - folder.stat().st_mtime > KEPT_S:
+                shutil.rmtree(folder)
+        return self._folder("files")
 
     # Images.
 
@@ -162,12 +180,12 @@ class Answers:
     def picture_file(self, session: Session, pictures: Sequence[np.ndarray]) -> Path:
         """A PNG of the pictures as they are seen, which says what they are."""
         made = session.looked_at
-        path = self._folder() / f"{made.name}.png"
+        path = self._folder_of_files() / f"{made.name}.png"
         write_atomically(path, as_png(side_by_side(pictures), STATEMENTS[made.origin]))
         return path
 
     def files(self, session: Session) -> tuple[Path, Path]:
         """NIfTI and DICOM of the image that is looked at."""
         made = session.looked_at
-        folder = self._folder()
+        folder = self._folder_of_files()
         return self.desk.file(made, "nifti", folder), self.desk.file(made, "dicom", folder)

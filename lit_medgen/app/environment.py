@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 HOST = "127.0.0.1"
-IGNORED = ("GRADIO_ALLOWED_PATHS", "GRADIO_BLOCKED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_NUM_WORKERS")
-"""Variables that would serve other folders, another address or more processes."""
+IGNORED = ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_SERVER_PORT", "GRADIO_NUM_WORKERS")
+"""Variables that would serve other folders, another address or port, or by more processes."""
 
 
 def isolate(folder: str) -> None:

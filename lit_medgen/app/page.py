@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from lit_medgen.app.answers import Answers, Look, Session
+from lit_medgen.app.answers import KEPT_S, Answers, Look, Session, whole
 from lit_medgen.app.desk import Desk, Wishes
 from lit_medgen.app.maps import colours, encoded, first_class
 from lit_medgen.app.views import OWN, WHOLE, windows
@@ -18,8 +18,8 @@ from lit_medgen.errors import InputError
 
 MAX_AT_ONCE = 16
 """Images of one press of the button."""
-KEPT_S = 3600
-"""Files of earlier images are removed after so many seconds."""
+MAX_SEED = 2**53 - 1
+"""Browsers have no larger whole numbers."""
 PLANES = ("axial", "coronal", "sagittal")
 AXES = ("left to right", "back to front", "bottom to top")
 HERE = Path(__file__).parent
@@ -129,7 +129,7 @@ class Page:
         """Attributes, seed, steps, scales of guidance and the button."""
         model, most = self.desk.model, self.desk.max_steps or 1
         self.attributes = WishInputs(model, self.spec)
-        self.seed = gr.Number(0, label="seed", precision=0, minimum=0)
+        self.seed = gr.Number(0, label="seed", precision=0, minimum=0, maximum=MAX_SEED)
         self.num = gr.Slider(1, MAX_AT_ONCE, 1, step=1, label="images (this seed and those after it)")
         own = model.num_sampling_steps or 1
         self.steps = gr.Slider(1, max(2, most), own, step=1, label="steps of sampling", visible=most > 1)
@@ -189,7 +189,9 @@ class Page:
         )
         self.window.change(lambda name: gr.Row(visible=name == OWN), self.window, self.own, api_visibility="private")
 
-    def _make(self, session: Session, seed: int, num: int, steps: int, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def _make(
+        self, session: Session, seed: int | None, num: int, steps: int, *values: Any
+    ) -> Iterator[tuple[Any, ...]]:
         """Images one after the other."""
         scales, rest = values[: len(self.scales)], list(values[len(self.scales) :])
         try:
@@ -198,7 +200,7 @@ class Page:
             attributes = self.attributes.attributes(rest)
             guidance = {name: float(value) for name, value in zip(self.scales, scales, strict=True)}
             num_steps = int(steps) if (self.desk.max_steps or 1) > 1 else None
-            wishes = Wishes(int(seed), attributes, num_steps, guidance)
+            wishes = Wishes(whole(seed, "seed"), attributes, num_steps, guidance)
             for made, text in self.answers.make(session, wishes, int(num)):
                 yield made, text, gr.Gallery(self.answers.thumbnails(made), visible=num > 1)
         except InputError as error:

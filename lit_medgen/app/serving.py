@@ -1,7 +1,7 @@
 """The server of the page: on 127.0.0.1 alone, without a request to anybody else, its files gone at the end.
 
 What gradio would do by itself and does not here: count starts and errors at its makers, load fonts, keep a history of
-runs, open a tunnel. The browser is told to load nothing from elsewhere.
+runs, open a tunnel. The browser is told to load nothing from elsewhere, and a site whose name leads here is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lit_medgen.app.environment import HOST
@@ -97,11 +98,17 @@ def served(blocks: gr.Blocks, port: int | None) -> Iterator[str]:
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            app_kwargs={"middleware": [Middleware(Alone)]},
+            app_kwargs={
+                "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]), Middleware(Alone)]
+            },
             **own,
         )
     except OSError as error:
-        what = f"--port {port} is taken; give another one" if port else "no free port from 7860 on; give --port N"
+        what = (
+            f"--port {port} is taken, or not yours to open; give another one"
+            if port
+            else "no free port from 7860 on; give --port N"
+        )
         raise InputError(f"app: {what}.") from error
     try:
         yield address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from test_desk import FLAT, Drawing, desk
 
-from lit_medgen.app.answers import Answers, Look
+from lit_medgen.app.answers import Answers, Look, whole
 from lit_medgen.app.desk import Desk, Wishes
 from lit_medgen.app.maps import encoded
 from lit_medgen.app.views import OWN, WHOLE
@@ -57,6 +58,19 @@ def test_before_an_image_is_made_there_is_nothing_to_see(tmp_path: Path) -> None
     at = Answers(desk(tmp_path))
     with pytest.raises(InputError, match="press Make first"):
         at.files(at.start())
+
+
+def test_an_empty_field_and_old_files_are_noticed(tmp_path: Path) -> None:
+    at = Answers(desk(tmp_path))
+    with pytest.raises(InputError, match="no seed; give a whole number"):
+        whole(None, "seed")
+    *_, (session, _) = at.make(at.start(), Wishes(0), 1)
+    first, second = (at.files(session)[0] for _ in range(2))
+    assert first.is_file()
+    os.utime(first.parent, (0, 0))
+    at.files(session)
+    assert not first.exists()
+    assert second.is_file()
 
 
 def test_slices_of_a_map_are_painted_one_after_the_other(tmp_path: Path) -> None:

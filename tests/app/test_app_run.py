@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import nibabel as nib
 import numpy as np
@@ -99,7 +100,7 @@ def server(phantoms: Path, folder: Path, tmp_path: Path) -> Iterator[tuple[subpr
         process.kill()
 
 
-def get(url: str) -> tuple[str, Any]:
+def get(url: str | Request) -> tuple[str, Any]:
     """The text of an answer and its headers."""
     with urlopen(url, timeout=30) as answer:
         return answer.read().decode(errors="replace"), answer.headers
@@ -118,6 +119,10 @@ def test_a_visitor_paints_makes_and_downloads_and_nothing_stays_or_leaves(
     page, headers = get(address)
     assert set(HOSTS.findall(page)) == {address.split("/")[2]}
     assert headers["content-security-policy"].startswith("default-src 'self'")
+    with pytest.raises(HTTPError, match="400"):  # a site whose name was made to lead here
+        get(Request(address, headers={"Host": "evil.example"}))
+    with pytest.raises(HTTPError, match="403"):
+        get(f"{address}gradio_api/file={ROOT / 'README.md'}")
     _listens_on_loopback_alone(int(address.rsplit(":", 1)[1].strip("/")))
     (private,) = folder.glob("lit_medgen-app-*")
     assert private.stat().st_mode & 0o077 == 0
