@@ -115,7 +115,7 @@ def test_a_visitor_paints_makes_and_downloads_and_nothing_stays_or_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     process, address = server
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # the client's own argument does not turn them off
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # else the client reports, whatever its argument says
     page, headers = get(address)
     assert set(HOSTS.findall(page)) == {address.split("/")[2]}
     assert headers["content-security-policy"].startswith("default-src 'self'")
@@ -131,7 +131,7 @@ def test_a_visitor_paints_makes_and_downloads_and_nothing_stays_or_leaves(
     spec = lit_medgen.load(run.last).spec
     plane = empty_body(spec).plane(0).copy()
     plane[3:6, 3:6] = 7
-    client = Client(address, verbose=False, download_files=tmp_path / "downloads")
+    client = Client(address, verbose=False, analytics_enabled=False, download_files=tmp_path / "downloads")
     said, _ = client.predict(11, 1, 1, [], encoded(plane), api_name="/make")
     assert "1 of 1 made" in said
     nifti, dicom = (
