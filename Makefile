@@ -6,7 +6,7 @@ DEMO := --config configs/cdpm.yaml --config configs/demo/cdpm.yaml
 # Two test processes with one thread each are faster on two cores than one with two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-all lint types bench
+.PHONY: setup demo test test-all lint types bench docs docs-serve
 
 setup: .venv/ready
 
@@ -35,6 +35,13 @@ lint: .venv/ready
 
 types: .venv/ready
 	$(BIN)/mypy
+
+docs: .venv/ready
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
+
+docs-serve: .venv/ready
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.reading

@@ -136,7 +136,9 @@ def test_experiment_end_to_end(
         return
     assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
     size = model.needed_spec().size
-    assert model.sample(least_condition(model), [0]).shape == (1, model.needed_spec().channels, *size)
+    images = model.sample(least_condition(model), [0])
+    assert images.shape == (1, model.needed_spec().channels, *size)
+    assert not images.requires_grad  # or a sample would hold every layer's features in memory
     if is_base:
         assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     num = 2 if len(size) == 3 else 4

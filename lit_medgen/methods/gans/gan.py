@@ -87,6 +87,7 @@ class GAN(Adversarial, Generator):
         """Codes from the prior, num d, drawn from torch's generator."""
         return torch.randn(num, self.network.latent_channels, device=self.device)
 
+    @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """The image of a code for each seed, b c *s."""
         codes = sent(SeededNoise(seeds)((self.network.latent_channels,)), self.device)

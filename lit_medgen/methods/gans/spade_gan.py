@@ -83,6 +83,7 @@ class SPADEGAN(GAN, FeatureLoss):
         """The generator with the encoder, and the discriminators; each once a batch."""
         return self.generator_player(), self.discriminator_player()
 
+    @torch.no_grad()
     def sample(self, condition: Condition, seeds: Sequence[int]) -> Tensor:
         """The image of a label map and, where there are codes, one of N(0, I) for each seed; b c *s."""
         num, label_map = self.network.latent_channels, sent(self._label_map(condition), self.device)
