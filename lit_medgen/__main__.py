@@ -30,6 +30,7 @@ VERBS = {
     "detect": "which images are unlike those that a model was trained on, beside controls",
     "anomalies": "map what a diffusion model did not expect in images of test people",
     "audit": "look for copies of training people among samples",
+    "utility": "what small networks that learn from samples tell of real people",
     "compare": "put finished reports side by side: one table, a plot, samples",
     "estimate": "parameters, operations, memory and hours of a config, without its data and without a GPU",
     "export": "make a folder of a model that others can load: safetensors with a card, MONAI bundle, TorchScript",

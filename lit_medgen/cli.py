@@ -47,7 +47,7 @@ PREPARE_FLAGS = {
     "--figures": "Plot every image as it came, with the outline of what is kept, and as it was prepared; and one of "
     "them as it is augmented.",
 }
-VERBS = ("fit", "validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit")
+VERBS = ("fit", "validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit", "utility")
 
 
 class Parser(LightningArgumentParser):
@@ -85,6 +85,7 @@ class CLI(LightningCLI):
             "detect": {"model", "datamodule"},
             "anomalies": {"model", "datamodule"},
             "audit": {"model", "datamodule"},
+            "utility": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -34,6 +34,7 @@ from lit_medgen.resuming import Resume, leave_saving_to_callbacks, refuse_two_av
 from lit_medgen.speed import Speed
 from lit_medgen.stopping import PATIENCE, Peers, Signals, die_with_parent, interrupted
 from lit_medgen.training.method import Method
+from lit_medgen.utility import Utility
 from lit_medgen.verbs import Verbs
 
 MINIMA = {"gradient_clip_val": 0, "accumulate_grad_batches": 1, "val_check_interval": 1e-9}
@@ -43,7 +44,7 @@ READ_OF_DATA = ("voxels_per_batch", "spec", "batch_size")
 """What must be known of data if the memory of a step is to be told; a data module of the user's own may lack it."""
 
 
-class Trainer(Anomalies, Auditing, Browsing, Detecting, Verbs):
+class Trainer(Anomalies, Auditing, Browsing, Detecting, Utility, Verbs):
     """Lightning's Trainer with a named run folder, step boundaries between steps and our verbs."""
 
     resumed_from: Path | None = None

@@ -16,8 +16,10 @@ from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
 
 TRUST = "--trust_config"
-NEEDS_MODEL = ("validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit")
+NEEDS_MODEL = ("validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit", "utility")
 """Verbs that work on a trained model."""
+OR_SAMPLES = ("evaluate", "utility")
+"""Those of them that take a folder of samples instead."""
 
 
 def checked(words: Iterable[str]) -> list[str]:
@@ -40,10 +42,10 @@ def checked(words: Iterable[str]) -> list[str]:
 
 def require_checkpoint(verb: str, words: list[str]) -> None:
     """InputError if a verb that works on a trained model is given none."""
-    given = [*values(words, "--ckpt_path"), *(values(words, "--samples") if verb == "evaluate" else ())]
+    given = [*values(words, "--ckpt_path"), *(values(words, "--samples") if verb in OR_SAMPLES else ())]
     example = "give --ckpt_path FILE, e.g. runs/<name>/checkpoints/last.ckpt (or its run folder)"
     if verb in NEEDS_MODEL and not given:
-        raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb == "evaluate") or "."))
+        raise InputError(f"{verb}: no trained model; {example}" + (", or --samples DIR." * (verb in OR_SAMPLES) or "."))
     if verb in NEEDS_MODEL and "last" in given:
         raise InputError(f"{verb}: --ckpt_path last is for fit, which knows its run folder; {example}.")
 

@@ -35,7 +35,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_surface_is_frozen() -> None:
     ours = {"phantom", "prepare", "compare", "estimate", "export", "readers", "sweep"}
-    assert set(VERBS) == {"fit", "validate", "test", "sample", "app", "evaluate", "detect", "anomalies", "audit", *ours}
+    on_models = {"sample", "app", "evaluate", "detect", "anomalies", "audit", "utility"}
+    assert set(VERBS) == {"fit", "validate", "test", *on_models, *ours}
     assert set(CLI.subcommands()) == set(VERBS) - ours
 
 

@@ -74,11 +74,12 @@ ARROWS = {
     "lit_medgen/sweep": LEAVES | {"stopping", "sweep_file", "sweep_results"},
     "lit_medgen/sweep_file": TEXTS | {"trust"},
     "lit_medgen/sweep_results": LEAVES | {"callbacks", "images"},
-    "lit_medgen/trainer": TRAINER | {"anomalies", "auditing", "browsing", "detecting", "verbs"},
+    "lit_medgen/trainer": TRAINER | {"anomalies", "auditing", "browsing", "detecting", "utility", "verbs"},
     "lit_medgen/text_requests": USES | {"sampling"},
     "lit_medgen/text_embeddings": {"batch", "errors"},
     "lit_medgen/training": TRAINING,
     "lit_medgen/trust": TEXTS,
+    "lit_medgen/utility": CALLBACKS | {"verbs"},
     "lit_medgen/verbs": CALLBACKS | {"callbacks", "cascades"},
     "lit_medgen/words": TEXTS | {"checkpoints", "loading", "mistakes", "trust"},
 }
