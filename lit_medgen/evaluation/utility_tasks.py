@@ -230,7 +230,7 @@ class Segmentation(Task):
         return tuple(Score(name, (0.0, 1.0)) for name in ("dice", *(single if len(single) > 1 else ())))
 
     def network(self) -> nn.Module:
-        """A small U-Net."""
+        """A small U-Net of strided convolutions."""
         return ConvSegmenter(self.size, self.spec.channels, len(self.values), CHANNELS)
 
     def loss(self, found: Tensor, target: Tensor) -> Tensor:
