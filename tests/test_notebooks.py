@@ -46,7 +46,7 @@ def test_cdpm_notebook_runs(trained: TinyRun, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_people", "num_figures"),
-    [("adni", 12, 4), ("chestxray", 14, 4), ("lidc", 10, 4)],
+    [("adni", 12, 4), ("chestxray", 14, 4), ("folder", 10, 2), ("lidc", 10, 4), ("ukbiobank", 10, 5)],
 )
 def test_notebook_of_a_data_set_runs(name: str, num_people: int, num_figures: int, tmp_path: Path) -> None:
     """With few people and steps, in a folder of its own: the cell of parameters is followed by one with others."""
