@@ -35,9 +35,9 @@ def write_ukbiobank(root: Path, num: int = 9) -> dict[str, str]:
     return {"root": str(root), "withdrawals": str(root / "withdrawals.txt")}
 
 
-def write_config(path: Path, data: dict[str, Any], network: dict[str, Any]) -> str:
-    """An overlay of a data module, and of arguments of the network."""
-    sections = {"data": data, "model": {"init_args": {"network": {"init_args": network}}}}
+def write_config(path: Path, data: dict[str, Any], network: dict[str, Any], **model: Any) -> str:
+    """An overlay of a data module, of arguments of the network, and of others of the method."""
+    sections = {"data": data, "model": {"init_args": {"network": {"init_args": network}, **model}}}
     path.write_text(yaml.safe_dump(sections))
     return str(path)
 
@@ -52,7 +52,7 @@ def run(folder: Path, base: str, overlay: str, channels: tuple[str, ...], *more:
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["global_step"] == 3
     assert tuple(checkpoint[FACTS]["spec"]["channel_names"]) == channels
-    assert main(["sample", f"--ckpt_path={last}", "--num=2", f"--out={out}", on_cpu, *more]) == 0
+    assert main(["sample", f"--ckpt_path={last}", "--num=3", f"--out={out}", on_cpu, *more]) == 0
     report = folder / "report"
     assert main(["evaluate", f"--samples={out}", "--features=none", f"--out={report}", on_cpu]) == 0
     assert json.loads((report / "report.json").read_text())["verdict"]
@@ -60,11 +60,7 @@ def run(folder: Path, base: str, overlay: str, channels: tuple[str, ...], *more:
 
 
 def test_two_contrasts_from_zips_to_a_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    options = write_ukbiobank(tmp_path / "bulk") | {
-        "preprocessing": {"size": [16, 16, 16], "field_of_view_mm": [64, 64, 64], "channels": ["t1", "flair"]},
-        "store_dir": str(tmp_path / "store"),
-    }
-    data = {"class_path": "data_modules.UKBiobankDataModule", "init_args": options}
+    data = two_contrasts(tmp_path)
     network = {"in_channels": 2, "out_channels": 2}
     overlay = write_config(tmp_path / "mine.yaml", data, network)
     _, samples = run(tmp_path, "ddpm", overlay, ("t1", "flair"))
@@ -80,6 +76,58 @@ def test_two_contrasts_from_zips_to_a_report(tmp_path: Path, capfd: pytest.Captu
     assert "model.init_args.network.init_args.in_channels is 1, but images have 3 axes and 2 channels; give 2" in (
         one_line(capfd)
     )
+
+
+CONTRASTS = ("t1", "flair")
+OF_BOTH = {"in_channels": 2}
+DISCRIMINATOR: dict[str, Any] = {"discriminator": {"init_args": OF_BOTH}}
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "cdpm": ({"image_channels": 2}, {}),
+    "vqgan": (OF_BOTH, DISCRIMINATOR),
+    "wgan": (OF_BOTH, {}),
+}
+"""Base config -> arguments of its network, and of the method, for images of two channels."""
+
+
+def two_contrasts(folder: Path) -> dict[str, Any]:
+    """The data section of small people of T1 and FLAIR."""
+    options = write_ukbiobank(folder / "bulk") | {
+        "preprocessing": {"size": [16, 16, 16], "field_of_view_mm": [64, 64, 64], "channels": list(CONTRASTS)},
+        "store_dir": str(folder / "store"),
+    }
+    return {"class_path": "data_modules.UKBiobankDataModule", "init_args": options}
+
+
+def saw_both(samples: Path, axes: int) -> None:
+    """Every sample has two channels that differ."""
+    paths = sorted(samples.glob("*_0000000*"))
+    assert len(paths) == 3
+    for path in paths:
+        if path.is_dir():  # a PNG for each channel
+            voxels = np.stack([read_image(path / f"{name}.png")[0] for name in CONTRASTS])
+        else:
+            voxels, _ = read_image(path, channels=2)
+        assert voxels.ndim == axes + 1
+        assert not np.array_equal(voxels[0], voxels[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", METHODS)
+def test_methods_of_two_contrasts_from_zips_to_a_report(base: str, tmp_path: Path) -> None:
+    network, model = METHODS[base]
+    overlay = write_config(tmp_path / "mine.yaml", two_contrasts(tmp_path), network, **model)
+    _, samples = run(tmp_path, base, overlay, CONTRASTS)
+    saw_both(samples, 2 if base == "vqgan" else 3)
+
+
+@pytest.mark.slow
+def test_latent_diffusion_of_two_contrasts_from_zips_to_a_report(tmp_path: Path) -> None:
+    data = two_contrasts(tmp_path)
+    first = write_config(tmp_path / "first.yaml", data, OF_BOTH, **DISCRIMINATOR)
+    last, _ = run(tmp_path, "autoencoder_kl", first, CONTRASTS)
+    second = write_config(tmp_path / "second.yaml", data, {"covariates": None}, first_stage=str(last))
+    _, samples = run(tmp_path / "ldm", "ldm", second, CONTRASTS)
+    saw_both(samples, 3)
 
 
 def test_colour_pictures_to_a_report(tmp_path: Path) -> None:
