@@ -34,7 +34,19 @@ from lit_medgen.evaluation.far_sets import fitted, images_of_folder
 from lit_medgen.evaluation.near_sets import near_transforms, transformed
 from lit_medgen.images.nifti import write_nifti
 from lit_medgen.images.png import write_png
-from lit_medgen.methods import CDPM, DDPM, LDM, LSDM, VDM, VQGAN, AutoencoderKL, Autoregressive, ControlNet, Upscaler
+from lit_medgen.methods import (
+    CDPM,
+    DDPM,
+    LDM,
+    LSDM,
+    VDM,
+    VQGAN,
+    WGAN,
+    AutoencoderKL,
+    Autoregressive,
+    ControlNet,
+    Upscaler,
+)
 
 SPEC = DataSpec(1, (16, 12), (1.0, 1.0))
 
@@ -217,12 +229,12 @@ def test_what_is_measured_depends_on_no_batch() -> None:
 
 
 def test_models_without_a_measure_or_that_need_more_than_an_image_are_refused() -> None:
-    with pytest.raises(InputError, match="CDPM has no measure"):
-        refuse_unable(CDPM.__new__(CDPM))
+    with pytest.raises(InputError, match="WGAN has no measure"):
+        refuse_unable(WGAN.__new__(WGAN))
     for kind in (LSDM, ControlNet, Upscaler):
         with pytest.raises(InputError, match=f"{kind.__name__} makes images from (label_map|source), which"):
             refuse_unable(kind.__new__(kind))
-    for kind in (DDPM, LDM, VDM, VQGAN, AutoencoderKL, Autoregressive):
+    for kind in (CDPM, DDPM, LDM, VDM, VQGAN, AutoencoderKL, Autoregressive):
         refuse_unable(kind.__new__(kind))
 
 
@@ -304,7 +316,8 @@ def test_words_that_are_refused(
 
 
 def test_a_model_of_another_kind_is_refused_in_one_line(
-    trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(CDPM, "why_no_surprise", lambda self: "has no measure")
     assert trained.on_checkpoint("detect", f"--out={tmp_path}") == 2
     assert "CDPM has no measure" in one_line(capsys)

@@ -14,7 +14,7 @@ paper the squared one is taken, as in its published code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from lit_medgen.diffusion.samplers import NoiseLike, Sampler, on_cpu
 
 LOG_SNRS = (4.0, 2.4, 0.8, -0.8, -2.4, -4.0)
 """Noise levels: sigma / alpha from 0.14, where details are lost, to 7.4, where hardly more than brightness is left."""
+
+DETECTION_STEPS = 6
+"""Most steps of a sampler from each of these levels to data."""
 
 
 def reconstructions(
@@ -52,3 +55,11 @@ def reconstructions(
         t = torch.full((len(x),), level, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         x_t = GaussianProcess(schedule).perturb(x, t, noise(x))
         yield sampler(denoiser, x_t, condition, noise, start=level)
+
+
+def errors_by_level(errors: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Name of each level -> the mean of its errors, b *s, over each of b images."""
+    return {
+        f"squared_error_log_snr_{level:g}": error.flatten(1).mean(1)
+        for level, error in zip(LOG_SNRS, errors, strict=True)
+    }

@@ -275,7 +275,7 @@ def _rows(
     for name, one in sets.items():
         columns = {**raw[name], **scores[name]}
         for i, (key, who) in enumerate(zip(one.images.keys, whose[name], strict=True)):
-            values = {column: f"{each[i].item():.6g}" for column, each in columns.items()}
+            values = {column: repr(each[i].item()) for column, each in columns.items()}
             yield {"set": name, "key": key, "person": number_of[who], **values}
 
 

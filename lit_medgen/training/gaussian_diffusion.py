@@ -34,7 +34,7 @@ from lit_medgen.diffusion import (
 )
 from lit_medgen.diffusion.denoisers import Watched
 from lit_medgen.diffusion.gaussian import broadcast
-from lit_medgen.diffusion.reconstruction import LOG_SNRS, reconstructions
+from lit_medgen.diffusion.reconstruction import DETECTION_STEPS, errors_by_level, reconstructions
 from lit_medgen.errors import InputError
 from lit_medgen.seeds import SeededNoise
 from lit_medgen.training.completion import GivenRegion
@@ -43,8 +43,6 @@ from lit_medgen.training.latents import LatentStore
 from lit_medgen.training.learning_rate import Constant
 from lit_medgen.training.method import default_optimizer
 
-DETECTION_STEPS = 6
-"""Most steps of a sampler from each noise level that `surprise` starts from."""
 NUM_SHOWN = 8
 """Images that a trajectory shows."""
 
@@ -229,8 +227,7 @@ class GaussianDiffusion(Conditional):
         x, noise, denoiser = self.noised_of(images), SeededNoise(seeds), self.bounded(self.denoiser)
         with self.in_few_steps(DETECTION_STEPS):
             made = reconstructions(self.sampler, denoiser, x, self.scaled(Condition()), noise.like)
-            errors = [(self.imaged(x_0) - images).square().flatten(1).mean(1) for x_0 in made]
-        return {f"squared_error_log_snr_{level:g}": error for level, error in zip(LOG_SNRS, errors, strict=True)}
+            return errors_by_level((self.imaged(x_0) - images).square() for x_0 in made)
 
     @torch.no_grad()
     def counterparts(self, images: Tensor, condition: Condition, seeds: Sequence[int], how: Resynthesis) -> Tensor:

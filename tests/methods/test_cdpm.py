@@ -13,8 +13,10 @@ from tiny_run import TinyRun
 from torch import Tensor, nn
 
 from lit_medgen.__main__ import main
+from lit_medgen.axes import AXES
 from lit_medgen.batch import Batch, Condition, DataSpec
 from lit_medgen.diffusion import DDIM, DPMSolverPP2M
+from lit_medgen.diffusion.reconstruction import LOG_SNRS
 from lit_medgen.diffusion.samplers import NoiseLevel, NoiseLike
 from lit_medgen.errors import InputError
 from lit_medgen.methods import CDPM
@@ -192,6 +194,23 @@ def test_every_step_clips() -> None:
     method.sampler = Largest(2)
     method.sample(Condition(), range(2))
     assert method.sampler.estimate == 1
+
+
+@pytest.mark.parametrize("axis", ["axial", "sagittal"])
+def test_surprise_is_of_the_first_stage_and_of_each_image_and_its_seed_alone(axis: str) -> None:
+    method = model(Autoregressive(4, 4), axis)
+    where = AXES[axis] + 2
+    images = torch.rand(3, 1, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    together = method.surprise(images, [5, 6, 7])
+    assert len(together) == len(LOG_SNRS)
+    for name, alone in method.surprise(images[1:2], [6]).items():
+        torch.testing.assert_close(alone, together[name][1:2])
+    first = method.scheme.stages(SIZE[AXES[axis]])[0].target
+    others = torch.tensor([i for i in range(SIZE[AXES[axis]]) if i not in first])
+    for slices, matter in ((others, False), (torch.tensor(first), True)):
+        changed = method.surprise(images.index_fill(where, slices, 0.0), [5, 6, 7])
+        assert all(torch.equal(changed[name], together[name]) != matter for name in together)
+    assert method.sampler.num_steps == 3
 
 
 class Peeking(nn.Module):

@@ -44,6 +44,7 @@ from lit_medgen.diffusion import (
     Schedule,
 )
 from lit_medgen.diffusion.gaussian import broadcast
+from lit_medgen.diffusion.reconstruction import DETECTION_STEPS, errors_by_level, reconstructions
 from lit_medgen.errors import InputError
 from lit_medgen.methods.cdpm.schemes import Autoregressive, Scheme, Stage
 from lit_medgen.networks.conditioning import Covariates
@@ -168,6 +169,23 @@ class CDPM(Conditional):
             condition = Condition(observed=torch.zeros_like(index).bool(), slice_index=index)
             batch = replace(batch, image=slices.index_select(2, target), condition=condition)
         return batch, covariates
+
+    def why_no_surprise(self) -> str:
+        """Nothing: volumes are made from noise alone where no slices are given."""
+        return ""
+
+    @torch.no_grad()
+    def surprise(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """The mean squared error of each volume's reconstructions from several noise levels, by log-SNR, b each.
+
+        Of the slices of the first stage, which are made from nothing else, in at most `DETECTION_STEPS` steps.
+        """
+        volumes = Batch(sent(images, self.device), [""] * len(images), torch.eye(4).expand(len(images), 4, 4))
+        batch, covariates = self.measured(volumes)
+        condition, noise = self.condition_of(batch, covariates), SeededNoise(seeds)
+        with self.in_few_steps(DETECTION_STEPS):
+            made = reconstructions(self.sampler, self.bounded(self.denoiser), batch.image, condition, noise.like)
+            return errors_by_level((x_0 - batch.image).square() for x_0 in made)
 
     @property
     def swapped_groups(self) -> dict[str, tuple[str, ...]]:
