@@ -35,7 +35,7 @@ from data_modules.tables import Numbers
 from data_modules.texts import name_of
 from data_modules.views import View, Volume
 from data_modules.withdrawals import LeftOut, clean_all, facts_of_people, note, read_ids, write_note
-from lit_medgen.axes import AXES
+from lit_medgen.axes import AXES, backward
 from lit_medgen.batch import DataSpec
 from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.images.png import write_figure
@@ -308,7 +308,7 @@ class MedicalDataModule(DividedPeople):
         image = recipe(voxels, affine).voxels * 2 - 1
         if len(shown.size) < len(recipe.size):
             image = image.take((image.shape[AXES[self.axis]] - 1) // 2, AXES[self.axis])
-            image = np.flip(image, tuple(i for i, code in enumerate(shown.orientation) if code in "LPI")).copy()
+            image = np.flip(image, backward(shown.orientation)).copy()
         return image if image.shape == tuple(shown.size) else None
 
     def augmenter(self) -> Augmenter:

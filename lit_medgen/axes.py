@@ -14,3 +14,8 @@ COLOURS = ("red", "green", "blue")
 def is_colour(channel_names: Sequence[str]) -> bool:
     """Whether channels of these names are red, green and blue, which figures and files show as one picture."""
     return tuple(name.lower() for name in channel_names) == COLOURS
+
+
+def backward(orientation: str) -> tuple[int, ...]:
+    """The axes of an image that go left, posterior or inferior, against those of a RAS volume, from its codes."""
+    return tuple(axis for axis, code in enumerate(orientation) if code in "LPI")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_medgen.axes import backward
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.images import DICOM_SUFFIXES
@@ -155,11 +156,10 @@ def as_laid_out(voxels: np.ndarray, affine: np.ndarray, spec: DataSpec) -> tuple
         return voxels, affine
     order = [*plane, *across]
     image, affine = np.moveaxis(voxels, [axis - 3 for axis in order], [-3, -2, -1])[..., 0], affine[:, [*order, 3]]
-    for axis, code in enumerate(spec.orientation):
-        if code in "LPI":
-            image = np.flip(image, axis - 2)
-            affine[:3, 3] += affine[:3, axis] * (image.shape[axis - 2] - 1)
-            affine[:3, axis] *= -1
+    for axis in backward(spec.orientation):
+        image = np.flip(image, axis - 2)
+        affine[:3, 3] += affine[:3, axis] * (image.shape[axis - 2] - 1)
+        affine[:3, axis] *= -1
     return image, affine
 
 

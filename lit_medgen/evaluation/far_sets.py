@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lit_medgen.axes import backward
 from lit_medgen.batch import DataSpec, Images
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.images import DICOM_SUFFIXES, read_image
@@ -99,8 +100,7 @@ def _read(option: str, files: Sequence[Path], spec: DataSpec, bring: Bring) -> T
             raise ValueError(f"a 2D image of {voxels.shape}; the model makes volumes")
         spacing = np.linalg.norm(affine[: voxels.ndim, : voxels.ndim], axis=0)
         if dim == 2 and voxels.ndim == 3:
-            backward = tuple(axis for axis, code in enumerate(spec.orientation) if code in "LPI")
-            voxels, spacing = np.flip(voxels[..., voxels.shape[-1] // 2], backward), spacing[:2]
+            voxels, spacing = np.flip(voxels[..., voxels.shape[-1] // 2], backward(spec.orientation)), spacing[:2]
         return fitted(torch.from_numpy(_in_range(voxels, spec, dicom)), spacing, spec)[None]
     except (OSError, ValueError) as error:
         raise InputError(f"{option}: {files[0]}: {describe(error)}.") from error
