@@ -35,7 +35,7 @@ from lit_medgen.sample_files import SampleFile, format_for
 from lit_medgen.sampling import FACTS_OF_IMAGES, checked_attributes
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_data
+from lit_medgen.verbs import refuse_below_one, refuse_other_data, set_up
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -86,20 +86,13 @@ class Anomalies(L.Trainer):
         """
         if datamodule is None or ckpt_path is None:
             raise InputError("anomalies: give --ckpt_path FILE, and --config FILE with a `data` section.")
-        for option, value in (
-            ("--batch_size", batch_size),
-            ("--repeats", repeats),
-            ("--num", 1 if num is None else num),
-        ):
-            refuse_below_one(option, value)
+        refuse_below_one(batch_size=batch_size, repeats=repeats, num=num)
         if not 0 < false_positives < 1:
             raise InputError(f"--false_positives is {false_positives}; give a share between 0 and 1.")
         generator = able(model)
         if self.is_global_zero:
             _files(Path(out)).check()
-        data: MedicalDataModule = datamodule  # type: ignore[assignment]
-        data.prepare_data()
-        data.setup("test")
+        data = set_up(datamodule)
         ckpt_path = behind_link(ckpt_path)
         spec = refuse_other_data(ckpt_path, data.spec, FACTS_OF_IMAGES) or data.spec
         asked = checked_attributes(generator, attributes or {}, spec)

@@ -20,7 +20,7 @@ from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_peopl
 from lit_medgen.sampling import samples as samples_of
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_data
+from lit_medgen.verbs import refuse_below_one, refuse_other_data, set_up
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -61,17 +61,14 @@ class Auditing(L.Trainer):
         """
         if datamodule is None or ckpt_path is None:
             raise InputError("audit: give --ckpt_path FILE, and --config FILE with a `data` section if it holds none.")
-        refuse_below_one("--batch_size", batch_size)
-        refuse_below_one("--num", 1 if num is None else num)
+        refuse_below_one(batch_size=batch_size, num=num)
         if not 0 < false_alarms < 1:
             raise InputError(f"--false_alarms is {false_alarms}; give a share between 0 and 1.")
         if not samples and not isinstance(model, Generator):
             raise InputError(f"audit: {type(model).__name__} makes no images; give --samples DIR.")
         if self.is_global_zero:
             output_files(Path(out)).check()
-        data: MedicalDataModule = datamodule  # type: ignore[assignment]
-        data.prepare_data()
-        data.setup("test")
+        data = set_up(datamodule)
         ckpt_path = behind_link(ckpt_path)
         names = facts_of_conditions(model) if isinstance(model, Generator) else FACTS_OF_IMAGES
         refuse_other_data(ckpt_path, data.spec, names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lightning as L
 
@@ -13,10 +12,7 @@ from lit_medgen.evaluation.detection import detect, image_sets, output_files, re
 from lit_medgen.loading import restore
 from lit_medgen.sampling import FACTS_OF_IMAGES
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_data
-
-if TYPE_CHECKING:
-    from data_modules.base import MedicalDataModule
+from lit_medgen.verbs import refuse_below_one, refuse_other_data, set_up
 
 
 class Detecting(L.Trainer):
@@ -51,14 +47,11 @@ class Detecting(L.Trainer):
         """
         if datamodule is None or ckpt_path is None:
             raise InputError("detect: give --ckpt_path FILE, and --config FILE with a `data` section if it holds none.")
-        refuse_below_one("--batch_size", batch_size)
-        refuse_below_one("--num", 1 if num is None else num)
+        refuse_below_one(batch_size=batch_size, num=num)
         refuse_unable(model)
         if self.is_global_zero:
             output_files(Path(out)).check()
-        data: MedicalDataModule = datamodule  # type: ignore[assignment]
-        data.prepare_data()
-        data.setup("test")
+        data = set_up(datamodule)
         ckpt_path = behind_link(ckpt_path)
         refuse_other_data(ckpt_path, data.spec, FACTS_OF_IMAGES)
         if not self.is_global_zero:

@@ -23,7 +23,7 @@ from lit_medgen.sampling import samples as samples_of
 from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
-from lit_medgen.verbs import refuse_below_one, refuse_other_data
+from lit_medgen.verbs import refuse_below_one, refuse_other_data, set_up
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -73,15 +73,11 @@ class Utility(L.Trainer):
             raise InputError("utility: no real people; add --config FILE with a `data` section.")
         if not isinstance(model, Generator):
             raise InputError(f"model.class_path: {type(model).__name__} makes no images, so nothing is to be learned.")
-        counts = {"num_seeds": num_seeds, "num_steps": num_steps, "batch_size": batch_size, "num": num}
-        for option, value in counts.items():
-            refuse_below_one(f"--{option}", 1 if value is None else value)
+        refuse_below_one(num_seeds=num_seeds, num_steps=num_steps, batch_size=batch_size, num=num)
         _refuse_no_shares({"shares": shares, "added": added})
         if self.is_global_zero:
             output_files(Path(out)).check()
-        data: MedicalDataModule = datamodule  # type: ignore[assignment]
-        data.prepare_data()
-        data.setup("test")
+        data = set_up(datamodule)
         ckpt_path = behind_link(ckpt_path) if ckpt_path else None
         _refuse_other_split(model, data, ckpt_path, samples)
         refuse_few(data)

@@ -101,7 +101,7 @@ class Verbs(L.Trainer):
                 "sample: --ckpt_path is missing; give a checkpoint, e.g. runs/<name>/checkpoints/last.ckpt."
             )
         ckpt_path = behind_link(ckpt_path)
-        refuse_below_one("--batch_size", batch_size)
+        refuse_below_one(batch_size=batch_size)
         generator = _generator(model)
         _bring_late_parts(generator, Path(ckpt_path))
         listed = [seeds] if isinstance(seeds, int) else seeds
@@ -111,10 +111,8 @@ class Verbs(L.Trainer):
         if generator.required and not asked and datamodule is not None:
             options = replace(options, like="test")
         trained = read_spec(Path(ckpt_path)) or generator.needed_spec()
-        data: MedicalDataModule | None = datamodule if options.like else None  # type: ignore[assignment]
+        data = set_up(datamodule) if options.like and datamodule is not None else None
         if data is not None:
-            data.prepare_data()
-            data.setup("test")
             refuse_other_images(f"--ckpt_path {ckpt_path}", trained, data.spec, facts_of_conditions(generator))
             refuse_other_texts(generator, trained, data.spec)
             refuse_other_people(trained, data.spec, f"--ckpt_path {ckpt_path}")
@@ -166,18 +164,14 @@ class Verbs(L.Trainer):
             raise InputError("evaluate: give either --ckpt_path FILE or --samples DIR.")
         if datamodule is None:
             raise InputError("evaluate: no data to compare with; add --config FILE with a `data` section.")
-        refuse_below_one("--batch_size", batch_size)
-        refuse_below_one("--num", 1 if num is None else num)
-        refuse_below_one("--quartets", 1 if quartets is None else quartets)
+        refuse_below_one(batch_size=batch_size, num=num, quartets=quartets)
         if judge and (samples or not isinstance(model, Generator)):
             raise InputError("--judge: has images made from the model of --ckpt_path, which must make images.")
         if quartets and not isinstance(model, Generator):
             raise InputError(f"--quartets: {type(model).__name__} makes no images for readers to tell; leave it out.")
         if self.is_global_zero:
             check_report(Path(out))
-        data: MedicalDataModule = datamodule  # type: ignore[assignment]
-        data.prepare_data()
-        data.setup("test")
+        data = set_up(datamodule)
         ckpt_path = behind_link(ckpt_path) if ckpt_path else None
         trained = spec_of(Path(samples)) if samples else read_spec(Path(ckpt_path or ""))
         refuse_other_people(trained, data.spec, f"--samples {samples}" if samples else f"--ckpt_path {ckpt_path}")
@@ -264,10 +258,19 @@ def _bring_late_parts(model: Generator, ckpt_path: Path) -> None:
         restore(model, ckpt_path)
 
 
-def refuse_below_one(option: str, value: int) -> None:
-    """InputError for an option that counts something of which there is none."""
-    if value < 1:
-        raise InputError(f"{option} is {value}; give 1 or more.")
+def set_up(datamodule: L.LightningDataModule) -> MedicalDataModule:
+    """The data, prepared, with the images of all parts."""
+    data: MedicalDataModule = datamodule  # type: ignore[assignment]
+    data.prepare_data()
+    data.setup("test")
+    return data
+
+
+def refuse_below_one(**counts: int | None) -> None:
+    """InputError for an option that counts something of which there is none; None: it was left out."""
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{option} is {value}; give 1 or more.")
 
 
 def _generator(model: Method) -> Generator:
