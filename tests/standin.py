@@ -28,7 +28,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NAME = "standin"
-ROOT = Path(__file__).parents[1]
+OURS = str(Path(__file__).parents[1] / "lit_medgen")
 
 READS = {"aten::_local_scalar_dense", "aten::is_nonzero"}
 SIZES = {"aten::nonzero", "aten::masked_select", "aten::bincount", "aten::_unique2", "aten::unique_dim"}
@@ -204,7 +204,7 @@ def _refuse_mixture(name: str, args: Any, tensors: list[Tensor]) -> None:
 
 def _note(name: str, upload: bool = False) -> None:
     frame = sys._getframe()
-    while frame.f_back and not (frame.f_code.co_filename.startswith(str(ROOT / "lit_medgen"))):
+    while frame.f_back and not (frame.f_code.co_filename.startswith(OURS)):
         frame = frame.f_back
     place = f"{name.removeprefix('aten::')} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
     for waits in _watching:

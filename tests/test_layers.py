@@ -88,6 +88,7 @@ ARROWS = {
 LAZY = {
     "data_modules/__init__": "a face: workers of `prepare` start without PyTorch",
     "data_modules/phantoms/__init__": "a verb",
+    "data_modules/recipes/raw_heads": "SimpleITK is slow to load",
     "lit_medgen/__init__": "a face",
     "lit_medgen/__main__": "verbs",
     "lit_medgen/browsing": "gradio is an extra",

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.recipes import registration
 from data_modules.recipes.resampling import resample
 from lit_medgen.errors import InputError, describe
 from lit_medgen.images.nifti import read_nifti, write_nifti
@@ -93,6 +92,8 @@ class RawHead:
             raise ValueError(f"SimpleITK fails on it ({said}); is it a whole head?") from error
 
     def _of_head(self, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from data_modules.recipes import registration  # SimpleITK: every start would wait for it, few runs need it
+
         # The brightest tissue is not far above the percentile; one voxel of 32767 would take all grey levels of the
         # registration, and smoothing and N4 have absolute thresholds. A power of 2 changes no digit.
         bright = float(np.percentile(voxels, 99.5))

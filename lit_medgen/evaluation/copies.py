@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import torch
 from scipy import stats
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from lit_medgen.metrics.base import images_of_people
@@ -137,6 +136,8 @@ class DataCopying(NamedTuple):
 
 def data_copying(samples: Nearest, unseen: Nearest, training: Tensor) -> DataCopying:
     """C_T of samples and unseen images, which lie in the cells of their nearest training images (m d)."""
+    from sklearn.cluster import KMeans  # slow to load, and every start would wait for it
+
     cells = torch.zeros(len(training), dtype=torch.long)
     if len(training) > NUM_CELLS:
         fitted = KMeans(NUM_CELLS, n_init=4, random_state=0).fit(training.double().numpy())
