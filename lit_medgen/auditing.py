@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from lit_medgen.batch import Images
-from lit_medgen.callbacks.sample_audit import images_in
+from lit_medgen.callbacks.sample_audit import images_in, refuse_samples_of_other_people
 from lit_medgen.checkpoints import behind_link
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.audit import FALSE_ALARMS, audit, output_files, why_not, write_audit
@@ -72,6 +72,8 @@ class Auditing(L.Trainer):
         ckpt_path = behind_link(ckpt_path)
         names = facts_of_conditions(model) if isinstance(model, Generator) else FACTS_OF_IMAGES
         refuse_other_data(ckpt_path, data.spec, names)
+        if samples:
+            refuse_samples_of_other_people(Path(samples), data.spec)
         if why := why_not(data):
             raise InputError(f"audit: {why}; change data.init_args.fractions, or take data of more people.")
         if not self.is_global_zero:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lit_medgen.__main__ import main
 from lit_medgen.batch import Batch, Condition, DataSpec, Images
 from lit_medgen.callbacks.sample_audit import NOT_POSSIBLE, SampleAudit
+from lit_medgen.checkpoints import read_spec
 from lit_medgen.diffusion import DDIM
 from lit_medgen.diffusion.heat import dissipate
 from lit_medgen.errors import InputError
@@ -410,6 +411,26 @@ def test_copies_in_any_folder_are_found(run: Path, tmp_path: Path, capsys: pytes
     assert (out / "pairs.png").is_file()
     assert on(run, "audit", "--samples=nowhere", f"--out={out}") == 2
     assert "--samples: no folder 'nowhere'" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"size": (8, 16)}, "its images have size (8, 16)"),
+        ({"people": {"train": "others"}, "people_sums": {}}, "trained on another split of people"),
+    ],
+)
+def test_samples_of_another_model_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], told: str
+) -> None:
+    spec = read_spec(run / "ddpm_2d/checkpoints/last.ckpt")
+    assert spec is not None
+    (tmp_path / "spec.json").write_text(json.dumps(replace(spec, **changed).plain()))
+    assert on(run, "audit", f"--samples={tmp_path}", f"--out={tmp_path / 'audit'}") == 2
+    line = one_line(capsys)
+    assert f"--samples {tmp_path}: " in line
+    assert told in line
+    assert not (tmp_path / "audit").exists()
 
 
 # At size.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from lit_medgen.checkpoints import FACTS
 from lit_medgen.errors import InputError
 from lit_medgen.export.shareable import shareable
 from lit_medgen.export.torchscript import Call, trace
+from lit_medgen.export.verb import FORMATS
 from lit_medgen.exported import CONFIG, WEIGHTS, as_json, exported_weights, from_json
 from lit_medgen.files import file_hash
 from lit_medgen.training.frozen import FrozenPart
@@ -291,6 +293,26 @@ def test_faults_are_one_line(phantoms: Path, tmp_path: Path, capsys: pytest.Capt
         assert expected in one_line(capsys), words
     assert not (tmp_path / "new").exists()
     assert (taken / "README.md").read_text() == "mine"
+
+
+@OF_ALONE
+def test_an_export_that_fails_leaves_the_earlier_one(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(phantoms, (ALONE,))
+    folder = exported(run, tmp_path / "zoo" / "tiny")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fails(folder: Path, *_: Any) -> None:
+        (folder / CONFIG).write_text("{}")
+        raise InputError("cannot be traced.")
+
+    monkeypatch.setitem(FORMATS, "torchscript", replace(FORMATS["torchscript"], write=fails))
+    for out in (folder, tmp_path / "zoo" / "new"):
+        assert main(["export", f"--ckpt_path={run.last}", f"--out={out}", "--format=torchscript"]) == 2
+        assert "cannot be traced" in one_line(capsys)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list((tmp_path / "zoo").iterdir()) == [folder]
 
 
 @OF_ALONE

@@ -75,3 +75,13 @@ def images_in(folder: Path, data: TrainingData, num: int | None = None) -> Image
     if (folder / "manifest.csv").is_file():
         return read_samples(folder, spec_of(folder) or data.spec).images
     return images_of_folder("samples", folder, data.spec, data.brought, num, option="--samples")
+
+
+def refuse_samples_of_other_people(folder: Path, spec: DataSpec) -> None:
+    """InputError for a folder of `sample` whose model was trained on other people than this data, or on other images.
+
+    The audit would look for copies of people whom that model has never seen, and find none.
+    """
+    trained = spec_of(folder)
+    refuse_other_people(trained, spec, f"--samples {folder}")
+    refuse_other_images(f"--samples {folder}", trained, spec, FACTS_OF_IMAGES)

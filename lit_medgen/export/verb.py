@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonargparse
@@ -105,9 +106,15 @@ def run_export(
     stated = Stated(name, format, license, intended_use, _read(report, "report"), _read(audit, "audit"))
     model = load(path)
     stated.refuse_other_method(type(model).__name__)
-    outputs.claim()
-    outputs.clear()
-    written.write(folder, model, shareable(model.record(), name), stated)
+    beside = next(path for path in (folder, *folder.parents) if path.is_dir())
+    with TemporaryDirectory(prefix=".lit_medgen-export-", dir=beside) as new:  # an earlier export stays until then
+        written.write(Path(new), model, shareable(model.record(), name), stated)
+        outputs.claim()
+        outputs.clear()
+        for file in filter(Path.is_file, Path(new).rglob("*")):
+            path = folder / file.relative_to(new)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path)
     outputs.end()
     say(f"{folder}: {type(model).__name__} as {format}, {model.num_parameters:,} parameters; read {folder / CARD}")
 
