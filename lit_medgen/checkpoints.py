@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -208,10 +209,31 @@ def _complete(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config that a checkpoint was made with; None if its model was made in Python. Raises as `read_checkpoint`."""
+    return deepcopy(_plain_of(path)[0])
+
+
 def read_spec(path: Path) -> DataSpec | None:
     """Facts of the data that a checkpoint was trained on; None if it was trained without a data module."""
-    spec = read_checkpoint(path)[FACTS].get("spec")
+    _, spec = _plain_of(path)
     return DataSpec.from_plain(spec) if spec else None
+
+
+def _plain_of(path: Path) -> tuple[Any, Any]:
+    if not path.is_file() or is_exported(path):
+        return _plain(path)
+    return _plain_once(path, path.resolve(), path.stat().st_mtime_ns, fault_of(path))
+
+
+@lru_cache(maxsize=8)  # a verb asks for them again and again, and each tensor of the file takes time to be found
+def _plain_once(path: Path, file: Path, written: int, fault: str | None) -> tuple[Any, Any]:
+    return _plain(path)
+
+
+def _plain(path: Path) -> tuple[Any, Any]:
+    record = read_checkpoint(path)[FACTS]
+    return record["config"], record.get("spec")
 
 
 def num_bytes(content: Any) -> int:

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse._util import import_object
 from lightning import LightningModule
 
-from lit_medgen.checkpoints import FACTS, checkpoint_file, read_checkpoint
+from lit_medgen.checkpoints import checkpoint_file, read_checkpoint, read_config
 from lit_medgen.errors import InputError
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
 
@@ -49,12 +49,12 @@ def _without_folders(value: Any) -> Any:
 
 def has_config(path: Path) -> bool:
     """Whether a checkpoint holds the config it was made with; that of a model made in Python does not."""
-    return read_checkpoint(path)[FACTS]["config"] is not None
+    return read_config(path) is not None
 
 
 def config_of(path: Path, resumed: bool = False) -> dict[str, Any]:
     """The config a checkpoint was made with: name, model, data; all that was kept, if its run is resumed."""
-    config = read_checkpoint(path)[FACTS]["config"]
+    config = read_config(path)
     if config is None:
         raise InputError(f"{path}: holds no config (its model was not made by the command line); add --config.")
     config = config if resumed else without_training(config)
@@ -76,7 +76,7 @@ def _refuse_unknown_method(config: dict[str, Any], path: Path | str) -> None:
 
 def refuse_other_method(path: Path, expected: str) -> None:
     """InputError if a checkpoint is of another method than the one expected (the name of its class)."""
-    config = read_checkpoint(path)[FACTS]["config"]  # None if the model was made in Python
+    config = read_config(path)  # None if the model was made in Python
     trained = config["model"]["class_path"].rpartition(".")[2] if config else expected
     if trained != expected:
         raise InputError(

@@ -1,6 +1,6 @@
 """Everything on a stand-in for a GPU (`standin`): no tensors of two devices meet, and nothing waits that need not.
 
-Not collected by itself: tests/test_device.py runs it in a process of its own, as does `pytest tests/on_device.py`.
+Not collected by itself: tests/test_device.py runs it in processes of its own, as does `pytest tests/on_device.py`.
 
 A step of training waits once for the device, in the guard against NaN; a sample waits no more often in more steps.
 """
@@ -22,7 +22,7 @@ import torch
 import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from standin import DEVICE, StandIn, counted, moved
-from tiny_run import ROOT, frozen_parts, made, maker
+from tiny_run import ROOT, TWINS, frozen_parts, made, maker
 from torch import Tensor
 
 from data_modules import View, Volume
@@ -106,10 +106,13 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {  # beyond what the configs h
 }
 SHIPPED = [path.stem for path in sorted((ROOT / "configs").glob("*.yaml"))]
 
-each_method = pytest.mark.parametrize("name", [*SHIPPED, *SETTINGS])
-each_generator = pytest.mark.parametrize(
-    "name", [*[name for name in SHIPPED if not name.startswith("crop_")], *SETTINGS]
-)
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in (*TWINS, "fsq", "line") else name
+    for name in [*SHIPPED, *SETTINGS]
+]
+
+each_method = pytest.mark.parametrize("name", NAMES)
+each_generator = pytest.mark.parametrize("name", [name for name in NAMES if not str(name).startswith("crop_")])
 
 
 @pytest.fixture(autouse=True)

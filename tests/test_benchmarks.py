@@ -9,6 +9,7 @@ import pytest
 from benchmarks import asked_number, guidance_cost, training_step
 
 
+@pytest.mark.slow  # that the two networks are one: tests/networks/test_unet.py
 def test_the_peer_network_takes_our_training_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

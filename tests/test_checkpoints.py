@@ -33,12 +33,15 @@ from tiny_run import ROOT, TinyRun, one_line
 from lit_medgen.__main__ import main
 from lit_medgen.callbacks.checkpoints import Checkpoints
 from lit_medgen.checkpoints import (
+    FACTS,
     LAST,
+    RECORD,
     CheckpointFiles,
     _fault,
     fault_of,
     newest,
     read_checkpoint,
+    read_config,
     saved,
     sidecar,
     write_checkpoint,
@@ -776,3 +779,13 @@ def test_keep_1_on_the_command_line(phantoms: Path, tmp_path: Path, capsys: pyte
     callbacks = '[{"class_path": "lit_medgen.callbacks.Checkpoints", "init_args": {"keep": 1}}]'
     assert TinyRun(tmp_path, phantoms).fit(f"--trainer.callbacks={callbacks}") == 2
     assert "Checkpoints.keep is 1" in one_line(capsys)
+
+
+def test_a_config_is_kept_for_who_asks_again_until_the_file_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "step_0000001.ckpt"
+    for name in ("a", "b"):
+        write_checkpoint({FACTS: dict.fromkeys(RECORD) | {"config": {"name": name}}}, path)
+        found = read_config(path)
+        assert found == {"name": name}
+        found["name"] = "of who asked first"
+        assert read_config(path) == {"name": name}

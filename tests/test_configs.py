@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from test_readme import commands
-from tiny_run import BASES, CHESTXRAY, LIDC, ROOT, TinyRun, data_module, frozen_parts, one_line, run_of
+from tiny_run import BASES, CHESTXRAY, LIDC, ROOT, TinyRun, data_module, frozen_parts, group_of, one_line, run_of
 
 import lit_medgen
 from data_modules.base import MedicalDataModule
@@ -47,9 +47,10 @@ def experiments() -> list[tuple[str, ...]]:
 
 EXPERIMENTS = experiments()
 EACH_EXPERIMENT = [
-    pytest.param(each, marks=pytest.mark.xdist_group(each[0]) if len(each) == 1 else (), id=each[-1][len("configs/") :])
+    pytest.param(each, marks=pytest.mark.xdist_group(group_of(each[0])), id=each[-1][len("configs/") :])
     for each in EXPERIMENTS
 ]
+EACH_OVERLAY = [parameter for parameter, each in zip(EACH_EXPERIMENT, EXPERIMENTS, strict=True) if len(each) > 1]
 
 
 def test_every_config_is_tried() -> None:
@@ -122,35 +123,49 @@ def least_condition(model: Any) -> Condition:
 def test_experiment_end_to_end(
     configs: tuple[str, ...], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All are resumed by tests/test_resume.py."""
+    """All are resumed by tests/test_resume.py; those with overlays are evaluated below."""
     run = run_of(phantoms, configs)
     is_base = len(configs) == 1  # overlays change nothing of `test` and `sample`
     if is_base and frozen_parts(configs[0]):  # which come with the checkpoint, after the data
         assert run.on_checkpoint("test") == 0
     model: Any = lit_medgen.load(run.last)
-    if not isinstance(model, Generator):
-        makes_no_images(run, tmp_path / "report")
-        assert run.on_checkpoint("evaluate", f"--out={tmp_path / 'readers'}", "--quartets=3") == 2
-        assert f"--quartets: {type(model).__name__} makes no images" in one_line(capsys)
-        assert not (tmp_path / "readers").exists()
-        return
-    assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
-    size = model.needed_spec().size
-    images = model.sample(least_condition(model), [0])
-    assert images.shape == (1, model.needed_spec().channels, *size)
-    assert not images.requires_grad  # or a sample would hold every layer's features in memory
+    if isinstance(model, Generator):
+        assert (next(run.folder.glob("*/grids")) / "step_0000002.png").is_file()
+        images = model.sample(least_condition(model), [0])
+        assert images.shape == (1, model.needed_spec().channels, *model.needed_spec().size)
+        assert not images.requires_grad  # or a sample would hold every layer's features in memory
+        if is_base:
+            assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
     if is_base:
-        assert run.on_checkpoint("sample", "--num=2", f"--out={tmp_path / 'samples'}") == 0
-    num = 2 if len(size) == 3 else 4
-    more = [] if is_base else ["--strips=false"]  # nor of what attributes do
-    assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={tmp_path / 'report'}", *more) == 0
-    report = json.loads((tmp_path / "report" / "report.json").read_text())
+        is_evaluated(run, model, tmp_path, capsys)
+
+
+@pytest.mark.slow  # reports of the methods themselves, by the same code, are fast
+@pytest.mark.parametrize("configs", EACH_OVERLAY)
+def test_an_experiment_with_overlays_is_evaluated(
+    configs: tuple[str, ...], tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(phantoms, configs)
+    is_evaluated(run, lit_medgen.load(run.last), tmp_path, capsys, "--strips=false")  # overlays change nothing of them
+
+
+def is_evaluated(run: TinyRun, model: Any, out: Path, capsys: pytest.CaptureFixture[str], *more: str) -> None:
+    """A report of a run's model; one that makes images is compared with real ones, others with what they say."""
+    if not isinstance(model, Generator):
+        makes_no_images(run, out / "report")
+        assert run.on_checkpoint("evaluate", f"--out={out / 'readers'}", "--quartets=3") == 2
+        assert f"--quartets: {type(model).__name__} makes no images" in one_line(capsys)
+        assert not (out / "readers").exists()
+        return
+    num = 2 if len(model.needed_spec().size) == 3 else 4
+    assert run.on_checkpoint("evaluate", f"--num={num}", f"--out={out / 'report'}", *more) == 0
+    report = json.loads((out / "report" / "report.json").read_text())
     for score in report["metrics"].values():
         assert set(score) == {"value", "ci95", "real_vs_real", "num_samples", "num_real", "features", "best"}
     for score in report.get("pairs", {}).values():
         assert "mean training image" in score["baselines"]
-        assert ("source unchanged" in score["baselines"]) == ("controlnet" in configs[0])
-    with Image.open(tmp_path / "report" / "samples.png") as image:
+        assert ("source unchanged" in score["baselines"]) == ("configs/controlnet.yaml" in run.configs)
+    with Image.open(out / "report" / "samples.png") as image:
         assert np.asarray(image.convert("L")).std() > 10
 
 

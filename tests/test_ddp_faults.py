@@ -234,14 +234,17 @@ def check(fault: Fault, folder: Path, phantoms: Path) -> Run:
 
 
 REPRESENTATIVE = [
-    Fault(signal.SIGTERM, (1,)),
-    Fault(signal.SIGKILL, (0,)),
-    Fault(None, (1,)),
-    Fault(signal.SIGKILL, (0,), start=True),
+    pytest.param(fault, marks=marks, id=str(fault))
+    for fault, marks in (
+        (Fault(signal.SIGTERM, (1,)), ()),  # both save and end
+        (Fault(signal.SIGKILL, (0,)), ()),  # one is lost
+        (Fault(None, (1,)), pytest.mark.slow),
+        (Fault(signal.SIGKILL, (0,), start=True), pytest.mark.slow),
+    )
 ]
 
 
-@pytest.mark.parametrize("fault", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("fault", REPRESENTATIVE)
 def test_a_fault_ends_all_processes(fault: Fault, tmp_path: Path, phantoms: Path) -> None:
     run = check(fault, tmp_path, phantoms)
     if not fault.start:

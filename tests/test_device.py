@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 
+import pytest
 from tiny_run import ROOT
 
 
-def test_everything_on_a_stand_in_for_a_gpu() -> None:
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_everything_on_a_stand_in_for_a_gpu(marked: str) -> None:
     """In a process of its own: PyTorch must know the device before a backward pass, and cannot fork after one."""
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/on_device.py"]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, "tests/on_device.py"]
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600
     )

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from canaries import holding
-from tiny_run import ROOT, TinyRun, one_line, run_of
+from tiny_run import ROOT, TinyRun, group_of, one_line, run_of
 from torch import Tensor, nn
 
 import lit_medgen
@@ -31,8 +31,8 @@ from lit_medgen.training.method import Method
 
 ALONE, BUILT, LABELLED = "configs/ddpm_2d.yaml", "configs/ldm_2d.yaml", "configs/lsdm.yaml"
 """A method without a first stage, one with it, and one that is made from label maps besides."""
-EACH = tuple(pytest.param(base, marks=pytest.mark.xdist_group(base)) for base in (ALONE, BUILT))
-OF_ALONE = pytest.mark.xdist_group(ALONE)
+EACH = tuple(pytest.param(base, marks=pytest.mark.xdist_group(group_of(base))) for base in (ALONE, BUILT))
+OF_ALONE = pytest.mark.xdist_group(group_of(ALONE))
 SEEDS = [3, 8]
 
 
@@ -140,7 +140,7 @@ def test_torchscript_gives_what_the_network_gives(base: str, phantoms: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group(LABELLED)
+@pytest.mark.xdist_group(group_of(LABELLED))
 def test_torchscript_of_lsdm_reads_label_maps(phantoms: Path, tmp_path: Path) -> None:
     """Maps of other classes, and other images, than it was traced with."""
     run = run_of(phantoms, (LABELLED,))
@@ -181,7 +181,7 @@ def test_plain_data_comes_back_as_it_was() -> None:
         as_json({"a": {1}}, {})
 
 
-@pytest.mark.xdist_group(BUILT)
+@pytest.mark.xdist_group(group_of(BUILT))
 def test_a_first_stage_may_be_a_folder(phantoms: Path, tmp_path: Path) -> None:
     run = run_of(phantoms, ("configs/autoencoder_kl_2d.yaml",))
     folder = exported(run, tmp_path / "stage")
@@ -225,7 +225,7 @@ def with_canaries(checkpoint: Path, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("base", "format"),
     [
-        pytest.param(base, format, marks=pytest.mark.xdist_group(base))
+        pytest.param(base, format, marks=pytest.mark.xdist_group(group_of(base)))
         for base, format in ((BUILT, "safetensors"), (ALONE, "bundle"), (BUILT, "torchscript"))
     ],
 )

@@ -94,7 +94,7 @@ WORKERS = ("--data.init_args.num_workers=2",)
 
 
 @pytest.mark.parametrize("more", [(), WORKERS], ids=["0 workers", "2 workers"])
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_a_random_moment(
     seed: int, more: tuple[str, ...], tmp_path: Path, phantoms: Path, reference: Reference
 ) -> None:

@@ -17,6 +17,8 @@ from tiny_run import ROOT, TinyRun
 from lit_medgen.errors import InputError
 from lit_medgen.loggers import LoggerInRunFolder, MlflowRun, TensorBoardRun
 
+pytestmark = pytest.mark.xdist_group("loggers")  # they look at one run that was killed
+
 LOGGERS = {"tensorboard": TensorBoardRun, "mlflow": MlflowRun}
 Log = tuple[dict[str, list[tuple[int, float]]], dict[int, np.ndarray]]
 """Name of a number -> its steps and values; step of a sample grid -> the picture, rows columns."""

@@ -31,6 +31,8 @@ from tiny_run import ROOT
 
 from lit_medgen.__main__ import main
 
+pytestmark = pytest.mark.xdist_group("privacy")  # all look at one series of runs
+
 NAME, PTID, MRN, WARD = "Zuckermann-Quast", "941_S_9999", "MRN73319904", "ward_kirschbaum"
 UID, BIRTH = "1.2.840.99119.5551.7", "1947-03-29"
 DESCRIP, AUX_FILE, DB_NAME, EXTENSION = "DescripHeckmeck", "AuxHeckmeck", "DbHeckmeck", "ExtensionHeckmeck"

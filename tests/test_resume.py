@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_run import EACH_BASE, TinyRun, run_of
+from _pytest.mark import ParameterSet
+from tiny_run import BASES, TWINS, TinyRun, group_of, run_of
 
 
-@pytest.mark.parametrize("base", EACH_BASE)
+def each_base() -> Iterator[ParameterSet]:
+    """The shipped methods, each on the worker of its other tests."""
+    for base in BASES:
+        slow = [pytest.mark.slow] if Path(base).stem in TWINS else []
+        yield pytest.param(base, marks=[pytest.mark.xdist_group(group_of(base)), *slow])
+
+
+@pytest.mark.parametrize("base", each_base())
 def test_interrupted_run_ends_bit_equal(base: str, tmp_path: Path, phantoms: Path) -> None:
     """With all that a checkpoint holds, so that a second interruption is one of the straight run."""
     straight = TinyRun(tmp_path / "straight", phantoms, (base,))
@@ -21,7 +30,7 @@ def test_interrupted_run_ends_bit_equal(base: str, tmp_path: Path, phantoms: Pat
     assert_same_run(straight, interrupted)
 
 
-@pytest.mark.parametrize("base", ["configs/cdpm.yaml", "configs/vqgan.yaml"])
+@pytest.mark.parametrize("base", ["configs/cdpm.yaml", pytest.param("configs/vqgan.yaml", marks=pytest.mark.slow)])
 def test_a_run_that_is_interrupted_twice_and_done_already_ends_bit_equal(
     base: str, tmp_path: Path, phantoms: Path
 ) -> None:

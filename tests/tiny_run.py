@@ -31,8 +31,26 @@ def frozen_parts(config: str) -> dict[str, str]:
     return {name: f"configs/{path.parent.parent.name}.yaml" for name, path in paths.items()}
 
 
-EACH_BASE = tuple(pytest.param(base, marks=pytest.mark.xdist_group(base)) for base in BASES)
-"""The shipped methods, each with all of its tests on one worker: they share a run (`run_of`)."""
+def data_module(configs: tuple[str, ...]) -> str:
+    """The class that reads the data of an experiment."""
+    sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
+    found: str = [section["class_path"] for section in sections if "class_path" in section][-1]
+    return found
+
+
+def group_of(base: str) -> str:
+    """The tests that belong on one worker with those of a method: they share runs (`run_of`) and phantoms.
+
+    Those on chests, whose phantoms are slow to write; of the others those that build on the same first stage.
+    """
+    if (data := data_module((base,))) in SIZES:
+        return data
+    return next((group_of(part) for part in frozen_parts(base).values()), base)
+
+
+TWINS = ("autoencoder_kl", "autoencoder_kl_ct", "ddpm", "ldm")
+"""Methods of which another shipped config has the class, for images of other data: the slow set runs them through what
+is a law of the class."""
 TWO_STAGES = tuple(config for config in BASES if frozen_parts(config))
 
 
@@ -104,13 +122,6 @@ def radiographs(phantoms: Path) -> Path:
     words = ["--num_subjects", "12", "--size", "32", "--seed", "1"]
     assert main(["phantom", "chestxray", "--out", str(folder), *words]) == 0
     return folder
-
-
-def data_module(configs: tuple[str, ...]) -> str:
-    """The class that reads the data of an experiment."""
-    sections = [yaml.safe_load((ROOT / config).read_text()).get("data", {}) for config in configs]
-    found: str = [section["class_path"] for section in sections if "class_path" in section][-1]
-    return found
 
 
 def raw_data(phantoms: Path, configs: tuple[str, ...]) -> dict[str, str]:

@@ -232,7 +232,7 @@ def test_prepare_mends_the_damaged_file(scene: Scene, capfd: pytest.CaptureFixtu
     assert {path: path.read_bytes() for path in scene.store.glob("*/volumes/*.npy")} == whole
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_change_nothing_and_outlive_validation(
     num_workers: int, tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

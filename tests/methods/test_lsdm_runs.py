@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TinyRun, first_stage, one_line
+from tiny_run import TinyRun, first_stage, group_of, one_line
 
 import lit_medgen
 from lit_medgen.images.png import read_png
+
+pytestmark = pytest.mark.xdist_group(group_of("configs/lsdm.yaml"))
 
 CLASSIFIER = "--model.init_args.classifier"
 

@@ -69,7 +69,7 @@ def spade_gan() -> GAN:
     ("make", "num_batches"),
     [
         (wgan, 400),
-        (alpha_wgan, 220),
+        pytest.param(alpha_wgan, 220, marks=pytest.mark.slow),
         (vaegan, 150),
         pytest.param(ccegan, 450, marks=pytest.mark.slow),
         pytest.param(spade_gan, 300, marks=pytest.mark.slow),
