@@ -115,9 +115,22 @@ def test_readers_who_know_and_who_guess(study: Path, tmp_path: Path) -> None:
     assert "| shy | 24 | 0.50 (0.31 to 0.69) | 1.00" in (tmp_path / "out/readers.md").read_text()
 
 
+def test_the_mean_of_readers_is_a_share_and_agreement_is_no_certainty(study: Path, tmp_path: Path) -> None:
+    knows = answered(study, tmp_path / "knows.csv", lambda truth, _: (truth, 3))
+    wrong = answered(study, tmp_path / "wrong.csv", lambda truth, _: (not truth, 3))
+    credulous = answered(study, tmp_path / "a|b.csv", lambda truth, _: (False, 1))
+    report = run_readers(study, [knows, wrong, credulous], tmp_path / "out")
+    assert report["mean"]["correct"] == {"value": 0.5, "ci95": [0.0, 1.0]}  # 0, 0.5 and 1: Student's is -0.74 to 1.74
+    assert "| a\\|b | 24 |" in (tmp_path / "out/readers.md").read_text()
+    twin = answered(study, tmp_path / "twin.csv", lambda truth, _: (truth, 3))
+    report = run_readers(study, [knows, twin], tmp_path / "out")
+    assert report["mean"]["correct"] == {"value": 1.0}
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
+        ({"reader": " "}, "no reader"),
         ({"study": "another"}, "of study 'another', not of"),
         ({"quartet": "7"}, "quartet '7', place '1'"),
         ({"place": "-1"}, "place '-1'"),

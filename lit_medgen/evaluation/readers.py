@@ -24,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 from lit_medgen.errors import InputError, MissingDataError, describe
 from lit_medgen.evaluation.markdown import table
 from lit_medgen.evaluation.quartets import COLUMNS, KEY
+from lit_medgen.evaluation.tables import literal
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.output import say
 
@@ -33,7 +34,8 @@ KINDS = ("real", "synthetic")
 LEVELS = ("1", "2", "3")
 SCORES = ("correct", "synthetic_told", "real_told", "auc")
 RULE = (
-    "Shares of images with 95 % intervals (of a reader: Wilson's, over images; of the mean: Student's, over readers). "
+    "Shares of images with 95 % intervals (of a reader: Wilson's, over images; of the mean: Student's, over readers, "
+    "and none where all readers have the same score, since that does not say how others would differ). "
     "Of a reader who cannot tell, `correct` and the area under the ROC curve are 0.5."
 )
 
@@ -138,6 +140,8 @@ def read_answers(path: Path, study: str, truth: Truth) -> list[Answer]:
                 f"{path}, line {line}: quartet {row['quartet']!r}, place {row['place']!r}, answer {row['answer']!r}, "
                 f"sure {row['sure']!r}; expected an image of the study, {' or '.join(KINDS)}, and 1 to 3."
             )
+        if not row["reader"].strip():
+            raise InputError(f"{path}, line {line}: no reader; write the reader's initials into that column.")
         if (of := (row["reader"], quartet, place)) in seen:
             raise InputError(f"{path}, line {line}: {row['reader']!r} answered this image before; keep one answer.")
         seen.add(of)
@@ -196,18 +200,22 @@ def _share(hits: np.ndarray) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, Any]:
-    """The mean over readers, with Student's interval where there are two or more."""
+    """The mean over readers, with Student's interval, which ends at 0 and 1, where two or more of them differ.
+
+    Where all have the same score, how readers differ is not known: an interval of no width would say that it is.
+    """
     there = [value for value in values if value is not None]
-    if len(there) < 2:
+    if len(set(there)) < 2:
         return {"value": there[0] if there else None}
     mean, half = np.mean(there), stats.t.ppf(0.975, len(there) - 1) * np.std(there, ddof=1) / len(there) ** 0.5
-    return {"value": float(mean), "ci95": [float(mean - half), float(mean + half)]}
+    return {"value": float(mean), "ci95": [max(float(mean - half), 0.0), min(float(mean + half), 1.0)]}
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The scores as a table; 0.5 in every column is a reader who cannot tell."""
-    each = report["readers"] | {"mean of readers": report["mean"] | {"answers": report["answers"]}}
-    rows = [[reader, row["answers"], *(_shown(row[name]) for name in SCORES)] for reader, row in each.items()]
+    each = [(literal(reader), row) for reader, row in report["readers"].items()]
+    each.append(("mean of readers", report["mean"] | {"answers": report["answers"]}))
+    rows = [[reader, row["answers"], *(_shown(row[name]) for name in SCORES)] for reader, row in each]
     head = ("reader", "answers", "correct", "synthetic told", "real told", "AUC")
     return "\n".join(["# Readers", "", *table(head, rows), "", RULE, ""])
 
