@@ -48,6 +48,8 @@ def shorten(message: str) -> str:
     )
     if re.search(r"arguments are required: \w+\.(model|data)\b", text):
         text += "; give --config FILE or --ckpt_path FILE"
+    if text.endswith("arguments are required: data, model"):  # of estimate
+        text += "; give --config FILE"
     if text.endswith("arguments are required: data"):
         text += "; give --config FILE or --data FILE"
     text = re.sub(
@@ -60,6 +62,7 @@ def shorten(message: str) -> str:
     text = re.sub(
         r" - (?=expected|Expected)", " or ", re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected \1", text)
     )
+    text = re.sub(r"expected (?:list|tuple)\b", "expected a list, written as '[a,b]'", text)
     return text if len(text) <= 600 else text[:600] + " ..."
 
 

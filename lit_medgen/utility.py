@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
 
 
+MIN_SEEDS = 2
+"""Networks of each kind from which their spread can be told."""
+
+
 class Utility(L.Trainer):
     """Lightning's trainer with a verb that says what can be learned from samples."""
 
@@ -62,7 +66,7 @@ class Utility(L.Trainer):
                 samples were asked to show.
             shares: of the training people, for the curve.
             added: shares of the samples that are added to them.
-            num_seeds: networks of each kind; intervals hold how they differ.
+            num_seeds: networks of each kind, 2 at least; intervals hold how they differ.
             num_steps: updates of each network.
             batch_size: images of each update, and images that the model makes together.
             num: how many samples are made; None: one for each image of the training people. Read samples are all used.
@@ -74,6 +78,10 @@ class Utility(L.Trainer):
         if not isinstance(model, Generator):
             raise InputError(f"model.class_path: {type(model).__name__} makes no images, so nothing is to be learned.")
         refuse_below_one(num_seeds=num_seeds, num_steps=num_steps, batch_size=batch_size, num=num)
+        if num_seeds < MIN_SEEDS:
+            raise InputError(
+                f"--num_seeds is {num_seeds}; give {MIN_SEEDS} or more: intervals hold how networks differ by seed."
+            )
         _refuse_no_shares({"shares": shares, "added": added})
         if self.is_global_zero:
             output_files(Path(out)).check()

@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_medgen.arguments import is_file, parse_yaml, read_yaml, values
 from lit_medgen.checkpoints import checkpoint_file, refuse_exported
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, MissingDataError
 from lit_medgen.loading import check_classes, config_of, has_config, without_training
 from lit_medgen.mistakes import refuse_swapped
 from lit_medgen.trust import config_files, import_classes, refuse_commands, refuse_untrusted
@@ -77,6 +77,9 @@ def known_config(words: list[str], trusted: bool) -> dict[str, Any] | None:
     elif samples is not None and (file := Path(samples, "config.yaml")).is_file():
         config = without_training(read_yaml(file))
         check_classes(config, file)
+    elif samples is not None and not any(word.startswith(("--config", "--model", "--data")) for word in words):
+        what = f"no config.yaml in '{samples}'" if Path(samples).is_dir() else f"no folder '{samples}'"
+        raise MissingDataError(f"--samples: {what}; give a folder that `sample` wrote, or add --config FILE.")
     else:
         return None
     if not trusted:

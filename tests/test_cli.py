@@ -139,7 +139,13 @@ def test_samples_are_evaluated_without_a_checkpoint(trained: TinyRun, tmp_path: 
         (["sample"], ["model"]),
         (["phantom", "lungs"], ["lungs", "adni"]),
         (["prepare", "--config", "none.yaml"], ["none.yaml"]),
-        (["evaluate", "--samples", "none"], ["model"]),
+        (["evaluate", "--samples", "none"], ["--samples: no folder 'none'", "that `sample` wrote", "--config FILE"]),
+        (["utility", "--samples=tests"], ["--samples: no config.yaml in 'tests'", "that `sample` wrote"]),
+        (["estimate"], ["required: data, model; give --config FILE"]),
+        (
+            ["estimate", "--config", "configs/ddpm_2d.yaml", "--gpus=H100"],
+            ["gpus: expected a list, written as '[a,b]'"],
+        ),
     ],
     ids=lambda value: " ".join(value)[:60],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from lit_medgen.batch import ABSENT_CLASS, Condition, DataSpec, Images, Request,
 from lit_medgen.diffusion.heat import dissipate
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.utility import Plan, utility, write_utility
+from lit_medgen.evaluation.utility_page import verdict
 from lit_medgen.evaluation.utility_scores import differences, rows_of, values_of_outcomes
 from lit_medgen.evaluation.utility_sets import Made, names_of_tasks, owned, refuse_few, refuse_unknown_split
-from lit_medgen.evaluation.utility_tasks import MAX_VOXELS, Category, Number, Segmentation, Task
+from lit_medgen.evaluation.utility_tasks import MAX_VOXELS, Category, Number, Segmentation, Task, UnfitTaskError
 from lit_medgen.evaluation.utility_training import Training
 from lit_medgen.metrics.skill import AreaUnderROC, ExplainedVariance
 from lit_medgen.networks.segmenter import ConvSegmenter
@@ -341,6 +343,31 @@ def test_one_value_and_too_few_are_refused_or_passed_over(data: ToyData) -> None
     assert "height" in report["passed_over"]
 
 
+def test_damaged_samples_are_no_unfit_task(data: ToyData) -> None:
+    def read(_: Sequence[int]) -> Tensor:
+        raise InputError("b.png: cut off.")
+
+    made = data.copies()
+    damaged = Made(Images(made.images.keys, made.images.people, read), made.made_from)
+    with pytest.raises(InputError, match=r"b\.png") as refused:
+        report_on(data, damaged, ["sex"], skip=True)
+    assert not isinstance(refused.value, UnfitTaskError)
+
+
+def test_nothing_is_said_of_networks_that_are_no_better_than_a_guess(of_copies: dict[str, Any]) -> None:
+    report = deepcopy(of_copies)
+    task = report["tasks"]["sex"]
+    point = task["curve"][0]
+    (added,) = point["added"]
+    point["real"]["auc"]["ci95"], added["scores"]["auc"]["ci95"] = [0.2, 0.6], [0.3, 0.7]
+    added["difference"]["auc"] = {"value": 0.1, "ci95": [0.05, 0.15]}
+    task["curve"] = [point]
+    words = f"{added['samples']} to {point['people']} people (+0.100)"
+    assert f"no better than a guess: {words}" in verdict({"tasks": {"sex": task}})
+    added["scores"]["auc"]["ci95"] = [0.55, 0.7]
+    assert f"surely helps: {words}" in verdict({"tasks": {"sex": task}})
+
+
 def test_too_few_people_are_refused(tmp_path: Path) -> None:
     small = ToyData(tmp_path, (12, 2, 7))
     with pytest.raises(InputError, match="7 test people; give at least 8"):
@@ -392,7 +419,7 @@ def test_the_verb(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[
     run = TinyRun(tmp_path / "run", phantoms, ("configs/vdm.yaml",))
     assert run.fit(f"--data.init_args.root={chests}", "--data.init_args.fractions=[0.5,0.1,0.4]") == 0
     assert run.on_checkpoint("sample", "--like=train", f"--out={samples}", "--audit=false") == 0
-    brief = ["--num_steps=2", "--num_seeds=1", "--shares=[1]", "--batch_size=4", f"--out={out}"]
+    brief = ["--num_steps=2", "--num_seeds=2", "--shares=[1]", "--batch_size=4", f"--out={out}"]
     cpu = "--trainer.accelerator=cpu"
     of_samples = ["utility", "--samples", str(samples), cpu, *brief]
     assert main([*of_samples, "--predict=[sex,age_years]"]) == 0
@@ -408,7 +435,7 @@ def test_the_verb(tmp_path: Path, phantoms: Path, capsys: pytest.CaptureFixture[
         (["--data.init_args.seed=5"], "another split of people"),
         (["--predict=weight"], "--predict: no 'weight' in the data"),
         (["--shares=[0,1]"], "--shares is [0.0, 1.0]; give shares above 0"),
-        (["--num_seeds=0"], "--num_seeds is 0; give 1 or more"),
+        (["--num_seeds=1"], "--num_seeds is 1; give 2 or more"),
     ):
         assert main([*of_samples, *more]) == 2
         assert words in one_line(capsys)

@@ -22,12 +22,11 @@ from torch import nn
 
 from lit_medgen import __version__
 from lit_medgen.batch import TrainingData
-from lit_medgen.errors import InputError
 from lit_medgen.evaluation.held import Scratch
 from lit_medgen.evaluation.utility_page import as_markdown, verdict
 from lit_medgen.evaluation.utility_scores import Values, differences, rows_of, values_of_outcomes
 from lit_medgen.evaluation.utility_sets import Made, Sets, sets_of
-from lit_medgen.evaluation.utility_tasks import MAX_VOXELS, Task
+from lit_medgen.evaluation.utility_tasks import MAX_VOXELS, Task, UnfitTaskError
 from lit_medgen.evaluation.utility_training import Chosen, Labelled, Training
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.images.utility_plots import save_curves
@@ -78,7 +77,7 @@ def utility(
     facts: Mapping[str, Any],
     skip: bool = False,
 ) -> dict[str, Any]:
-    """The report on samples; InputError for a task that has too few people or one value alone.
+    """The report on samples; UnfitTaskError for a task that has too few people or one value alone.
 
     Args:
         samples: each of the training person that it was made like, as `utility_sets.owned` gives them.
@@ -89,16 +88,16 @@ def utility(
         facts: what the report says of where samples came from.
         skip: whether unfit tasks are passed over, with a line, where another is fit.
     """
-    tasks, passed = dict[str, Any](), dict[str, InputError]()
+    tasks, passed = dict[str, Any](), dict[str, UnfitTaskError]()
     for name in names:
         with Scratch(data.cache) as scratch:
             try:
                 task, sets = sets_of(name, samples, data, scratch)
-            except InputError as error:
+            except UnfitTaskError as error:
                 if not skip:
                     raise
                 passed[name] = error
-                say(f"passed over {name}: {error}")
+                say(f"passed over {name}: {_why(error)}")
                 continue
             tasks[name] = _Trial(task, sets, plan, training).report()
     if not tasks:
@@ -112,10 +111,14 @@ def utility(
         "num_steps": training.num_steps,
         "batch_size": training.batch_size,
         "max_voxels": MAX_VOXELS,
-        "passed_over": {name: str(error) for name, error in passed.items()},
+        "passed_over": {name: _why(error) for name, error in passed.items()},
         "tasks": tasks,
     }
     return report | {"verdict": verdict(report)}
+
+
+def _why(error: UnfitTaskError) -> str:
+    return str(error).removeprefix("utility: ")
 
 
 @dataclass

@@ -16,7 +16,15 @@ from torch import Tensor
 from lit_medgen.batch import DataSpec, Images, Requests, Split, TrainingData
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.held import Scratch
-from lit_medgen.evaluation.utility_tasks import LABEL_MAP, Category, Number, Segmentation, Task, values_of
+from lit_medgen.evaluation.utility_tasks import (
+    LABEL_MAP,
+    Category,
+    Number,
+    Segmentation,
+    Task,
+    UnfitTaskError,
+    values_of,
+)
 from lit_medgen.evaluation.utility_training import Labelled, labelled
 from lit_medgen.metrics.base import images_of_people
 
@@ -86,7 +94,8 @@ def names_of_tasks(
     for name in asked or ():
         if name not in there:
             raise InputError(
-                f"--predict: no {name!r} in the data, which has {', '.join(there) or 'none'}; give some of these."
+                f"--predict: no {name!r} in the data, which has {', '.join(there) or 'none'}; give one of "
+                "these, or a list of some, e.g. '[sex,age]'."
             )
         if name not in known:
             raise InputError(
@@ -106,7 +115,7 @@ def _is_number(value: Any) -> bool:
 
 
 def sets_of(name: str, samples: Made, data: TrainingData, scratch: Scratch) -> tuple[Task, Sets]:
-    """The task of that name and its images; InputError where too few people, or one value alone, have it."""
+    """The task of that name and its images; UnfitTaskError where too few people, or one value alone, have it."""
     spec = data.spec
     if name == LABEL_MAP:
         task: Task = Segmentation(spec)
@@ -119,9 +128,11 @@ def sets_of(name: str, samples: Made, data: TrainingData, scratch: Scratch) -> t
     )
     for what, some in zip(("training people", "test people"), sets, strict=False):
         if (num := some.num_people) < MIN_PEOPLE:
-            raise InputError(f"utility: {num} {what} with a known {name}; give at least {MIN_PEOPLE} of each part.")
+            raise UnfitTaskError(f"utility: {num} {what} with a known {name}; give at least {MIN_PEOPLE} of each part.")
     if (num := len(sets.samples)) < MIN_PEOPLE:
-        raise InputError(f"utility: {num} samples with a known {name}; sample at least {MIN_PEOPLE} with --like train.")
+        raise UnfitTaskError(
+            f"utility: {num} samples with a known {name}; sample at least {MIN_PEOPLE} with --like train."
+        )
     if isinstance(task, Number):
         _refuse_constant(name, sets)
         return task, sets
@@ -164,7 +175,7 @@ def _refuse_constant(name: str, sets: Sets) -> None:
     for what, some in zip(("training people", "test people", "samples"), sets, strict=True):
         values = some.all_targets()
         if bool((values == values[0]).all()):
-            raise InputError(f"utility: {name} is {float(values[0]):g} of all {what}; predict what differs.")
+            raise UnfitTaskError(f"utility: {name} is {float(values[0]):g} of all {what}; predict what differs.")
 
 
 def _scored(name: str, sets: Sets) -> list[int]:
@@ -176,7 +187,7 @@ def _scored(name: str, sets: Sets) -> list[int]:
     if len(found) < least:
         words = zip(("training people", "test people", "samples"), counts, strict=True)
         counted = "; ".join(f"{part}: {_listed(each.items())}" for part, each in words)
-        raise InputError(
+        raise UnfitTaskError(
             f"utility: {name} has {what} of which there are {MIN_OF_VALUE} in each part (value x how many: {counted}); "
             "predict something else, or take data of more people."
         )

@@ -32,6 +32,10 @@ CHANNELS = 8
 """Width of the networks at their finest level."""
 
 
+class UnfitTaskError(InputError):
+    """The data or the samples have too little of what is to be predicted; other tasks may be fit."""
+
+
 @dataclass(frozen=True)
 class Score:
     """A score of a task.
@@ -52,7 +56,7 @@ class Task(ABC):
 
     Args:
         name: of the attribute, or `LABEL_MAP`.
-        spec: of the images; InputError for images too small for the networks.
+        spec: of the images; UnfitTaskError for images too small for the networks.
     """
 
     kind: ClassVar[str]
@@ -63,7 +67,7 @@ class Task(ABC):
     def __init__(self, name: str, spec: DataSpec) -> None:
         self.name, self.spec = name, spec
         if min(spec.size) < 2 * MIN_SIDE or not Halvings.of(self.size).num:
-            raise InputError(
+            raise UnfitTaskError(
                 f"utility: images of {' x '.join(map(str, spec.size))} are too small for its networks; "
                 f"take images whose sides are multiples of {2 * MIN_SIDE}."
             )
