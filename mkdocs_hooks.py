@@ -2,7 +2,8 @@
 
 Pages are written for GitHub, and say `../configs/cdpm.yaml`, `$$ ... $$` and `docs/vdm.md`; here links lead to pages of
 the site, equations become MathML, which browsers show without a script, and a method's page gets its row of the
-README's table. So nothing is written twice, and nothing is loaded from elsewhere.
+README's methods and, where a comment names them, its rows of the results. So nothing is written twice, and nothing is
+loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import html
 import json
 import os
 import re
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from latex2mathml.converter import convert
@@ -39,6 +40,8 @@ UNLISTED = InclusionLevel.NOT_IN_NAV
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 FUNCTION = re.compile(r"(<mi>(?:log|ln)</mi>)")
 """Names that take their argument without brackets, and so need a space."""
+SCORES = re.compile(r"^<!-- scores: (.+?): (.+?) -->$", re.MULTILINE)
+"""A section of the results, and how the rows begin that are shown, with ; between them."""
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -59,14 +62,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Leads links to pages of the site, and puts the rows of a method before the first section of its page."""
+    """Leads links to pages of the site, and brings the rows of a method from the README and from the results."""
     here = _source(page.file)
 
     def rewritten(match: re.Match[str]) -> str:
         target = _target(here, match[2])
         return match[0] if target is None else match[1] + os.path.relpath(_uri(target), Path(page.file.src_uri).parent)
 
-    return LINK.sub(rewritten, with_rows(markdown, here))
+    return LINK.sub(
+        rewritten, SCORES.sub(lambda match: scores(match[1], match[2].split("; ")), with_rows(markdown, here))
+    )
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -80,6 +85,18 @@ def mathml(latex: str, block: bool) -> str:
     if unknown := re.search(r"\\\w+", shown):
         raise PluginError(f"{unknown[0]} is no command that latex2mathml knows: {latex.strip()}")
     return FUNCTION.sub(r'\1<mspace width="0.17em"/>', shown)
+
+
+def scores(section: str, beginnings: list[str]) -> str:
+    """The first table of a section of the results, of its rows those that begin so; none of them stops the build."""
+    text = (ROOT / "docs" / "results.md").read_text().partition(f"# {section}\n")[2]
+    lines = takewhile(lambda line: not re.match("#+ ", line), text.splitlines())
+    table = list(takewhile(lambda line: line.startswith("|"), dropwhile(lambda line: not line.startswith("|"), lines)))
+    shown = [[row for row in table[2:] if row.startswith(f"| {beginning}")] for beginning in beginnings]
+    if not all(shown):
+        missing = [beginning for beginning, rows in zip(beginnings, shown, strict=True) if not rows]
+        raise PluginError(f"docs/results.md, {section}: no row of its first table begins with {', '.join(missing)}")
+    return "\n".join([f"*{section}*", "", *table[:2], *(row for rows in shown for row in rows)])
 
 
 def _source(file: File) -> Path:

@@ -34,6 +34,7 @@ def test_page_of_a_method_has_all_that_it_should(name: str) -> None:
     assert re.search(r"what differs", text, flags=re.IGNORECASE)
     assert re.search(r"^!\[.+\]\([\w./]*figures/[\w/]+\.png\)$", text, flags=re.MULTILINE)
     assert re.search(r"\((\.\./)?results\.md#[\w-]+\)", text)
+    assert mkdocs_hooks.SCORES.search(text)
     for row in ROWS:
         if f"({name})" in row:
             (config,) = re.findall(r"\[(configs/\w+\.yaml)\]", row)
@@ -66,6 +67,15 @@ def test_rows_of_a_method_stand_before_its_first_section() -> None:
     assert "the same" not in rows[2]  # it is of the row above, which is not here
     assert after == "\n\nText.\n"
     assert mkdocs_hooks.with_rows("# Title\n\n## One\n", Path("docs/errors.md")) == "# Title\n\n## One\n"
+
+
+def test_rows_of_the_results_stand_where_a_comment_names_them() -> None:
+    caption, _, head, _, *rows = mkdocs_hooks.scores("Slices at 2 mm", ["alpha-WGAN", "real people"]).splitlines()
+    assert caption == "*Slices at 2 mm*"
+    assert head.startswith("| model | steps |")
+    assert [row.split(" | ")[0] for row in rows] == ["| alpha-WGAN", "| real people, the floor"]
+    with pytest.raises(PluginError, match=r"results.md, Slices at 2 mm: no row of its first table begins with nobody"):
+        mkdocs_hooks.scores("Slices at 2 mm", ["alpha-WGAN", "nobody"])
 
 
 class Parsed(HTMLParser):
