@@ -6,7 +6,7 @@ DEMO := --config configs/cdpm.yaml --config configs/demo/cdpm.yaml
 # Two test processes with one thread each are faster on two cores than one with two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-all lint types bench docs docs-serve
+.PHONY: setup demo test test-all lint types bench docs docs-serve advisories
 
 setup: .venv/ready
 
@@ -52,3 +52,12 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.guidance_cost
+
+# The oldest and the newest packages that pyproject.toml admits; one that the service does not know is a fault too.
+advisories: .venv/ready
+	$(BIN)/pip install --quiet pip-audit uv
+	mkdir -p build
+	for bound in lowest-direct highest; do \
+		$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --resolution $$bound pyproject.toml -o build/$$bound.txt && \
+		$(BIN)/pip-audit --strict --disable-pip --require-hashes -r build/$$bound.txt || exit 1; \
+	done
