@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import sys
 import traceback
@@ -51,7 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code.
 
     0 done, 1 a fault of ours or of the machine, 2 bad input, 3 no space, 4 training is not finite, 128 + n stopped by
-    signal n (130 Ctrl-C, 143 SIGTERM), by a run that trains after a save, 0 if the cluster starts the job again.
+    signal n (130 Ctrl-C, 143 SIGTERM, 141 where nobody reads what is printed), by a run that trains after a save, 0 if
+    the cluster starts the job again.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name of a file need not be text that the terminal can show
@@ -136,13 +138,27 @@ def _rank() -> int | None:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
 
 
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`; nothing more is printed then."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # a pipe without a reader has an error, which is told unasked
+    if output.poll(0):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def program() -> NoReturn:
     """The whole process. One of several that fails ends at once: no exit handler may wait for peers that are gone."""
     try:
         code = main()
-    except Exception:
-        traceback.print_exc()
-        code = 1
+        sys.stdout.flush()
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            code = 128 + signal.SIGPIPE
+        else:
+            traceback.print_exc()
+            code = 1
     for heeded in HEEDED:
         signal.signal(heeded, signal.SIG_IGN)  # all is said and done; what is taken down now is not disturbed
     if code and _rank() is not None:

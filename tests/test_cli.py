@@ -47,6 +47,12 @@ def test_help_is_quick() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
+def test_output_that_nobody_reads_is_no_fault() -> None:
+    command = f"{sys.executable} -m lit_medgen --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_sample_needs_no_config_and_says_how_it_was_made(trained: TinyRun, tmp_path: Path) -> None:
     assert trained.on_checkpoint("sample", "--seeds=[5,3]", f"--out={tmp_path}") == 0
     rows = list(csv.DictReader((tmp_path / "manifest.csv").open()))
