@@ -16,7 +16,6 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +30,7 @@ from data_modules.base import MedicalDataModule
 from data_modules.summary import counts
 from lit_medgen.arguments import read_yaml, values, without
 from lit_medgen.callbacks.run_folder import RunConfig
-from lit_medgen.errors import InputError, MissingDataError, RunError, describe
+from lit_medgen.errors import InputError, MissingDataError, constructed, describe
 from lit_medgen.help import of_verb
 from lit_medgen.loading import SECTIONS, kept_config, refuse_other_method
 from lit_medgen.loggers import RunLogger
@@ -126,7 +125,7 @@ class CLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """As Lightning does it; a value that a constructor refuses is one line."""
-        _made(super().instantiate_classes)
+        constructed(super().instantiate_classes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with its run folder and, unless the config wants no logger, a CSV log there."""
@@ -214,7 +213,7 @@ def prepare(args: list[str]) -> None:
     data = [word for section in sections for word in ("--data", yaml.safe_dump(section))]
     words = [*data, *without(words, "--config")]
     config = _parsed(parser, ["prepare", *words])
-    datamodule = _made(lambda: parser.instantiate(config)).data
+    datamodule = constructed(lambda: parser.instantiate(config)).data
     if models := _sections(paths, "model"):
         _untrained(models).check_shape(datamodule.shape())
     accepted, rejected = datamodule.prepare(*(flag in args for flag in PREPARE_FLAGS))
@@ -241,19 +240,6 @@ def _parsed(parser: LightningArgumentParser, words: list[str]) -> Any:
         raise InputError(explain(str(error), parser, verb, rest)) from error
 
 
-def _made(make: Callable[[], Any]) -> Any:
-    """What `make` makes; a value that a constructor refuses is one line, which jsonargparse buries."""
-    try:
-        return make()
-    except (ValueError, TypeError) as error:
-        innermost: BaseException = error
-        while (deeper := innermost.__cause__ or innermost.__context__) is not None:
-            if isinstance(innermost, RunError):
-                raise innermost from error
-            innermost = deeper
-        raise InputError(describe(innermost)) from error
-
-
 def _sections(paths: list[str], name: str) -> list[Any]:
     """The sections of that name in config files; an overlay may have none."""
     contents = []
@@ -272,7 +258,7 @@ def _untrained(sections: list[Any]) -> Method:
     words = [word for section in sections for word in ("--model", yaml.safe_dump(section))]
     config = _parsed(parser, ["prepare", *words])
     with torch.device("meta"):
-        model: Method = _made(lambda: parser.instantiate(config)).model
+        model: Method = constructed(lambda: parser.instantiate(config)).model
     return model
 
 

@@ -11,10 +11,13 @@ import errno
 import math
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
+
+Made = TypeVar("Made")
 
 
 class RunError(Exception):
@@ -117,6 +120,19 @@ CLAIM = 8 * 1024**3
 def describe(error: BaseException) -> str:
     """The text of any exception as one line; its class name if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def constructed(make: Callable[[], Made]) -> Made:
+    """What `make` makes; a value that a constructor refuses is one line, which jsonargparse buries."""
+    try:
+        return make()
+    except (ValueError, TypeError) as error:
+        innermost: BaseException = error
+        while (deeper := innermost.__cause__ or innermost.__context__) is not None:
+            if isinstance(innermost, RunError):
+                raise innermost from error
+            innermost = deeper
+        raise InputError(describe(innermost)) from error
 
 
 def with_nearest(message: str, parser: ArgumentParser) -> str:

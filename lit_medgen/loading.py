@@ -17,7 +17,7 @@ from jsonargparse._util import import_object
 from lightning import LightningModule
 
 from lit_medgen.checkpoints import checkpoint_file, read_checkpoint, read_config
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, constructed
 from lit_medgen.trust import TRUSTED, TRUSTED_IN_CONFIGS, import_classes, prefixes, refuse_foreign_classes, trusting
 
 SECTIONS, TRAINING = ("name", "model", "data"), ("trainer", "seed_everything")
@@ -121,7 +121,7 @@ def build_method(config: dict[str, Any]) -> Any:
     """An untrained method, a `lit_medgen.training.recorded.Recorded`, from the model section of a config."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model", required=True)
-    model = parser.instantiate(parser.parse_object({"model": config["model"]})).model
+    model = constructed(lambda: parser.instantiate(parser.parse_object({"model": config["model"]}))).model
     model.describe(config)
     return model
 

@@ -240,6 +240,8 @@ def run(*words: str, files: tuple[str, ...] = FILES) -> int:
 def test_the_command_says_what_a_run_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "estimate.json"
     precision = ("--trainer.precision", "bf16-mixed")
+    out.parent.mkdir()
+    out.write_text(json.dumps({"precision": "32-true", "settings": {}}))  # an earlier estimate is replaced
     assert run("--fit", "24GiB", "--gpus", "[H100, L4]", "--out", str(out), *precision) == 0
     lines = capsys.readouterr().out.splitlines()
     settings = json.loads(out.read_text())["settings"]
@@ -258,6 +260,12 @@ def test_the_command_says_what_a_run_costs(tmp_path: Path, capsys: pytest.Captur
         (["--part", "[first_stage]"], "--part is 'first_stage'; give NAME=FILE"),
         (["--part", "[base=configs/ddpm.yaml]"], "--part base: the model has no such part; it has no frozen part."),
         (["--out", "tests"], "--out is 'tests', a folder; give a file, e.g. tests/estimate.json."),
+        (["--out", "README.md"], "--out: 'README.md' is there and is no estimate, so it was not touched; give a new"),
+        (["--data.init_args.batch_size", "0"], "error: data.init_args.batch_size is 0; give at least 1."),
+        (
+            ["--model.init_args.network.init_args.head_channels", "0"],
+            "head_channels is 0, which does not divide",
+        ),
         (["--out", "README.md/estimate.json"], "--out: 'README.md' cannot be made"),
         (["--model.init_args.sampler.init_args.num_step", "3"], "num_step"),
     ],

@@ -57,11 +57,21 @@ def new_file(out: str) -> Path:
     path = Path(out)
     if path.is_dir():
         raise InputError(f"--out is '{out}', a folder; give a file, e.g. {path / 'estimate.json'}.")
+    if path.exists() and not _is_estimate(path):
+        raise InputError(f"--out: '{out}' is there and is no estimate, so it was not touched; give a new file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out: '{path.parent}' cannot be made ({describe(error)}); give another file.") from error
     return path
+
+
+def _is_estimate(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"precision", "settings"} <= content.keys()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 
 from data_modules.base import MedicalDataModule
 from lit_medgen.batch import Batch, DataSpec
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, constructed
 from lit_medgen.estimate.batches import made_up_batch, made_up_spec
 from lit_medgen.loading import build_method, config_of
 from lit_medgen.training.frozen import FrozenPart
@@ -121,7 +121,9 @@ def built_data(config: Config) -> MedicalDataModule:
     """The data module of a config; it has read nothing."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    data: MedicalDataModule = parser.instantiate(parser.parse_object({"data": config["data"]})).data
+    data: MedicalDataModule = constructed(
+        lambda: parser.instantiate(parser.parse_object({"data": config["data"]}))
+    ).data
     return data
 
 
