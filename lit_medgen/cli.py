@@ -116,6 +116,12 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning's own way of reading a checkpoint's config, which would override the command line."""
 
+    def _dump_config(self) -> None:
+        """As Lightning does it, without checking once more what has just been parsed."""
+        if not hasattr(self, "config_dump"):
+            kept = {"skip_link_targets": False, "skip_unset": False, "skip_validation": True}
+            self.config_dump = yaml.safe_load(self.parser.dump(self.config, format="yaml", **kept))[self.subcommand]
+
     def before_instantiate_classes(self) -> None:
         """Refuses a checkpoint of another method."""
         section = self.config[self.subcommand]

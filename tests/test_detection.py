@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from tiny_run import TinyRun, one_line
+from tiny_run import TinyRun, group_of, one_line
 from torch import Tensor
 
 from benchmarks.mean_detection import rows_of, separations
@@ -249,6 +249,7 @@ def vdm(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> TinyRun:
     return run
 
 
+@pytest.mark.xdist_group(group_of("configs/vdm.yaml"))
 def test_a_report_of_sets_and_detectors(vdm: TinyRun, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     for i in range(3):

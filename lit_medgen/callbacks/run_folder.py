@@ -43,7 +43,7 @@ class RunConfig(SaveConfigCallback):
             return
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.parser.dump(self.config, skip_unset=False)
+        config = self.parser.dump(self.config, skip_unset=False, skip_validation=True)  # it was when it was parsed
         write_atomically(folder / "config.yaml", config)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
