@@ -550,7 +550,7 @@ def test_a_bad_feature_file_is_one_line(content: bytes | None, tmp_path: Path) -
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize("plane", [False, True])
+@pytest.mark.parametrize("plane", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_learned_features_are_the_same_on_one_thread_and_on_two(plane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 they were others, and with them the scores (Fréchet distance 1.1 on one thread and 2.3 on two)."""
     monkeypatch.setattr("lit_medgen.metrics.extractors.PEOPLE_A_STEP", 8)
