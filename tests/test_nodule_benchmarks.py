@@ -28,6 +28,7 @@ CHAIN = {
     "lsdm_attributes": ["lsdm", "lsdm_attributes"],
     "lsdm_both": ["lsdm", "lsdm_both"],
     "lsdm_concatenated": ["lsdm", "lsdm_concatenated"],
+    "spade_gan": ["spade_gan"],
 }
 """Experiment on real nodules -> its overlays, after the method's own config, in the order that they need each other."""
 
