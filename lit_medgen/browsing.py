@@ -6,7 +6,6 @@ import threading
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -20,7 +19,7 @@ from lit_medgen.files import file_hash
 from lit_medgen.loading import restore
 from lit_medgen.output import say
 from lit_medgen.sampling import facts_of_conditions
-from lit_medgen.signals import Stop
+from lit_medgen.signals import Stop, temporary_folder
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 from lit_medgen.verbs import refuse_other_data
@@ -65,9 +64,9 @@ class Browsing(L.Trainer):
         generator = servable(model)
         generator.to(self.strategy.root_device).eval()
         maps = _maps(generator, datamodule, ckpt_path)  # type: ignore[arg-type]
-        with TemporaryDirectory(prefix="lit_medgen-app-") as folder, suppress(Stop):
-            isolate(folder)
-            self._serve(Desk(generator, file_hash(Path(ckpt_path)), Path(folder), maps), port)
+        with temporary_folder("lit_medgen-app-") as folder, suppress(Stop):
+            isolate(str(folder))
+            self._serve(Desk(generator, file_hash(Path(ckpt_path)), folder, maps), port)
 
     def _serve(self, desk: Desk, port: int | None) -> None:
         """Until Ctrl-C or SIGTERM."""

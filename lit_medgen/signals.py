@@ -1,21 +1,28 @@
 """Ctrl-C and SIGTERM have one meaning everywhere: end in order, say so in one line, exit with 128 + the signal.
 
-While modules are imported there is nothing to end, so the process exits at once. While a verb works, `Stop` unwinds it,
-so that files are whole or not there. While a run trains, `stopping.Signals` takes over: the step ends, the run saves.
+While modules are imported there is nothing to end, so the process exits at once; temporary folders go with it. While a
+verb works, `Stop` unwinds it, so that files are whole or not there. While a run trains, `stopping.Signals` takes over:
+the step ends, the run saves.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import NoReturn
 
 HEEDED = (signal.SIGINT, signal.SIGTERM)
+
+_TEMPORARY: set[str] = set()
+"""Temporary folders that are there."""
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -30,6 +37,8 @@ class Stop(BaseException):
 
 def end_at_once(signum: int, frame: FrameType | None) -> NoReturn:
     """Handler while modules are imported: an exception would show as a traceback, and leave half a module behind."""
+    for folder in _TEMPORARY:
+        shutil.rmtree(folder, ignore_errors=True)
     os.write(2, f"stopped: {signal.Signals(signum).name}; give the same command again.\n".encode())
     os._exit(128 + signum)
 
@@ -70,6 +79,22 @@ def heeding(handler: Handler | signal.Handlers, signums: Sequence[signal.Signals
     finally:
         for signum in heeded:
             signal.signal(signum, before[signum])
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone at the end, also where a signal ends the process while modules are imported.
+
+    Args:
+        prefix: of its name.
+        parent: where it lies; None: where the system puts temporary files.
+    """
+    with TemporaryDirectory(prefix=prefix, dir=parent) as folder:
+        _TEMPORARY.add(folder)
+        try:
+            yield Path(folder)
+        finally:
+            _TEMPORARY.discard(folder)
 
 
 def unheard_by_children() -> AbstractContextManager[None]:

@@ -114,6 +114,26 @@ def test_an_import_ends_at_once(verb: str, tmp_path: Path) -> None:
     assert done.stderr == "stopped: SIGINT; give the same command again.\n"
 
 
+def test_a_temporary_folder_goes_with_an_import(tmp_path: Path) -> None:
+    """As that of `app` while gradio is imported."""
+    (tmp_path / "slow.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    code = (
+        "import signal, sys; from pathlib import Path\n"
+        "from lit_medgen.signals import heeding, raise_stop, temporary_folder\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with heeding(raise_stop()), temporary_folder('lit_medgen-', Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'a.txt').write_text('of a patient')\n"
+        "    import slow"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    ended = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 130, ended.stderr
+    assert "stopped: SIGINT" in ended.stderr
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.slow  # starts processes
 @pytest.mark.parametrize("seconds", [0, 0.5, 2])
 def test_all_processes_of_phantom_end_with_it(seconds: float, tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ MAX_SEED = 2**53 - 1
 PLANES = ("axial", "coronal", "sagittal")
 AXES = ("left to right", "back to front", "bottom to top")
 HERE = Path(__file__).parent
+UNAUDITED = (
+    "Nobody has looked for copies of training people among these images, as `sample` does: before you give some away, "
+    "make them with `sample`, and read its audit."
+)
+"""What the page says below the files, which it does not audit."""
 
 
 def refusing(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,6 +166,7 @@ class Page:
         with gr.Row():
             labels = ("PNG, as shown", "NIfTI", "DICOM" if self.dim == 2 else "DICOM (zip)")
             self.downloads = [gr.DownloadButton(label, interactive=False, size="sm", min_width=90) for label in labels]
+        gr.Markdown(UNAUDITED)
         self.gallery = gr.Gallery(
             label="all of them", format="png", columns=4, height=200, allow_preview=False, visible=False, buttons=[]
         )

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonargparse
@@ -28,6 +27,7 @@ from lit_medgen.exported import CONFIG, WEIGHTS, write_exported
 from lit_medgen.files import Outputs, write_atomically
 from lit_medgen.loading import has_config, load
 from lit_medgen.output import say
+from lit_medgen.signals import temporary_folder
 from lit_medgen.training.frozen import weights_hash
 from lit_medgen.trust import EVERYTHING, trusting
 
@@ -107,11 +107,11 @@ def run_export(
     model = load(path)
     stated.refuse_other_method(type(model).__name__)
     beside = next(path for path in (folder, *folder.parents) if path.is_dir())
-    with TemporaryDirectory(prefix=".lit_medgen-export-", dir=beside) as new:  # an earlier export stays until then
-        written.write(Path(new), model, shareable(model.record(), name), stated)
+    with temporary_folder(".lit_medgen-export-", beside) as new:  # an earlier export stays until the new one is whole
+        written.write(new, model, shareable(model.record(), name), stated)
         outputs.claim()
         outputs.clear()
-        for file in filter(Path.is_file, Path(new).rglob("*")):
+        for file in filter(Path.is_file, new.rglob("*")):
             path = folder / file.relative_to(new)
             path.parent.mkdir(parents=True, exist_ok=True)
             file.replace(path)

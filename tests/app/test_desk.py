@@ -128,6 +128,17 @@ def test_what_the_page_cannot_ask_for_names_the_verb_that_can(model: Any, verb: 
     assert servable(fine := Drawing()) is fine
 
 
+def test_of_a_map_without_a_nodule_nothing_is_asked_that_a_classifier_of_nodules_tells(tmp_path: Path) -> None:
+    wishes = Wishes(0, {"sex": 1.0}, label_map=LabelMap(painted().classes % 2))
+    at = desk(tmp_path, ("label_map",))
+    assert at.requests(wishes).made_from == [{"sex": 1.0}]  # another model may be made from both
+    at.model.frozen_parts["classifier"] = None  # type: ignore[assignment]
+    with pytest.raises(InputError, match=r"no nodule that could be sex as asked; paint one"):
+        at.requests(wishes)
+    assert at.requests(replace(wishes, label_map=painted())).made_from == [{"sex": 1.0}]
+    assert at.requests(replace(wishes, attributes={})).made_from == [{}]
+
+
 def test_a_slice_becomes_a_nifti_and_a_dicom_that_says_it_is_synthetic(tmp_path: Path) -> None:
     at = desk(tmp_path, ("label_map",))
     made = at.make(Wishes(7, label_map=painted()))
