@@ -218,8 +218,9 @@ def _check_extensions(path: Path) -> None:
         offset = struct.unpack_from(f"{order}{kind}", header, place)[0]
         if not 0 <= offset <= MAX_OFFSET:
             raise ValueError(f"header claims that voxels begin at byte {offset:.6g}; expected at most {MAX_OFFSET:,}")
+        has_extensions = header[at - 4]
         file.seek(at)
-        while header[at - 4] and offset - at >= EXTENSION and (start := file.read(8)):
+        while has_extensions and offset - at >= EXTENSION and (start := file.read(8)):
             size = struct.unpack(f"{order}i", start[:4])[0] if len(start) == 8 else 0
             if not EXTENSION <= size <= offset - at:
                 raise ValueError(

@@ -93,6 +93,24 @@ def test_integers_with_slope_and_intercept(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_nifti(tmp_path / "a.nii")[0], stored * 0.5 - 1024)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_extensions_of_any_length_are_passed_over(kind: type, ending: str, tmp_path: Path) -> None:
+    """Scanners and converters leave notes between header and voxels, longer than the header itself."""
+    voxels = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    image = kind(voxels, np.eye(4))
+    for note in (b"short", b"x" * 1000, b"y" * 100_000):
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", note))
+    image.to_filename(path := tmp_path / f"image{ending}")
+    assert np.array_equal(read_nifti(path)[0].squeeze(), voxels)
+    content = bytearray(gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes())
+    second = content.index(b"x" * 1000) - 8
+    struct.pack_into("<i", content, second, -32)
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    with pytest.raises(ValueError, match="an extension of the header claims -32 bytes"):
+        read_nifti(path)
+
+
 def test_a_trailing_axis_of_one_is_harmless(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((*SHAPE, 1, 1), dtype=np.float32), np.eye(4)), tmp_path / "a.nii.gz")
     assert read_nifti(tmp_path / "a.nii.gz")[0].shape == SHAPE
