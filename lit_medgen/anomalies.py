@@ -117,7 +117,7 @@ class _Work:
     def run(self, ckpt_path: str, name: str, share: float) -> None:
         """All files; without marked lesions, or healthy validation people, maps without scores."""
         if not self.data.people("test"):
-            raise InputError("anomalies: there are no test people; change data.init_args.fractions.")
+            raise InputError("anomalies: there are no test people; train with other data.init_args.fractions.")
         outputs = _files(self.out)
         outputs.claim()
         outputs.clear()

@@ -75,7 +75,7 @@ class Auditing(L.Trainer):
         if samples:
             refuse_samples_of_other_people(Path(samples), data.spec)
         if why := why_not(data):
-            raise InputError(f"audit: {why}; change data.init_args.fractions, or take data of more people.")
+            raise InputError(f"audit: {why}; train with other data.init_args.fractions, or on more people.")
         if not self.is_global_zero:
             return
         restore(model, Path(ckpt_path))

@@ -142,7 +142,9 @@ def _like(options: RequestOptions, model: Generator, spec: DataSpec, data: Train
     else:
         requests = like_people(model, data, options.like, None)
     if not len(requests):
-        raise InputError(f"--like {options.like}: there are no {options.like} people; change data.init_args.fractions.")
+        raise InputError(
+            f"--like {options.like}: there are no {options.like} people; train with other data.init_args.fractions."
+        )
     seeds = options.seeds or range(len(requests) if options.num is None else options.num)
     return requests.chosen([seed % len(requests) for seed in seeds], seeds)
 

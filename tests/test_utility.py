@@ -370,7 +370,7 @@ def test_nothing_is_said_of_networks_that_are_no_better_than_a_guess(of_copies: 
 
 def test_too_few_people_are_refused(tmp_path: Path) -> None:
     small = ToyData(tmp_path, (12, 2, 7))
-    with pytest.raises(InputError, match="7 test people; give at least 8"):
+    with pytest.raises(InputError, match="7 test people; give at least 8: train with other data"):
         refuse_few(small)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="7 test people with a known sex"):
         report_on(small, small.copies(), ["sex"])

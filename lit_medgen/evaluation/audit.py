@@ -94,7 +94,7 @@ def audit(
         membership: what `membership.membership` found; None: it was not asked for.
     """
     if why := why_not(data):
-        raise InputError(f"audit: {why}; change data.init_args.fractions, or take data of more people.")
+        raise InputError(f"audit: {why}; train with other data.init_args.fractions, or on more people.")
     reference, unseen = Reference.of(data), unseen_images(data)
     of_samples, of_unseen = reference.nearest(samples), reference.nearest(quick(unseen))
     thresholds = {name: Threshold.of(found.likeness, unseen.people, false_alarms) for name, found in of_unseen.items()}

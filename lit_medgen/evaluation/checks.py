@@ -73,7 +73,8 @@ def smallest_set(num_samples: int, num_made: int, num_test: int, num_train: int)
     if smallest < 2:
         raise InputError(
             f"evaluate: {numbers}; give at least 2 of each (samples that are made of people's images, of 2 people): "
-            "--num says how many samples are drawn, data.init_args.fractions and seed who is tested."
+            "--num says how many samples are drawn. A trained model keeps its test people: for others train with other "
+            "data.init_args.fractions or seed."
         )
     return smallest, numbers
 

@@ -56,8 +56,8 @@ def refuse_few(data: TrainingData) -> None:
     for split, what in (("train", "training"), ("test", "test")):
         if (num := len(set(data.people(split).values()))) < MIN_PEOPLE:  # type: ignore[arg-type]
             raise InputError(
-                f"utility: {num} {what} people; give at least {MIN_PEOPLE} (data.init_args.fractions), or take data of "
-                "more people."
+                f"utility: {num} {what} people; give at least {MIN_PEOPLE}: train with other data.init_args.fractions, "
+                "or on more people."
             )
 
 
