@@ -38,6 +38,11 @@ ON_CODES = (
 )
 """An LDM whose first stage is the VQGAN: latents of 10 x 12 embedded codes, of 32 channels."""
 PLAIN_CDPM = ("--model=lit_medgen.methods.CDPM", "--model.init_args.network=lit_medgen.networks.SliceUNet")
+RATES = ("optimizer", "encoder_optimizer", "discriminator_optimizer")
+VAEGAN_OF_FEATURES = (
+    *("--model.init_args.rec_space=features", "--model.init_args.reconstruction_weight=20"),
+    *("--model.init_args.kl_weight=1", *(f"--model.init_args.{each}.init_args.lr=5e-4" for each in RATES)),
+)
 
 
 def shipped(method: str, ixi: str = "") -> tuple[str, ...]:
@@ -54,6 +59,7 @@ FIRST_STAGES = {
 MODELS = {
     2: (
         *(Model(gan, shipped(gan, "gan_2d")) for gan in GANS),
+        Model("vaegan_features", shipped("vaegan", "gan_2d"), options=VAEGAN_OF_FEATURES),
         Model("ddpm_2d", shipped("ddpm_2d")),
         Model("ihdm", shipped("ihdm"), "vqgan"),
         Model("absorbing", shipped("absorbing"), "vqgan"),
@@ -63,13 +69,18 @@ MODELS = {
     ),
     3: (
         *(Model(gan, shipped(gan, "gan")) for gan in GANS),
+        Model("vaegan_features", shipped("vaegan", "gan"), options=VAEGAN_OF_FEATURES),
         Model("ddpm", shipped("ddpm")),
         Model("cdpm", shipped("cdpm")),
         Model("cdpm_plain", shipped("cdpm"), options=PLAIN_CDPM),
         Model("ldm", shipped("ldm"), "autoencoder_kl", UNCONDITIONAL),
     ),
 }
-"""Dimension -> the models that are compared. cdpm has its demo's factor prior, cdpm_plain is the paper's."""
+"""Dimension -> the models that are compared.
+
+cdpm has its demo's factor prior, cdpm_plain is the paper's; vaegan
+compares pixels, vaegan_features what its discriminator sees, as the paper's.
+"""
 
 
 def main(args: Sequence[str] | None = None) -> int:
