@@ -277,6 +277,9 @@ def test_faults_are_one_line(phantoms: Path, tmp_path: Path, capsys: pytest.Capt
     audit = tmp_path / "audit"
     audit.mkdir()
     (audit / "report.json").write_text(json.dumps({"method": "WGAN", "copies": {}}))
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    (larger / "report.json").write_text(json.dumps({"parameters": 10**9, "metrics": {"ssim": {}}}))
     to = ["export", f"--ckpt_path={run.last}"]
     for words, expected in (
         (["export", f"--out={taken}"], "--ckpt_path FILE is missing"),
@@ -285,6 +288,7 @@ def test_faults_are_one_line(phantoms: Path, tmp_path: Path, capsys: pytest.Capt
         ([*to, f"--out={tmp_path / 'new'}", "--format=onnx"], "--format is 'onnx'; choose from safetensors, bundle"),
         ([*to, f"--out={tmp_path / 'new'}", f"--report={taken}"], "--report: no report.json"),
         ([*to, f"--out={tmp_path / 'new'}", f"--audit={audit}"], "--audit: a report of WGAN, but"),
+        ([*to, f"--out={tmp_path / 'new'}", f"--report={larger}"], "a model of 1,000,000,000 parameters, but the"),
         ([*to, f"--out={tmp_path / 'new'}", "--licence=MIT"], "did you mean --license?"),
         (["sample", f"--ckpt_path={tmp_path / 'zoo'}"], f"e.g. {folder}"),
         (["fit", f"--ckpt_path={folder}"], "an exported model, without the optimizer"),

@@ -47,11 +47,16 @@ class Stated:
     report: Mapping[str, Any] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)
 
-    def refuse_other_method(self, method: str) -> None:
-        """InputError if a report is of another method than the model."""
+    def refuse_other_model(self, method: str, parameters: int) -> None:
+        """InputError if a report is of another method than the model, or of a model of another size."""
         for option, of in (("report", self.report), ("audit", self.audit)):
             if of.get("method") not in (None, "", method):
                 raise InputError(f"--{option}: a report of {of['method']}, but the checkpoint is of {method}.")
+            if of.get("parameters") not in (None, parameters):
+                raise InputError(
+                    f"--{option}: a report of a model of {of['parameters']:,} parameters, but the checkpoint's has "
+                    f"{parameters:,}; give the report of this one."
+                )
 
 
 def model_card(model: Any, stated: Stated, usage: Sequence[str] = ()) -> str:

@@ -105,7 +105,7 @@ def run_export(
     name = folder.resolve().name
     stated = Stated(name, format, license, intended_use, _read(report, "report"), _read(audit, "audit"))
     model = load(path)
-    stated.refuse_other_method(type(model).__name__)
+    stated.refuse_other_model(type(model).__name__, model.num_parameters)
     beside = next(path for path in (folder, *folder.parents) if path.is_dir())
     with temporary_folder(".lit_medgen-export-", beside) as new:  # an earlier export stays until the new one is whole
         written.write(new, model, shareable(model.record(), name), stated)
