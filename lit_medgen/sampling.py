@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from lit_medgen.batch import DataSpec, Part, Request, Requests, Split, TrainingData
 from lit_medgen.errors import InputError
+from lit_medgen.images.nodules import inside_nodules, nodule_classes
 from lit_medgen.images.origin import Origin
 from lit_medgen.output import say
 from lit_medgen.text_embeddings import refuse_other_encoder
@@ -165,6 +167,32 @@ def _number(name: str, value: float | str | None, spec: DataSpec, where: str) ->
     except ValueError as error:
         known = f"give {', '.join(names)} or the number of one of them" if names else "give a number"
         raise InputError(f"{where}: {name} is {value!r}; {known}, or nothing for unknown.") from error
+
+
+def asking_of_nodules(model: Generator, requests: Requests) -> Requests:
+    """The same requests, but what a map without a nodule cannot show is not said of its image; one line tells of them.
+
+    InputError where no map has a nodule of which something is asked.
+    """
+    asked = [index for index, row in enumerate(requests.made_from) if model.nodule_attributes.intersection(row)]
+    without = {index for index in asked if not _has_nodule(requests.read(index), model.needed_spec())}
+    if not without:
+        return requests
+    unheard = {name for index in without for name in requests.made_from[index]} & model.nodule_attributes
+    names = ", ".join(sorted(unheard))
+    if len(without) == len(asked):
+        raise InputError(f"no label map has a nodule that could be {names} as asked; paint one, or ask for none of it.")
+    say(f"no nodule in {len(without)} of {len(asked)} label maps, so their images are made without {names}")
+    made_from = [
+        {name: value for name, value in row.items() if index not in without or name not in unheard}
+        for index, row in enumerate(requests.made_from)
+    ]
+    return replace(requests, made_from=made_from)
+
+
+def _has_nodule(request: Request, spec: DataSpec) -> bool:
+    label_map = request.condition.label_map
+    return label_map is not None and bool(inside_nodules(label_map, nodule_classes(spec.classes)).any())
 
 
 def say_extrapolated(model: Generator, requests: Requests, spec: DataSpec) -> None:

@@ -26,6 +26,7 @@ from lit_medgen.sample_files import Format
 from lit_medgen.sample_reading import read_samples, spec_of
 from lit_medgen.sampling import (
     FACTS_OF_IMAGES,
+    asking_of_nodules,
     facts_of_conditions,
     like_people,
     origin,
@@ -120,6 +121,7 @@ class Verbs(L.Trainer):
             to_make = cascaded(sources_from, options, generator, trained, self.strategy.root_device)
         else:
             to_make = requested(options, generator, trained, data)
+        to_make = asking_of_nodules(generator, to_make)
         say_extrapolated(generator, to_make, trained)
         facts: dict[str, Any] = {"source": out, "name": self.run_name, "method": type(generator).__name__}
         facts |= {"notes": [OF_PATIENTS]} if origin(to_make.of_patients) != "synthetic" else {}

@@ -21,7 +21,7 @@ from lit_medgen.images.png import write_png
 from lit_medgen.requests import RequestOptions, requested
 from lit_medgen.sample_files import SampleFile, format_for, sample_names
 from lit_medgen.sample_reading import read_voxels, scaled
-from lit_medgen.sampling import checked_attributes, like_people
+from lit_medgen.sampling import asking_of_nodules, checked_attributes, like_people
 from lit_medgen.training.generator import Generator
 
 SPEC = DataSpec(
@@ -78,6 +78,26 @@ def sources(tmp_path: Path) -> Path:
         for channel, value in (("t1", 0.25), ("t2", 1.0)):
             write_nifti(folder / name / f"{channel}.nii.gz", np.full((2, 2, 3), value, dtype=np.float32), AFFINE)
     return folder
+
+
+def test_of_maps_without_a_nodule_nothing_is_asked_that_is_of_nodules(
+    maps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a classifier asks, which guides in nodules alone: the manifest says of an image what it was asked to show."""
+    model = Toy(("label_map",))
+    model.take_spec(SPEC)
+    model.nodule_attributes = frozenset({"sex"})
+    options = RequestOptions(label_maps=str(maps), attributes={"age": 70, "sex": 1})
+    requests = requested(options, model, SPEC, None)
+    assert asking_of_nodules(model, requests).made_from == [
+        {"label_map": "a.nii.gz", "age": 70},
+        {"label_map": "b.nii.gz", "age": 70, "sex": 1},
+    ]
+    assert capsys.readouterr().out == "no nodule in 1 of 2 label maps, so their images are made without sex\n"
+    with pytest.raises(InputError, match="no label map has a nodule that could be sex as asked"):
+        asking_of_nodules(model, requests.chosen([0], [5]))
+    unasked = requested(replace(options, attributes={"age": 70, "sex": None}), model, SPEC, None)
+    assert asking_of_nodules(model, unasked) is unasked
 
 
 def test_one_image_is_made_from_each_label_map(maps: Path) -> None:

@@ -14,11 +14,10 @@ from torch import Tensor
 from lit_medgen.app.maps import LabelMap
 from lit_medgen.batch import DataSpec, Request, Requests
 from lit_medgen.errors import InputError
-from lit_medgen.images.nodules import nodule_classes
 from lit_medgen.images.origin import Origin
 from lit_medgen.requests import RequestOptions, requested, showing
 from lit_medgen.sample_files import Format, SampleFile, sample_names
-from lit_medgen.sampling import checked_attributes, origin, refuse_unfit_parts, samples
+from lit_medgen.sampling import asking_of_nodules, checked_attributes, origin, refuse_unfit_parts, samples
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
 
@@ -115,18 +114,9 @@ class Desk:
         request = Request([wishes.seed], label_map.condition, affine=affine)
         requests = Requests(request.seeds, [{}], frozenset(request.condition.parts), lambda _: request)
         if wishes.attributes:
-            self._refuse_without_nodule(label_map, wishes.attributes)
             requests = showing(requests, checked_attributes(self.model, wishes.attributes, self.spec, "wishes"))
         refuse_unfit_parts(self.model, requests.parts)
-        return requests
-
-    def _refuse_without_nodule(self, label_map: LabelMap, asked: Mapping[str, float | str | None]) -> None:
-        """InputError where a classifier of nodules would guide nothing, and the image be that of no wishes."""
-        nodules = nodule_classes(self.spec.classes)
-        if "classifier" in self.model.frozen_parts and not np.isin(label_map.classes, nodules).any():
-            raise InputError(
-                f"the map has no nodule that could be {', '.join(asked)} as asked; paint one, or ask for none of it."
-            )
+        return asking_of_nodules(self.model, requests)
 
     def make(self, wishes: Wishes) -> Made:
         """The image of wishes, bit for bit that which `sample` makes of the same seed alone."""

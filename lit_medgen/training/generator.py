@@ -37,6 +37,9 @@ class Generator(Method):
     categories: Mapping[str, int] = MappingProxyType({})
     """Attributes that are categories -> how many values they have, which are 0, 1, ..."""
 
+    nodule_attributes: frozenset[str] = frozenset()
+    """Those attributes that nothing but nodules of a label map are guided to."""
+
     completes_regions: bool = False
     """Whether `image` among the parts is a region of any shape; else it is slices of a volume."""
 

@@ -132,9 +132,10 @@ def test_of_a_map_without_a_nodule_nothing_is_asked_that_a_classifier_of_nodules
     wishes = Wishes(0, {"sex": 1.0}, label_map=LabelMap(painted().classes % 2))
     at = desk(tmp_path, ("label_map",))
     assert at.requests(wishes).made_from == [{"sex": 1.0}]  # another model may be made from both
-    at.model.frozen_parts["classifier"] = None  # type: ignore[assignment]
-    with pytest.raises(InputError, match=r"no nodule that could be sex as asked; paint one"):
+    at.model.nodule_attributes = frozenset({"sex"})
+    with pytest.raises(InputError, match=r"no label map has a nodule that could be sex as asked; paint one"):
         at.requests(wishes)
+    assert at.requests(replace(wishes, attributes={"age": 70.0, "sex": None})).made_from == [{"age": 70.0}]
     assert at.requests(replace(wishes, label_map=painted())).made_from == [{"sex": 1.0}]
     assert at.requests(replace(wishes, attributes={})).made_from == [{}]
 

@@ -230,6 +230,7 @@ def test_images_can_be_asked_to_show_what_the_classifier_tells() -> None:
         network=SemanticUNet(4, 4, channels=(8,), attention=(False,), covariates=Covariates(("diameter_mm",)))
     )
     assert model.attributes == ("diameter_mm", "malignant", "lobulation")
+    assert model.nodule_attributes == {"malignant", "lobulation"}
     assert model.optional == ("attributes", "image")
     assert model.categories == {"malignant": 2}
     assert guided(guidance={"lobulation": Wish()}).attributes == ("lobulation",)

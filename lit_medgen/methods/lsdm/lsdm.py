@@ -135,6 +135,7 @@ class LSDM(LDM):
             return
         self._refuse_unfit(guide)
         self.wishes = dict(self.guidance or {name: LAST.get(name, Wish()) for name in guide.outputs})
+        self.nodule_attributes = frozenset(self.wishes).difference(self.attributes)  # its network knows the others
         self.attributes = tuple(dict.fromkeys([*self.attributes, *self.wishes]))
         binary = {name: 2 for name in self.wishes if guide.outputs[name] == "binary"}
         self.categories = {**self.categories, **binary}
