@@ -220,7 +220,7 @@ class Comparison:
     # All of them.
 
     def compare(self, models: Sequence[Model], first_stages: Sequence[Model]) -> None:
-        """Trains and evaluates all models, and writes the table of times and the comparison."""
+        """Trains and evaluates all models, and writes the table of times and, of several, the comparison."""
         needed = [stage for stage in first_stages if any(model.first_stage == stage.name for model in models)]
         configs = {model.name: resolved(model) for model in (*needed, *models)}
         refuse_other_data(configs)
@@ -233,8 +233,9 @@ class Comparison:
             self.train(model, configs[model.name], self.seconds - before)
             reports.append(self.evaluate(model))
         self.write_times([*needed, *models])
-        names = [model.name for model in models]
-        self.run("compare", ["compare", *map(str, reports), f"--out={self.out / 'comparison'}", "--names", *names])
+        if len(models) > 1:
+            words = *map(str, reports), f"--out={self.out / 'comparison'}"
+            self.run("compare", ["compare", *words, "--names", *(model.name for model in models)])
 
     def write_times(self, models: Iterable[Model]) -> None:
         """The table of what each model was given, and took."""

@@ -154,10 +154,12 @@ def test_a_second_stage_has_what_the_first_one_leaves(tmp_path: Path, monkeypatc
         assert [row["model"] for row in csv.DictReader(file)] == ["first", "second", "alone"]
 
 
-def test_a_first_stage_that_nobody_needs_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_alone_is_compared_with_nothing_and_needs_no_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = comparison(tmp_path, monkeypatch)
     made.compare([ALONE], [FIRST])
-    assert not any("first" in command for command in made.commands)
+    assert made.commands == ["pilot alone", "fit alone", "evaluate alone"]
 
 
 @pytest.mark.parametrize("killed", ["first", "second", "alone"])
