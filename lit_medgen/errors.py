@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import math
 import re
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,16 +124,24 @@ def describe(error: BaseException) -> str:
 
 
 def constructed(make: Callable[[], Made]) -> Made:
-    """What `make` makes; a value that a constructor refuses is one line, which jsonargparse buries."""
+    """What `make` makes; a value that a constructor refuses is one line, its own, which jsonargparse buries."""
     try:
         return make()
+    except RunError:
+        raise
     except (ValueError, TypeError) as error:
-        innermost: BaseException = error
-        while (deeper := innermost.__cause__ or innermost.__context__) is not None:
-            if isinstance(innermost, RunError):
-                raise innermost from error
-            innermost = deeper
-        raise InputError(describe(innermost)) from error
+        refusal: BaseException = error
+        while _is_of_parser(refusal) and (deeper := refusal.__cause__ or refusal.__context__) is not None:
+            refusal = deeper
+        if isinstance(refusal, RunError):
+            raise refusal from error
+        raise InputError(describe(refusal)) from error
+
+
+def _is_of_parser(error: BaseException) -> bool:
+    """Whether jsonargparse raised it; what a constructor says from an error of its own is not looked through."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("jsonargparse")
 
 
 def with_nearest(message: str, parser: ArgumentParser) -> str:
