@@ -112,14 +112,20 @@ def newest(folder: Path) -> Path | None:
 def fault_of(path: Path) -> str | None:
     """What is wrong with a checkpoint file, None if it is whole."""
     try:
-        status, beside = path.stat(), sidecar(path.resolve())
+        version, beside = _version(path), sidecar(path.resolve())
     except OSError as error:
         return error.strerror or describe(error)
-    return _fault(path.resolve(), status.st_mtime_ns, beside.stat().st_mtime_ns if beside.is_file() else 0)
+    return _fault(path.resolve(), version, _version(beside) if beside.is_file() else ())
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What differs between a file and the one that takes its place, also within one tick of the file system's clock."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=8)  # a resumed run finds its checkpoint, reads its config and loads it: one hash is enough
-def _fault(path: Path, written: int, hashed: int) -> str | None:
+def _fault(path: Path, version: tuple[int, ...], of_hash: tuple[int, ...]) -> str | None:
     try:
         expected = sidecar(path).read_text().split()
     except FileNotFoundError:
@@ -211,7 +217,7 @@ def _complete(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def read_config(path: Path) -> dict[str, Any] | None:
     """The config that a checkpoint was made with; None if its model was made in Python. Raises as `read_checkpoint`."""
-    return deepcopy(_plain_of(path)[0])
+    return _plain_of(path)[0]
 
 
 def read_spec(path: Path) -> DataSpec | None:
@@ -223,11 +229,11 @@ def read_spec(path: Path) -> DataSpec | None:
 def _plain_of(path: Path) -> tuple[Any, Any]:
     if not path.is_file() or is_exported(path):
         return _plain(path)
-    return _plain_once(path, path.resolve(), path.stat().st_mtime_ns, fault_of(path))
+    return deepcopy(_plain_once(path, path.resolve(), _version(path), fault_of(path)))
 
 
 @lru_cache(maxsize=8)  # a verb asks for them again and again, and each tensor of the file takes time to be found
-def _plain_once(path: Path, file: Path, written: int, fault: str | None) -> tuple[Any, Any]:
+def _plain_once(path: Path, file: Path, version: tuple[int, ...], fault: str | None) -> tuple[Any, Any]:
     return _plain(path)
 
 
