@@ -141,9 +141,10 @@ def scores(model: CDPM, data: MedicalDataModule, out: Path, sampler: Sampler) ->
 
 
 LEARNED = ("code_maps", "latent_diffusion", "lsdm", "vdm", "baselines")
-ONE_HEAD = pytest.mark.xfail(reason="it makes one head in many, as docs/baselines.md says", raises=AssertionError)
+MIN_GAIN = {"hagan": 1.5}  # one head in many, as docs/baselines.md says
+"""Name of a demo -> how many times nearer to real images it is than untrained, 2 unless it stands here."""
 REPORTED = [
-    pytest.param(page, name, marks=ONE_HEAD if name == "hagan" else ())
+    (page, name)
     for page in LEARNED
     for name in re.findall(r"--out demo/(\w+)_report", (ROOT / "docs" / f"{page}.md").read_text())
 ]
@@ -175,7 +176,7 @@ def test_demo_of_each_stage_beats_its_untrained_copy(pages: Pages, tmp_path: Pat
     images = torch.cat(list(samples(fresh, like_people(fresh, data, "test", None), 11)))  # as many as the report is of
     untrained = evaluate(Images.of(images), data, tmp_path)["metrics"]
     for score in (name for name in untrained if name.startswith("frechet_")):
-        assert report["metrics"][score]["value"] < untrained[score]["value"] / 2
+        assert report["metrics"][score]["value"] < untrained[score]["value"] / MIN_GAIN.get(name, 2)
 
 
 @pytest.mark.parametrize("page", NEEDED)
