@@ -92,11 +92,10 @@ def scores(section: str, beginnings: list[str]) -> str:
     text = (ROOT / "docs" / "results.md").read_text().partition(f"# {section}\n")[2]
     lines = takewhile(lambda line: not re.match("#+ ", line), text.splitlines())
     table = list(takewhile(lambda line: line.startswith("|"), dropwhile(lambda line: not line.startswith("|"), lines)))
-    shown = [[row for row in table[2:] if row.startswith(f"| {beginning}")] for beginning in beginnings]
-    if not all(shown):
-        missing = [beginning for beginning, rows in zip(beginnings, shown, strict=True) if not rows]
+    shown = {beginning: [row for row in table[2:] if row.startswith(f"| {beginning}")] for beginning in beginnings}
+    if missing := [beginning for beginning, rows in shown.items() if not rows]:
         raise PluginError(f"docs/results.md, {section}: no row of its first table begins with {', '.join(missing)}")
-    return "\n".join([f"*{section}*", "", *table[:2], *(row for rows in shown for row in rows)])
+    return "\n".join([f"*{section}*", "", *table[:2], *(row for rows in shown.values() for row in rows)])
 
 
 def _source(file: File) -> Path:

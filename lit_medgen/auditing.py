@@ -12,7 +12,7 @@ from lit_medgen.batch import Images
 from lit_medgen.callbacks.sample_audit import images_in, refuse_samples_of_other_people
 from lit_medgen.checkpoints import behind_link
 from lit_medgen.errors import InputError
-from lit_medgen.evaluation.audit import FALSE_ALARMS, audit, output_files, why_not, write_audit
+from lit_medgen.evaluation.audit import FALSE_ALARMS, audit, output_files, refuse_few_people, write_audit
 from lit_medgen.evaluation.membership import membership as membership_of
 from lit_medgen.loading import restore
 from lit_medgen.output import say
@@ -74,8 +74,7 @@ class Auditing(L.Trainer):
         refuse_other_data(ckpt_path, data.spec, names)
         if samples:
             refuse_samples_of_other_people(Path(samples), data.spec)
-        if why := why_not(data):
-            raise InputError(f"audit: {why}; train with other data.init_args.fractions, or on more people.")
+        refuse_few_people(data)
         if not self.is_global_zero:
             return
         restore(model, Path(ckpt_path))

@@ -77,7 +77,7 @@ class Utility(L.Trainer):
             raise InputError("utility: no real people; add --config FILE with a `data` section.")
         if not isinstance(model, Generator):
             raise InputError(f"model.class_path: {type(model).__name__} makes no images, so nothing is to be learned.")
-        refuse_below_one(num_seeds=num_seeds, num_steps=num_steps, batch_size=batch_size, num=num)
+        refuse_below_one(num_steps=num_steps, batch_size=batch_size, num=num)
         if num_seeds < MIN_SEEDS:
             raise InputError(
                 f"--num_seeds is {num_seeds}; give {MIN_SEEDS} or more: intervals hold how networks differ by seed."

@@ -75,6 +75,12 @@ def why_not(data: TrainingData) -> str:
     return f"{train} training people and {unseen} unseen ones; an audit needs {MIN_PEOPLE} of each"
 
 
+def refuse_few_people(data: TrainingData) -> None:
+    """InputError for data with too few people for an audit."""
+    if why := why_not(data):
+        raise InputError(f"audit: {why}; train with other data.init_args.fractions, or on more people.")
+
+
 def audit(
     samples: Images,
     data: TrainingData,
@@ -93,8 +99,7 @@ def audit(
         false_alarms: share of unseen people that may be called copies.
         membership: what `membership.membership` found; None: it was not asked for.
     """
-    if why := why_not(data):
-        raise InputError(f"audit: {why}; train with other data.init_args.fractions, or on more people.")
+    refuse_few_people(data)
     reference, unseen = Reference.of(data), unseen_images(data)
     of_samples, of_unseen = reference.nearest(samples), reference.nearest(quick(unseen))
     thresholds = {name: Threshold.of(found.likeness, unseen.people, false_alarms) for name, found in of_unseen.items()}

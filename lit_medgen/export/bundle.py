@@ -62,7 +62,7 @@ def write_bundle(folder: Path, model: Any, record: Mapping[str, Any], stated: St
     built = Bundled(**{key: value for key, value in network.items() if key != "_target_"})
     built.read(str(folder / WEIGHTS))
     if weights_hash(built.method) != weights_hash(model):
-        raise InputError(f"{folder}: the model that was read back has other weights; this method cannot be exported.")
+        raise InputError("export: the model that was read back has other weights; this method cannot be exported.")
 
 
 def _inference(network: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _write_folder(folder: Path, model: Any, record: Mapping[str, Any], stated: S
     write_exported(folder, record, model.state_dict())
     write_atomically(folder / CARD, model_card(model, stated))
     if weights_hash(load(folder)) != weights_hash(model):
-        raise InputError(f"{folder}: the model that was read back has other weights; this method cannot be exported.")
+        raise InputError("export: the model that was read back has other weights; this method cannot be exported.")
 
 
 FORMATS: dict[str, Written] = {
