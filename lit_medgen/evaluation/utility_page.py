@@ -92,7 +92,8 @@ def _explanation(report: Mapping[str, Any]) -> list[str]:
         "people.",
         "* Intervals hold the test people (jackknife) and the seeds: which people and samples were trained on, from "
         f"which weights. Differences are taken person by person. Each of the {num} differences of leading scores has "
-        "a 95 % interval of its own, so one in 20 leaves out 0 by chance alone. Where every network tells every test person rightly, the interval has no width: it is too narrow.",
+        "a 95 % interval of its own, so one in 20 leaves out 0 by chance alone. "
+        "Where every network tells every test person rightly, the interval has no width: it is too narrow.",
         "* The model of the samples was trained on all training people. The curve says what its samples add for "
         "somebody who has a share of these people, not what a model trained on that share would add.",
     ]
