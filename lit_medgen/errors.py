@@ -140,8 +140,8 @@ def constructed(make: Callable[[], Made]) -> Made:
 
 def _is_of_parser(error: BaseException) -> bool:
     """Whether jsonargparse raised it; what a constructor says from an error of its own is not looked through."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).startswith("jsonargparse")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]  # none of a cause that was never raised
+    return bool(frames) and str(frames[-1].f_globals["__name__"]).startswith("jsonargparse")
 
 
 def with_nearest(message: str, parser: ArgumentParser) -> str:
