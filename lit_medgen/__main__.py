@@ -138,8 +138,12 @@ def _rank() -> int | None:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else None
 
 
-def _unread() -> bool:
-    """Whether nobody reads what is printed any more, as after `| head`; nothing more is printed then."""
+def _unread(error: BaseException) -> bool:
+    """Whether it says that nobody reads what is printed any more, as after `| head`; nothing more is printed then."""
+    if isinstance(error, SystemExit):  # of a progress bar: rich prints no more, and exits with 1
+        return isinstance(error.__context__, BrokenPipeError)
+    if not isinstance(error, BrokenPipeError):
+        return False
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)  # a pipe without a reader has an error, which is told unasked
     if output.poll(0):
@@ -153,9 +157,11 @@ def program() -> NoReturn:
     try:
         code = main()
         sys.stdout.flush()
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _unread():
+    except (Exception, SystemExit) as error:
+        if _unread(error):
             code = 128 + signal.SIGPIPE
+        elif isinstance(error, SystemExit):
+            raise
         else:
             traceback.print_exc()
             code = 1

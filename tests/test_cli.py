@@ -47,8 +47,16 @@ def test_help_is_quick() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
-def test_output_that_nobody_reads_is_no_fault() -> None:
-    command = f"{sys.executable} -m lit_medgen --help | true; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-m lit_medgen --help",
+        "-c 'import rich, lit_medgen.__main__ as it; it.main = lambda: rich.print(1); it.program()'",
+    ],
+    ids=["print", "a bar of rich"],
+)
+def test_output_that_nobody_reads_is_no_fault(words: str) -> None:
+    command = f"{sys.executable} {words} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
 
