@@ -261,6 +261,7 @@ def test_the_command_says_what_a_run_costs(tmp_path: Path, capsys: pytest.Captur
         (["--part", "[first_stage]"], "--part is 'first_stage'; give NAME=FILE"),
         (["--part", "[base=configs/ddpm.yaml]"], "--part base: the model has no such part; it has no frozen part."),
         (["--out", "tests"], "--out is 'tests', a folder; give a file, e.g. tests/estimate.json."),
+        (["--out", "/dev/stdout"], "--out: '/dev/stdout' is there and is no estimate"),
         (["--out", "README.md"], "--out: 'README.md' is there and is no estimate, so it was not touched; give a new"),
         (["--data.init_args.batch_size", "0"], "error: data.init_args.batch_size is 0; give at least 1."),
         (

@@ -67,6 +67,8 @@ def new_file(out: str) -> Path:
 
 
 def _is_estimate(path: Path) -> bool:
+    if not path.is_file():  # to read a pipe or a terminal would wait for ever
+        return False
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
