@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 from tiny_run import ROOT, TinyRun, one_line
 
 from lit_medgen import __version__
 from lit_medgen.__main__ import main
 from lit_medgen.batch import DataSpec
 from lit_medgen.cli import _untrained
-from lit_medgen.errors import InputError
+from lit_medgen.errors import InputError, constructed
 from lit_medgen.mistakes import nearest_class, nearest_key
 from lit_medgen.sampling import checked_attributes
 from lit_medgen.training.generator import Generator
@@ -236,3 +238,23 @@ def test_a_missing_first_stage_is_said_before_anything_is_prepared(
     assert run.fit("--model.init_args.first_stage=none.ckpt", f"--data.init_args.store_dir={store}") == 2
     assert "first_stage" in one_line(capsys)
     assert not store.exists()
+
+
+class Refusing:
+    """Says what is wrong in the words of the config, from an error of a library's."""
+
+    def __init__(self, sides: int = 3) -> None:
+        try:
+            {}[sides]
+        except KeyError as error:
+            raise ValueError(f"data.init_args.sides is {sides}; give 2.") from error
+
+
+@pytest.mark.parametrize("kind", [Refusing, Refusing | None, list[Refusing]])
+def test_the_line_of_a_class_that_refuses_its_arguments_is_its_own(kind: Any) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=kind)
+    named = {"class_path": f"{__name__}.Refusing"}
+    config = parser.parse_object({"it": [named] if kind == list[Refusing] else named})
+    with pytest.raises(InputError, match=r"^data\.init_args\.sides is 3; give 2\.$"):
+        constructed(lambda: parser.instantiate(config))
