@@ -15,8 +15,8 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     labels = (torch.rand(80, generator=random) < 0.3).double()
     predicted = ((labels + torch.randn(80, generator=random)) * 3).round()  # many ties
     area, explained = AreaUnderROC().score(labels, predicted), ExplainedVariance().score(labels, predicted)
-    assert area.item() == roc_auc_score(labels, predicted)
-    assert explained.item() == pytest.approx(r2_score(labels, predicted), abs=1e-12)
+    assert area.item() == roc_auc_score(labels.numpy(), predicted.numpy())
+    assert explained.item() == pytest.approx(r2_score(labels.numpy(), predicted.numpy()), abs=1e-12)
     assert AreaUnderROC().score(labels, torch.ones(80, dtype=torch.double)) == 0.5
     assert AreaUnderROC().score(labels, labels) == 1
 
