@@ -9,14 +9,15 @@ import lightning as L
 import torch
 
 from lit_medgen.batch import Images
-from lit_medgen.callbacks.sample_audit import images_in, refuse_samples_of_other_people
+from lit_medgen.callbacks.sample_audit import images_in
 from lit_medgen.checkpoints import behind_link
 from lit_medgen.errors import InputError
 from lit_medgen.evaluation.audit import FALSE_ALARMS, audit, output_files, refuse_few_people, write_audit
 from lit_medgen.evaluation.membership import membership as membership_of
 from lit_medgen.loading import restore
 from lit_medgen.output import say
-from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people
+from lit_medgen.sample_reading import spec_of
+from lit_medgen.sampling import FACTS_OF_IMAGES, facts_of_conditions, like_people, refuse_unlike
 from lit_medgen.sampling import samples as samples_of
 from lit_medgen.training.generator import Generator
 from lit_medgen.training.method import Method
@@ -72,8 +73,8 @@ class Auditing(L.Trainer):
         ckpt_path = behind_link(ckpt_path)
         names = facts_of_conditions(model) if isinstance(model, Generator) else FACTS_OF_IMAGES
         refuse_other_data(ckpt_path, data.spec, names)
-        if samples:
-            refuse_samples_of_other_people(Path(samples), data.spec)
+        if samples:  # a model of other people cannot have copied these, and would pass
+            refuse_unlike(f"--samples {samples}", spec_of(Path(samples)), data.spec, FACTS_OF_IMAGES)
         refuse_few_people(data)
         if not self.is_global_zero:
             return

@@ -17,6 +17,7 @@ from lit_medgen.images.nodules import inside_nodules, nodule_classes
 from lit_medgen.images.origin import Origin
 from lit_medgen.output import say
 from lit_medgen.text_embeddings import refuse_other_encoder
+from lit_medgen.training.frozen import refuse_other_people
 from lit_medgen.training.generator import Generator
 
 FLAGS: dict[Part, str] = {
@@ -44,6 +45,12 @@ def facts_of_conditions(model: Generator) -> list[str]:
     parts = {*model.required, *model.optional}
     sources = ["sources", "source_size"] if "source" in parts and not model.reconstructs else []
     return [*FACTS_OF_IMAGES, *(["classes"] if "label_map" in parts else []), *sources]
+
+
+def refuse_unlike(source: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:
+    """InputError for data of other people than the model of a source was trained on, or other in one of these facts."""
+    refuse_other_people(trained, spec, source)
+    refuse_other_images(source, trained, spec, names)
 
 
 def refuse_other_images(source: str, trained: DataSpec | None, spec: DataSpec, names: Sequence[str]) -> None:

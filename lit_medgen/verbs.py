@@ -32,6 +32,7 @@ from lit_medgen.sampling import (
     origin,
     refuse_other_images,
     refuse_other_texts,
+    refuse_unlike,
     say_extrapolated,
 )
 from lit_medgen.training.frozen import refuse_other_people
@@ -249,8 +250,7 @@ class _Requested(L.LightningDataModule):
 def refuse_other_data(ckpt_path: str, spec: DataSpec, names: Sequence[str]) -> DataSpec | None:
     """The spec that a checkpoint's model was trained on; InputError for data of other people, or other in a fact."""
     trained = read_spec(Path(ckpt_path))
-    refuse_other_people(trained, spec, f"--ckpt_path {ckpt_path}")
-    refuse_other_images(f"--ckpt_path {ckpt_path}", trained, spec, names)
+    refuse_unlike(f"--ckpt_path {ckpt_path}", trained, spec, names)
     return trained
 
 

@@ -11,8 +11,7 @@ from lit_medgen.evaluation.audit import audit, why_not, write_audit
 from lit_medgen.evaluation.far_sets import images_of_folder
 from lit_medgen.output import say
 from lit_medgen.sample_reading import read_samples, spec_of
-from lit_medgen.sampling import FACTS_OF_IMAGES, refuse_other_images
-from lit_medgen.training.frozen import refuse_other_people
+from lit_medgen.sampling import FACTS_OF_IMAGES, refuse_unlike
 
 if TYPE_CHECKING:
     from data_modules.base import MedicalDataModule
@@ -60,8 +59,7 @@ class SampleAudit:
             raise MissingDataError(f"no prepared data at {store}")
         if not hasattr(self.data, "spec"):
             self.data.setup("sample")
-        refuse_other_people(self.trained, self.data.spec, "the checkpoint")
-        refuse_other_images("the checkpoint", self.trained, self.data.spec, FACTS_OF_IMAGES)
+        refuse_unlike("the checkpoint", self.trained, self.data.spec, FACTS_OF_IMAGES)
         if why := why_not(self.data):
             raise InputError(why)
 
@@ -75,13 +73,3 @@ def images_in(folder: Path, data: TrainingData, num: int | None = None) -> Image
     if (folder / "manifest.csv").is_file():
         return read_samples(folder, spec_of(folder) or data.spec).images
     return images_of_folder("samples", folder, data.spec, data.brought, num, option="--samples")
-
-
-def refuse_samples_of_other_people(folder: Path, spec: DataSpec) -> None:
-    """InputError for a folder of `sample` whose model was trained on other people than this data, or on other images.
-
-    The audit would look for copies of people whom that model has never seen, and find none.
-    """
-    trained = spec_of(folder)
-    refuse_other_people(trained, spec, f"--samples {folder}")
-    refuse_other_images(f"--samples {folder}", trained, spec, FACTS_OF_IMAGES)
